@@ -1,0 +1,44 @@
+// gather: copies a range of rows of keys or of values into a dense tensor, as stored bits. Rows that a
+// sequence does not have come out as zero, whatever the storage holds there.
+//
+// Grid:    x and y together count units of the window's output, in workgroups.
+// Shapes:  planes   [plane, slot, dim], one segment of the cache
+//          output   [sequence, head, row, dim], a window of the destination
+// Bounds:  the host proves that the window holds the output and that every run lies inside its plane;
+//          the kernel drops the units past the end of the grid.
+
+struct Window {
+    first_plane: u32,   // the window's first plane, counted over the whole cache
+    planes: u32,
+    segment_plane: u32, // the same plane, counted inside its segment
+    heads: u32,         // KV heads of the cache
+    first_row: u32,     // rows of the output that the window holds of each of its planes
+    rows: u32,
+    offset: u32,        // elements from the start of the output binding to the window's first row
+    spare: u32,
+}
+
+const NOWHERE = 0xffffffffu;
+
+@group(0) @binding(0) var<uniform> window: Window;
+
+// The slot that holds row `row` of the output, or NOWHERE.
+fn slot_of(plane: u32, row: u32) -> u32 {
+    let sequence = (window.first_plane + plane) / window.heads;
+    for (var i = 0u; i < step.runs_per_sequence; i++) {
+        let run = step.runs[sequence * step.runs_per_sequence + i];
+        if row >= run.token && row - run.token < run.end - run.start {
+            return run.start + (row - run.token);
+        }
+    }
+    return NOWHERE;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn gather(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    gather_unit((group.y * groups.x + group.x) * WORKGROUP_SIZE + local);
+}

@@ -1,0 +1,200 @@
+//! [`BatchedKvCache`]: the caches of all layers.
+
+use std::ops::Range;
+
+use crate::{
+    BoundSource, CacheConfig, Context, Destination, Error, GpuTensor, HostRows, KvCache, MemoryReport, Pair, Recorder,
+    Result, Source, Write, layout::Layout, ring::StepRing,
+};
+
+/// The caches of all layers of a model. Layers advance one by one, as a forward pass reaches them.
+///
+/// ```
+/// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Write};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// # let context = Context::new(&device, &queue);
+/// let mut cache = BatchedKvCache::new(&context, CacheConfig::new(1, 2, 4, 16), 3)?;
+/// for layer in 0..cache.num_layers() {
+///     cache.update(layer, &[0.5f32; 8][..], &[1.5f32; 8][..], Write::append(1))?;
+/// }
+/// assert_eq!(cache.memory_report().tokens_generated, 1);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchedKvCache {
+    layers: Vec<KvCache>,
+    config: CacheConfig,
+}
+
+impl BatchedKvCache {
+    /// Allocates `num_layers` empty layers of one shape.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`], [`Error::SizeOverflow`], and as [`KvCache::new`].
+    pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
+        if num_layers == 0 {
+            return Err(Error::ZeroDimension { name: "num_layers" });
+        }
+        let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
+        layer_bytes.checked_mul(num_layers as u64).ok_or_else(|| Error::SizeOverflow {
+            what: "bytes of all layers",
+            factors: format!("{num_layers} × {layer_bytes}"),
+            bits: 64,
+        })?;
+        let ring = StepRing::new(context, config.batch_size)?;
+        let layers = (0..num_layers).map(|_| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
+        Ok(BatchedKvCache { layers, config })
+    }
+
+    /// Shape and formats of every layer.
+    pub const fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
+    /// Number of layers.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// All layers, in order.
+    pub fn layers(&self) -> &[KvCache] {
+        &self.layers
+    }
+
+    /// One layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`].
+    pub fn layer(&self, layer: usize) -> Result<&KvCache> {
+        self.layers.get(layer).ok_or(Error::LayerOutOfRange { layer, num_layers: self.layers.len() })
+    }
+
+    /// One layer, to change it.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`].
+    pub fn layer_mut(&mut self, layer: usize) -> Result<&mut KvCache> {
+        let num_layers = self.layers.len();
+        self.layers.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
+    }
+
+    /// Where the next append of a lock-step batch goes: that of the first layer, which a forward pass reaches first.
+    pub fn write_pos(&self) -> u32 {
+        self.layers.first().map_or(0, KvCache::write_pos)
+    }
+
+    /// [`KvCache::update`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn update<'r>(
+        &mut self,
+        layer: usize,
+        keys: impl Into<HostRows<'r>>,
+        values: impl Into<HostRows<'r>>,
+        write: Write<'_>,
+    ) -> Result<()> {
+        self.layer_mut(layer)?.update(keys, values, write)
+    }
+
+    /// [`KvCache::bind_source`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn bind_source(&self, layer: usize, source: &Source<'_>) -> Result<BoundSource> {
+        self.layer(layer)?.bind_source(source)
+    }
+
+    /// [`KvCache::record_update`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn record_update(
+        &mut self,
+        layer: usize,
+        recorder: &mut impl Recorder,
+        source: &BoundSource,
+        write: Write<'_>,
+    ) -> Result<()> {
+        self.layer_mut(layer)?.record_update(recorder, source, write)
+    }
+
+    /// [`KvCache::record_advance`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
+        self.layer_mut(layer)?.record_advance(recorder, write)
+    }
+
+    /// [`KvCache::get`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn get(&self, layer: usize, range: Range<u32>) -> Result<Pair<GpuTensor>> {
+        self.layer(layer)?.get(range)
+    }
+
+    /// [`KvCache::get_all`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn get_all(&self, layer: usize) -> Result<Pair<GpuTensor>> {
+        self.layer(layer)?.get_all()
+    }
+
+    /// [`KvCache::record_get`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn record_get(
+        &self,
+        layer: usize,
+        recorder: &mut impl Recorder,
+        range: Range<u32>,
+        destinations: Pair<Destination<'_>>,
+    ) -> Result<()> {
+        self.layer(layer)?.record_get(recorder, range, destinations)
+    }
+
+    /// Makes every layer as new, bytes included, in one submission.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn reset(&mut self) -> Result<()> {
+        let context = self.context().clone();
+        context.check_alive("resetting")?;
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.record_reset(&mut encoder);
+        context.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Records a [`reset`](Self::reset).
+    pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        for layer in &mut self.layers {
+            layer.record_reset(encoder);
+        }
+    }
+
+    /// Bytes of the rows that are valid, in all layers.
+    pub fn memory_used_bytes(&self) -> u64 {
+        self.layers.iter().map(KvCache::memory_used_bytes).sum()
+    }
+
+    /// Bytes that keys and values take on the device, in all layers.
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
+    }
+
+    /// Shape, use and growth in one table.
+    pub fn memory_report(&self) -> MemoryReport {
+        MemoryReport::new(self)
+    }
+
+    /// The device and what is shared on it.
+    pub fn context(&self) -> &Context {
+        self.layers.first().expect("a cache has at least one layer").context()
+    }
+}

@@ -1,0 +1,142 @@
+//! [`CacheConfig`]: the shape and the formats of a cache, and what they cost.
+
+use crate::{Format, Result, Side, layout::Layout};
+
+/// Shape and formats of one layer's cache.
+///
+/// Keys are stored as `[batch_size, num_heads, max_seq_len, head_dim]` and values as
+/// `[batch_size, num_heads, max_seq_len, value_dim]`, row-major.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Format};
+///
+/// let config = CacheConfig::new(1, 8, 128, 8192).formats(Format::F16, Format::F16);
+/// assert_eq!(config.bytes_per_token()?, 4096);
+/// assert_eq!(config.bytes_per_layer()?, 32 << 20);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct CacheConfig {
+    /// Sequences in the batch.
+    pub batch_size: u32,
+    /// KV heads. With grouped-query attention, fewer than the query heads.
+    pub num_heads: u32,
+    /// Elements of one key row.
+    pub head_dim: u32,
+    /// Elements of one value row.
+    pub value_dim: u32,
+    /// Positions that each sequence has room for.
+    pub max_seq_len: u32,
+    /// How keys are stored.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::report::as_name"))]
+    pub key_format: Format,
+    /// How values are stored.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::report::as_name"))]
+    pub value_format: Format,
+}
+
+impl CacheConfig {
+    /// A cache with equal head sizes of keys and values, both in f32.
+    pub const fn new(batch_size: u32, num_heads: u32, head_dim: u32, max_seq_len: u32) -> Self {
+        CacheConfig {
+            batch_size,
+            num_heads,
+            head_dim,
+            value_dim: head_dim,
+            max_seq_len,
+            key_format: Format::F32,
+            value_format: Format::F32,
+        }
+    }
+
+    /// Another head size for values.
+    #[must_use]
+    pub const fn value_dim(mut self, value_dim: u32) -> Self {
+        self.value_dim = value_dim;
+        self
+    }
+
+    /// Formats of keys and of values.
+    #[must_use]
+    pub const fn formats(mut self, keys: Format, values: Format) -> Self {
+        self.key_format = keys;
+        self.value_format = values;
+        self
+    }
+
+    /// Head size of one side.
+    pub const fn dim(&self, side: Side) -> u32 {
+        match side {
+            Side::Keys => self.head_dim,
+            Side::Values => self.value_dim,
+        }
+    }
+
+    /// Format of one side.
+    pub const fn format(&self, side: Side) -> Format {
+        match side {
+            Side::Keys => self.key_format,
+            Side::Values => self.value_format,
+        }
+    }
+
+    /// Shape of one side's storage, `[batch, kv_head, max_seq_len, dim]`.
+    pub fn shape(&self, side: Side) -> [u32; 4] {
+        [self.batch_size, self.num_heads, self.max_seq_len, self.dim(side)]
+    }
+
+    /// Checks that no dimension is zero and that every size can be computed.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`], [`Error::SizeOverflow`].
+    pub fn validate(&self) -> Result<()> {
+        Layout::unbounded(self).map(drop)
+    }
+
+    /// Bytes that keys and values of one layer take on the device.
+    ///
+    /// Rows are dense. A plane, the `[max_seq_len, dim]` rows of one sequence and head, starts on a multiple of
+    /// 4 bytes; that adds 2 bytes to a plane with an odd number of 16-bit elements and nothing to any other.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn bytes_per_layer(&self) -> Result<u64> {
+        Layout::unbounded(self).map(|layout| layout.bytes())
+    }
+
+    /// Bytes that one more token takes in one layer: a row of keys and a row of values for every sequence and
+    /// head.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn bytes_per_token(&self) -> Result<u64> {
+        Layout::unbounded(self).map(|layout| layout.bytes_per_token())
+    }
+
+    /// The limits to request from an adapter whose own limits are `adapter`, so that this cache fits in as few
+    /// buffers as the adapter allows.
+    ///
+    /// The rest are wgpu's defaults, or the adapter's where it has less. Combine with what else the engine needs
+    /// by [`wgpu::Limits::or_better_values_from`].
+    ///
+    /// # Errors
+    /// [`Error::PlaneTooLarge`] or [`Error::DeviceLimit`] where the adapter cannot hold this cache at all, and
+    /// as [`validate`](Self::validate).
+    pub fn required_limits(&self, adapter: &wgpu::Limits) -> Result<wgpu::Limits> {
+        let layout = Layout::for_limits(self, adapter)?;
+        let mut limits = wgpu::Limits::default().or_worse_values_from(adapter);
+        let side_bytes = Side::BOTH.map(|side| layout.side_bytes(side)).into_iter().max().unwrap_or(0);
+        let segment_bytes = layout.segment_bytes_max();
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.max(segment_bytes);
+        // A dense copy of a whole side is one buffer, where the adapter allows one that large.
+        limits.max_buffer_size = limits.max_buffer_size.max(side_bytes.min(adapter.max_buffer_size));
+        Ok(limits)
+    }
+
+    /// The features that the cache needs: none. It moves words and converts in integers, so 16-bit formats work
+    /// without `SHADER_F16` too.
+    pub const fn required_features(&self) -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+}

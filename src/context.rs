@@ -1,0 +1,159 @@
+//! [`Context`]: a device, its queue, and what all caches on it share.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    Error, Result,
+    kernels::{Kernel, Kernels, Pipeline},
+};
+
+/// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
+///
+/// An engine makes one from its own device; tools and tests [`open`](Self::open) one.
+///
+/// ```
+/// use wgpu_kv_cache::Context;
+///
+/// let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// let context = Context::new(&device, &queue);
+/// assert_eq!(context.device(), &device);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    kernels: Mutex<Kernels>,
+}
+
+impl Context {
+    /// A context on a device of the caller's. [`CacheConfig::required_limits`](crate::CacheConfig::required_limits)
+    /// says what to request the device with.
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Context {
+            inner: Arc::new(Inner {
+                device: device.clone(),
+                queue: queue.clone(),
+                limits: device.limits(),
+                kernels: Mutex::new(Kernels::new(device)),
+            }),
+        }
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// The limits that the device was made with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.inner.limits
+    }
+
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn wait(&self) -> Result<()> {
+        self.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map(drop)
+            .map_err(|_| Error::DeviceLost { during: "waiting for the device" })?;
+        self.check_alive("waiting for the device")
+    }
+
+    /// The pipeline of a kernel, made on first use.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Pipeline> {
+        self.create("a pipeline", 0, |device| self.kernels().pipeline(device, kernel).clone())
+    }
+
+    pub(crate) fn step_layout(&self) -> wgpu::BindGroupLayout {
+        self.kernels().step_layout.clone()
+    }
+
+    /// The kernels hold no invariant that a panic elsewhere could break.
+    fn kernels(&self) -> MutexGuard<'_, Kernels> {
+        self.inner.kernels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer no larger than the device allows.
+    pub(crate) fn create_buffer(
+        &self,
+        what: &'static str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped_at_creation: bool,
+    ) -> Result<wgpu::Buffer> {
+        let limit_bytes = self.limits().max_buffer_size;
+        if bytes > limit_bytes {
+            return Err(Error::BufferTooLarge { what, bytes, limit_bytes });
+        }
+        self.create(what, bytes, |device| {
+            device.create_buffer(&wgpu::BufferDescriptor { label: Some(what), size: bytes, usage, mapped_at_creation })
+        })
+    }
+
+    /// A buffer that holds `contents`, padded to whole words.
+    pub(crate) fn create_filled(
+        &self,
+        what: &'static str,
+        contents: &[u8],
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let bytes = (contents.len() as u64).next_multiple_of(4).max(4);
+        let buffer = self.create_buffer(what, bytes, usage, true)?;
+        buffer
+            .get_mapped_range_mut(..)
+            .map_err(|_| Error::DeviceLost { during: what })?
+            .slice(..contents.len())
+            .copy_from_slice(contents);
+        buffer.unmap();
+        Ok(buffer)
+    }
+
+    /// Runs `create` and turns what wgpu would report elsewhere, or panic about, into an error. For resources
+    /// only: it is far too slow for a step of decoding.
+    pub(crate) fn create<T>(
+        &self,
+        what: &'static str,
+        bytes: u64,
+        create: impl FnOnce(&wgpu::Device) -> T,
+    ) -> Result<T> {
+        let device = self.device();
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let created = create(device);
+        let refused = pollster::block_on(validation.pop());
+        let exhausted = pollster::block_on(memory.pop());
+        if exhausted.is_some() {
+            return Err(Error::OutOfMemory { what, bytes });
+        }
+        self.check_alive(what)?;
+        match refused {
+            Some(error) => Err(Error::Refused { what, message: error.to_string() }),
+            None => Ok(created),
+        }
+    }
+
+    /// A lost device creates dead buffers without a word; only mapping one tells.
+    pub(crate) fn check_alive(&self, during: &'static str) -> Result<()> {
+        let probe = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("probe"),
+            size: 4,
+            usage: wgpu::BufferUsages::MAP_WRITE,
+            mapped_at_creation: true,
+        });
+        let alive = probe.get_mapped_range_mut(..).is_ok();
+        if alive { Ok(()) } else { Err(Error::DeviceLost { during }) }
+    }
+}

@@ -1,0 +1,262 @@
+//! The one error type. Every variant names the rule and the numbers that broke it.
+
+use crate::{Format, Side};
+
+/// Why an operation was refused. The state and the bytes of the cache are as they were before the call.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A dimension of the configuration is zero.
+    #[error("{name} must be at least 1, but is 0")]
+    ZeroDimension {
+        /// The field of [`CacheConfig`](crate::CacheConfig), or `num_layers`.
+        name: &'static str,
+    },
+    /// A product of dimensions does not fit its integer.
+    #[error("{what} must fit {bits} bits, but {factors} does not")]
+    SizeOverflow {
+        /// What was being computed.
+        what: &'static str,
+        /// The factors of the product.
+        factors: String,
+        /// The width that the product must fit.
+        bits: u32,
+    },
+    /// One plane, `[max_seq_len, head_dim]`, is larger than any binding.
+    #[error(
+        "one plane of {side} ([max_seq_len, head_dim]) takes {plane_bytes} bytes, but a binding holds at most \
+         {limit_bytes} here; make max_seq_len or the head size smaller, or, if the adapter allows more, ask for \
+         max_storage_buffer_binding_size and max_buffer_size of {plane_bytes} with CacheConfig::required_limits"
+    )]
+    PlaneTooLarge {
+        /// Keys or values.
+        side: Side,
+        /// Size of one plane.
+        plane_bytes: u64,
+        /// The smaller of the binding limit, the buffer limit, and 2^31 − 4.
+        limit_bytes: u64,
+    },
+    /// The device was made with a limit that is too small.
+    #[error("the device must be requested with {limit} of at least {needed}, but has {available}")]
+    DeviceLimit {
+        /// The field of `wgpu::Limits`.
+        limit: &'static str,
+        /// What the cache needs.
+        needed: u64,
+        /// What the device was made with.
+        available: u64,
+    },
+    /// A buffer would be larger than the device allows.
+    #[error(
+        "{what} takes {bytes} bytes, but the device's max_buffer_size is {limit_bytes}; work in smaller ranges or \
+         ask for a larger limit"
+    )]
+    BufferTooLarge {
+        /// What the buffer was for.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// `wgpu::Limits::max_buffer_size` of the device.
+        limit_bytes: u64,
+    },
+    /// The device has no memory left.
+    #[error("out of memory: {what} of {bytes} bytes could not be allocated")]
+    OutOfMemory {
+        /// What was being allocated.
+        what: &'static str,
+        /// How many bytes were asked for in total.
+        bytes: u64,
+    },
+    /// The device was lost or destroyed. Nothing on it can be used any more.
+    #[error("the device is lost ({during})")]
+    DeviceLost {
+        /// What was being done when it was noticed.
+        during: &'static str,
+    },
+    /// wgpu refused a resource for a reason that this crate does not check itself.
+    #[error("wgpu refused {what}: {message}")]
+    Refused {
+        /// What was being created.
+        what: &'static str,
+        /// wgpu's own words.
+        message: String,
+    },
+    /// wgpu sees no adapter at all.
+    #[error("no GPU adapter was found; {hint}")]
+    NoAdapter {
+        /// What to install on this system.
+        hint: &'static str,
+    },
+    /// No adapter has this name or index.
+    #[error("no adapter is named or numbered \"{wanted}\"; there are: {available}")]
+    AdapterNotFound {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+    /// The adapter did not hand out a device.
+    #[error("adapter \"{adapter}\" refused a device: {message}")]
+    DeviceRefused {
+        /// The adapter's name.
+        adapter: String,
+        /// wgpu's own words.
+        message: String,
+    },
+    /// The cache has no such layer.
+    #[error("layer must be below num_layers = {num_layers}, but is {layer}")]
+    LayerOutOfRange {
+        /// The layer asked for.
+        layer: usize,
+        /// How many there are.
+        num_layers: usize,
+    },
+    /// The cache has no such sequence or head.
+    #[error("{name} must be below {count}, but is {index}")]
+    IndexOutOfRange {
+        /// `sequence`, `head` or `position`.
+        name: &'static str,
+        /// The index asked for.
+        index: u32,
+        /// How many there are.
+        count: u32,
+    },
+    /// An update of zero tokens.
+    #[error("an update must have at least 1 token, but has 0")]
+    NoTokens,
+    /// A slice of rows has the wrong number of elements.
+    #[error("{side} must hold batch × heads × tokens × dim = {expected} elements, but hold {actual}")]
+    SliceLength {
+        /// Keys or values.
+        side: Side,
+        /// `batch_size × num_heads × tokens × dim`.
+        expected: u64,
+        /// The slice's length.
+        actual: u64,
+    },
+    /// A list with one entry per sequence has another number of entries.
+    #[error("{name} must have one entry per sequence, {batch_size}, but has {actual}")]
+    PerSequenceLength {
+        /// `positions` or `counts`.
+        name: &'static str,
+        /// The batch size.
+        batch_size: u32,
+        /// The entries given.
+        actual: usize,
+    },
+    /// A sequence's count is larger than the number of tokens in the source.
+    #[error("the count of sequence {sequence} must be at most tokens = {tokens}, but is {count}")]
+    CountAboveTokens {
+        /// The sequence.
+        sequence: u32,
+        /// Its count.
+        count: u32,
+        /// Tokens in the source.
+        tokens: u32,
+    },
+    /// A write would end after the last slot. One such sequence refuses the whole call.
+    #[error(
+        "sequence {sequence} must end at or before max_seq_len = {max_seq_len}, but {count} tokens at position \
+         {position} end at {}",
+        u64::from(*position) + u64::from(*count)
+    )]
+    WriteBeyondCapacity {
+        /// The sequence.
+        sequence: u32,
+        /// Where its write starts.
+        position: u32,
+        /// How many tokens it writes.
+        count: u32,
+        /// The capacity.
+        max_seq_len: u32,
+    },
+    /// `start` of a range lies after its `end`.
+    #[error("a range must start at or before its end, but {start} > {end}")]
+    RangeReversed {
+        /// Start of the range.
+        start: u32,
+        /// End of the range.
+        end: u32,
+    },
+    /// A range ends after the longest sequence.
+    #[error("a range must end at or before write_pos = {write_pos}, but ends at {end}")]
+    RangeBeyondWritten {
+        /// End of the range.
+        end: u32,
+        /// The largest length of any sequence.
+        write_pos: u32,
+    },
+    /// The caller's buffer lacks a usage.
+    #[error("the buffer of {side} must have {needed}, but has {actual}")]
+    BufferUsage {
+        /// Keys or values.
+        side: Side,
+        /// The missing usage.
+        needed: &'static str,
+        /// The usages it has.
+        actual: String,
+    },
+    /// The caller's buffer ends before the last row.
+    #[error(
+        "the buffer of {side} must hold {needed} bytes for this offset, these strides and tokens (bindings end on \
+         a multiple of 4), but holds {actual}"
+    )]
+    BufferRange {
+        /// Keys or values.
+        side: Side,
+        /// Bytes from the buffer's start to the end of the last row, rounded up to 4.
+        needed: u64,
+        /// The buffer's size.
+        actual: u64,
+    },
+    /// An offset is not a multiple of what it must be.
+    #[error("the offset of {side} must be a multiple of {alignment} bytes, but is {offset}")]
+    Misaligned {
+        /// Keys or values.
+        side: Side,
+        /// The offset given, in bytes.
+        offset: u64,
+        /// What it must be a multiple of.
+        alignment: u64,
+    },
+    /// The cache's own storage was given as source or destination.
+    #[error("the buffer of {side} must not be the cache's own storage: one dispatch cannot read and write one buffer")]
+    OwnStorage {
+        /// Keys or values.
+        side: Side,
+    },
+    /// Keys and values of a `get` would be written over each other.
+    #[error("the destinations of keys and values must not overlap, but both hold byte {byte} of one buffer")]
+    DestinationsOverlap {
+        /// The first byte that both hold.
+        byte: u64,
+    },
+    /// An update of more tokens than the source was bound for.
+    #[error("the source was bound for {bound} tokens, but the update has {tokens}")]
+    MoreTokensThanBound {
+        /// Tokens of the update.
+        tokens: u32,
+        /// Tokens of [`Source`](crate::Source).
+        bound: u32,
+    },
+    /// A source that was bound to another layer or cache.
+    #[error("the source must be bound to the layer that it updates, but belongs to another")]
+    ForeignSource,
+    /// A head size or format for which two tensors cannot be compared.
+    #[error("tensors must have equal shapes and formats to be compared, but are {left} and {right}")]
+    NotComparable {
+        /// Shape and format of the one.
+        left: String,
+        /// Shape and format of the other.
+        right: String,
+    },
+    /// A name that is no number format.
+    #[error("a format must be one of {}, but is \"{name}\"", Format::NAMES.join(", "))]
+    UnknownFormat {
+        /// The name given.
+        name: String,
+    },
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,283 @@
+//! The kernels: WGSL joined from `shaders/`, one pipeline per variant, made once per [`Context`](crate::Context).
+//!
+//! A kernel's text is chosen by what it moves: formats, head sizes, and whether rows are aligned for 16-byte
+//! words (`wide`) or not (`narrow`). Positions and lengths are data, so no step of a sequence makes a new kernel.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use crate::{
+    Format, Side,
+    layout::{Layout, SideLayout, WORKGROUP_SIZE},
+};
+
+/// How one side of a scatter kernel reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SideVariant {
+    /// Format of the source; `None` where nothing is read.
+    pub source: Option<Format>,
+    pub stored: Format,
+    pub dim: u32,
+    pub max_seq_len: u32,
+    /// Whole `vec4<u32>` words.
+    pub wide: bool,
+}
+
+/// One kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kernel {
+    Scatter { keys: SideVariant, values: SideVariant },
+    Advance { keys: SideVariant, values: SideVariant },
+    Gather { stored: Format, dim: u32, max_seq_len: u32, wide: bool },
+}
+
+/// Mirror of `Chunk` in `shaders/scatter.wgsl`; `Chunk` in `shaders/advance.wgsl` is its head.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Chunk {
+    pub first_plane: u32,
+    pub planes: u32,
+    pub segment_plane: u32,
+    pub heads: u32,
+    pub first_token: u32,
+    pub end_token: u32,
+    pub first_sequence: u32,
+    pub first_head: u32,
+    pub key_offset: u32,
+    pub key_strides: [u32; 3],
+    pub value_offset: u32,
+    pub value_strides: [u32; 3],
+}
+
+/// Mirror of `Window` in `shaders/gather.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Window {
+    pub first_plane: u32,
+    pub planes: u32,
+    pub segment_plane: u32,
+    pub heads: u32,
+    pub first_row: u32,
+    pub rows: u32,
+    pub offset: u32,
+    pub spare: u32,
+}
+
+/// A pipeline and the layout of its first bind group. The second is the step.
+#[derive(Clone, Debug)]
+pub(crate) struct Pipeline {
+    pub compute: wgpu::ComputePipeline,
+    pub bindings: wgpu::BindGroupLayout,
+}
+
+/// The pipelines made so far.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    pub step_layout: wgpu::BindGroupLayout,
+    pipelines: HashMap<Kernel, Pipeline>,
+}
+
+impl SideVariant {
+    pub fn new(layout: &Layout, side: Side, source: Option<Format>, aligned: bool) -> Self {
+        let &SideLayout { format, dim, .. } = layout.side(side);
+        let wide = source.is_some() && aligned && dim.is_multiple_of(8);
+        SideVariant { source, stored: format, dim, max_seq_len: layout.max_seq_len, wide }
+    }
+
+    /// Units of `rows` rows: what the `side_units` function of its text gives.
+    pub fn units(&self, rows: u32) -> u64 {
+        let elements = u64::from(rows) * u64::from(self.dim);
+        if self.wide { elements / 8 } else { elements / u64::from(lanes(self.stored)) + self.shared_words() }
+    }
+
+    /// Words that a run can touch beyond its own size, where a row may start in the middle of one.
+    fn shared_words(&self) -> u64 {
+        u64::from(!self.dim.is_multiple_of(lanes(self.stored)))
+    }
+
+    /// The text of this side, with `side_` as placeholder for its name.
+    fn text(&self, planes_binding: u32, source_binding: u32) -> String {
+        let plane_words = (u64::from(self.dim) * u64::from(self.max_seq_len)).div_ceil(lanes(self.stored).into());
+        let mut text = String::new();
+        let mut constant = |name, value: u64| line(&mut text, format_args!("const SIDE_{name} = {value}u;"));
+        constant("PLANES_BINDING", planes_binding.into());
+        constant("SOURCE_BINDING", source_binding.into());
+        constant("DIM", self.dim.into());
+        constant("LANES", lanes(self.stored).into());
+        constant("BITS", (32 / lanes(self.stored)).into());
+        constant("LANE_MASK", lane_mask(self.stored).into());
+        constant("SOURCE_LANES", self.source.map_or(1, lanes).into());
+        constant("PLANE_WORDS", plane_words);
+        constant("SHARED_WORDS", self.shared_words());
+        constant("ROW_UNITS", (self.dim / 8).into());
+        constant("PLANE_UNITS", u64::from(self.dim / 8) * u64::from(self.max_seq_len));
+        constant("UNIT_VECTORS", (2 / lanes(self.stored)).into());
+        line(&mut text, format_args!("const SIDE_SAME_FORMAT = {};", self.source == Some(self.stored)));
+        if let Some(source) = self.source {
+            let decoded = if source == Format::F32 { "bits".to_owned() } else { format!("{source}_decode(bits)") };
+            let encoded = match self.stored {
+                stored if stored == source => "bits".to_owned(),
+                Format::F32 => decoded,
+                stored => format!("{stored}_encode({decoded})"),
+            };
+            line(&mut text, format_args!("fn side_convert(bits: u32) -> u32 {{\n    return {encoded};\n}}"));
+        }
+        text.push_str(match (self.source, self.wide) {
+            (None, _) => include_str!("../shaders/source_none.wgsl"),
+            (Some(_), false) => include_str!("../shaders/source_narrow.wgsl"),
+            (Some(_), true) => include_str!("../shaders/source_wide.wgsl"),
+        });
+        text.push_str(if self.wide {
+            include_str!("../shaders/planes_wide.wgsl")
+        } else {
+            include_str!("../shaders/planes_narrow.wgsl")
+        });
+        text
+    }
+}
+
+impl Kernel {
+    /// Name of the file, of the entry point and of the pipeline.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Kernel::Scatter { .. } => "scatter",
+            Kernel::Advance { .. } => "advance",
+            Kernel::Gather { .. } => "gather",
+        }
+    }
+
+    /// The kernel's whole text.
+    pub fn wgsl(&self) -> String {
+        let mut text = format!("const WORKGROUP_SIZE = {WORKGROUP_SIZE}u;\n");
+        text.push_str(include_str!("../shaders/step.wgsl"));
+        match self {
+            Kernel::Scatter { keys, values } | Kernel::Advance { keys, values } => {
+                text.push_str(include_str!("../shaders/format_f16.wgsl"));
+                text.push_str(include_str!("../shaders/format_bf16.wgsl"));
+                text.push_str(if matches!(self, Kernel::Scatter { .. }) {
+                    include_str!("../shaders/scatter.wgsl")
+                } else {
+                    include_str!("../shaders/advance.wgsl")
+                });
+                text.push_str(include_str!("../shaders/units.wgsl"));
+                let named = |text: String, name: &str| {
+                    text.replace("side_", &format!("{name}_"))
+                        .replace("SIDE_", &format!("{}_", name.to_ascii_uppercase()))
+                };
+                text.push_str(&named(keys.text(2, 4), "key"));
+                text.push_str(&named(values.text(3, 5), "value"));
+            }
+            &Kernel::Gather { stored, dim, max_seq_len, wide } => {
+                let plane_words = (u64::from(dim) * u64::from(max_seq_len)).div_ceil(lanes(stored).into());
+                let row_vectors = dim / (4 * lanes(stored));
+                line(&mut text, format_args!("const DIM = {dim}u;\nconst MAX_SEQ_LEN = {max_seq_len}u;"));
+                line(&mut text, format_args!("const LANES = {}u;", lanes(stored)));
+                line(&mut text, format_args!("const BITS = {}u;", 32 / lanes(stored)));
+                line(&mut text, format_args!("const LANE_MASK = {}u;", lane_mask(stored)));
+                line(&mut text, format_args!("const PLANE_WORDS = {plane_words}u;"));
+                line(&mut text, format_args!("const ROW_VECTORS = {row_vectors}u;"));
+                text.push_str(include_str!("../shaders/gather.wgsl"));
+                text.push_str(if wide {
+                    include_str!("../shaders/gather_wide.wgsl")
+                } else {
+                    include_str!("../shaders/gather_narrow.wgsl")
+                });
+            }
+        }
+        text
+    }
+
+    /// What the first bind group holds.
+    fn bindings(&self) -> Vec<wgpu::BindingType> {
+        let uniform = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Uniform,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let storage = |read_only| wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        match self {
+            Kernel::Scatter { .. } => {
+                vec![uniform, storage(false), storage(false), storage(false), storage(true), storage(true)]
+            }
+            Kernel::Advance { .. } => vec![uniform, storage(false), storage(false), storage(false)],
+            Kernel::Gather { .. } => vec![uniform, storage(true), storage(false)],
+        }
+    }
+}
+
+impl Kernels {
+    pub fn new(device: &wgpu::Device) -> Self {
+        let step_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("step"),
+            entries: &[wgpu::BindGroupLayoutEntry {
+                binding: 0,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: true },
+                    has_dynamic_offset: true,
+                    min_binding_size: None,
+                },
+                count: None,
+            }],
+        });
+        Kernels { step_layout, pipelines: HashMap::new() }
+    }
+
+    /// The kernel's pipeline, made on first use.
+    pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &Pipeline {
+        let step_layout = &self.step_layout;
+        self.pipelines.entry(kernel).or_insert_with(|| {
+            log::debug!("compiling {kernel:?}");
+            let name = kernel.name();
+            let entries: Vec<_> = (0..)
+                .zip(kernel.bindings())
+                .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+                    binding,
+                    visibility: wgpu::ShaderStages::COMPUTE,
+                    ty,
+                    count: None,
+                })
+                .collect();
+            let bindings = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(name),
+                bind_group_layouts: &[Some(&bindings), Some(step_layout)],
+                immediate_size: 0,
+            });
+            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(name),
+                source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
+            });
+            let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some(name),
+                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                cache: None,
+            });
+            Pipeline { compute, bindings }
+        })
+    }
+}
+
+/// Elements of one word.
+const fn lanes(format: Format) -> u32 {
+    4 / format.element_bytes()
+}
+
+/// The bits of one element in a word's lowest lane.
+const fn lane_mask(format: Format) -> u32 {
+    u32::MAX >> (32 - 8 * format.element_bytes())
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    writeln!(text, "{arguments}").expect("a String takes every write");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,407 @@
+//! [`KvCache`]: the keys and values of one layer.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use crate::{
+    BoundSource, CacheConfig, CacheView, Context, Destination, Error, GpuTensor, HostRows, HostTensor, Pair, Recorder,
+    Result, RowsIn, Side, Source, Strides, Write,
+    bound::{Reads, Writes},
+    layout::Layout,
+    plan::{Step, check_rows, plan_read, plan_write},
+    record::dispatch,
+    ring::StepRing,
+    storage::Storage,
+    tensor::{elements, read_buffer},
+};
+
+/// The cache of one layer: keys `[batch, kv_head, max_seq_len, head_dim]` and values
+/// `[batch, kv_head, max_seq_len, value_dim]`, allocated once, reading as zero.
+///
+/// There are two ways in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes slices,
+/// submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
+/// [`record_update`](Self::record_update), [`record_get`](Self::record_get), [`view`](Self::view)) records into
+/// the caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
+/// submission, and the lengths on the host advance when it is recorded. Submit what was recorded, in that order.
+///
+/// Every call is all or nothing: an error leaves lengths and bytes as they were.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Write};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// let context = Context::new(&device, &queue);
+/// let mut cache = KvCache::new(&context, CacheConfig::new(2, 1, 4, 16))?;
+/// let (keys, values) = ([1.0f32; 2 * 3 * 4], [2.0f32; 2 * 3 * 4]);
+/// cache.update(&keys[..], &values[..], Write::append(3).counts(&[3, 1]))?;
+/// assert_eq!(cache.lengths(), [3, 1]);
+/// assert_eq!(cache.write_pos(), 3);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct KvCache {
+    context: Context,
+    config: CacheConfig,
+    layout: Layout,
+    storage: Storage,
+    ring: StepRing,
+    lengths: Vec<u32>,
+    /// Scratch for the step being planned.
+    step: Step,
+    advance: OnceLock<Writes>,
+    /// What its bound sources know it by.
+    identity: Arc<()>,
+}
+
+impl KvCache {
+    /// Allocates an empty cache.
+    ///
+    /// # Errors
+    /// As [`CacheConfig::validate`]; [`Error::DeviceLimit`] and [`Error::PlaneTooLarge`] where the device was made
+    /// with limits too small; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// The device clears a segment when it is first bound.
+    pub fn new(context: &Context, config: CacheConfig) -> Result<Self> {
+        Layout::for_limits(&config, context.limits())?;
+        let ring = StepRing::new(context, config.batch_size)?;
+        Self::with_ring(context, config, &ring)
+    }
+
+    /// A layer whose steps share their slots with those of other layers.
+    pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
+        let layout = Layout::for_limits(&config, context.limits())?;
+        Ok(KvCache {
+            storage: Storage::new(context, &layout, config.batch_size)?,
+            context: context.clone(),
+            layout,
+            ring: ring.clone(),
+            lengths: vec![0; config.batch_size as usize],
+            step: Step::with_capacity(config.batch_size),
+            advance: OnceLock::new(),
+            identity: Arc::default(),
+            config,
+        })
+    }
+
+    /// Shape and formats.
+    pub const fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
+    /// The device and what is shared on it.
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Valid positions of each sequence, `[batch]`.
+    pub fn lengths(&self) -> &[u32] {
+        &self.lengths
+    }
+
+    /// The largest length: where the next append of a lock-step batch goes.
+    pub fn write_pos(&self) -> u32 {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Bytes of the rows that are valid.
+    pub fn memory_used_bytes(&self) -> u64 {
+        let rows = self.lengths.iter().map(|&length| u64::from(length)).sum::<u64>() * u64::from(self.config.num_heads);
+        rows * (self.layout.keys.row_bytes + self.layout.values.row_bytes)
+    }
+
+    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. Lengths (4 bytes a sequence)
+    /// and [`overhead_bytes`](Self::overhead_bytes) come on top.
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.layout.bytes()
+    }
+
+    /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
+    /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
+    pub fn overhead_bytes(&self) -> u64 {
+        self.storage.lengths.size() + self.ring.bytes()
+    }
+
+    /// Writes host rows `[batch, kv_head, tokens, dim]`, converted where the cache's format differs, and submits.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`], [`Error::PerSequenceLength`], [`Error::CountAboveTokens`],
+    /// [`Error::WriteBeyondCapacity`], [`Error::SliceLength`]; [`Error::BufferTooLarge`] where the rows do not fit
+    /// one buffer; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// Uploads the rows into two buffers of their own, then one dispatch. To write every step from the same buffers,
+    /// use [`record_update`](Self::record_update).
+    pub fn update<'r>(
+        &mut self,
+        keys: impl Into<HostRows<'r>>,
+        values: impl Into<HostRows<'r>>,
+        write: Write<'_>,
+    ) -> Result<()> {
+        let (keys, values) = (keys.into(), values.into());
+        plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
+        let tokens = write.tokens();
+        check_rows(&self.config, Side::Keys, keys, tokens)?;
+        check_rows(&self.config, Side::Values, values, tokens)?;
+        let upload =
+            |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), wgpu::BufferUsages::STORAGE);
+        let (key_buffer, value_buffer) = (upload("uploaded keys", keys)?, upload("uploaded values", values)?);
+        let rows_in = |rows: HostRows<'_>, buffer, dim| RowsIn {
+            buffer,
+            offset: 0,
+            format: rows.format(),
+            strides: Strides::bhtd(self.config.num_heads, tokens, dim),
+        };
+        let source = self.bind_source(&Source {
+            keys: rows_in(keys, &key_buffer, self.config.head_dim),
+            values: rows_in(values, &value_buffer, self.config.value_dim),
+            tokens,
+        })?;
+        let mut encoder = self.encoder();
+        self.record_update(&mut encoder, &source, write)?;
+        self.context.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Binds the caller's buffers, to be recorded with every step by [`record_update`](Self::record_update).
+    ///
+    /// The rows are read when the commands run, so the caller may write new ones into the same buffers for every
+    /// step. Offsets and strides are arbitrary; multiples of 16 bytes and head sizes that are multiples of 8 are
+    /// fastest.
+    ///
+    /// # Errors
+    /// [`Error::NoTokens`]; [`Error::OwnStorage`]; [`Error::BufferUsage`], [`Error::Misaligned`] and
+    /// [`Error::BufferRange`] where a buffer does not hold what the description says; [`Error::Refused`] where it
+    /// belongs to another device; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// Makes the pipeline if it is the first of its kind, one bind group for each segment (more where a source is
+    /// larger than a binding), and one small uniform buffer.
+    pub fn bind_source(&self, source: &Source<'_>) -> Result<BoundSource> {
+        BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, source)
+    }
+
+    /// Records the scatter of new rows, and of the new lengths, into an encoder or a compute pass.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSource`], [`Error::MoreTokensThanBound`], and as [`update`](Self::update) for the write.
+    ///
+    /// # Performance
+    /// One dispatch for each segment. Nothing is allocated on the device in the steady state.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, RowsIn, Source, Strides, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// // One token of a fused projection `[batch, token, (8 query + 2 key + 2 value) heads × 64]` in f16.
+    /// let projection = device.create_buffer(&wgpu::BufferDescriptor {
+    ///     label: None,
+    ///     size: 12 * 64 * 2,
+    ///     usage: wgpu::BufferUsages::STORAGE,
+    ///     mapped_at_creation: false,
+    /// });
+    /// let part = |head: u64| RowsIn {
+    ///     buffer: &projection,
+    ///     offset: head * 64 * 2,
+    ///     format: Format::F16,
+    ///     strides: Strides::fused(12 * 64, 1, 64),
+    /// };
+    /// let context = Context::new(&device, &queue);
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 2, 64, 128))?;
+    /// let source = cache.bind_source(&Source { keys: part(8), values: part(10), tokens: 1 })?;
+    ///
+    /// let mut encoder = device.create_command_encoder(&Default::default());
+    /// cache.record_update(&mut encoder, &source, Write::append(1))?;
+    /// queue.submit([encoder.finish()]);
+    /// assert_eq!(cache.write_pos(), 1);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn record_update(
+        &mut self,
+        recorder: &mut impl Recorder,
+        source: &BoundSource,
+        write: Write<'_>,
+    ) -> Result<()> {
+        if !Arc::ptr_eq(&source.owner, &self.identity) {
+            return Err(Error::ForeignSource);
+        }
+        if write.tokens() > source.tokens {
+            return Err(Error::MoreTokensThanBound { tokens: write.tokens(), bound: source.tokens });
+        }
+        plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
+        if self.step.is_empty() {
+            return Ok(());
+        }
+        let slot = self.ring.write(&self.context, &self.step)?;
+        let dispatches = source.writes().dispatches(&self.step, self.context.limits(), write.tokens());
+        dispatch(recorder, "kv-cache update", slot, dispatches);
+        self.commit();
+        Ok(())
+    }
+
+    /// Makes rows valid that the caller's own kernels write straight into the storage, at the places that
+    /// [`view`](Self::view) tells: advances the lengths, on the host and on the device, and zeroes the gap in front
+    /// of the new rows if there is one. The rows themselves are not touched.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update) for the write; [`Error::OutOfMemory`] and [`Error::DeviceLost`] on the first call.
+    ///
+    /// # Performance
+    /// One dispatch for each segment, of as many threads as the gap has words.
+    pub fn record_advance(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
+        plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
+        if self.step.is_empty() {
+            return Ok(());
+        }
+        self.step.gaps_only();
+        let writes = match self.advance.get() {
+            Some(writes) => writes,
+            None => {
+                let writes = Writes::advance(&self.context, &self.layout, &self.storage)?;
+                self.advance.get_or_init(|| writes)
+            }
+        };
+        let slot = self.ring.write(&self.context, &self.step)?;
+        let dispatches = writes.dispatches(&self.step, self.context.limits(), write.tokens());
+        dispatch(recorder, "kv-cache advance", slot, dispatches);
+        self.commit();
+        Ok(())
+    }
+
+    /// Copies positions `range` of every sequence into new dense tensors `[batch, kv_head, range, dim]`, and
+    /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
+    ///
+    /// # Errors
+    /// [`Error::RangeReversed`]; [`Error::RangeBeyondWritten`] past [`write_pos`](Self::write_pos);
+    /// [`Error::BufferTooLarge`] where a tensor does not fit one buffer; [`Error::OutOfMemory`];
+    /// [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// One dispatch a side for each segment.
+    pub fn get(&self, range: Range<u32>) -> Result<Pair<GpuTensor>> {
+        let mut step = Step::default();
+        plan_read(&self.lengths, &range, &mut step)?;
+        let rows = range.end - range.start;
+        let tensor = |side: Side, what| {
+            let shape = [self.config.batch_size, self.config.num_heads, rows, self.config.dim(side)];
+            GpuTensor::new(&self.context, what, shape, self.config.format(side))
+        };
+        let tensors = Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? };
+        let mut encoder = self.encoder();
+        let destination = |side| Destination { buffer: tensors.side(side).buffer(), offset: 0 };
+        let destinations = Pair { keys: destination(Side::Keys), values: destination(Side::Values) };
+        self.record_get(&mut encoder, range, destinations)?;
+        self.context.queue().submit([encoder.finish()]);
+        Ok(tensors)
+    }
+
+    /// [`get`](Self::get) of everything that was written, `0..write_pos`.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), less those of the range.
+    pub fn get_all(&self) -> Result<Pair<GpuTensor>> {
+        self.get(0..self.write_pos())
+    }
+
+    /// Records the copy of positions `range` into buffers of the caller's, dense `[batch, kv_head, range, dim]` in
+    /// the cache's formats. Bytes beside them stay, also inside a word that they share.
+    ///
+    /// # Errors
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`]; [`Error::BufferUsage`], [`Error::Misaligned`],
+    /// [`Error::BufferRange`], [`Error::OwnStorage`], [`Error::DestinationsOverlap`]; [`Error::OutOfMemory`];
+    /// [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// One dispatch a side for each segment. Makes a bind group for each.
+    pub fn record_get(
+        &self,
+        recorder: &mut impl Recorder,
+        range: Range<u32>,
+        destinations: Pair<Destination<'_>>,
+    ) -> Result<()> {
+        let mut step = Step::with_capacity(self.config.batch_size);
+        plan_read(&self.lengths, &range, &mut step)?;
+        let rows = range.end - range.start;
+        let shape = |side| [self.config.batch_size, self.config.num_heads, rows, self.config.dim(side)];
+        let bytes = |side| elements(shape(side)) * u64::from(self.config.format(side).element_bytes());
+        for side in Side::BOTH {
+            let destination = destinations.side(side);
+            if self.storage.contains(destination.buffer) {
+                return Err(Error::OwnStorage { side });
+            }
+            destination.check(side, bytes(side))?;
+        }
+        let Pair { keys, values } = &destinations;
+        let byte = keys.offset.max(values.offset);
+        let both_reach = Side::BOTH.iter().all(|&side| destinations.side(side).offset + bytes(side) > byte);
+        if keys.buffer == values.buffer && both_reach {
+            return Err(Error::DestinationsOverlap { byte });
+        }
+        let reads = Side::BOTH
+            .map(|side| Reads::new(&self.context, &self.layout, &self.storage, side, rows, destinations.side(side)));
+        let [keys, values] = reads;
+        let (keys, values) = (keys?, values?);
+        let slot = self.ring.write(&self.context, &step)?;
+        dispatch(recorder, "kv-cache get", slot, keys.dispatches().chain(values.dispatches()));
+        Ok(())
+    }
+
+    /// The storage itself, without any copy.
+    pub fn view(&self) -> CacheView<'_> {
+        CacheView::new(&self.storage, &self.layout, &self.lengths)
+    }
+
+    /// Makes everything as new, bytes included, and submits.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn reset(&mut self) -> Result<()> {
+        self.context.check_alive("resetting")?;
+        let mut encoder = self.encoder();
+        self.record_reset(&mut encoder);
+        self.context.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Records a [`reset`](Self::reset): a clear of every buffer.
+    pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        for buffer in self.storage.buffers() {
+            encoder.clear_buffer(buffer, 0, None);
+        }
+        self.lengths.fill(0);
+    }
+
+    /// Waits for the device and reads the whole storage, `[batch, kv_head, max_seq_len, dim]`, valid or not: what
+    /// [`ReferenceCache`](crate::ReferenceCache) compares with.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn read_storage(&self) -> Result<Pair<HostTensor>> {
+        self.storage.read(&self.context, &self.config, &self.layout)
+    }
+
+    /// Waits for the device and reads the lengths that its kernels see, `[batch]`. They equal
+    /// [`lengths`](Self::lengths) once everything recorded is submitted.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn read_lengths(&self) -> Result<Vec<u32>> {
+        let lengths = &self.storage.lengths;
+        let bytes = read_buffer(&self.context, lengths, 0, lengths.size())?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("kv-cache") })
+    }
+
+    /// Takes over the lengths of the step that was recorded.
+    fn commit(&mut self) {
+        for (length, run) in self.lengths.iter_mut().zip(&self.step.runs) {
+            *length = run.length;
+        }
+    }
+}

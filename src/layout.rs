@@ -1,0 +1,162 @@
+//! Where planes lie: row and plane sizes, and segments of whole planes. Pure arithmetic, in checked `u64`.
+
+use std::ops::Range;
+
+use crate::{CacheConfig, Error, Format, Result, Side, plan::Step};
+
+/// The largest binding that is safe on every driver: 2^31 − 4 bytes.
+pub(crate) const MAX_BINDING_BYTES: u64 = (1 << 31) - 4;
+
+/// Storage buffers that the largest kernel binds: step, lengths, and source and planes of both sides.
+const STORAGE_BUFFERS: u32 = 6;
+
+/// Threads of one workgroup, in every kernel.
+pub(crate) const WORKGROUP_SIZE: u32 = 256;
+
+/// Sizes of one side's rows and planes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SideLayout {
+    pub format: Format,
+    pub dim: u32,
+    pub row_bytes: u64,
+    /// `max_seq_len` rows, rounded up to whole words, so that no two planes share a word.
+    pub plane_bytes: u64,
+}
+
+/// Where every plane of a layer lies. Segment `i` of the keys holds the same planes as segment `i` of the values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub keys: SideLayout,
+    pub values: SideLayout,
+    pub planes: u32,
+    pub heads: u32,
+    pub max_seq_len: u32,
+    pub planes_per_segment: u32,
+}
+
+impl SideLayout {
+    fn new(config: &CacheConfig, side: Side) -> Result<Self> {
+        let (format, dim) = (config.format(side), config.dim(side));
+        let row_bytes = u64::from(dim) * u64::from(format.element_bytes());
+        let overflow = || Error::SizeOverflow {
+            what: "bytes of one plane",
+            factors: format!("{} × {dim} × {}", config.max_seq_len, format.element_bytes()),
+            bits: 64,
+        };
+        let plane_bytes = row_bytes
+            .checked_mul(config.max_seq_len.into())
+            .and_then(|bytes| bytes.checked_next_multiple_of(4))
+            .ok_or_else(overflow)?;
+        Ok(SideLayout { format, dim, row_bytes, plane_bytes })
+    }
+}
+
+impl Layout {
+    /// All planes in one segment, however large.
+    pub fn unbounded(config: &CacheConfig) -> Result<Self> {
+        let dimensions = [
+            ("batch_size", config.batch_size),
+            ("num_heads", config.num_heads),
+            ("head_dim", config.head_dim),
+            ("value_dim", config.value_dim),
+            ("max_seq_len", config.max_seq_len),
+        ];
+        if let Some(&(name, _)) = dimensions.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::ZeroDimension { name });
+        }
+        let (batch, heads) = (config.batch_size, config.num_heads);
+        let planes = batch.checked_mul(heads).ok_or_else(|| Error::SizeOverflow {
+            what: "number of planes",
+            factors: format!("{batch} × {heads}"),
+            bits: 32,
+        })?;
+        let keys = SideLayout::new(config, Side::Keys)?;
+        let values = SideLayout::new(config, Side::Values)?;
+        keys.plane_bytes
+            .checked_add(values.plane_bytes)
+            .and_then(|bytes| bytes.checked_mul(planes.into()))
+            .ok_or_else(|| Error::SizeOverflow {
+                what: "bytes of one layer",
+                factors: format!("{planes} × ({} + {})", keys.plane_bytes, values.plane_bytes),
+                bits: 64,
+            })?;
+        Ok(Layout { keys, values, planes, heads, max_seq_len: config.max_seq_len, planes_per_segment: planes })
+    }
+
+    /// Segments that a device with these limits can bind.
+    pub fn for_limits(config: &CacheConfig, limits: &wgpu::Limits) -> Result<Self> {
+        let mut layout = Self::unbounded(config)?;
+        let wanted = [
+            (
+                "max_storage_buffers_per_shader_stage",
+                STORAGE_BUFFERS.into(),
+                limits.max_storage_buffers_per_shader_stage.into(),
+            ),
+            (
+                "max_dynamic_storage_buffers_per_pipeline_layout",
+                1,
+                limits.max_dynamic_storage_buffers_per_pipeline_layout.into(),
+            ),
+            ("max_bind_groups", 2, limits.max_bind_groups.into()),
+            ("max_compute_workgroup_size_x", WORKGROUP_SIZE.into(), limits.max_compute_workgroup_size_x.into()),
+            (
+                "max_compute_invocations_per_workgroup",
+                WORKGROUP_SIZE.into(),
+                limits.max_compute_invocations_per_workgroup.into(),
+            ),
+            ("max_compute_workgroups_per_dimension", 2, limits.max_compute_workgroups_per_dimension.into()),
+            ("max_storage_buffer_binding_size", Step::bytes(config.batch_size), binding_limit(limits)),
+        ];
+        if let Some(&(limit, needed, available)) = wanted.iter().find(|(_, needed, available)| available < needed) {
+            return Err(Error::DeviceLimit { limit, needed, available });
+        }
+        let limit_bytes = binding_limit(limits);
+        for side in Side::BOTH {
+            let plane_bytes = layout.side(side).plane_bytes;
+            if plane_bytes > limit_bytes {
+                return Err(Error::PlaneTooLarge { side, plane_bytes, limit_bytes });
+            }
+        }
+        let plane_bytes = layout.keys.plane_bytes.max(layout.values.plane_bytes);
+        layout.planes_per_segment = u32::try_from(limit_bytes / plane_bytes).unwrap_or(u32::MAX).min(layout.planes);
+        Ok(layout)
+    }
+
+    pub fn side(&self, side: Side) -> &SideLayout {
+        match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        }
+    }
+
+    /// Bytes of one side, padding included.
+    pub fn side_bytes(&self, side: Side) -> u64 {
+        self.side(side).plane_bytes * u64::from(self.planes)
+    }
+
+    /// Bytes of both sides, padding included.
+    pub fn bytes(&self) -> u64 {
+        self.side_bytes(Side::Keys) + self.side_bytes(Side::Values)
+    }
+
+    pub fn bytes_per_token(&self) -> u64 {
+        (self.keys.row_bytes + self.values.row_bytes) * u64::from(self.planes)
+    }
+
+    /// Bytes of the largest buffer.
+    pub fn segment_bytes_max(&self) -> u64 {
+        self.keys.plane_bytes.max(self.values.plane_bytes) * u64::from(self.planes_per_segment)
+    }
+
+    /// The planes of each segment.
+    pub fn segments(&self) -> impl Iterator<Item = Range<u32>> + use<> {
+        let (planes, step) = (self.planes, self.planes_per_segment);
+        (0..planes.div_ceil(step)).map(move |i| i * step..planes.min(i.saturating_add(1).saturating_mul(step)))
+    }
+}
+
+/// The largest window that a device with these limits can bind and allocate.
+pub(crate) fn binding_limit(limits: &wgpu::Limits) -> u64 {
+    let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(MAX_BINDING_BYTES);
+    limit - limit % 4
+}

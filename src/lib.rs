@@ -1,0 +1,41 @@
+#![doc = include_str!("../README.md")]
+
+mod adapter;
+mod batched;
+mod bound;
+mod config;
+mod context;
+mod error;
+mod format;
+mod kernels;
+mod layer;
+mod layout;
+mod plan;
+pub mod program;
+mod record;
+mod reference;
+mod report;
+mod ring;
+mod source;
+mod storage;
+mod tensor;
+mod view;
+mod write;
+
+pub use adapter::{adapter_label, adapters, find_adapter};
+pub use batched::BatchedKvCache;
+pub use bound::{BoundSource, Destination};
+pub use config::CacheConfig;
+pub use context::Context;
+pub use error::{Error, Result};
+pub use format::{Format, HostRows, Side};
+pub use half;
+pub use layer::KvCache;
+pub use record::Recorder;
+pub use reference::{Difference, ReferenceCache, compare_tensors};
+pub use report::MemoryReport;
+pub use source::{RowsIn, Source, Strides};
+pub use tensor::{GpuTensor, HostTensor, Pair};
+pub use view::{CacheView, RowView, SegmentView, SideView, SlotView};
+pub use wgpu;
+pub use write::Write;

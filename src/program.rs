@@ -1,0 +1,215 @@
+//! Programs of cache operations, run on a device and on the reference and compared after every step.
+//!
+//! This is how the crate checks itself, how `kv-cache verify --random` checks an adapter, and how an engine can check
+//! its own use of the cache: describe what it does as a [`Program`] and [`run`](Program::run) it.
+
+mod data;
+mod run;
+
+use std::fmt;
+
+pub use data::{Layout, Rows};
+
+use crate::{CacheConfig, Difference, Error, Format, Side, Write};
+
+/// A cache and what is done to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// Shape and formats of every layer.
+    pub config: CacheConfig,
+    /// Number of layers.
+    pub num_layers: usize,
+    /// Fills every byte of the storage with NaN first, to show that no operation lets such a row out.
+    pub poison: bool,
+    /// What is done, in order.
+    pub operations: Vec<Operation>,
+}
+
+/// One operation of a [`Program`]. An operation that breaks a rule must be refused by the device and the reference for
+/// the same reason and change neither.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Writes rows.
+    Update {
+        /// The layer.
+        layer: usize,
+        /// Where and how many.
+        span: Span,
+        /// The rows.
+        rows: Rows,
+        /// How they reach the device.
+        path: Path,
+    },
+    /// Writes rows straight into the storage and makes them valid by
+    /// [`KvCache::record_advance`](crate::KvCache::record_advance).
+    Advance {
+        /// The layer.
+        layer: usize,
+        /// Where and how many.
+        span: Span,
+        /// Seed of the bits that are written.
+        seed: u64,
+    },
+    /// Copies a range out.
+    Get {
+        /// The layer.
+        layer: usize,
+        /// First position.
+        start: u32,
+        /// Position after the last.
+        end: u32,
+        /// Into buffers of the caller's, at an offset between guards, instead of new ones.
+        guarded: bool,
+    },
+    /// Copies everything out.
+    GetAll {
+        /// The layer.
+        layer: usize,
+    },
+    /// Makes every layer as new.
+    Reset,
+}
+
+/// Where rows go and how many: an owned [`Write`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the source for each sequence and head.
+    pub tokens: u32,
+    /// Where they go.
+    pub positions: Positions,
+    /// How many each sequence takes, instead of all.
+    pub counts: Option<Vec<u32>>,
+}
+
+/// Positions of a [`Span`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// After each sequence's own length.
+    Append,
+    /// One position for all sequences.
+    At(u32),
+    /// One position per sequence.
+    Each(Vec<u32>),
+}
+
+/// How rows reach the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// [`KvCache::update`](crate::KvCache::update) with slices.
+    Host,
+    /// [`KvCache::record_update`](crate::KvCache::record_update) into an encoder, from buffers.
+    Encoder(Layout),
+    /// The same into a compute pass.
+    Pass(Layout),
+}
+
+/// Where device and reference parted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Index of the operation after which they differ.
+    pub operation: usize,
+    /// How they differ.
+    pub kind: FailureKind,
+}
+
+/// How device and reference differ.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// An element of the storage or of a copied range.
+    Element {
+        /// `storage` or `range`.
+        place: &'static str,
+        /// Where.
+        difference: Difference,
+    },
+    /// The lengths of a layer.
+    Lengths {
+        /// The layer.
+        layer: usize,
+        /// Lengths of the reference.
+        expected: Vec<u32>,
+        /// Lengths on the host.
+        host: Vec<u32>,
+        /// Lengths on the device.
+        device: Vec<u32>,
+    },
+    /// One of the two refused the operation, or for another reason.
+    Refusal {
+        /// What the reference said.
+        expected: Option<Error>,
+        /// What the device said.
+        actual: Option<Error>,
+    },
+    /// Bytes around the caller's destination changed.
+    Guard {
+        /// Keys or values.
+        side: Side,
+        /// Offset of the first changed byte in the caller's buffer.
+        byte: usize,
+    },
+    /// The device could not carry out the comparison.
+    Device(Error),
+}
+
+impl Program {
+    /// An empty program.
+    pub fn new(config: CacheConfig, num_layers: usize) -> Self {
+        Program { config, num_layers, poison: false, operations: Vec::new() }
+    }
+}
+
+impl Span {
+    /// All tokens of the source after each sequence's own length.
+    pub fn append(tokens: u32) -> Self {
+        Span { tokens, positions: Positions::Append, counts: None }
+    }
+
+    /// The same as the argument of an update.
+    pub fn write(&self) -> Write<'_> {
+        let write = match &self.positions {
+            Positions::Append => Write::append(self.tokens),
+            Positions::At(position) => Write::at(*position, self.tokens),
+            Positions::Each(positions) => Write::at_each(positions, self.tokens),
+        };
+        match &self.counts {
+            Some(counts) => write.counts(counts),
+            None => write,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operation {}: ", self.operation)?;
+        match &self.kind {
+            FailureKind::Element { place, difference } => write!(f, "{place}: {difference}"),
+            FailureKind::Lengths { layer, expected, host, device } => {
+                write!(f, "layer {layer}: lengths should be {expected:?}, the host has {host:?}, the device {device:?}")
+            }
+            FailureKind::Refusal { expected, actual } => {
+                let text = |error: &Option<Error>| match error {
+                    Some(error) => format!("refused: {error}"),
+                    None => "accepted".to_owned(),
+                };
+                write!(f, "the reference {}; the device {}", text(expected), text(actual))
+            }
+            FailureKind::Guard { side, byte } => {
+                write!(f, "byte {byte} of the destination of {side} lies outside the range, but changed")
+            }
+            FailureKind::Device(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A pattern that is a NaN in every format.
+pub(crate) fn poison(format: Format) -> u32 {
+    match format {
+        Format::F32 => 0x7fc0_dead,
+        Format::F16 => 0x7ead,
+        Format::Bf16 => 0x7fad,
+    }
+}

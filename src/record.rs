@@ -1,0 +1,61 @@
+//! [`Recorder`]: where commands are recorded, the caller's encoder or compute pass.
+
+use crate::{kernels::Pipeline, ring::StepSlot};
+
+/// The caller's command encoder or compute pass.
+///
+/// Commands are recorded and never submitted. In a pass, the pipeline and the bind groups 0 and 1 are those of
+/// the cache afterwards; set your own again before your next dispatch. An encoder gets a pass of its own.
+///
+/// The trait is sealed: it is implemented for `wgpu::CommandEncoder` and `wgpu::ComputePass`.
+pub trait Recorder: sealed::Record {}
+
+impl Recorder for wgpu::CommandEncoder {}
+impl Recorder for wgpu::ComputePass<'_> {}
+
+mod sealed {
+    /// Gives a compute pass to record into.
+    pub trait Record {
+        fn in_pass(&mut self, label: &'static str, record: impl FnOnce(&mut wgpu::ComputePass<'_>));
+    }
+
+    impl Record for wgpu::CommandEncoder {
+        fn in_pass(&mut self, label: &'static str, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+            let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
+            record(&mut self.begin_compute_pass(&descriptor));
+        }
+    }
+
+    impl Record for wgpu::ComputePass<'_> {
+        fn in_pass(&mut self, _label: &'static str, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
+            record(self);
+        }
+    }
+}
+
+/// One dispatch of a kernel.
+#[derive(Debug)]
+pub(crate) struct Dispatch<'a> {
+    pub pipeline: &'a Pipeline,
+    pub bindings: &'a wgpu::BindGroup,
+    pub grid: [u32; 3],
+}
+
+/// Records dispatches that read the same step, and keeps its slot until they are done.
+pub(crate) fn dispatch<'a>(
+    recorder: &mut impl Recorder,
+    label: &'static str,
+    step: StepSlot,
+    dispatches: impl Iterator<Item = Dispatch<'a>>,
+) {
+    recorder.in_pass(label, |pass| {
+        let StepSlot { bind_group, offset, mark } = step;
+        for Dispatch { pipeline, bindings, grid: [x, y, z] } in dispatches {
+            pass.set_pipeline(&pipeline.compute);
+            pass.set_bind_group(0, bindings, &[]);
+            pass.set_bind_group(1, &bind_group, &[offset]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        pass.on_submitted_work_done(move || drop(mark));
+    });
+}

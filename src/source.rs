@@ -1,0 +1,151 @@
+//! Where rows lie in a caller's buffer: [`Source`], [`RowsIn`], [`Strides`].
+
+use std::ops::Range;
+
+use crate::{Error, Format, Result, Side, plan::Block};
+
+/// Distances between rows of a strided tensor, in elements. The elements of one row are contiguous.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strides {
+    /// From one sequence to the next.
+    pub sequence: u64,
+    /// From one KV head to the next.
+    pub head: u64,
+    /// From one token to the next.
+    pub token: u64,
+}
+
+impl Strides {
+    /// A dense `[batch, head, token, dim]` tensor.
+    pub const fn bhtd(heads: u32, tokens: u32, dim: u32) -> Self {
+        let token = dim as u64;
+        let head = token * tokens as u64;
+        Strides { sequence: head.saturating_mul(heads as u64), head, token }
+    }
+
+    /// A dense `[batch, token, head, dim]` tensor.
+    pub const fn bthd(heads: u32, tokens: u32, dim: u32) -> Self {
+        Self::fused(heads as u64 * dim as u64, tokens, dim)
+    }
+
+    /// One part of a fused `[batch, token, features]` tensor, such as the output of one projection to queries,
+    /// keys and values; `features` is the distance between tokens, and the heads of the part are contiguous.
+    pub const fn fused(features: u64, tokens: u32, dim: u32) -> Self {
+        Strides { sequence: features.saturating_mul(tokens as u64), head: dim as u64, token: features }
+    }
+}
+
+/// Rows in a buffer of the caller's: element (b, h, t, d) lies at `offset` bytes plus
+/// `b × sequence + h × head + t × token + d` elements.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsIn<'a> {
+    /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.
+    pub buffer: &'a wgpu::Buffer,
+    /// Bytes before the first element; a multiple of the element's size.
+    pub offset: u64,
+    /// Number format of the elements.
+    pub format: Format,
+    /// Distances between rows.
+    pub strides: Strides,
+}
+
+/// Keys and values of up to `tokens` tokens in the caller's buffers, for
+/// [`KvCache::bind_source`](crate::KvCache::bind_source).
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Where the keys lie.
+    pub keys: RowsIn<'a>,
+    /// Where the values lie.
+    pub values: RowsIn<'a>,
+    /// Rows of each sequence and head; an update may use fewer.
+    pub tokens: u32,
+}
+
+/// The part of a caller's buffer that one dispatch binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SourceWindow {
+    /// Bytes bound, from an aligned start.
+    pub bytes: Range<u64>,
+    /// Elements from the start of the binding to the row of `first_sequence`, `first_head` and the first token.
+    pub offset: u32,
+    /// Strides in elements; 0 where the window holds only one step of an axis.
+    pub strides: [u32; 3],
+}
+
+impl RowsIn<'_> {
+    /// Elements per axis, `[sequence, head, token]`.
+    fn strides(&self) -> [u64; 3] {
+        [self.strides.sequence, self.strides.head, self.strides.token]
+    }
+
+    /// Checks usage, alignment and range of the whole source.
+    pub(crate) fn check(&self, side: Side, shape: [u32; 4]) -> Result<()> {
+        if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            return Err(Error::BufferUsage { side, needed: "STORAGE", actual: format!("{:?}", self.buffer.usage()) });
+        }
+        let alignment = u64::from(self.format.element_bytes());
+        if !self.offset.is_multiple_of(alignment) {
+            return Err(Error::Misaligned { side, offset: self.offset, alignment });
+        }
+        let [batch, heads, tokens, dim] = shape.map(u64::from);
+        let needed = [batch, heads, tokens]
+            .into_iter()
+            .zip(self.strides())
+            .try_fold(dim, |end, (count, stride)| end.checked_add((count - 1).checked_mul(stride)?))
+            .and_then(|elements| {
+                elements.checked_mul(alignment)?.checked_add(self.offset)?.checked_next_multiple_of(4)
+            });
+        match needed {
+            Some(needed) if needed <= self.buffer.size() => Ok(()),
+            needed => Err(Error::BufferRange { side, needed: needed.unwrap_or(u64::MAX), actual: self.buffer.size() }),
+        }
+    }
+
+    /// The window that holds a block, after [`check`](Self::check).
+    pub(crate) fn window(&self, block: &Block, heads: u32, dim: u32, alignment: u32) -> SourceWindow {
+        let (first, last) = block_corners(block, heads);
+        let width = u64::from(self.format.element_bytes());
+        let strides = self.strides();
+        let element = |corner: [u32; 3]| -> u64 {
+            corner.into_iter().zip(strides).map(|(index, stride)| u64::from(index) * stride).sum()
+        };
+        let start = self.offset + element(first) * width;
+        let end = (self.offset + (element(last) + u64::from(dim)) * width).next_multiple_of(4);
+        let aligned = start - start % u64::from(alignment);
+        let axis = |i: usize| if first[i] == last[i] { 0 } else { clamp_u32(strides[i]) };
+        SourceWindow {
+            bytes: aligned..end,
+            offset: clamp_u32((start - aligned) / width),
+            strides: [axis(0), axis(1), axis(2)],
+        }
+    }
+
+    /// Whether every row starts on a multiple of 16 bytes.
+    pub(crate) fn is_wide(&self) -> bool {
+        let elements = u64::from(16 / self.format.element_bytes());
+        self.offset.is_multiple_of(16) && self.strides().into_iter().all(|stride| stride.is_multiple_of(elements))
+    }
+
+    /// Whether tokens reach farther than heads and sequences in this block, so that cutting them helps more.
+    pub(crate) fn reaches_by_tokens(&self, block: &Block, heads: u32) -> bool {
+        let (first, last) = block_corners(block, heads);
+        let strides = self.strides();
+        let [sequences, heads, tokens] = [0, 1, 2].map(|i| u64::from(last[i] - first[i]) * strides[i]);
+        tokens > sequences + heads
+    }
+}
+
+/// First and last row of a block, `[sequence, head, token]`; all heads where it spans more than one sequence.
+pub(crate) fn block_corners(block: &Block, heads: u32) -> ([u32; 3], [u32; 3]) {
+    let (first, last) = (block.planes.start, block.planes.end - 1);
+    let (first_sequence, last_sequence) = (first / heads, last / heads);
+    let (first_head, last_head) =
+        if first_sequence == last_sequence { (first % heads, last % heads) } else { (0, heads - 1) };
+    ([first_sequence, first_head, block.tokens.start], [last_sequence, last_head, block.tokens.end - 1])
+}
+
+/// Offsets inside a window fit, because no window passes 2^31 bytes; a window that does not fit is refused by
+/// its size before the clamped value is used.
+fn clamp_u32(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

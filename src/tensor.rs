@@ -1,0 +1,167 @@
+//! Dense tensors: [`HostTensor`] in host memory, [`GpuTensor`] on the device.
+
+use crate::{Context, Error, Format, Result, Side};
+
+/// Bytes that are read back in one piece.
+const READ_BYTES: u64 = 32 << 20;
+
+/// A dense tensor `[batch, kv_head, row, dim]` in host memory, as stored bits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostTensor {
+    shape: [u32; 4],
+    format: Format,
+    bytes: Vec<u8>,
+}
+
+/// A dense tensor `[batch, kv_head, row, dim]` on the device, as stored bits. It is a copy: later updates of the
+/// cache do not change it.
+#[derive(Clone, Debug)]
+pub struct GpuTensor {
+    context: Context,
+    buffer: wgpu::Buffer,
+    shape: [u32; 4],
+    format: Format,
+}
+
+/// Keys and values of one range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair<T> {
+    /// The keys.
+    pub keys: T,
+    /// The values.
+    pub values: T,
+}
+
+impl<T> Pair<T> {
+    /// One of the two.
+    pub fn side(&self, side: Side) -> &T {
+        match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        }
+    }
+}
+
+impl HostTensor {
+    pub(crate) fn new(shape: [u32; 4], format: Format, bytes: Vec<u8>) -> Self {
+        debug_assert_eq!(elements(shape) * u64::from(format.element_bytes()), bytes.len() as u64);
+        HostTensor { shape, format, bytes }
+    }
+
+    /// `[batch, kv_head, row, dim]`.
+    pub const fn shape(&self) -> [u32; 4] {
+        self.shape
+    }
+
+    /// Format of the elements.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The stored bytes, row-major, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The stored bits of every element, row-major.
+    pub fn bits(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.bytes
+            .chunks_exact(self.format.element_bytes() as usize)
+            .map(|element| element.iter().rev().fold(0, |bits, &byte| (bits << 8) | u32::from(byte)))
+    }
+
+    /// The numbers, row-major; exact for every format.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.bits().map(|bits| self.format.decode(bits)).collect()
+    }
+}
+
+impl std::fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostTensor").field("shape", &self.shape).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+impl GpuTensor {
+    /// An uninitialised tensor; wgpu lets it read as zero.
+    pub(crate) fn new(context: &Context, what: &'static str, shape: [u32; 4], format: Format) -> Result<Self> {
+        let bytes = elements(shape) * u64::from(format.element_bytes());
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = context.create_buffer(what, bytes.next_multiple_of(4).max(4), usage, false)?;
+        Ok(GpuTensor { context: context.clone(), buffer, shape, format })
+    }
+
+    /// `[batch, kv_head, row, dim]`.
+    pub const fn shape(&self) -> [u32; 4] {
+        self.shape
+    }
+
+    /// Format of the elements.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The elements, dense from byte 0, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`; padded to a multiple of 4.
+    pub const fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// Waits for the device and copies the tensor to the host.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`].
+    pub fn read(&self) -> Result<HostTensor> {
+        let bytes = elements(self.shape) * u64::from(self.format.element_bytes());
+        let mut read = read_buffer(&self.context, &self.buffer, 0, bytes.next_multiple_of(4))?;
+        read.truncate(host_len(bytes));
+        Ok(HostTensor::new(self.shape, self.format, read))
+    }
+}
+
+impl Pair<GpuTensor> {
+    /// Waits for the device and copies both tensors to the host.
+    ///
+    /// # Errors
+    /// As [`GpuTensor::read`].
+    pub fn read(&self) -> Result<Pair<HostTensor>> {
+        Ok(Pair { keys: self.keys.read()?, values: self.values.read()? })
+    }
+}
+
+/// Elements of a tensor whose size was checked when its cache was planned.
+pub(crate) fn elements(shape: [u32; 4]) -> u64 {
+    shape.into_iter().map(u64::from).product()
+}
+
+/// Copies a range of a buffer to the host, in pieces. Offset and length are multiples of 4.
+pub(crate) fn read_buffer(context: &Context, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+    const DURING: &str = "reading back";
+    let mut read = Vec::with_capacity(host_len(bytes));
+    if bytes == 0 {
+        return Ok(read);
+    }
+    let piece_bytes = bytes.min(READ_BYTES).min(context.limits().max_buffer_size);
+    let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+    let staging = context.create_buffer("read back", piece_bytes, usage, false)?;
+    let mut at = 0;
+    while at < bytes {
+        let piece = piece_bytes.min(bytes - at);
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, offset + at, &staging, 0, piece);
+        context.queue().submit([encoder.finish()]);
+        let (sender, receiver) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, 0..piece, move |result| drop(sender.send(result)));
+        let lost = || Error::DeviceLost { during: DURING };
+        context.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|_| lost())?;
+        receiver.try_recv().map_err(|_| lost())?.map_err(|_| lost())?;
+        read.extend_from_slice(&staging.get_mapped_range(0..piece).map_err(|_| lost())?);
+        staging.unmap();
+        at += piece;
+    }
+    Ok(read)
+}
+
+/// A length of host memory; what is read back was allocated, so it is addressable.
+fn host_len(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a buffer that is read back fits the address space")
+}

@@ -1,0 +1,164 @@
+//! [`CacheView`]: the storage as it lies, for engines that bind it.
+
+use std::ops::Range;
+
+use crate::{
+    Error, Format, Result, Side, Strides,
+    layout::{Layout, SideLayout},
+    storage::Storage,
+};
+
+/// The storage of one layer without any copy: what to bind, and where everything lies in it.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, Side};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// # let context = Context::new(&device, &queue);
+/// let config = CacheConfig::new(2, 8, 64, 1024).formats(Format::F16, Format::F16);
+/// let cache = KvCache::new(&context, config)?;
+/// let keys = cache.view().side(Side::Keys);
+/// assert_eq!(keys.strides().token, 64);
+/// let row = keys.row(1, 3, 10)?; // sequence 1, head 3, position 10
+/// assert_eq!(row.offset, ((8 + 3) * 1024 + 10) * 64 * 2);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct CacheView<'a> {
+    storage: &'a Storage,
+    layout: &'a Layout,
+    lengths: &'a [u32],
+}
+
+/// Keys or values of a [`CacheView`].
+#[derive(Clone, Copy, Debug)]
+pub struct SideView<'a> {
+    storage: &'a Storage,
+    layout: &'a Layout,
+    side: Side,
+}
+
+/// One buffer of whole planes.
+#[derive(Clone, Debug)]
+pub struct SegmentView<'a> {
+    /// The buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`. It holds nothing else.
+    pub buffer: &'a wgpu::Buffer,
+    /// The planes that it holds; plane `sequence × num_heads + head`.
+    pub planes: Range<u32>,
+}
+
+/// Where one position lies in a segment, for a kernel that writes rows straight into the cache.
+#[derive(Clone, Debug)]
+pub struct SlotView<'a> {
+    /// The segment.
+    pub segment: SegmentView<'a>,
+    /// Bytes from the buffer's start to the position's row in the segment's first plane.
+    pub offset: u64,
+    /// Bytes from a plane to the next; a head is one plane, a sequence `num_heads` planes.
+    pub plane_bytes: u64,
+    /// Bytes from a token to the next.
+    pub token_bytes: u64,
+}
+
+/// Where one row lies.
+#[derive(Clone, Copy, Debug)]
+pub struct RowView<'a> {
+    /// The buffer of its segment.
+    pub buffer: &'a wgpu::Buffer,
+    /// Bytes from the buffer's start.
+    pub offset: u64,
+    /// Bytes of the row.
+    pub bytes: u64,
+}
+
+impl<'a> CacheView<'a> {
+    pub(crate) fn new(storage: &'a Storage, layout: &'a Layout, lengths: &'a [u32]) -> Self {
+        CacheView { storage, layout, lengths }
+    }
+
+    /// Keys or values.
+    pub fn side(&self, side: Side) -> SideView<'a> {
+        SideView { storage: self.storage, layout: self.layout, side }
+    }
+
+    /// Valid positions of each sequence, as the host knows them.
+    pub fn lengths(&self) -> &'a [u32] {
+        self.lengths
+    }
+
+    /// The same lengths on the device, `[batch]` of u32: every recorded update sets them at its place in the command
+    /// stream, so a kernel that is recorded after it reads the right ones.
+    pub fn lengths_buffer(&self) -> &'a wgpu::Buffer {
+        &self.storage.lengths
+    }
+}
+
+impl<'a> SideView<'a> {
+    fn sizes(&self) -> &'a SideLayout {
+        self.layout.side(self.side)
+    }
+
+    /// Format of the elements.
+    pub fn format(&self) -> Format {
+        self.sizes().format
+    }
+
+    /// Bytes of one row.
+    pub fn row_bytes(&self) -> u64 {
+        self.sizes().row_bytes
+    }
+
+    /// Bytes from one plane to the next: `max_seq_len` rows, rounded up to 4.
+    pub fn plane_bytes(&self) -> u64 {
+        self.sizes().plane_bytes
+    }
+
+    /// Distances between rows inside one segment, in elements.
+    pub fn strides(&self) -> Strides {
+        let head = self.plane_bytes() / u64::from(self.format().element_bytes());
+        Strides { sequence: head * u64::from(self.layout.heads), head, token: self.sizes().dim.into() }
+    }
+
+    /// The buffers, in order of planes. One, unless a side is larger than a binding.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = SegmentView<'a>> + use<'a> {
+        let side = self.side;
+        self.storage
+            .segments
+            .iter()
+            .map(move |segment| SegmentView { buffer: segment.side(side), planes: segment.planes.clone() })
+    }
+
+    /// Where a position lies in every segment.
+    ///
+    /// Write rows there, then make them valid by [`KvCache::record_advance`](crate::KvCache::record_advance). Where
+    /// [`row_bytes`](Self::row_bytes) is no multiple of 4 (16-bit formats, odd head sizes), neighbouring positions
+    /// share a word: write only your half of it, in one thread.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`].
+    pub fn slots_at(&self, position: u32) -> Result<impl ExactSizeIterator<Item = SlotView<'a>> + use<'a>> {
+        check_index("position", position, self.layout.max_seq_len)?;
+        let &SideLayout { row_bytes, plane_bytes, .. } = self.sizes();
+        let offset = row_bytes * u64::from(position);
+        Ok(self.segments().map(move |segment| SlotView { segment, offset, plane_bytes, token_bytes: row_bytes }))
+    }
+
+    /// Where the row of a sequence, head and position lies, valid or not.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`].
+    pub fn row(&self, sequence: u32, head: u32, position: u32) -> Result<RowView<'a>> {
+        check_index("sequence", sequence, self.layout.planes / self.layout.heads)?;
+        check_index("head", head, self.layout.heads)?;
+        check_index("position", position, self.layout.max_seq_len)?;
+        let plane = sequence * self.layout.heads + head;
+        let segment = &self.storage.segments[(plane / self.layout.planes_per_segment) as usize];
+        let &SideLayout { row_bytes, plane_bytes, .. } = self.sizes();
+        let offset = plane_bytes * u64::from(plane - segment.planes.start) + row_bytes * u64::from(position);
+        Ok(RowView { buffer: segment.side(self.side), offset, bytes: row_bytes })
+    }
+}
+
+fn check_index(name: &'static str, index: u32, count: u32) -> Result<()> {
+    if index < count { Ok(()) } else { Err(Error::IndexOutOfRange { name, index, count }) }
+}

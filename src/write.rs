@@ -1,0 +1,59 @@
+//! [`Write`]: how many tokens an update has, and where they go.
+
+/// How many tokens an update brings for each sequence, and at which positions.
+///
+/// The source always holds `tokens` rows for every sequence and head. A sequence's count says how many of
+/// them are real (right-padded prompts): padding is never written, and a count of 0 leaves the sequence alone.
+/// Afterwards a sequence's length is the end of what was just written to it. So a write before the end rewinds,
+/// and a write after the end leaves a gap whose rows read as zero.
+///
+/// ```
+/// use wgpu_kv_cache::Write;
+/// Write::append(1);                                // one token after each sequence's own length
+/// Write::append(64).counts(&[64, 17, 0]);          // prompts of different lengths
+/// Write::at(12, 4);                                // four tokens at position 12 of every sequence
+/// Write::at_each(&[12, 5, 9], 1);                  // one token at a position of each sequence's own
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write<'a> {
+    pub(crate) tokens: u32,
+    pub(crate) positions: Positions<'a>,
+    pub(crate) counts: Option<&'a [u32]>,
+}
+
+/// Where the tokens of a [`Write`] go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Positions<'a> {
+    Append,
+    At(u32),
+    Each(&'a [u32]),
+}
+
+impl<'a> Write<'a> {
+    /// `tokens` rows after each sequence's own length.
+    pub const fn append(tokens: u32) -> Self {
+        Write { tokens, positions: Positions::Append, counts: None }
+    }
+
+    /// `tokens` rows from one position on, the same for all sequences.
+    pub const fn at(position: u32, tokens: u32) -> Self {
+        Write { tokens, positions: Positions::At(position), counts: None }
+    }
+
+    /// `tokens` rows from one position per sequence on, as ONNX `TensorScatter` (opset 24) writes them.
+    pub const fn at_each(positions: &'a [u32], tokens: u32) -> Self {
+        Write { tokens, positions: Positions::Each(positions), counts: None }
+    }
+
+    /// How many of the tokens each sequence takes, `0..=tokens`, instead of all.
+    #[must_use]
+    pub const fn counts(mut self, counts: &'a [u32]) -> Self {
+        self.counts = Some(counts);
+        self
+    }
+
+    /// Rows that the source holds for every sequence and head.
+    pub const fn tokens(&self) -> u32 {
+        self.tokens
+    }
+}

@@ -1,0 +1,82 @@
+//! Behaviour on every adapter present. Each test runs once per adapter and carries its name.
+//!
+//! `KV_CACHE_REQUIRE` lists parts of adapter labels, separated by `;`, that must be there: CI asks for
+//! `llvmpipe [vulkan]`-like labels so that a driver that fails to load is a failure and not a shorter list.
+
+mod bugs;
+mod conversions;
+mod engine;
+mod host;
+mod large;
+mod programs;
+
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use wgpu_kv_cache::{Context, adapter_label, adapters};
+
+/// What a test is given.
+pub struct Gpu {
+    /// A device with all limits of the adapter.
+    pub context: Context,
+    /// A device whose bindings hold 4 KiB and whose grids are 16 wide: everything is cut into segments and chunks.
+    pub small: Context,
+    pub adapter: wgpu::Adapter,
+}
+
+pub type Outcome = Result<Completion, Failed>;
+pub type Test = (&'static str, fn(&Gpu) -> Outcome);
+
+/// Passed.
+pub const DONE: Outcome = Ok(Completion::Completed);
+
+fn main() {
+    let _ = env_logger::Builder::from_default_env().is_test(true).try_init();
+    let arguments = Arguments::from_args();
+    libtest_mimic::run(&arguments, trials()).exit();
+}
+
+fn trials() -> Vec<Trial> {
+    let found = match adapters() {
+        Ok(found) => found,
+        Err(error) => return vec![Trial::test("adapters", move || Err(error.into()))],
+    };
+    let labels: Vec<_> = found.iter().map(|adapter| adapter_label(&adapter.get_info())).collect();
+    let required = std::env::var("KV_CACHE_REQUIRE").unwrap_or_default();
+    let mut trials: Vec<_> = required
+        .split(';')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let there = labels.iter().any(|label| label.contains(part));
+            let message = format!("no adapter is labelled {part:?}; there are {labels:?}");
+            Trial::test(format!("required adapter {part}"), move || if there { Ok(()) } else { Err(message.into()) })
+        })
+        .collect();
+    for (adapter, label) in found.into_iter().zip(labels) {
+        let gpu = match open(adapter) {
+            Ok(gpu) => Arc::new(gpu),
+            Err(error) => {
+                trials.push(Trial::test(format!("open on {label}"), move || Err(error.into())));
+                continue;
+            }
+        };
+        let tests = [host::TESTS, engine::TESTS, conversions::TESTS, programs::TESTS, bugs::TESTS, large::TESTS];
+        for &(name, test) in tests.into_iter().flatten() {
+            let gpu = gpu.clone();
+            trials.push(Trial::ignorable_test(format!("{name} on {label}"), move || test(&gpu)));
+        }
+    }
+    trials
+}
+
+fn open(adapter: wgpu::Adapter) -> wgpu_kv_cache::Result<Gpu> {
+    let limits = adapter.limits();
+    let small = wgpu::Limits {
+        max_storage_buffer_binding_size: 4096,
+        max_buffer_size: 8 << 20,
+        max_compute_workgroups_per_dimension: 16,
+        ..limits.clone()
+    };
+    Ok(Gpu { context: Context::open_with(&adapter, limits)?, small: Context::open_with(&adapter, small)?, adapter })
+}

@@ -1,0 +1,136 @@
+//! `kv-cache demo`, and what `kv-cache verify FILE` shares with it.
+
+use clap::Args;
+use console::style;
+use serde_json::json;
+use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter, wgpu};
+
+use crate::{
+    Failure, output,
+    trace::Trace,
+    trial::{self, Trial},
+};
+
+/// Tokens of the built-in trace that are written at once.
+const PREFILL: u32 = 64;
+
+#[derive(Args, Default)]
+pub struct Arguments {
+    /// Only this adapter: its index or a part of its name, as `kv-cache adapters` prints them.
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let trace = Trace::built_in()?;
+    if !arguments.json {
+        println!("{}", style("A KV cache on the GPU, with a real model's keys and values").bold());
+        println!(
+            "\nSmolLM2-135M read a story of {} tokens; its keys and values were recorded ({} layers, {} KV heads of {}).",
+            trace.tokens,
+            trace.layers.len(),
+            trace.num_heads,
+            trace.head_dim
+        );
+        println!(
+            "Here they go through the cache as in an engine: {PREFILL} tokens at once (prefill), then {} one by one\n\
+             (decode), on every adapter, in every format. Then the whole storage, the lengths and copied ranges are\n\
+             read back and compared with a CPU reference, bit for bit.",
+            trace.tokens - PREFILL
+        );
+    }
+    put_through(&trace, PREFILL, arguments.adapter.as_deref(), arguments.json)
+}
+
+/// The chosen adapter, or all.
+pub fn chosen(adapter: Option<&str>) -> Result<Vec<wgpu::Adapter>, Failure> {
+    match adapter {
+        Some(wanted) => Ok(vec![find_adapter(wanted)?]),
+        None => Ok(adapters()?),
+    }
+}
+
+/// Verifies a trace in every format on the chosen adapters and prints what it took.
+pub fn put_through(trace: &Trace, prefill: u32, adapter: Option<&str>, as_json: bool) -> Result<(), Failure> {
+    let chosen = chosen(adapter)?;
+    let mut trials: Vec<Trial> = Vec::new();
+    for (index, adapter) in chosen.iter().enumerate() {
+        let label = adapter_label(&adapter.get_info());
+        let context = Context::open(adapter)?;
+        let first = trials.len();
+        for format in Format::ALL {
+            let bar = output::progress(trial::steps(trace, prefill), &format!("{label}, {format}"));
+            let trial = trial::run(&context, &label, trace, prefill, format, &bar);
+            bar.finish_and_clear();
+            trials.push(trial?);
+        }
+        if !as_json {
+            if index == 0 {
+                print_memory(&trials);
+            }
+            print_times(&label, trace, &trials[first..]);
+        }
+    }
+    if as_json {
+        output::json(&json!({
+            "trace": trace.title,
+            "trials": trials.iter().map(Trial::json).collect::<Vec<_>>(),
+        }));
+    } else {
+        println!(
+            "\n{} {} layers × {} formats × {} adapters: {} elements compared, none differs.",
+            style("verified").green().bold(),
+            trace.layers.len(),
+            Format::ALL.len(),
+            chosen.len(),
+            output::count(trials.iter().map(|trial| trial.elements).sum())
+        );
+        println!("Times are medians by the wall clock, from recording to done; bytes written count once.");
+    }
+    Ok(())
+}
+
+/// The memory reports, a column for each format.
+fn print_memory(trials: &[Trial]) {
+    let texts: Vec<_> = trials.iter().map(|trial| trial.report.to_string()).collect();
+    println!("\n{}", style("Memory report").bold());
+    for lines in
+        texts[0].lines().enumerate().map(|(i, _)| texts.iter().map(move |text| text.lines().nth(i).unwrap_or("")))
+    {
+        let mut name = "";
+        let mut row = String::new();
+        for line in lines {
+            let (field, value) = line.split_once(' ').unwrap_or((line, ""));
+            name = field;
+            row.push_str(&format!("{:>12}", value.trim()));
+        }
+        println!("  {name:<24}{row}");
+    }
+}
+
+fn print_times(label: &str, trace: &Trace, trials: &[Trial]) {
+    let layers = trace.layers.len();
+    let Some(first) = trials.first() else { return };
+    println!("\n{}", style(label).bold());
+    let prefill = format!("prefill {} × {layers}", first.prefill.tokens);
+    let decode = format!("step 1 × {layers}");
+    let mut table =
+        output::table(&["format", "verified", &prefill, "GB/s", "device copy", &decode, "GB/s", "device copy"], 2);
+    for trial in trials {
+        let phase = |phase: &trial::Phase| {
+            [
+                format!("{:.3} ms", phase.time.as_secs_f64() * 1e3),
+                format!("{:.3}", phase.bandwidth()),
+                format!("{:.3} GB/s", phase.copy_bandwidth()),
+            ]
+        };
+        let verified = format!("{} {} layers, bit for bit", style("✓").green(), layers);
+        let cells =
+            [trial.format.to_string(), verified].into_iter().chain(phase(&trial.prefill)).chain(phase(&trial.decode));
+        table.add_row(cells);
+    }
+    println!("{table}");
+}

@@ -1,0 +1,31 @@
+//! Why the program ends with status 1.
+
+use std::{io, path::PathBuf};
+
+use wgpu_kv_cache::Difference;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Cache(#[from] wgpu_kv_cache::Error),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{path}: not a safetensors file, or cut short: {source}")]
+    NotSafetensors { path: String, source: safetensors::SafeTensorError },
+    #[error("{path}: {rule}")]
+    Trace { path: String, rule: String },
+    #[error("{}: not a JSON object: {message}", path.display())]
+    NotJson { path: PathBuf, message: String },
+    #[error("{path}: {rule}")]
+    Model { path: String, rule: String },
+    #[error("{rule}")]
+    Argument { rule: String },
+    #[error("{adapter}, {format}: {difference}")]
+    Different { adapter: String, format: String, difference: Difference },
+    #[error("{adapter}, {format}: layer {layer}: lengths should be {expected:?}, but are {actual:?} on the device")]
+    Lengths { adapter: String, format: String, layer: usize, expected: Vec<u32>, actual: Vec<u32> },
+    #[error(
+        "{adapter}: program of seed {seed}: {failure}\nto see it again: kv-cache verify --random 1 --seed {seed} --adapter \"{adapter}\""
+    )]
+    Program { adapter: String, seed: u64, failure: wgpu_kv_cache::program::Failure },
+}

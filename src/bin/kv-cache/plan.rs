@@ -1,0 +1,266 @@
+//! `kv-cache plan`.
+
+use std::{fs, path::PathBuf, str::FromStr};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use wgpu_kv_cache::{CacheConfig, Error, Format, Side};
+
+use crate::{Failure, output};
+
+/// Context lengths that are planned unless others are asked for or the model names its own.
+const CONTEXTS: [u32; 4] = [2048, 8192, 32_768, 131_072];
+
+/// The largest window that any device binds, 2^31 − 4.
+const MAX_BINDING: u64 = (1 << 31) - 4;
+
+/// Tell how much memory a model's cache needs, before any GPU is touched.
+///
+/// The model's shape comes from a Hugging Face config.json or from --layers, --heads and --head-dim, which also
+/// override what the file says.
+#[derive(Args)]
+pub struct Arguments {
+    /// A Hugging Face config.json.
+    #[arg(value_name = "CONFIG.JSON")]
+    config: Option<PathBuf>,
+    /// Layers of the model.
+    #[arg(long)]
+    layers: Option<u32>,
+    /// KV heads. With grouped-query attention, fewer than the query heads.
+    #[arg(long)]
+    heads: Option<u32>,
+    /// Elements of one key.
+    #[arg(long)]
+    head_dim: Option<u32>,
+    /// Elements of one value, if not as many as of a key.
+    #[arg(long)]
+    value_dim: Option<u32>,
+    /// Context lengths in tokens, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    context: Vec<u32>,
+    /// Batch sizes, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    batch: Vec<u32>,
+    /// Formats, separated by commas: f32, f16, bf16, or keys/values as in f16/bf16.
+    #[arg(long, value_delimiter = ',', default_value = "f32,f16")]
+    format: Vec<Formats>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Formats of keys and of values.
+#[derive(Clone, Copy)]
+struct Formats(Format, Format);
+
+impl FromStr for Formats {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (keys, values) = text.split_once('/').unwrap_or((text, text));
+        Ok(Formats(keys.parse()?, values.parse()?))
+    }
+}
+
+/// What a cache has to know of a model.
+#[derive(Default)]
+struct Model {
+    layers: Option<u32>,
+    heads: Option<u32>,
+    head_dim: Option<u32>,
+    value_dim: Option<u32>,
+    context: Option<u32>,
+    window: Option<u32>,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let model = match &arguments.config {
+        Some(path) => read_model(path)?,
+        None => Model::default(),
+    };
+    let needed = |flag: &str, given: Option<u32>, read: Option<u32>| {
+        given.or(read).ok_or_else(|| {
+            let rule = match &arguments.config {
+                Some(path) => format!("{} does not tell it: give {flag}", path.display()),
+                None => format!("give a config.json, or {flag} and the other sizes"),
+            };
+            Failure::Argument { rule }
+        })
+    };
+    let layers = needed("--layers", arguments.layers, model.layers)?;
+    let heads = needed("--heads", arguments.heads, model.heads)?;
+    let head_dim = needed("--head-dim", arguments.head_dim, model.head_dim)?;
+    let value_dim =
+        arguments.value_dim.or(model.value_dim.filter(|_| arguments.head_dim.is_none())).unwrap_or(head_dim);
+    if layers == 0 {
+        return Err(Error::ZeroDimension { name: "num_layers" }.into());
+    }
+    let contexts = match (&arguments.context[..], model.context) {
+        ([], Some(longest)) => {
+            let mut contexts: Vec<_> = CONTEXTS.into_iter().filter(|&context| context < longest).collect();
+            contexts.push(longest);
+            contexts
+        }
+        ([], None) => CONTEXTS.to_vec(),
+        (contexts, _) => contexts.to_vec(),
+    };
+
+    let headings = [
+        "context",
+        "batch",
+        "format",
+        "a token",
+        "a layer",
+        "all layers",
+        "max_storage_buffer_binding_size",
+        "buffers a layer",
+    ];
+    let mut table = output::table(&headings, 0);
+    let mut list = Vec::new();
+    for &context in &contexts {
+        for &batch in &arguments.batch {
+            for &Formats(keys, values) in &arguments.format {
+                let config =
+                    CacheConfig::new(batch, heads, head_dim, context).value_dim(value_dim).formats(keys, values);
+                let plan = Plan::new(&config, layers)?;
+                let format = if keys == values { keys.to_string() } else { format!("{keys}/{values}") };
+                let limits = if plan.least == plan.best {
+                    output::count(plan.best)
+                } else {
+                    format!("{} to {}", output::count(plan.least), output::count(plan.best))
+                };
+                table.add_row([
+                    output::count(context.into()),
+                    batch.to_string(),
+                    format.clone(),
+                    output::bytes(plan.token),
+                    output::bytes(plan.layer),
+                    output::bytes(plan.total),
+                    limits,
+                    format!("{} to {}", plan.buffers_at_best, plan.buffers_at_least),
+                ]);
+                list.push(json!({
+                    "context": context,
+                    "batch_size": batch,
+                    "num_layers": layers,
+                    "num_heads": heads,
+                    "head_dim": head_dim,
+                    "value_dim": value_dim,
+                    "key_format": keys.name(),
+                    "value_format": values.name(),
+                    "bytes_per_token": plan.token,
+                    "bytes_per_layer": plan.layer,
+                    "total_bytes": plan.total,
+                    "least_max_storage_buffer_binding_size": plan.least,
+                    "best_max_storage_buffer_binding_size": plan.best,
+                    "max_buffer_size": plan.best,
+                }));
+            }
+        }
+    }
+    if arguments.json {
+        output::json(&list.into());
+        return Ok(());
+    }
+    let values = if value_dim == head_dim { String::new() } else { format!(" (values {value_dim})") };
+    println!("{layers} layers, {heads} KV heads of {head_dim}{values}\n\n{table}\n");
+    println!("a token: keys and values of one more token for the whole batch, in all layers.");
+    println!("max_storage_buffer_binding_size and max_buffer_size: ask wgpu for the first number at least; with the");
+    println!(
+        "second each side of a layer is one buffer. wgpu's defaults are 134 217 728 and 268 435 456. On a device,"
+    );
+    println!("CacheConfig::required_limits gives the Limits to request. No feature is needed.");
+    if let Some(window) = model.window {
+        println!(
+            "The model has layers with a sliding window of {} tokens; all are planned as full.",
+            output::count(window.into())
+        );
+    }
+    Ok(())
+}
+
+/// What a configuration takes.
+struct Plan {
+    token: u64,
+    layer: u64,
+    total: u64,
+    /// A binding that holds one plane.
+    least: u64,
+    /// A binding that holds a whole side, as far as any device goes.
+    best: u64,
+    buffers_at_least: u64,
+    buffers_at_best: u64,
+}
+
+impl Plan {
+    fn new(config: &CacheConfig, layers: u32) -> Result<Self, Failure> {
+        let overflow =
+            |what, factor: u64| Error::SizeOverflow { what, factors: format!("{layers} × {factor}"), bits: 64 };
+        let (layer, token) = (config.bytes_per_layer()?, config.bytes_per_token()?);
+        let total = layer.checked_mul(layers.into()).ok_or_else(|| overflow("bytes of all layers", layer))?;
+        let planes = u64::from(config.batch_size) * u64::from(config.num_heads);
+        let side = |side: Side| {
+            let row = u64::from(config.dim(side)) * u64::from(config.format(side).element_bytes());
+            (side, (row * u64::from(config.max_seq_len)).next_multiple_of(4))
+        };
+        let (largest, plane) = Side::BOTH.map(side).into_iter().max_by_key(|(_, bytes)| *bytes).expect("two sides");
+        if plane > MAX_BINDING {
+            return Err(Error::PlaneTooLarge { side: largest, plane_bytes: plane, limit_bytes: MAX_BINDING }.into());
+        }
+        let best = (plane * planes).min(MAX_BINDING);
+        Ok(Plan {
+            token: token.checked_mul(layers.into()).ok_or_else(|| overflow("bytes of one token", token))?,
+            layer,
+            total,
+            least: plane,
+            best,
+            buffers_at_least: 2 * planes,
+            buffers_at_best: 2 * planes.div_ceil(best / plane),
+        })
+    }
+}
+
+/// Reads the fields that Transformers and its models use.
+fn read_model(path: &PathBuf) -> Result<Model, Failure> {
+    let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.clone(), source })?;
+    let not_json = |message: String| Failure::NotJson { path: path.clone(), message };
+    let parsed: Value = serde_json::from_str(&text).map_err(|error| not_json(error.to_string()))?;
+    let whole = parsed.as_object().ok_or_else(|| not_json("it holds another kind of value".to_owned()))?;
+    // Models of images and text keep the language model's sizes in an object of their own.
+    let fields = whole.get("text_config").and_then(Value::as_object).unwrap_or(whole);
+    let number = |names: &[&str]| number(path, fields, names);
+
+    let query_heads = number(&["num_attention_heads", "n_head", "num_heads"])?;
+    let width = number(&["hidden_size", "n_embd", "d_model"])?;
+    let divided = match (width, query_heads) {
+        (Some(width), Some(heads)) if heads > 0 && width.is_multiple_of(heads) => Some(width / heads),
+        _ => None,
+    };
+    // Multi-head latent attention, as DeepSeek-V2 and -V3 have it, with its keys and values unpacked.
+    let latent = match (number(&["qk_nope_head_dim"])?, number(&["qk_rope_head_dim"])?) {
+        (Some(nope), Some(rope)) => nope.checked_add(rope),
+        _ => None,
+    };
+    Ok(Model {
+        layers: number(&["num_hidden_layers", "n_layer", "num_layers"])?,
+        heads: number(&["num_key_value_heads", "num_kv_heads"])?.or(query_heads),
+        head_dim: latent.or(number(&["head_dim"])?).or(divided),
+        value_dim: number(&["v_head_dim"])?,
+        context: number(&["max_position_embeddings", "n_positions", "max_seq_len"])?,
+        window: number(&["sliding_window"])?,
+    })
+}
+
+/// The first of some fields that is there and not null.
+fn number(path: &PathBuf, fields: &Map<String, Value>, names: &[&str]) -> Result<Option<u32>, Failure> {
+    let Some((name, value)) =
+        names.iter().find_map(|name| Some((name, fields.get(*name).filter(|value| !value.is_null())?)))
+    else {
+        return Ok(None);
+    };
+    let whole = value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
+    whole.map(Some).ok_or_else(|| Failure::Model {
+        path: path.display().to_string(),
+        rule: format!("{name} must be a whole number from 1 to 4294967295, but is {value}"),
+    })
+}

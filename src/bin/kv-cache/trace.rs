@@ -1,0 +1,158 @@
+//! Recorded keys and values: a safetensors file with `layers.{i}.keys` and `layers.{i}.values`.
+
+use std::{fs, path::Path};
+
+use safetensors::{Dtype, SafeTensors};
+use wgpu_kv_cache::{
+    Format, HostRows,
+    half::{bf16, f16},
+};
+
+use crate::Failure;
+
+/// The trace that comes with the program.
+const BUILT_IN: &[u8] = include_bytes!("../../../traces/smollm2-135m-story.safetensors");
+
+/// Real keys and values of every layer of a model.
+pub struct Trace {
+    /// What the file says of the model, or the file's name.
+    pub title: String,
+    pub batch_size: u32,
+    pub num_heads: u32,
+    pub tokens: u32,
+    pub head_dim: u32,
+    pub value_dim: u32,
+    pub layers: Vec<Layer>,
+}
+
+/// Keys and values of one layer, `[batch, kv_head, tokens, dim]`.
+pub struct Layer {
+    pub keys: Rows,
+    pub values: Rows,
+}
+
+/// A dense tensor of one of the cache's formats.
+pub enum Rows {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl Rows {
+    pub fn as_host(&self) -> HostRows<'_> {
+        match self {
+            Rows::F32(rows) => rows.into(),
+            Rows::F16(rows) => rows.into(),
+            Rows::Bf16(rows) => rows.into(),
+        }
+    }
+
+    pub fn format(&self) -> Format {
+        self.as_host().format()
+    }
+
+    /// The rows of some of the tokens of every sequence and head, out of `tokens`.
+    pub fn slice(&self, range: std::ops::Range<u32>, tokens: u32, dim: u32) -> Rows {
+        fn pick<T: Copy>(rows: &[T], range: std::ops::Range<u32>, tokens: u32, dim: u32) -> Vec<T> {
+            let (start, end) = (range.start as usize * dim as usize, range.end as usize * dim as usize);
+            let planes = rows.chunks_exact(tokens as usize * dim as usize);
+            planes.flat_map(|plane| &plane[start..end]).copied().collect()
+        }
+        match self {
+            Rows::F32(rows) => Rows::F32(pick(rows, range, tokens, dim)),
+            Rows::F16(rows) => Rows::F16(pick(rows, range, tokens, dim)),
+            Rows::Bf16(rows) => Rows::Bf16(pick(rows, range, tokens, dim)),
+        }
+    }
+}
+
+impl Trace {
+    /// The recorded trace of SmolLM2-135M.
+    pub fn built_in() -> Result<Self, Failure> {
+        Self::parse("the built-in trace", BUILT_IN)
+    }
+
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let bytes = fs::read(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
+        Self::parse(&path.display().to_string(), &bytes)
+    }
+
+    fn parse(path: &str, bytes: &[u8]) -> Result<Self, Failure> {
+        let broken = |source| Failure::NotSafetensors { path: path.to_owned(), source };
+        let wrong = |rule: String| Failure::Trace { path: path.to_owned(), rule };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        let file = SafeTensors::deserialize(bytes).map_err(broken)?;
+        let mut trace: Option<Trace> = None;
+        let named = |name: &str| file.tensor(name).ok();
+        for index in 0.. {
+            let [key_name, value_name] = ["keys", "values"].map(|side| format!("layers.{index}.{side}"));
+            let (keys, values) = match (named(&key_name), named(&value_name)) {
+                (Some(keys), Some(values)) => (keys, values),
+                (None, None) => break,
+                (None, _) => return Err(wrong(format!("{value_name} is there, but {key_name} is missing"))),
+                (_, None) => return Err(wrong(format!("{key_name} is there, but {value_name} is missing"))),
+            };
+            let [batch, heads, tokens, head_dim] = shape(&key_name, keys.shape()).map_err(wrong)?;
+            let value_shape = shape(&value_name, values.shape()).map_err(wrong)?;
+            if value_shape[..3] != [batch, heads, tokens] {
+                return Err(wrong(format!(
+                    "{key_name} and {value_name} must agree in [batch, kv_head, tokens], but are {:?} and {:?}",
+                    keys.shape(),
+                    values.shape()
+                )));
+            }
+            let layer = Layer {
+                keys: rows(&key_name, keys.dtype(), keys.data()).map_err(wrong)?,
+                values: rows(&value_name, values.dtype(), values.data()).map_err(wrong)?,
+            };
+            let trace = trace.get_or_insert_with(|| Trace {
+                title: header
+                    .metadata()
+                    .as_ref()
+                    .and_then(|fields| fields.get("model"))
+                    .unwrap_or(&path.to_owned())
+                    .clone(),
+                batch_size: batch,
+                num_heads: heads,
+                tokens,
+                head_dim,
+                value_dim: value_shape[3],
+                layers: Vec::new(),
+            });
+            let first = [trace.batch_size, trace.num_heads, trace.tokens, trace.head_dim, trace.value_dim];
+            let this = [batch, heads, tokens, head_dim, value_shape[3]];
+            if this != first {
+                return Err(wrong(format!(
+                    "every layer must have the shape of layer 0, [batch, kv_head, tokens, head_dim, value_dim] = \
+                     {first:?}, but layer {index} has {this:?}"
+                )));
+            }
+            trace.layers.push(layer);
+        }
+        trace.ok_or_else(|| {
+            let names = file.names().iter().take(3).map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+            wrong(format!("a trace must hold layers.0.keys and layers.0.values, but begins with: {names}"))
+        })
+    }
+}
+
+/// The four axes, none of them zero.
+fn shape(name: &str, shape: &[usize]) -> Result<[u32; 4], String> {
+    let rule = || format!("{name} must be [batch, kv_head, tokens, dim] with at least 1 of each, but is {shape:?}");
+    let axes: Vec<u32> = shape.iter().map(|&axis| u32::try_from(axis)).collect::<Result<_, _>>().map_err(|_| rule())?;
+    let axes: [u32; 4] = axes.try_into().map_err(|_| rule())?;
+    if axes.contains(&0) { Err(rule()) } else { Ok(axes) }
+}
+
+fn rows(name: &str, dtype: Dtype, data: &[u8]) -> Result<Rows, String> {
+    let halves = || data.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    match dtype {
+        Dtype::F32 => {
+            let words = data.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            Ok(Rows::F32(words.map(f32::from_bits).collect()))
+        }
+        Dtype::F16 => Ok(Rows::F16(halves().map(f16::from_bits).collect())),
+        Dtype::BF16 => Ok(Rows::Bf16(halves().map(bf16::from_bits).collect())),
+        other => Err(format!("{name} must be F32, F16 or BF16, but is {other:?}")),
+    }
+}

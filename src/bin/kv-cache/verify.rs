@@ -1,0 +1,99 @@
+//! `kv-cache verify`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use console::style;
+use serde_json::json;
+use wgpu_kv_cache::{Context, adapter_label};
+
+use crate::{
+    Failure,
+    demo::{chosen, put_through},
+    output, random,
+    trace::Trace,
+};
+
+/// Check adapters with your own engine's keys and values, or with random programs.
+///
+/// With FILE, does what `demo` does with your trace: a safetensors file with `layers.{i}.keys` and
+/// `layers.{i}.values` for every layer i from 0, each [batch, kv_head, tokens, dim] in F32, F16 or BF16.
+///
+/// With --random, runs programs of updates, copies and resets over random shapes and formats, and compares results,
+/// lengths and the whole storage with the reference after every operation.
+#[derive(Args)]
+pub struct Arguments {
+    /// The trace to verify.
+    #[arg(required_unless_present = "random", conflicts_with = "random")]
+    file: Option<PathBuf>,
+    /// Tokens of the trace that are written at once; the others follow one by one. Two thirds unless given.
+    #[arg(long, value_name = "TOKENS", conflicts_with = "random")]
+    prefill: Option<u32>,
+    /// Run this many random programs.
+    #[arg(long, value_name = "N")]
+    random: Option<u64>,
+    /// Seed of the first program; program i has seed + i. Drawn and printed unless given.
+    #[arg(long, value_name = "S", requires = "random")]
+    seed: Option<u64>,
+    /// Only this adapter: its index or a part of its name, as `kv-cache adapters` prints them.
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match (&arguments.file, arguments.random) {
+        (Some(path), _) => {
+            let trace = Trace::open(path)?;
+            let prefill = arguments.prefill.unwrap_or((trace.tokens * 2).div_ceil(3));
+            if prefill == 0 || prefill > trace.tokens {
+                let rule = format!("--prefill must be from 1 to the trace's {} tokens, but is {prefill}", trace.tokens);
+                return Err(Failure::Argument { rule });
+            }
+            put_through(&trace, prefill, arguments.adapter.as_deref(), arguments.json)
+        }
+        (None, Some(programs)) => random_programs(arguments, programs),
+        (None, None) => unreachable!("clap asks for one of the two"),
+    }
+}
+
+fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> {
+    if programs == 0 {
+        return Err(Failure::Argument { rule: "--random must be at least 1, but is 0".to_owned() });
+    }
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..) >> 32);
+    let mut verified = Vec::new();
+    for adapter in chosen(arguments.adapter.as_deref())? {
+        let label = adapter_label(&adapter.get_info());
+        let context = Context::open(&adapter)?;
+        let bar = output::progress(programs, &label);
+        let mut operations = 0;
+        for index in 0..programs {
+            let seed = seed.wrapping_add(index);
+            let program = random::program(seed);
+            program.run(&context).map_err(|failure| {
+                bar.finish_and_clear();
+                Failure::Program { adapter: label.clone(), seed, failure }
+            })?;
+            operations += program.operations.len();
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        if !arguments.json {
+            println!(
+                "{} {label}: {programs} programs from seed {seed}, {operations} operations, device and reference agree \
+                 in every bit",
+                style("verified").green().bold()
+            );
+        }
+        verified.push(json!({
+            "adapter": label, "verified": true, "programs": programs, "seed": seed, "operations": operations,
+        }));
+    }
+    if arguments.json {
+        output::json(&verified.into());
+    }
+    Ok(())
+}

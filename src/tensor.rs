@@ -1,9 +1,17 @@
 //! Dense tensors: [`HostTensor`] in host memory, [`GpuTensor`] on the device.
 
+use std::{
+    sync::mpsc::{RecvTimeoutError, channel},
+    time::Duration,
+};
+
 use crate::{Context, Error, Format, Result, Side};
 
 /// Bytes that are read back in one piece.
 const READ_BYTES: u64 = 32 << 20;
+
+/// How long to wait for a callback before polling again.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// A dense tensor `[batch, kv_head, row, dim]` in host memory, as stored bits.
 #[derive(Clone, PartialEq, Eq)]
@@ -149,11 +157,18 @@ pub(crate) fn read_buffer(context: &Context, buffer: &wgpu::Buffer, offset: u64,
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(buffer, offset + at, &staging, 0, piece);
         context.queue().submit([encoder.finish()]);
-        let (sender, receiver) = std::sync::mpsc::channel();
+        let (sender, receiver) = channel();
         staging.map_async(wgpu::MapMode::Read, 0..piece, move |result| drop(sender.send(result)));
         let lost = || Error::DeviceLost { during: DURING };
-        context.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|_| lost())?;
-        receiver.try_recv().map_err(|_| lost())?.map_err(|_| lost())?;
+        // Another thread may poll the same device and run the callback a little after this thread's poll returned.
+        let mapped = loop {
+            context.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|_| lost())?;
+            match receiver.recv_timeout(PATIENCE) {
+                Err(RecvTimeoutError::Timeout) => {}
+                received => break received,
+            }
+        };
+        mapped.map_err(|_| lost())?.map_err(|_| lost())?;
         read.extend_from_slice(&staging.get_mapped_range(0..piece).map_err(|_| lost())?);
         staging.unmap();
         at += piece;

@@ -1,2 +1,136 @@
-use crate::Test;
-pub const TESTS: &[Test] = &[];
+//! Sizes that break caches: beyond a binding, beyond 65 535 workgroups, every head size, odd starts.
+
+use wgpu_kv_cache::{
+    CacheConfig, Context, Format, KvCache, Side,
+    program::{Layout, Operation, Path, Positions, Program, Rows, Span},
+};
+
+use crate::{DONE, Gpu, Outcome, Test};
+
+pub const TESTS: &[Test] = &[
+    ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
+    ("large::more_than_65535_workgroups", more_than_65535_workgroups),
+    ("large::every_head_size", every_head_size),
+    ("large::odd_starts_in_16_bit_formats", odd_starts_in_16_bit_formats),
+    ("large::sources_larger_than_a_binding", sources_larger_than_a_binding),
+];
+
+fn rows(key_format: Format, value_format: Format, seed: u64) -> Rows {
+    Rows { key_format, value_format, seed }
+}
+
+fn update(span: Span, rows: Rows, path: Path) -> Operation {
+    Operation::Update { layer: 0, span, rows, path }
+}
+
+fn run(context: &Context, program: &Program) -> Outcome {
+    program.run(context).map_err(|failure| format!("{:?}: {failure}", program.config))?;
+    DONE
+}
+
+/// 256 MiB of keys and 256 MiB of values, in one call; on a device with the common limit of 128 MiB that is two
+/// segments a side, and more than one window of the source.
+fn two_segments_of_128_mib_a_side(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(1, 8, 512, 16384);
+    let limits = wgpu::Limits {
+        max_storage_buffer_binding_size: 128 << 20,
+        max_buffer_size: 512 << 20,
+        ..gpu.adapter.limits()
+    };
+    let context = Context::open_with(&gpu.adapter, limits)?;
+    let segments = KvCache::new(&context, config)?.view().side(Side::Keys).segments().len();
+    assert_eq!(segments, 2, "a plane is 32 MiB, a binding 128 MiB");
+    let mut program = Program::new(config, 1);
+    program.operations = vec![
+        update(Span::append(16384), rows(Format::F32, Format::F32, 1), Path::Host),
+        Operation::Get { layer: 0, start: 16381, end: 16384, guarded: true },
+        Operation::GetAll { layer: 0 },
+    ];
+    run(&context, &program)
+}
+
+/// More than 65 535 × 256 words in one dispatch, so that the grid needs its second dimension.
+fn more_than_65535_workgroups(gpu: &Gpu) -> Outcome {
+    let tokens = 5_600_000;
+    let config = CacheConfig::new(1, 1, 3, tokens).value_dim(1).formats(Format::F32, Format::F16);
+    assert!(u64::from(tokens) * 3 > 65_535 * 256);
+    let mut program = Program::new(config, 1);
+    program.operations = vec![
+        update(Span::append(tokens), rows(Format::F32, Format::F32, 2), Path::Host),
+        Operation::GetAll { layer: 0 },
+    ];
+    run(&gpu.context, &program)
+}
+
+fn every_head_size(gpu: &Gpu) -> Outcome {
+    for (index, dim) in (0..).zip([1, 3, 46, 64, 72, 80, 96, 128, 256, 576]) {
+        for (keys, values) in [(Format::F32, Format::F16), (Format::Bf16, Format::F32), (Format::F16, Format::Bf16)] {
+            let config = CacheConfig::new(2, 2, dim, 9).formats(keys, values);
+            let mut program = Program::new(config, 1);
+            program.poison = true;
+            program.operations = vec![
+                update(Span::append(4), rows(Format::F32, Format::F16, index), Path::Host),
+                update(Span::append(1), rows(keys, values, index + 100), Path::Encoder(Layout::Fused)),
+                update(
+                    Span { tokens: 3, positions: Positions::Each(vec![6, 1]), counts: Some(vec![3, 2]) },
+                    rows(Format::F16, Format::F32, index + 200),
+                    Path::Pass(Layout::Bthd),
+                ),
+                Operation::Get { layer: 0, start: 1, end: 8, guarded: true },
+                Operation::GetAll { layer: 0 },
+            ];
+            run(&gpu.context, &program)?;
+        }
+    }
+    DONE
+}
+
+/// Rows that start in the middle of a word, next to rows that must not change.
+fn odd_starts_in_16_bit_formats(gpu: &Gpu) -> Outcome {
+    for dim in [1, 3, 5] {
+        for format in [Format::F16, Format::Bf16] {
+            let config = CacheConfig::new(2, 1, dim, 7).formats(format, format);
+            for start in 0..6 {
+                for tokens in 1..=7 - start {
+                    let mut program = Program::new(config, 1);
+                    program.operations = vec![
+                        update(Span::append(7), rows(format, format, 3), Path::Host),
+                        update(
+                            Span { tokens, positions: Positions::At(start), counts: None },
+                            rows(format, Format::F32, 4),
+                            Path::Encoder(Layout::Gaps),
+                        ),
+                        Operation::Get { layer: 0, start: start / 2, end: start + tokens, guarded: true },
+                    ];
+                    run(&gpu.context, &program)?;
+                }
+            }
+        }
+    }
+    DONE
+}
+
+/// Sources of up to 40 KiB through bindings of 4 KiB: cut along planes and along tokens.
+fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
+    for layout in Layout::ALL {
+        for dim in [64, 46] {
+            let config = CacheConfig::new(2, 4, dim, 14).formats(Format::F32, Format::F16);
+            let mut program = Program::new(config, 1);
+            program.operations = vec![
+                update(
+                    Span { tokens: 13, positions: Positions::At(1), counts: Some(vec![13, 9]) },
+                    rows(Format::F32, Format::F16, 5),
+                    Path::Encoder(layout),
+                ),
+                update(
+                    Span { tokens: 7, positions: Positions::Each(vec![7, 0]), counts: None },
+                    rows(Format::Bf16, Format::F32, 6),
+                    Path::Pass(layout),
+                ),
+                Operation::GetAll { layer: 0 },
+            ];
+            run(&gpu.small, &program)?;
+        }
+    }
+    DONE
+}

@@ -280,4 +280,5 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 }
 
 #[cfg(test)]
+#[path = "../tests/unit/kernels.rs"]
 mod tests;

@@ -189,4 +189,5 @@ pub(crate) fn grid(units: u64, z: u32, limits: &wgpu::Limits) -> [u32; 3] {
 }
 
 #[cfg(test)]
+#[path = "../tests/unit/plan.rs"]
 mod tests;

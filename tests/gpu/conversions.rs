@@ -65,13 +65,17 @@ fn rounding_edges_of_f32(gpu: &Gpu) -> Outcome {
         })
         .collect();
     // The edge of overflow, the edge of the smallest subnormal, and half of it.
-    keys.extend([65504.0f32, 65520.0, 65536.0, 2f32.powi(-24), 2f32.powi(-25)].map(f32::to_bits).into_iter().flat_map(around));
+    keys.extend(
+        [65504.0f32, 65520.0, 65536.0, 2f32.powi(-24), 2f32.powi(-25)].map(f32::to_bits).into_iter().flat_map(around),
+    );
     // Each bf16, the middle to the next, and the neighbours of both.
-    let mut values: Vec<u32> =
-        (0..=u32::from(u16::MAX)).flat_map(|half| around(half << 16).into_iter().chain(around(half << 16 | 0x8000))).collect();
+    let mut values: Vec<u32> = (0..=u32::from(u16::MAX))
+        .flat_map(|half| around(half << 16).into_iter().chain(around(half << 16 | 0x8000)))
+        .collect();
     values.extend([f32::MAX, -f32::MAX, f32::MIN_POSITIVE].map(f32::to_bits).into_iter().flat_map(around));
     let most = keys.len().min(values.len()) / 64 * 64;
-    let [keys, values] = [keys, values].map(|bits| -> Vec<f32> { bits[bits.len() - most..].iter().copied().map(f32::from_bits).collect() });
+    let [keys, values] = [keys, values]
+        .map(|bits| -> Vec<f32> { bits[bits.len() - most..].iter().copied().map(f32::from_bits).collect() });
     check(gpu, (&keys).into(), (&values).into())?;
     // The other way round, so that both sides see both.
     check(gpu, (&values).into(), (&keys).into())
@@ -80,8 +84,22 @@ fn rounding_edges_of_f32(gpu: &Gpu) -> Outcome {
 fn equal_formats_keep_every_bit(gpu: &Gpu) -> Outcome {
     // Signalling and quiet NaNs with payloads, infinities, zeros of both signs, subnormals.
     let special = [
-        0x7f80_0001u32, 0xff80_0001, 0x7fa0_dead, 0xffff_ffff, 0x7fc0_0000, 0x7f80_0000, 0xff80_0000, 0x8000_0000, 0,
-        0x0000_0001, 0x807f_ffff, 0x0080_0000, 0x7f7f_ffff, 0x3f80_0000, 0xdead_beef, 0x1234_5678,
+        0x7f80_0001u32,
+        0xff80_0001,
+        0x7fa0_dead,
+        0xffff_ffff,
+        0x7fc0_0000,
+        0x7f80_0000,
+        0xff80_0000,
+        0x8000_0000,
+        0,
+        0x0000_0001,
+        0x807f_ffff,
+        0x0080_0000,
+        0x7f7f_ffff,
+        0x3f80_0000,
+        0xdead_beef,
+        0x1234_5678,
     ];
     let keys: Vec<f32> = special.iter().cycle().take(64 * 8).copied().map(f32::from_bits).collect();
     let values: Vec<f32> = special.iter().rev().cycle().take(64 * 8).copied().map(f32::from_bits).collect();

@@ -128,7 +128,8 @@ fn a_gap_reads_as_zero(gpu: &Gpu) -> Outcome {
 }
 
 fn reset_clears_bytes(gpu: &Gpu) -> Outcome {
-    let mut cache = BatchedKvCache::new(&gpu.context, CacheConfig::new(1, 2, 3, 4).formats(Format::F16, Format::Bf16), 2)?;
+    let mut cache =
+        BatchedKvCache::new(&gpu.context, CacheConfig::new(1, 2, 3, 4).formats(Format::F16, Format::Bf16), 2)?;
     let (keys, values) = rows(1, 2 * 4 * 3);
     for layer in 0..2 {
         cache.update(layer, &keys, &values, Write::append(4))?;

@@ -1,0 +1,247 @@
+//! Every variant of every kernel: parsed, validated with no capability at all, translated to every backend's language;
+//! the mirrors of its structs; and its text's own arithmetic.
+
+use std::mem::offset_of;
+
+use naga::{
+    back::{glsl, hlsl, msl, spv},
+    proc::BoundsCheckPolicies,
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+};
+
+use super::*;
+use crate::plan::{Run, StepHead};
+
+/// Each source of each stored format, in both widths, with even and odd head sizes.
+fn sides() -> Vec<SideVariant> {
+    let mut sides = Vec::new();
+    for stored in Format::ALL {
+        for source in [None, Some(Format::F32), Some(Format::F16), Some(Format::Bf16)] {
+            for (dim, wide) in [(64, true), (64, false), (3, false)] {
+                if source.is_some() || !wide {
+                    sides.push(SideVariant { source, stored, dim, max_seq_len: 77, wide });
+                }
+            }
+        }
+    }
+    sides
+}
+
+fn kernels() -> Vec<Kernel> {
+    let sides = sides();
+    let mut kernels = Vec::new();
+    for (index, &side) in sides.iter().enumerate() {
+        // Each as keys and as values, beside another that is also read from or also not.
+        let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
+        let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
+        for (keys, values) in [(side, other), (other, side), (side, side)] {
+            kernels.push(if side.source.is_some() {
+                Kernel::Scatter { keys, values }
+            } else {
+                Kernel::Advance { keys, values }
+            });
+        }
+    }
+    for stored in Format::ALL {
+        for (dim, wide) in [(64, true), (64, false), (3, false)] {
+            kernels.push(Kernel::Gather { stored, dim, max_seq_len: 77, wide });
+        }
+    }
+    kernels
+}
+
+fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
+    let text = kernel.wgsl();
+    let module = naga::front::wgsl::parse_str(&text)
+        .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
+    (module, info)
+}
+
+#[test]
+fn every_variant_needs_no_capability_and_reaches_every_backend() {
+    let kernels = kernels();
+    assert!(kernels.len() > 80);
+    for kernel in kernels {
+        let (module, info) = module(&kernel);
+        let name = kernel.name();
+        let entry = &module.entry_points[0];
+        assert_eq!((module.entry_points.len(), entry.name.as_str()), (1, name));
+        assert_eq!(entry.workgroup_size, [WORKGROUP_SIZE, 1, 1]);
+
+        let compute = naga::ShaderStage::Compute;
+        let options = spv::PipelineOptions { shader_stage: compute, entry_point: name.to_owned() };
+        spv::write_vec(&module, &info, &spv::Options::default(), Some(&options))
+            .unwrap_or_else(|error| panic!("SPIR-V of {kernel:?}: {error}"));
+        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|error| panic!("MSL of {kernel:?}: {error}"));
+        let (mut text, options) = (String::new(), hlsl::Options { fake_missing_bindings: true, ..Default::default() });
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("HLSL of {kernel:?}: {error}"));
+        let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
+        let pipeline = glsl::PipelineOptions { shader_stage: compute, entry_point: name.to_owned(), multiview: None };
+        let mut text = String::new();
+        glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
+            .and_then(|mut writer| writer.write().map(drop))
+            .unwrap_or_else(|error| panic!("GLSL of {kernel:?}: {error}"));
+    }
+}
+
+#[test]
+fn bindings_are_those_of_the_text() {
+    for kernel in kernels() {
+        let (module, _) = module(&kernel);
+        let mut found: Vec<_> = module
+            .global_variables
+            .iter()
+            .filter_map(|(_, variable)| {
+                let binding = variable.binding.filter(|binding| binding.group == 0)?;
+                let read_only = match variable.space {
+                    naga::AddressSpace::Uniform => None,
+                    naga::AddressSpace::Storage { access } => Some(!access.contains(naga::StorageAccess::STORE)),
+                    space => panic!("{kernel:?}: {space:?}"),
+                };
+                Some((binding.binding, read_only))
+            })
+            .collect();
+        found.sort_unstable_by_key(|&(binding, _)| binding);
+        let declared: Vec<_> = (0..)
+            .zip(kernel.bindings())
+            .map(|(binding, ty)| match ty {
+                wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Uniform, .. } => (binding, None),
+                wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only }, .. } => {
+                    (binding, Some(read_only))
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(found, declared, "{kernel:?}");
+    }
+}
+
+/// Name and offset of each member, and the size, of a struct of a kernel.
+fn members(kernel: &Kernel, name: &str) -> (Vec<(String, u32)>, u32) {
+    let (module, _) = module(kernel);
+    let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).expect("the struct is there");
+    let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("{name} is no struct") };
+    let members = members.iter().map(|member| (member.name.clone().unwrap(), member.offset)).collect();
+    (members, *span)
+}
+
+fn check_members(kernel: &Kernel, name: &str, size: Option<usize>, expected: &[(&str, usize)]) {
+    let (actual, span) = members(kernel, name);
+    let expected: Vec<_> = expected.iter().map(|&(name, offset)| (name.to_owned(), offset as u32)).collect();
+    assert_eq!(actual, expected, "{name} of {}", kernel.name());
+    if let Some(size) = size {
+        assert_eq!(span as usize, size, "{name} of {}", kernel.name());
+    }
+}
+
+#[test]
+fn mirrors_have_the_offsets_of_the_text() {
+    let side = |source| SideVariant { source, stored: Format::F16, dim: 64, max_seq_len: 77, wide: false };
+    let read = side(Some(Format::F32));
+    let scatter = Kernel::Scatter { keys: read, values: read };
+    let advance = Kernel::Advance { keys: side(None), values: side(None) };
+    let gather = Kernel::Gather { stored: Format::F16, dim: 64, max_seq_len: 77, wide: true };
+
+    for kernel in [&scatter, &advance, &gather] {
+        check_members(
+            kernel,
+            "Run",
+            Some(size_of::<Run>()),
+            &[
+                ("first", offset_of!(Run, first)),
+                ("start", offset_of!(Run, start)),
+                ("end", offset_of!(Run, end)),
+                ("token", offset_of!(Run, token)),
+                ("length", offset_of!(Run, length)),
+            ],
+        );
+        check_members(
+            kernel,
+            "Step",
+            None,
+            &[
+                ("rows", offset_of!(StepHead, rows)),
+                ("runs_per_sequence", offset_of!(StepHead, runs_per_sequence)),
+                ("spare_0", offset_of!(StepHead, spare)),
+                ("spare_1", offset_of!(StepHead, spare) + 4),
+                ("runs", size_of::<StepHead>()),
+            ],
+        );
+    }
+    let strides = |first: usize| [first, first + 4, first + 8];
+    let [key_sequence, key_head, key_token] = strides(offset_of!(Chunk, key_strides));
+    let [value_sequence, value_head, value_token] = strides(offset_of!(Chunk, value_strides));
+    let chunk = [
+        ("first_plane", offset_of!(Chunk, first_plane)),
+        ("planes", offset_of!(Chunk, planes)),
+        ("segment_plane", offset_of!(Chunk, segment_plane)),
+        ("heads", offset_of!(Chunk, heads)),
+        ("first_token", offset_of!(Chunk, first_token)),
+        ("end_token", offset_of!(Chunk, end_token)),
+        ("first_sequence", offset_of!(Chunk, first_sequence)),
+        ("first_head", offset_of!(Chunk, first_head)),
+        ("key_offset", offset_of!(Chunk, key_offset)),
+        ("key_sequence_stride", key_sequence),
+        ("key_head_stride", key_head),
+        ("key_token_stride", key_token),
+        ("value_offset", offset_of!(Chunk, value_offset)),
+        ("value_sequence_stride", value_sequence),
+        ("value_head_stride", value_head),
+        ("value_token_stride", value_token),
+    ];
+    check_members(&scatter, "Chunk", Some(size_of::<Chunk>()), &chunk);
+    check_members(&advance, "Chunk", None, &chunk[..4]);
+    check_members(
+        &gather,
+        "Window",
+        Some(size_of::<Window>()),
+        &[
+            ("first_plane", offset_of!(Window, first_plane)),
+            ("planes", offset_of!(Window, planes)),
+            ("segment_plane", offset_of!(Window, segment_plane)),
+            ("heads", offset_of!(Window, heads)),
+            ("first_row", offset_of!(Window, first_row)),
+            ("rows", offset_of!(Window, rows)),
+            ("offset", offset_of!(Window, offset)),
+            ("spare", offset_of!(Window, spare)),
+        ],
+    );
+}
+
+#[test]
+fn the_host_counts_units_as_the_text_does() {
+    let side = |stored, dim, wide| SideVariant { source: Some(Format::F32), stored, dim, max_seq_len: 77, wide };
+    assert_eq!(side(Format::F32, 64, true).units(3), 24);
+    assert_eq!(side(Format::F16, 64, true).units(3), 24);
+    assert_eq!(side(Format::F32, 5, false).units(3), 15);
+    assert_eq!(side(Format::F16, 6, false).units(3), 9);
+    // Fifteen 16-bit elements touch eight words wherever they start, sixteen up to nine.
+    assert_eq!(side(Format::Bf16, 5, false).units(3), 8);
+    assert_eq!(side(Format::Bf16, 1, false).units(16), 9);
+    for (format, dim, wide, text) in [
+        (Format::F32, 64, true, "const KEY_ROW_UNITS = 8u;"),
+        (Format::Bf16, 5, false, "const KEY_SHARED_WORDS = 1u;"),
+        (Format::Bf16, 6, false, "const KEY_SHARED_WORDS = 0u;"),
+        (Format::F16, 5, false, "const KEY_LANES = 2u;"),
+        (Format::F16, 5, false, "const KEY_PLANE_WORDS = 193u;"),
+    ] {
+        let side = side(format, dim, wide);
+        assert!(Kernel::Scatter { keys: side, values: side }.wgsl().contains(text), "{text}");
+    }
+}
+
+#[test]
+fn alignment_and_head_size_choose_the_width() {
+    let layout = |dim| Layout::unbounded(&crate::CacheConfig::new(1, 1, dim, 4)).unwrap();
+    let wide = |dim, aligned| SideVariant::new(&layout(dim), Side::Keys, Some(Format::F32), aligned).wide;
+    assert!(wide(64, true) && wide(8, true));
+    assert!(!wide(64, false) && !wide(12, true) && !wide(3, true));
+    assert!(!SideVariant::new(&layout(64), Side::Keys, None, true).wide);
+}

@@ -14,6 +14,7 @@ use crate::{
 /// Tokens of the built-in trace that are written at once.
 const PREFILL: u32 = 64;
 
+/// Put a real model's keys and values through the cache on every adapter, and verify every bit.
 #[derive(Args, Default)]
 pub struct Arguments {
     /// Only this adapter: its index or a part of its name, as `kv-cache adapters` prints them.

@@ -21,7 +21,7 @@ use failure::Failure;
 ///
 /// Without a subcommand it runs `demo`.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "kv-cache", version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -29,13 +29,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put a real model's keys and values through the cache on every adapter, and verify every bit.
     Demo(demo::Arguments),
-    /// Check adapters with your own engine's keys and values, or with random programs.
     Verify(verify::Arguments),
-    /// List what wgpu sees, with the limits and features that matter to a cache.
     Adapters(adapters::Arguments),
-    /// Tell how much memory a model's cache needs, before any GPU is touched.
     Plan(plan::Arguments),
 }
 

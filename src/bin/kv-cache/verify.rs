@@ -24,7 +24,7 @@ use crate::{
 #[derive(Args)]
 pub struct Arguments {
     /// The trace to verify.
-    #[arg(required_unless_present = "random", conflicts_with = "random")]
+    #[arg(required_unless_present = "random", conflicts_with_all = ["random", "seed"])]
     file: Option<PathBuf>,
     /// Tokens of the trace that are written at once; the others follow one by one. Two thirds unless given.
     #[arg(long, value_name = "TOKENS", conflicts_with = "random")]

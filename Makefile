@@ -1,0 +1,28 @@
+# On Linux without a GPU driver, `demo` and `test` install software drivers first: see scripts/with-drivers.
+# On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
+CARGO ?= cargo
+
+.PHONY: demo test check bench
+
+# A real model's keys and values through the cache, on every adapter, verified bit for bit.
+demo:
+	scripts/with-drivers $(CARGO) run --release --locked --quiet -- demo
+
+# All tests, on every adapter present; examples and benchmarks run once.
+test:
+	scripts/with-drivers $(CARGO) test --release --locked
+	scripts/with-drivers $(CARGO) test --release --locked --benches
+	scripts/with-drivers $(CARGO) run --release --locked --quiet --example smallest
+	scripts/with-drivers $(CARGO) run --release --locked --quiet --example engine
+
+# Formatting, lints and documentation, warnings denied; what the library alone depends on.
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	scripts/check-dependencies
+
+# What planning and recording cost on the host.
+bench:
+	$(CARGO) bench --locked

@@ -1,0 +1,309 @@
+//! The program as a user runs it: status, words and JSON. Needs an adapter for what touches one.
+#![cfg(feature = "cli")]
+
+use std::{
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const TRACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/smollm2-135m-story.safetensors");
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kv-cache")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a run that must succeed.
+fn passes(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Standard error of a run that must end with a status.
+fn fails(arguments: &[&str], status: i32) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&passes(arguments)).unwrap()
+}
+
+/// A file of the test's own.
+fn file(name: &str, contents: &[u8]) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, contents).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A safetensors file with these tensors: name, dtype, shape, bytes of one element.
+fn safetensors(tensors: &[(&str, &str, &[usize], usize)]) -> Vec<u8> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for &(name, dtype, shape, width) in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * width;
+        header.insert(
+            name.to_owned(),
+            serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }),
+        );
+    }
+    let header = serde_json::to_string(&header).unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.extend((0..end).map(|i| (i * 37) as u8));
+    bytes
+}
+
+#[test]
+fn the_demo_verifies_every_layer_format_and_adapter() {
+    let adapters = json(&["adapters", "--json"]).as_array().unwrap().len();
+    let demo = json(&["demo", "--json"]);
+    let trials = demo["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 3 * adapters);
+    for trial in trials {
+        assert_eq!(trial["verified"], true);
+        // 30 layers of keys and values, 3 heads of 64, 128 slots.
+        assert_eq!(trial["elements_compared"], 30 * 2 * 3 * 64 * 128);
+        assert_eq!(trial["memory_report"]["tokens_generated"], 96);
+        assert_eq!((&trial["prefill"]["tokens"], &trial["decode_step"]["tokens"]), (&64.into(), &32.into()));
+        assert!(trial["prefill"]["device_copy_gigabytes_per_second"].as_f64().unwrap() > 0.0);
+    }
+    let told = passes(&["demo"]);
+    assert!(told.contains("none differs"), "{told}");
+    assert!(told.contains("growth_per_token_mb"), "{told}");
+    assert!(!told.contains('\u{1b}'), "colours only on a terminal");
+}
+
+#[test]
+fn without_arguments_it_is_the_demo() {
+    assert!(passes(&[]).contains("A KV cache on the GPU"));
+}
+
+#[test]
+fn adapters_are_found_by_index_and_name() {
+    let list = json(&["adapters", "--json"]);
+    let first = &list[0];
+    assert!(first["max_storage_buffer_binding_size"].as_u64().unwrap() > 0);
+    assert!(first["longest_sequence"]["f16"].as_u64().unwrap() > 0);
+    let name = first["name"].as_str().unwrap();
+    let demo = json(&["demo", "--json", "--adapter", name]);
+    assert_eq!(demo["trials"].as_array().unwrap().len(), 3);
+    let demo = json(&["demo", "--json", "--adapter", "0"]);
+    assert!(demo["trials"][0]["adapter"].as_str().unwrap().starts_with(name));
+    let error = fails(&["demo", "--adapter", "Voodoo 2"], 1);
+    assert!(error.contains("no adapter is named or numbered \"Voodoo 2\"") && error.contains(name), "{error}");
+    assert!(fails(&["demo", "--adapter", "99"], 1).contains("no adapter is named or numbered \"99\""));
+    let table = passes(&["adapters"]);
+    assert!(table.contains(name) && table.contains("longest f16"), "{table}");
+}
+
+#[test]
+fn no_adapter_at_all_says_what_to_install() {
+    let output = Command::new(env!("CARGO_BIN_EXE_kv-cache"))
+        .arg("demo")
+        .envs([("WGPU_BACKEND", "vulkan"), ("VK_DRIVER_FILES", "/nonexistent"), ("VK_ICD_FILENAMES", "/nonexistent")])
+        .output()
+        .unwrap();
+    if cfg!(target_os = "linux") {
+        assert_eq!(output.status.code(), Some(1));
+        let error = text(&output.stderr);
+        assert!(error.contains("no GPU adapter was found; install a Vulkan driver"), "{error}");
+    }
+}
+
+#[test]
+fn a_trace_of_ones_own_is_verified() {
+    let verified = json(&["verify", TRACE, "--json", "--adapter", "0", "--prefill", "5"]);
+    assert_eq!(verified["trials"][1]["prefill"]["tokens"], 5);
+    assert_eq!(verified["trials"][1]["decode_step"]["tokens"], 91);
+
+    // Another batch size, odd head sizes, all three formats.
+    let own = file(
+        "own.safetensors",
+        &safetensors(&[
+            ("layers.0.keys", "BF16", &[2, 3, 7, 5], 2),
+            ("layers.0.values", "F32", &[2, 3, 7, 9], 4),
+            ("layers.1.keys", "F16", &[2, 3, 7, 5], 2),
+            ("layers.1.values", "F16", &[2, 3, 7, 9], 2),
+        ]),
+    );
+    let verified = passes(&["verify", &own]);
+    assert!(verified.contains("2 layers × 3 formats"), "{verified}");
+    // All of it at once, and one token alone.
+    passes(&["verify", &own, "--prefill", "7", "--adapter", "0"]);
+    let single = file(
+        "single.safetensors",
+        &safetensors(&[("layers.0.keys", "F32", &[1, 1, 1, 1], 4), ("layers.0.values", "F32", &[1, 1, 1, 1], 4)]),
+    );
+    passes(&["verify", &single, "--adapter", "0"]);
+    assert!(fails(&["verify", &own, "--prefill", "8"], 1).contains("--prefill must be from 1 to the trace's 7 tokens"));
+    assert!(fails(&["verify", &own, "--prefill", "0"], 1).contains("but is 0"));
+}
+
+/// Bug 24 of other caches: files cut short, or holding something else.
+#[test]
+fn broken_traces_are_refused() {
+    let whole = std::fs::read(TRACE).unwrap();
+    for length in [0, 4, 100, whole.len() / 2, whole.len() - 1] {
+        let cut = file(&format!("cut-{length}.safetensors"), &whole[..length]);
+        let error = fails(&["verify", &cut], 1);
+        assert!(error.contains("not a safetensors file, or cut short"), "{error}");
+    }
+    let story = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/story.txt");
+    assert!(fails(&["verify", story], 1).contains("not a safetensors file"));
+    assert!(fails(&["verify", "/nonexistent.safetensors"], 1).contains("/nonexistent.safetensors: No such file"));
+
+    let keys: (&str, &str, &[usize], usize) = ("layers.0.keys", "F16", &[1, 2, 3, 4], 2);
+    let values: (&str, &str, &[usize], usize) = ("layers.0.values", "F16", &[1, 2, 3, 4], 2);
+    type Tensor<'a> = (&'a str, &'a str, &'a [usize], usize);
+    let cases: [(&str, &[Tensor<'_>], &str); 7] = [
+        (
+            "no-layer",
+            &[("weights", "F16", &[1, 2], 2)],
+            "must hold layers.0.keys and layers.0.values, but begins with: weights",
+        ),
+        ("no-values", &[keys], "layers.0.keys is there, but layers.0.values is missing"),
+        ("axes", &[("layers.0.keys", "F16", &[2, 3, 4], 2), values], "must be [batch, kv_head, tokens, dim]"),
+        (
+            "empty",
+            &[("layers.0.keys", "F16", &[1, 2, 0, 4], 2), values],
+            "with at least 1 of each, but is [1, 2, 0, 4]",
+        ),
+        ("tokens", &[keys, ("layers.0.values", "F16", &[1, 2, 4, 4], 2)], "must agree in [batch, kv_head, tokens]"),
+        ("integers", &[("layers.0.keys", "I32", &[1, 2, 3, 4], 4), values], "must be F32, F16 or BF16, but is I32"),
+        (
+            "layers",
+            &[keys, values, ("layers.1.keys", "F16", &[1, 2, 3, 8], 2), ("layers.1.values", "F16", &[1, 2, 3, 4], 2)],
+            "layer 1 has [1, 2, 3, 8, 4]",
+        ),
+    ];
+    for (name, tensors, words) in cases {
+        let path = file(&format!("{name}.safetensors"), &safetensors(tensors));
+        let error = fails(&["verify", &path], 1);
+        assert!(error.contains(words), "{name}: {error}");
+    }
+}
+
+#[test]
+fn random_programs_are_reproducible() {
+    let first = json(&["verify", "--random", "20", "--seed", "5", "--adapter", "0", "--json"]);
+    assert_eq!(first, json(&["verify", "--random", "20", "--seed", "5", "--adapter", "0", "--json"]));
+    assert_eq!((&first[0]["programs"], &first[0]["seed"]), (&20.into(), &5.into()));
+    assert!(first[0]["operations"].as_u64().unwrap() >= 40);
+    assert!(passes(&["verify", "--random", "3", "--adapter", "0"]).contains("3 programs from seed"));
+    assert!(fails(&["verify", "--random", "0"], 1).contains("--random must be at least 1"));
+    assert!(fails(&["verify"], 2).contains("Usage"));
+    assert!(fails(&["verify", TRACE, "--random", "3"], 2).contains("cannot be used with"));
+    assert!(fails(&["verify", TRACE, "--seed", "3"], 2).contains("cannot be used with '--seed <S>'"));
+}
+
+#[test]
+fn plans_need_no_gpu() {
+    let plan = json(&[
+        "plan",
+        "--layers",
+        "32",
+        "--heads",
+        "8",
+        "--head-dim",
+        "128",
+        "--context",
+        "8192",
+        "--format",
+        "f16,f16/bf16",
+        "--json",
+    ]);
+    assert_eq!(plan.as_array().unwrap().len(), 2);
+    assert_eq!(plan[0]["total_bytes"], 1u64 << 30);
+    assert_eq!(plan[0]["bytes_per_token"], 128 << 10);
+    assert_eq!(plan[0]["bytes_per_layer"], 32 << 20);
+    assert_eq!(plan[0]["least_max_storage_buffer_binding_size"], 2 << 20);
+    assert_eq!(plan[0]["best_max_storage_buffer_binding_size"], 16 << 20);
+    assert_eq!(plan[1]["value_format"], "bf16");
+}
+
+#[test]
+fn plans_read_the_configurations_of_hugging_face() {
+    let plan = |name: &str, config: &str, more: &[&str]| {
+        let path = file(name, config.as_bytes());
+        json(&[&["plan", &path, "--json", "--format", "f16"], more].concat())
+    };
+    // Grouped-query attention, and a head size that is not hidden_size / num_attention_heads.
+    let qwen = plan(
+        "qwen.json",
+        r#"{"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+            "hidden_size": 1024, "max_position_embeddings": 40960, "sliding_window": null}"#,
+        &[],
+    );
+    assert_eq!((&qwen[0]["num_heads"], &qwen[0]["head_dim"]), (&8.into(), &128.into()));
+    let contexts: Vec<_> = qwen.as_array().unwrap().iter().map(|row| row["context"].as_u64().unwrap()).collect();
+    assert_eq!(contexts, [2048, 8192, 32768, 40960]);
+    // A head size that has to be divided, no grouping, the names of GPT-2.
+    let gpt2 = plan("gpt2.json", r#"{"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}"#, &[]);
+    assert_eq!(
+        (&gpt2[0]["num_heads"], &gpt2[0]["head_dim"], &gpt2[0]["context"]),
+        (&12.into(), &64.into(), &1024.into())
+    );
+    // The language model inside one of images and text; flags override.
+    let text = r#"{"text_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}}"#;
+    let nested = plan("nested.json", text, &["--heads", "2", "--context", "100"]);
+    assert_eq!(
+        (&nested[0]["num_heads"], &nested[0]["head_dim"], &nested[0]["num_layers"]),
+        (&2.into(), &16.into(), &2.into())
+    );
+    // Keys and values of different sizes.
+    let latent = r#"{"num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128,
+                     "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "hidden_size": 7168}"#;
+    let latent = plan("latent.json", latent, &["--context", "10"]);
+    assert_eq!((&latent[0]["head_dim"], &latent[0]["value_dim"]), (&192.into(), &128.into()));
+
+    let window = file(
+        "window.json",
+        br#"{"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "sliding_window": 4096}"#,
+    );
+    assert!(passes(&["plan", &window]).contains("a sliding window of 4 096 tokens; all are planned as full"));
+}
+
+#[test]
+fn broken_plans_are_refused() {
+    let refused = |config: &str, words: &str| {
+        let path = file(&format!("refused-{}.json", words.len()), config.as_bytes());
+        let error = fails(&["plan", &path], 1);
+        assert!(error.contains(words), "{error}");
+    };
+    refused("{", "not a JSON object");
+    refused("[1]", "it holds another kind of value");
+    refused(r#"{"num_hidden_layers": 2}"#, "does not tell it: give --heads");
+    refused(r#"{"num_hidden_layers": -2}"#, "num_hidden_layers must be a whole number from 1 to 4294967295, but is -2");
+    refused(r#"{"num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 64}"#, "give --head-dim");
+    assert!(fails(&["plan"], 1).contains("give a config.json, or --layers and the other sizes"));
+    let sizes = ["plan", "--layers", "1", "--heads", "1", "--head-dim"];
+    assert!(fails(&[&sizes[..], &["0"]].concat(), 1).contains("head_dim must be at least 1, but is 0"));
+    assert!(fails(&[&sizes[..], &["65536", "--context", "65536"]].concat(), 1).contains("takes 17179869184 bytes"));
+    assert!(
+        fails(&["plan", "--layers", "0", "--heads", "1", "--head-dim", "1"], 1)
+            .contains("num_layers must be at least 1")
+    );
+    assert!(
+        fails(&[&sizes[..], &["1", "--format", "q9"]].concat(), 2).contains("a format must be one of f32, f16, bf16")
+    );
+    assert!(fails(&["plan", "/nonexistent.json"], 1).contains("/nonexistent.json: No such file"));
+}
+
+#[test]
+fn help_tells_a_newcomer() {
+    let help = passes(&["--help"]);
+    for word in ["demo", "verify", "adapters", "plan", "Without a subcommand it runs `demo`"] {
+        assert!(help.contains(word), "{word:?} is not in\n{help}");
+    }
+    assert!(passes(&["verify", "--help"]).contains("layers.{i}.keys"));
+    assert!(passes(&["plan", "--help"]).contains("config.json"));
+    assert!(passes(&["--version"]).starts_with("kv-cache "));
+}

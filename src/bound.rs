@@ -60,7 +60,7 @@ impl Writes {
         let pipeline = context.pipeline(Kernel::Advance { keys, values })?;
         let chunk = |segment: &Segment| Chunk {
             first_plane: segment.planes.start,
-            planes: segment.planes.len() as u32,
+            planes: segment.plane_count(),
             heads: layout.heads,
             ..Chunk::default()
         };
@@ -76,7 +76,7 @@ impl Writes {
                     segment.values.as_entire_binding(),
                 ];
                 let bindings = bind(context, &pipeline, &bindings)?;
-                Ok(BoundChunk { planes: segment.planes.len() as u32, first_token: 0, bindings })
+                Ok(BoundChunk { planes: segment.plane_count(), first_token: 0, bindings })
             })
             .collect::<Result<_>>()?;
         Ok(Writes { pipeline, keys, values, chunks })
@@ -138,7 +138,7 @@ impl BoundSource {
                 let ([first_sequence, first_head, first_token], _) = block_corners(block, heads);
                 Chunk {
                     first_plane: block.planes.start,
-                    planes: block.planes.len() as u32,
+                    planes: block.plane_count(),
                     segment_plane: block.planes.start - storage.segments[*index].planes.start,
                     heads,
                     first_token,
@@ -167,7 +167,7 @@ impl BoundSource {
                     window_binding(source.values.buffer, &values.bytes),
                 ];
                 let bindings = bind(context, &pipeline, &bindings)?;
-                Ok(BoundChunk { planes: block.planes.len() as u32, first_token: block.tokens.start, bindings })
+                Ok(BoundChunk { planes: block.plane_count(), first_token: block.tokens.start, bindings })
             })
             .collect::<Result<_>>()?;
         let writes = Writes { pipeline, keys, values, chunks };
@@ -238,7 +238,7 @@ impl Reads {
         let bytes = |block: &Block| -> (Range<u64>, u64) {
             let first = u64::from(block.planes.start) * u64::from(rows) + u64::from(block.tokens.start);
             let start = destination.offset + first * sizes.row_bytes;
-            let end = start + block.planes.len() as u64 * block.tokens.len() as u64 * sizes.row_bytes;
+            let end = start + u64::from(block.plane_count()) * u64::from(block.token_count()) * sizes.row_bytes;
             let aligned = start - start % alignment;
             (aligned..end.next_multiple_of(4), start - aligned)
         };
@@ -264,12 +264,12 @@ impl Reads {
             .iter()
             .map(|(segment, block)| Window {
                 first_plane: block.planes.start,
-                planes: block.planes.len() as u32,
+                planes: block.plane_count(),
                 segment_plane: block.planes.start - segment.planes.start,
                 heads: layout.heads,
                 first_row: block.tokens.start,
-                rows: block.tokens.len() as u32,
-                offset: (bytes(block).1 / width) as u32,
+                rows: block.token_count(),
+                offset: u32::try_from(bytes(block).1 / width).expect("an offset inside its alignment"),
                 spare: 0,
             })
             .collect();

@@ -89,7 +89,7 @@ impl CacheConfig {
     /// Checks that no dimension is zero and that every size can be computed.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`], [`Error::SizeOverflow`].
+    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::SizeOverflow`](crate::Error::SizeOverflow).
     pub fn validate(&self) -> Result<()> {
         Layout::unbounded(self).map(drop)
     }
@@ -121,8 +121,8 @@ impl CacheConfig {
     /// by [`wgpu::Limits::or_better_values_from`].
     ///
     /// # Errors
-    /// [`Error::PlaneTooLarge`] or [`Error::DeviceLimit`] where the adapter cannot hold this cache at all, and
-    /// as [`validate`](Self::validate).
+    /// [`Error::PlaneTooLarge`](crate::Error::PlaneTooLarge) or [`Error::DeviceLimit`](crate::Error::DeviceLimit)
+    /// where the adapter cannot hold this cache at all, and as [`validate`](Self::validate).
     pub fn required_limits(&self, adapter: &wgpu::Limits) -> Result<wgpu::Limits> {
         let layout = Layout::for_limits(self, adapter)?;
         let mut limits = wgpu::Limits::default().or_worse_values_from(adapter);

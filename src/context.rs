@@ -9,6 +9,8 @@ use crate::{
 
 /// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
 ///
+/// A pipeline is made when the first cache of its head sizes and formats needs it, and lives as long as the context.
+///
 /// An engine makes one from its own device; tools and tests [`open`](Self::open) one.
 ///
 /// ```

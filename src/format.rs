@@ -77,8 +77,9 @@ impl Format {
 }
 
 /// The lower 16 bits.
-fn low_half(bits: u32) -> u16 {
-    (bits & 0xffff) as u16
+pub(crate) fn low_half(bits: u32) -> u16 {
+    let [low, high, ..] = bits.to_le_bytes();
+    u16::from_le_bytes([low, high])
 }
 
 impl fmt::Display for Format {

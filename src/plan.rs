@@ -146,6 +146,18 @@ pub(crate) struct Block {
     pub tokens: Range<u32>,
 }
 
+impl Block {
+    /// How many planes.
+    pub fn plane_count(&self) -> u32 {
+        self.planes.end - self.planes.start
+    }
+
+    /// How many tokens of each.
+    pub fn token_count(&self) -> u32 {
+        self.tokens.end - self.tokens.start
+    }
+}
+
 /// Cuts a block into halves until each part fits, along tokens where `by_tokens` says so and along planes
 /// otherwise. `None` if even one row of one plane does not fit.
 pub(crate) fn split(

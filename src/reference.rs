@@ -8,7 +8,9 @@ use std::{fmt, ops::Range};
 
 use half::{bf16, f16};
 
-use crate::{CacheConfig, Error, Format, HostRows, HostTensor, Pair, Result, Side, Write, write::Positions};
+use crate::{
+    CacheConfig, Error, Format, HostRows, HostTensor, Pair, Result, Side, Write, format::low_half, write::Positions,
+};
 
 /// Elements of one row, as stored bits.
 type Row = Vec<u32>;
@@ -372,7 +374,7 @@ fn not_comparable(left: ([u32; 4], Format), right: ([u32; 4], Format)) -> Error 
 
 /// The stored bits of a source element, by the crate `half`. Equal formats keep their bits.
 fn convert(bits: u32, source: Format, stored: Format) -> u32 {
-    let half = bits as u16;
+    let half = low_half(bits);
     match (source, stored) {
         (Format::F32, Format::F32) | (Format::F16, Format::F16) | (Format::Bf16, Format::Bf16) => bits,
         (Format::F32, Format::F16) => f16::from_f32(f32::from_bits(bits)).to_bits().into(),
@@ -387,6 +389,6 @@ fn convert(bits: u32, source: Format, stored: Format) -> u32 {
 fn push(bytes: &mut Vec<u8>, format: Format, bits: u32) {
     match format {
         Format::F32 => bytes.extend_from_slice(&bits.to_le_bytes()),
-        Format::F16 | Format::Bf16 => bytes.extend_from_slice(&(bits as u16).to_le_bytes()),
+        Format::F16 | Format::Bf16 => bytes.extend_from_slice(&low_half(bits).to_le_bytes()),
     }
 }

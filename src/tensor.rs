@@ -32,7 +32,7 @@ pub struct GpuTensor {
 }
 
 /// Keys and values of one range.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<T> {
     /// The keys.
     pub keys: T,

@@ -96,7 +96,8 @@ fn the_view_tells_where_everything_lies() {
         assert_eq!((slot.offset, slot.plane_bytes, slot.token_bytes), (18, 32, 6));
         assert_eq!(slot.segment.planes, planes);
     }
-    let allocated: u64 = [keys, values].iter().flat_map(|side| side.segments()).map(|s| s.buffer.size()).sum();
+    let allocated: u64 =
+        [keys, values].iter().flat_map(wgpu_kv_cache::SideView::segments).map(|s| s.buffer.size()).sum();
     assert_eq!(allocated, cache.memory_allocated_bytes());
     assert_eq!(allocated, config.bytes_per_layer().unwrap());
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::poison;
-use crate::{CacheConfig, Format, HostRows, Side, Strides};
+use crate::{CacheConfig, Format, HostRows, Side, Strides, format::low_half};
 
 /// Rows of an update, `[batch, kv_head, tokens, dim]`, made from a seed. Keys and values differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +60,8 @@ impl Rows {
         let bits = (0..elements as u64).map(|index| pattern(format, mix(seed ^ mix(index))));
         match format {
             Format::F32 => Dense::F32(bits.map(f32::from_bits).collect()),
-            Format::F16 => Dense::F16(bits.map(|bits| f16::from_bits(bits as u16)).collect()),
-            Format::Bf16 => Dense::Bf16(bits.map(|bits| bf16::from_bits(bits as u16)).collect()),
+            Format::F16 => Dense::F16(bits.map(|bits| f16::from_bits(low_half(bits))).collect()),
+            Format::Bf16 => Dense::Bf16(bits.map(|bits| bf16::from_bits(low_half(bits))).collect()),
         }
     }
 }
@@ -97,7 +97,7 @@ impl Dense {
         };
         let axes = [(config.batch_size, strides.sequence), (heads, strides.head), (tokens, strides.token)];
         let last: u64 = axes.iter().map(|&(count, stride)| u64::from(count.saturating_sub(1)) * stride).sum();
-        let elements = (first + last + u64::from(dim)) as usize + 8;
+        let elements = index(first + last + u64::from(dim)) + 8;
         let poison = poison(format).to_le_bytes();
         let mut bytes: Vec<u8> = poison[..width].repeat(elements);
         let mut source = dense.bytes().chunks_exact(dim as usize * width);
@@ -105,7 +105,7 @@ impl Dense {
             for head in 0..u64::from(heads) {
                 for token in 0..u64::from(tokens) {
                     let at = first + sequence * strides.sequence + head * strides.head + token * strides.token;
-                    let at = at as usize * width;
+                    let at = index(at) * width;
                     let row = source.next().expect("dense rows fill the shape");
                     bytes[at..at + row.len()].copy_from_slice(row);
                 }
@@ -115,12 +115,22 @@ impl Dense {
     }
 }
 
+/// An index of a source in host memory.
+fn index(elements: u64) -> usize {
+    usize::try_from(elements).expect("the rows of a program fit the host's memory")
+}
+
+/// The upper 32 bits.
+pub(crate) fn upper_half(random: u64) -> u32 {
+    u32::try_from(random >> 32).expect("32 bits remain")
+}
+
 /// A pattern of a format: any bits, or half of the time one whose exponent every format has.
 fn pattern(format: Format, random: u64) -> u32 {
-    let bits = (random >> 16) as u32;
+    let bits = upper_half(random);
     match format {
         Format::F32 if random & 1 == 0 => {
-            let exponent = 100 + (random >> 48) as u32 % 45;
+            let exponent = 100 + (bits >> 24) % 45;
             (bits & 0x807f_ffff) | (exponent << 23)
         }
         Format::F32 => bits,
@@ -128,7 +138,7 @@ fn pattern(format: Format, random: u64) -> u32 {
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// The finaliser of `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
 pub(crate) fn mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

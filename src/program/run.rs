@@ -1,6 +1,10 @@
 //! Running a program on the device and on the reference.
 
-use super::{Failure, FailureKind, Operation, Path, Program, Rows, Span, data::mix, poison};
+use super::{
+    Failure, FailureKind, Operation, Path, Program, Rows, Span,
+    data::{mix, upper_half},
+    poison,
+};
 use crate::{
     BatchedKvCache, Context, Destination, Error, HostTensor, KvCache, Pair, ReferenceCache, Result, RowsIn, Side,
     Source, compare_tensors,
@@ -206,7 +210,8 @@ impl Pass<'_> {
                 let bits = poison(config.format(side));
                 let word = if config.format(side).element_bytes() == 4 { bits } else { bits | (bits << 16) };
                 for segment in self.device.layer(layer)?.view().side(side).segments() {
-                    let words = vec![word; (segment.buffer.size() / 4) as usize];
+                    let words =
+                        vec![word; usize::try_from(segment.buffer.size() / 4).expect("a poisoned storage is small")];
                     let queue = self.device.context().queue();
                     queue.write_buffer(segment.buffer, 0, bytemuck::cast_slice(&words));
                 }
@@ -235,7 +240,7 @@ impl Pass<'_> {
                 let end = after[sequence];
                 if count > 0 && (end - count..end).contains(&at[2]) {
                     let place = at.into_iter().fold(side as u64, |hash, axis| hash * 1009 + u64::from(axis));
-                    edits.push((at, mix(seed ^ mix(place)) as u32 >> (32 - width)));
+                    edits.push((at, upper_half(mix(seed ^ mix(place))) >> (32 - width)));
                 }
             }
             for &(at, bits) in &edits {
@@ -256,7 +261,8 @@ fn write_through_view(device: &KvCache, side: Side, edits: &[([u32; 4], u32)]) -
         for &([sequence, head, position, element], bits) in edits {
             let row = view.row(sequence, head, position)?;
             if row.buffer == segment.buffer {
-                let at = row.offset as usize + element as usize * width;
+                let at =
+                    usize::try_from(row.offset).expect("the segment was read to the host") + element as usize * width;
                 bytes[at..at + width].copy_from_slice(&bits.to_le_bytes()[..width]);
             }
         }

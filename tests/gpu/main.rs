@@ -1,7 +1,7 @@
 //! Behaviour on every adapter present. Each test runs once per adapter and carries its name.
 //!
-//! `KV_CACHE_REQUIRE` lists parts of adapter labels, separated by `;`, that must be there: CI asks for
-//! `llvmpipe [vulkan]`-like labels so that a driver that fails to load is a failure and not a shorter list.
+//! `KV_CACHE_REQUIRE` lists adapters that must be there, separated by `;`: an adapter is one if its label contains every
+//! word, as in `llvmpipe [vulkan];SwiftShader`. So a driver that fails to load is a failure and not a shorter list.
 
 mod bugs;
 mod conversions;
@@ -16,15 +16,19 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_kv_cache::{Context, adapter_label, adapters};
 
 /// What a test is given.
+#[derive(Debug)]
 pub struct Gpu {
     /// A device with all limits of the adapter.
     pub context: Context,
     /// A device whose bindings hold 4 KiB and whose grids are 16 wide: everything is cut into segments and chunks.
     pub small: Context,
+    /// The adapter that both are on.
     pub adapter: wgpu::Adapter,
 }
 
+/// Passed, or visibly left out with a reason.
 pub type Outcome = Result<Completion, Failed>;
+/// Name and body.
 pub type Test = (&'static str, fn(&Gpu) -> Outcome);
 
 /// Passed.
@@ -46,11 +50,11 @@ fn trials() -> Vec<Trial> {
     let mut trials: Vec<_> = required
         .split(';')
         .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(|part| {
-            let there = labels.iter().any(|label| label.contains(part));
-            let message = format!("no adapter is labelled {part:?}; there are {labels:?}");
-            Trial::test(format!("required adapter {part}"), move || if there { Ok(()) } else { Err(message.into()) })
+        .filter(|words| !words.is_empty())
+        .map(|words| {
+            let there = labels.iter().any(|label| words.split_whitespace().all(|word| label.contains(word)));
+            let message = format!("no adapter is labelled with {words:?}; there are {labels:?}");
+            Trial::test(format!("{words} is there"), move || if there { Ok(()) } else { Err(message.into()) })
         })
         .collect();
     for (adapter, label) in found.into_iter().zip(labels) {

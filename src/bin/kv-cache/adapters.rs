@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use wgpu_kv_cache::{CacheConfig, Format, adapters, wgpu};
+use wgpu_kv_cache::{CacheConfig, Format, adapters};
 
 use crate::{Failure, output};
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use console::style;
 use serde_json::json;
-use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter, wgpu};
+use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter};
 
 use crate::{
     Failure, output,

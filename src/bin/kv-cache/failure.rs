@@ -21,11 +21,11 @@ pub enum Failure {
     #[error("{rule}")]
     Argument { rule: String },
     #[error("{adapter}, {format}: {difference}")]
-    Different { adapter: String, format: String, difference: Difference },
+    Different { adapter: String, format: String, difference: Box<Difference> },
     #[error("{adapter}, {format}: layer {layer}: lengths should be {expected:?}, but are {actual:?} on the device")]
     Lengths { adapter: String, format: String, layer: usize, expected: Vec<u32>, actual: Vec<u32> },
     #[error(
         "{adapter}: program of seed {seed}: {failure}\nto see it again: kv-cache verify --random 1 --seed {seed} --adapter \"{adapter}\""
     )]
-    Program { adapter: String, seed: u64, failure: wgpu_kv_cache::program::Failure },
+    Program { adapter: String, seed: u64, failure: Box<wgpu_kv_cache::program::Failure> },
 }

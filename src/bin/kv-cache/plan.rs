@@ -1,6 +1,10 @@
 //! `kv-cache plan`.
 
-use std::{fs, path::PathBuf, str::FromStr};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -221,9 +225,9 @@ impl Plan {
 }
 
 /// Reads the fields that Transformers and its models use.
-fn read_model(path: &PathBuf) -> Result<Model, Failure> {
-    let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.clone(), source })?;
-    let not_json = |message: String| Failure::NotJson { path: path.clone(), message };
+fn read_model(path: &Path) -> Result<Model, Failure> {
+    let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
+    let not_json = |message: String| Failure::NotJson { path: path.to_owned(), message };
     let parsed: Value = serde_json::from_str(&text).map_err(|error| not_json(error.to_string()))?;
     let whole = parsed.as_object().ok_or_else(|| not_json("it holds another kind of value".to_owned()))?;
     // Models of images and text keep the language model's sizes in an object of their own.
@@ -252,7 +256,7 @@ fn read_model(path: &PathBuf) -> Result<Model, Failure> {
 }
 
 /// The first of some fields that is there and not null.
-fn number(path: &PathBuf, fields: &Map<String, Value>, names: &[&str]) -> Result<Option<u32>, Failure> {
+fn number(path: &Path, fields: &Map<String, Value>, names: &[&str]) -> Result<Option<u32>, Failure> {
     let Some((name, value)) =
         names.iter().find_map(|name| Some((name, fields.get(*name).filter(|value| !value.is_null())?)))
     else {

@@ -12,7 +12,7 @@ pub const REPETITIONS: usize = 7;
 /// How long a submission takes that `record` fills.
 pub fn submission(
     context: &Context,
-    record: impl FnOnce(&mut wgpu_kv_cache::wgpu::CommandEncoder) -> wgpu_kv_cache::Result<()>,
+    record: impl FnOnce(&mut wgpu::CommandEncoder) -> wgpu_kv_cache::Result<()>,
 ) -> Result<Duration, Failure> {
     context.wait()?;
     let start = Instant::now();
@@ -36,7 +36,7 @@ pub fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
 
 /// The device's own copy of `bytes` bytes from one buffer to another, the median of some.
 pub fn device_copy(context: &Context, bytes: u64) -> Result<Duration, Failure> {
-    use wgpu_kv_cache::wgpu::{BufferDescriptor, BufferUsages};
+    use wgpu::{BufferDescriptor, BufferUsages};
     let bytes = bytes.next_multiple_of(4).min(context.limits().max_buffer_size / 4 * 4);
     let buffer = |label| {
         let usage = BufferUsages::COPY_SRC | BufferUsages::COPY_DST;

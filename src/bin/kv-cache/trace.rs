@@ -130,7 +130,7 @@ impl Trace {
             trace.layers.push(layer);
         }
         trace.ok_or_else(|| {
-            let names = file.names().iter().take(3).map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+            let names = file.names().iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(", ");
             wrong(format!("a trace must hold layers.0.keys and layers.0.values, but begins with: {names}"))
         })
     }

@@ -6,7 +6,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, Format, MemoryReport, ReferenceCache, RowsIn, Side, Source, Strides, Write,
-    compare_tensors, wgpu,
+    compare_tensors,
 };
 
 use crate::{
@@ -195,14 +195,14 @@ fn verify(
         }
         let storage = device.read_storage()?;
         if let Some(difference) = reference.compare_storage(index, &storage)? {
-            return Err(different(difference));
+            return Err(different(Box::new(difference)));
         }
         elements += storage.keys.bits().len() as u64 + storage.values.bits().len() as u64;
         for range in [0..trace.tokens, prefill / 2..trace.tokens - (trace.tokens - prefill) / 2] {
             let (expected, actual) = (reference.get(range.clone())?, device.get(range)?.read()?);
             for side in Side::BOTH {
                 if let Some(difference) = compare_tensors(index, side, expected.side(side), actual.side(side))? {
-                    return Err(different(difference));
+                    return Err(different(Box::new(difference)));
                 }
             }
         }

@@ -17,7 +17,7 @@ use crate::{
 /// Check adapters with your own engine's keys and values, or with random programs.
 ///
 /// With FILE, does what `demo` does with your trace: a safetensors file with `layers.{i}.keys` and
-/// `layers.{i}.values` for every layer i from 0, each [batch, kv_head, tokens, dim] in F32, F16 or BF16.
+/// `layers.{i}.values` for every layer i from 0, each [batch, `kv_head`, tokens, dim] in F32, F16 or BF16.
 ///
 /// With --random, runs programs of updates, copies and resets over random shapes and formats, and compares results,
 /// lengths and the whole storage with the reference after every operation.
@@ -73,9 +73,11 @@ fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> 
         for index in 0..programs {
             let seed = seed.wrapping_add(index);
             let program = random::program(seed);
+            // A context of its own, so that the pipelines of its head sizes end with it.
+            let context = Context::new(context.device(), context.queue());
             program.run(&context).map_err(|failure| {
                 bar.finish_and_clear();
-                Failure::Program { adapter: label.clone(), seed, failure }
+                Failure::Program { adapter: label.clone(), seed, failure: Box::new(failure) }
             })?;
             operations += program.operations.len();
             bar.inc(1);

@@ -1,14 +1,12 @@
 //! [`KvCache`]: the keys and values of one layer.
 
-use std::{
-    ops::Range,
-    sync::{Arc, OnceLock},
-};
+use std::{ops::Range, sync::Arc};
 
 use crate::{
     BoundSource, CacheConfig, CacheView, Context, Destination, Error, GpuTensor, HostRows, HostTensor, Pair, Recorder,
     Result, RowsIn, Side, Source, Strides, Write,
-    bound::{Reads, Writes},
+    bound::Writes,
+    destination::Reads,
     layout::Layout,
     plan::{Step, check_rows, plan_read, plan_write},
     record::dispatch,
@@ -50,7 +48,8 @@ pub struct KvCache {
     lengths: Vec<u32>,
     /// Scratch for the step being planned.
     step: Step,
-    advance: OnceLock<Writes>,
+    /// Made by the first [`record_advance`](Self::record_advance).
+    advance: Option<Writes>,
     /// What its bound sources know it by.
     identity: Arc<()>,
 }
@@ -80,7 +79,7 @@ impl KvCache {
             ring: ring.clone(),
             lengths: vec![0; config.batch_size as usize],
             step: Step::with_capacity(config.batch_size),
-            advance: OnceLock::new(),
+            advance: None,
             identity: Arc::default(),
             config,
         })
@@ -145,6 +144,9 @@ impl KvCache {
         let tokens = write.tokens();
         check_rows(&self.config, Side::Keys, keys, tokens)?;
         check_rows(&self.config, Side::Values, values, tokens)?;
+        if self.step.is_empty() {
+            return Ok(());
+        }
         let upload =
             |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), wgpu::BufferUsages::STORAGE);
         let (key_buffer, value_buffer) = (upload("uploaded keys", keys)?, upload("uploaded values", values)?);
@@ -257,12 +259,9 @@ impl KvCache {
             return Ok(());
         }
         self.step.gaps_only();
-        let writes = match self.advance.get() {
+        let writes = match &mut self.advance {
             Some(writes) => writes,
-            None => {
-                let writes = Writes::advance(&self.context, &self.layout, &self.storage)?;
-                self.advance.get_or_init(|| writes)
-            }
+            empty => empty.insert(Writes::advance(&self.context, &self.layout, &self.storage)?),
         };
         let slot = self.ring.write(&self.context, &self.step)?;
         let dispatches = writes.dispatches(&self.step, self.context.limits(), write.tokens());

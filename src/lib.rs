@@ -4,9 +4,11 @@
 
 mod adapter;
 mod batched;
+mod binding;
 mod bound;
 mod config;
 mod context;
+mod destination;
 mod error;
 mod format;
 mod kernels;
@@ -26,9 +28,10 @@ mod write;
 
 pub use adapter::{adapter_label, adapters, find_adapter};
 pub use batched::BatchedKvCache;
-pub use bound::{BoundSource, Destination};
+pub use bound::BoundSource;
 pub use config::CacheConfig;
 pub use context::Context;
+pub use destination::Destination;
 pub use error::{Error, Result};
 pub use format::{Format, HostRows, Side};
 pub use half;

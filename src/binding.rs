@@ -1,0 +1,52 @@
+//! Bind groups: uniforms side by side in one buffer, and windows of larger buffers.
+
+use std::ops::Range;
+
+use crate::{Context, Result, kernels::Pipeline};
+
+/// One buffer of uniforms, each at a bindable offset.
+pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {
+    let stride = uniform_stride::<T>(context);
+    let mut contents = vec![0; stride * uniforms.len()];
+    for (slot, uniform) in contents.chunks_exact_mut(stride).zip(uniforms) {
+        slot[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(uniform));
+    }
+    context.create_filled("chunks", &contents, wgpu::BufferUsages::UNIFORM)
+}
+
+/// Bytes from one uniform to the next.
+fn uniform_stride<T>(context: &Context) -> usize {
+    size_of::<T>().next_multiple_of(context.limits().min_uniform_buffer_offset_alignment as usize)
+}
+
+/// One of the uniforms of [`uniform_buffer`].
+pub(crate) fn uniform_binding<'a, T>(
+    context: &Context,
+    buffer: &'a wgpu::Buffer,
+    index: u64,
+) -> wgpu::BindingResource<'a> {
+    let offset = index * uniform_stride::<T>(context) as u64;
+    window_binding(buffer, &(offset..offset + size_of::<T>() as u64))
+}
+
+/// A range of a buffer.
+pub(crate) fn window_binding<'a>(buffer: &'a wgpu::Buffer, bytes: &Range<u64>) -> wgpu::BindingResource<'a> {
+    let size = wgpu::BufferSize::new(bytes.end - bytes.start);
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: bytes.start, size })
+}
+
+/// The first bind group of a kernel.
+pub(crate) fn bind(
+    context: &Context,
+    pipeline: &Pipeline,
+    bindings: &[wgpu::BindingResource<'_>],
+) -> Result<wgpu::BindGroup> {
+    let entries: Vec<_> = (0..)
+        .zip(bindings)
+        .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource: resource.clone() })
+        .collect();
+    let layout = &pipeline.bindings;
+    context.create("a bind group", 0, |device| {
+        device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some("kv-cache"), layout, entries: &entries })
+    })
+}

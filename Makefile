@@ -6,7 +6,7 @@ CARGO ?= cargo
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
-	scripts/with-drivers $(CARGO) run --release --locked --quiet -- demo
+	scripts/with-drivers $(CARGO) run --release --locked -- demo
 
 # All tests, on every adapter present; examples and benchmarks run once.
 test:

@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (keys, values) = (storage(keys).ok_or("one segment")?, storage(values).ok_or("one segment")?);
     let (project, project_group) = kernel(&device, PROJECT, &[], &[&step, &projection]);
     let constants = [("PLANE", strides.head as f64), ("ROW", strides.token as f64)];
-    let bindings = [&keys, &values, cache.view().lengths_buffer(), &output];
+    let bindings = [&keys, &values, cache.view().lengths_on_device().buffer, &output];
     let (attend, attend_group) = kernel(&device, ATTEND, &constants, &bindings);
 
     for token in 0..STEPS {

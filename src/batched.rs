@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     BoundSource, CacheConfig, Context, Destination, Error, GpuTensor, HostRows, KvCache, MemoryReport, Pair, Recorder,
-    Result, Source, Write, layout::Layout, ring::StepRing,
+    Result, Source, Write, layout::Layout, ring::StepRing, storage::Lengths,
 };
 
 /// The caches of all layers of a model. Layers advance one by one, as a forward pass reaches them.
@@ -43,7 +43,10 @@ impl BatchedKvCache {
             bits: 64,
         })?;
         let ring = StepRing::new(context, config.batch_size)?;
-        let layers = (0..num_layers).map(|_| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
+        let layers = Lengths::allocate(context, config.batch_size, num_layers)?
+            .into_iter()
+            .map(|lengths| KvCache::with_shared(context, config, &ring, lengths))
+            .collect::<Result<_>>()?;
         Ok(BatchedKvCache { layers, config })
     }
 
@@ -173,8 +176,12 @@ impl BatchedKvCache {
 
     /// Records a [`reset`](Self::reset).
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        if let Some(first) = self.layers.first() {
+            // One buffer holds the lengths of all layers.
+            encoder.clear_buffer(first.view().lengths_on_device().buffer, 0, None);
+        }
         for layer in &mut self.layers {
-            layer.record_reset(encoder);
+            layer.record_reset_rows(encoder);
         }
     }
 

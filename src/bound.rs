@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     CacheConfig, Context, Error, Result, Side, Source,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
+    copies::CopySource,
     kernels::{Chunk, Kernel, Pipeline, SideVariant},
     layout::{Layout, binding_limit},
     plan::{Block, Step, grid, split},
@@ -21,6 +22,7 @@ pub struct BoundSource {
     pub(crate) owner: Arc<()>,
     pub(crate) tokens: u32,
     writes: Writes,
+    copies: Option<CopySource>,
 }
 
 /// Dispatches that write to planes: of scatter for a source, of advance for a layer.
@@ -55,6 +57,11 @@ impl Writes {
         })
     }
 
+    /// How many dispatches a step of so many tokens takes.
+    pub fn count(&self, tokens: u32) -> u64 {
+        self.chunks.iter().filter(|chunk| chunk.first_token < tokens).count() as u64
+    }
+
     /// Chunks that write no source, one per segment.
     pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
@@ -72,7 +79,7 @@ impl Writes {
             .map(|(index, segment)| {
                 let bindings = [
                     uniform_binding::<Chunk>(context, &buffer, index),
-                    storage.lengths.as_entire_binding(),
+                    window_binding(&storage.lengths.buffer, &storage.lengths.range()),
                     segment.keys.as_entire_binding(),
                     segment.values.as_entire_binding(),
                 ];
@@ -161,7 +168,7 @@ impl BoundSource {
                 let segment = &storage.segments[*index];
                 let bindings = [
                     uniform_binding::<Chunk>(context, &buffer, at),
-                    storage.lengths.as_entire_binding(),
+                    window_binding(&storage.lengths.buffer, &storage.lengths.range()),
                     segment.keys.as_entire_binding(),
                     segment.values.as_entire_binding(),
                     window_binding(source.keys.buffer, &keys.bytes),
@@ -172,7 +179,8 @@ impl BoundSource {
             })
             .collect::<Result<_>>()?;
         let writes = Writes { pipeline, keys, values, chunks };
-        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, writes })
+        let copies = CopySource::new(source, layout);
+        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, writes, copies })
     }
 
     /// Rows of each sequence and head that the source holds.
@@ -182,5 +190,10 @@ impl BoundSource {
 
     pub(crate) fn writes(&self) -> &Writes {
         &self.writes
+    }
+
+    /// The copy form, where it is possible.
+    pub(crate) fn copies(&self) -> Option<&CopySource> {
+        self.copies.as_ref()
     }
 }

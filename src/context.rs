@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    Error, Result,
+    CostModel, Error, Result,
     kernels::{Kernel, Kernels, Pipeline},
 };
 
@@ -30,18 +30,28 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
+    costs: CostModel,
     kernels: Mutex<Kernels>,
 }
 
 impl Context {
     /// A context on a device of the caller's. [`CacheConfig::required_limits`](crate::CacheConfig::required_limits)
     /// says what to request the device with.
+    #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
+    }
+
+    /// A context that chooses between kernels and copies by a cost model of the caller's, such as one that
+    /// [`calibrate`](Self::calibrate) measured earlier.
+    #[must_use]
+    pub fn with_costs(device: &wgpu::Device, queue: &wgpu::Queue, costs: CostModel) -> Self {
         Context {
             inner: Arc::new(Inner {
                 device: device.clone(),
                 queue: queue.clone(),
                 limits: device.limits(),
+                costs,
                 kernels: Mutex::new(Kernels::new(device)),
             }),
         }
@@ -60,6 +70,11 @@ impl Context {
     /// The limits that the device was made with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.inner.limits
+    }
+
+    /// What dispatches and copies are taken to cost.
+    pub fn costs(&self) -> &CostModel {
+        &self.inner.costs
     }
 
     /// Waits until everything submitted so far is done.

@@ -6,12 +6,13 @@ use crate::{
     BoundSource, CacheConfig, CacheView, Context, Destination, Error, GpuTensor, HostRows, HostTensor, Pair, Recorder,
     Result, RowsIn, Side, Source, Strides, Write,
     bound::Writes,
+    copies::{count_range, range_is_copyable, record_range},
     destination::Reads,
     layout::Layout,
     plan::{Step, check_rows, plan_read, plan_write},
     record::dispatch,
     ring::StepRing,
-    storage::Storage,
+    storage::{Lengths, Storage},
     tensor::{elements, read_buffer},
 };
 
@@ -66,14 +67,20 @@ impl KvCache {
     pub fn new(context: &Context, config: CacheConfig) -> Result<Self> {
         Layout::for_limits(&config, context.limits())?;
         let ring = StepRing::new(context, config.batch_size)?;
-        Self::with_ring(context, config, &ring)
+        let lengths = Lengths::allocate(context, config.batch_size, 1)?.swap_remove(0);
+        Self::with_shared(context, config, &ring, lengths)
     }
 
-    /// A layer whose steps share their slots with those of other layers.
-    pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
+    /// A layer that shares the slots of its steps, and the buffer of its lengths, with other layers.
+    pub(crate) fn with_shared(
+        context: &Context,
+        config: CacheConfig,
+        ring: &StepRing,
+        lengths: Lengths,
+    ) -> Result<Self> {
         let layout = Layout::for_limits(&config, context.limits())?;
         Ok(KvCache {
-            storage: Storage::new(context, &layout, config.batch_size)?,
+            storage: Storage::new(context, &layout, lengths)?,
             context: context.clone(),
             layout,
             ring: ring.clone(),
@@ -108,7 +115,7 @@ impl KvCache {
     /// Bytes of the rows that are valid.
     pub fn memory_used_bytes(&self) -> u64 {
         let rows = self.lengths.iter().map(|&length| u64::from(length)).sum::<u64>() * u64::from(self.config.num_heads);
-        rows * (self.layout.keys.row_bytes + self.layout.values.row_bytes)
+        rows * self.row_bytes()
     }
 
     /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. Lengths (4 bytes a sequence)
@@ -120,7 +127,7 @@ impl KvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
     /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
     pub fn overhead_bytes(&self) -> u64 {
-        self.storage.lengths.size() + self.ring.bytes()
+        self.storage.lengths.bytes + self.ring.bytes()
     }
 
     /// Writes host rows `[batch, kv_head, tokens, dim]`, converted where the cache's format differs, and submits.
@@ -147,8 +154,8 @@ impl KvCache {
         if self.step.is_empty() {
             return Ok(());
         }
-        let upload =
-            |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), wgpu::BufferUsages::STORAGE);
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let upload = |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), usage);
         let (key_buffer, value_buffer) = (upload("uploaded keys", keys)?, upload("uploaded values", values)?);
         let rows_in = |rows: HostRows<'_>, buffer, dim| RowsIn {
             buffer,
@@ -238,8 +245,21 @@ impl KvCache {
             return Ok(());
         }
         let slot = self.ring.write(&self.context, &self.step)?;
-        let dispatches = source.writes().dispatches(&self.step, self.context.limits(), write.tokens());
-        dispatch(recorder, "kv-cache update", slot, dispatches);
+        let copies = source.copies().filter(|copies| {
+            let bytes = self.step.touched_rows() * u64::from(self.config.num_heads) * self.row_bytes();
+            let dispatches = source.writes().count(write.tokens());
+            self.context.costs().prefers_copies(dispatches, copies.count(&self.step, &self.layout), bytes)
+        });
+        if let (Some(copies), Some(encoder)) = (copies, recorder.encoder()) {
+            copies.record(encoder, &self.step, &self.layout, &self.storage);
+            let lengths = &self.storage.lengths;
+            let from = u64::from(slot.offset) + Step::lengths_offset(self.config.batch_size);
+            encoder.copy_buffer_to_buffer(&slot.buffer, from, &lengths.buffer, lengths.offset, lengths.bytes);
+            encoder.on_submitted_work_done(move || drop(slot.mark));
+        } else {
+            let dispatches = source.writes().dispatches(&self.step, self.context.limits(), write.tokens());
+            dispatch(recorder, "kv-cache update", slot, dispatches);
+        }
         self.commit();
         Ok(())
     }
@@ -339,6 +359,22 @@ impl KvCache {
         if keys.buffer == values.buffer && both_reach {
             return Err(Error::DestinationsOverlap { byte });
         }
+        let copies = {
+            let possible = Side::BOTH
+                .into_iter()
+                .all(|side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()));
+            let copies = 2 * count_range(&step, &self.layout);
+            let dispatches = 2 * self.storage.segments.len() as u64;
+            let bytes = Side::BOTH.map(bytes).into_iter().sum();
+            possible && self.context.costs().prefers_copies(dispatches, copies, bytes)
+        };
+        if let (true, Some(encoder)) = (copies, recorder.encoder()) {
+            for side in Side::BOTH {
+                let &Destination { buffer, offset } = destinations.side(side);
+                record_range(encoder, &step, &self.layout, &self.storage, side, (buffer, offset));
+            }
+            return Ok(());
+        }
         let reads = Side::BOTH
             .map(|side| Reads::new(&self.context, &self.layout, &self.storage, side, rows, destinations.side(side)));
         let [keys, values] = reads;
@@ -367,7 +403,14 @@ impl KvCache {
 
     /// Records a [`reset`](Self::reset): a clear of every buffer.
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
-        for buffer in self.storage.buffers() {
+        let lengths = &self.storage.lengths;
+        encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(lengths.bytes));
+        self.record_reset_rows(encoder);
+    }
+
+    /// All of a [`record_reset`](Self::record_reset) but the lengths on the device.
+    pub(crate) fn record_reset_rows(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        for buffer in self.storage.planes() {
             encoder.clear_buffer(buffer, 0, None);
         }
         self.lengths.fill(0);
@@ -389,8 +432,13 @@ impl KvCache {
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn read_lengths(&self) -> Result<Vec<u32>> {
         let lengths = &self.storage.lengths;
-        let bytes = read_buffer(&self.context, lengths, 0, lengths.size())?;
+        let bytes = read_buffer(&self.context, &lengths.buffer, lengths.offset, lengths.bytes)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Bytes of a key row and a value row.
+    fn row_bytes(&self) -> u64 {
+        self.layout.keys.row_bytes + self.layout.values.row_bytes
     }
 
     fn encoder(&self) -> wgpu::CommandEncoder {

@@ -44,8 +44,13 @@ impl Step {
         Step { rows: 0, runs: Vec::with_capacity(batch_size as usize) }
     }
 
-    /// Bytes of a step of `batch_size` sequences.
+    /// Bytes of a step of `batch_size` sequences, with their lengths afterwards at its end.
     pub const fn bytes(batch_size: u32) -> u64 {
+        Self::lengths_offset(batch_size) + 4 * batch_size as u64
+    }
+
+    /// Bytes before the lengths, which no kernel reads there and the copy form copies.
+    pub const fn lengths_offset(batch_size: u32) -> u64 {
         size_of::<StepHead>() as u64 + size_of::<Run>() as u64 * batch_size as u64
     }
 
@@ -56,6 +61,11 @@ impl Step {
     /// The same runs for a kernel that writes the gaps only.
     pub fn gaps_only(&mut self) {
         self.rows = self.runs.iter().map(|run| run.start - run.first).max().unwrap_or(0).max(1);
+    }
+
+    /// Rows written, gaps included; of a gather, rows that are valid.
+    pub fn touched_rows(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.end - run.first)).sum()
     }
 
     /// Whether no sequence is written to.

@@ -14,9 +14,12 @@ impl Recorder for wgpu::CommandEncoder {}
 impl Recorder for wgpu::ComputePass<'_> {}
 
 mod sealed {
-    /// Gives a compute pass to record into.
+    /// Gives a compute pass, and where there is one an encoder, to record into.
     pub trait Record {
         fn in_pass(&mut self, label: &'static str, record: impl FnOnce(&mut wgpu::ComputePass<'_>));
+
+        /// `None` in a pass, which takes no copies.
+        fn encoder(&mut self) -> Option<&mut wgpu::CommandEncoder>;
     }
 
     impl Record for wgpu::CommandEncoder {
@@ -24,11 +27,19 @@ mod sealed {
             let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
             record(&mut self.begin_compute_pass(&descriptor));
         }
+
+        fn encoder(&mut self) -> Option<&mut wgpu::CommandEncoder> {
+            Some(self)
+        }
     }
 
     impl Record for wgpu::ComputePass<'_> {
         fn in_pass(&mut self, _label: &'static str, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) {
             record(self);
+        }
+
+        fn encoder(&mut self) -> Option<&mut wgpu::CommandEncoder> {
+            None
         }
     }
 }
@@ -49,7 +60,7 @@ pub(crate) fn dispatch<'a>(
     dispatches: impl Iterator<Item = Dispatch<'a>>,
 ) {
     recorder.in_pass(label, |pass| {
-        let StepSlot { bind_group, offset, mark } = step;
+        let StepSlot { bind_group, offset, mark, .. } = step;
         for Dispatch { pipeline, bindings, grid: [x, y, z] } in dispatches {
             pass.set_pipeline(&pipeline.compute);
             pass.set_bind_group(0, bindings, &[]);

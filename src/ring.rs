@@ -42,6 +42,7 @@ struct Block {
 /// A step on its way to the device.
 #[derive(Debug)]
 pub(crate) struct StepSlot {
+    pub buffer: wgpu::Buffer,
     pub bind_group: wgpu::BindGroup,
     pub offset: u32,
     /// Keeps the slot from being written again.
@@ -60,14 +61,17 @@ impl StepRing {
     /// Writes a step for the commands that are about to be recorded.
     pub fn write(&self, context: &Context, step: &Step) -> Result<StepSlot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = &mut *slots;
         slots.next.clear();
         slots.next.extend_from_slice(bytemuck::bytes_of(&step.head()));
         slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
+        for run in &step.runs {
+            slots.next.extend_from_slice(&run.length.to_le_bytes());
+        }
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;
             let offset = slot as u64 * slots.slot_bytes;
             context.queue().write_buffer(&slots.blocks[block].buffer, offset, &slots.next);
-            let slots = &mut *slots;
             std::mem::swap(&mut slots.contents, &mut slots.next);
             slots.last = Some((block, slot));
         }
@@ -75,6 +79,7 @@ impl StepRing {
         let offset = slot as u64 * slots.slot_bytes;
         let block = &slots.blocks[block];
         Ok(StepSlot {
+            buffer: block.buffer.clone(),
             bind_group: block.bind_group.clone(),
             offset: u32::try_from(offset).expect("a block of slots stays far below 4 GiB"),
             mark: block.marks[slot].clone(),
@@ -118,7 +123,7 @@ impl Slots {
         let bytes = present.max(FIRST_BLOCK_BYTES).min(most);
         let slots = (bytes / self.slot_bytes).max(1);
         log::debug!("{slots} more slots for steps of {} bytes", self.slot_bytes);
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = context.create_buffer("steps", slots * self.slot_bytes, usage, false)?;
         let bind_group = context.create("steps", 0, |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor {

@@ -20,38 +20,67 @@ pub(crate) struct Segment {
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
     pub segments: Vec<Segment>,
-    /// `[sequence]`, u32.
-    pub lengths: wgpu::Buffer,
+    pub lengths: Lengths,
 }
+
+/// Lengths of the sequences of one layer, `[sequence]` of u32, in a buffer that layers share.
+#[derive(Clone, Debug)]
+pub(crate) struct Lengths {
+    pub buffer: wgpu::Buffer,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Lengths {
+    /// Lengths of some layers in one buffer, each bindable.
+    pub fn allocate(context: &Context, batch_size: u32, layers: usize) -> Result<Vec<Self>> {
+        let bytes = u64::from(batch_size) * 4;
+        let stride = bytes.next_multiple_of(context.limits().min_storage_buffer_offset_alignment.into());
+        let buffer = context.create_buffer("cached lengths", stride * layers as u64, USAGE, false)?;
+        Ok((0..layers as u64).map(|layer| Lengths { buffer: buffer.clone(), offset: layer * stride, bytes }).collect())
+    }
+
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.bytes
+    }
+}
+
+const USAGE: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 impl Storage {
     /// Allocates what the layout says. wgpu lets new buffers read as zero.
-    pub fn new(context: &Context, layout: &Layout, batch_size: u32) -> Result<Self> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    pub fn new(context: &Context, layout: &Layout, lengths: Lengths) -> Result<Self> {
         let segments = layout
             .segments()
             .map(|planes| {
                 let buffer = |side: Side, what| {
                     let bytes = layout.side(side).plane_bytes * planes.len() as u64;
-                    context.create_buffer(what, bytes, usage, false)
+                    context.create_buffer(what, bytes, USAGE, false)
                 };
                 let keys = buffer(Side::Keys, "cached keys")?;
                 let values = buffer(Side::Values, "cached values")?;
                 Ok(Segment { planes, keys, values })
             })
             .collect::<Result<_>>()?;
-        let lengths = context.create_buffer("cached lengths", u64::from(batch_size) * 4, usage, false)?;
         Ok(Storage { segments, lengths })
     }
 
-    /// Every buffer.
-    pub fn buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
-        self.segments.iter().flat_map(|segment| [&segment.keys, &segment.values]).chain([&self.lengths])
+    /// Every buffer of keys and values.
+    pub fn planes(&self) -> impl Iterator<Item = &wgpu::Buffer> {
+        self.segments.iter().flat_map(|segment| [&segment.keys, &segment.values])
     }
 
     /// Whether a buffer is one of these.
     pub fn contains(&self, buffer: &wgpu::Buffer) -> bool {
-        self.buffers().any(|own| own == buffer)
+        self.planes().chain([&self.lengths.buffer]).any(|own| own == buffer)
+    }
+
+    /// The buffer of a plane, and where the plane starts in it.
+    pub fn plane(&self, layout: &Layout, side: Side, sequence: u32, head: u32) -> (&wgpu::Buffer, u64) {
+        let plane = sequence * layout.heads + head;
+        let segment = &self.segments[(plane / layout.planes_per_segment) as usize];
+        (segment.side(side), layout.side(side).plane_bytes * u64::from(plane - segment.planes.start))
     }
 
     /// Every row of every plane as it lies in the storage, valid or not.

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use crate::{
     Error, Format, Result, Side, Strides,
+    binding::window_binding,
     layout::{Layout, SideLayout},
-    storage::Storage,
+    storage::{Lengths, Storage},
 };
 
 /// The storage of one layer without any copy: what to bind, and where everything lies in it.
@@ -71,6 +72,25 @@ pub struct RowView<'a> {
     pub bytes: u64,
 }
 
+/// Where the lengths of a layer lie on the device, `[batch]` of u32.
+#[derive(Clone, Copy, Debug)]
+pub struct LengthsView<'a> {
+    /// The buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    pub buffer: &'a wgpu::Buffer,
+    /// Bytes from the buffer's start; bindable.
+    pub offset: u64,
+    /// Bytes of the lengths, 4 a sequence.
+    pub bytes: u64,
+}
+
+impl<'a> LengthsView<'a> {
+    /// The lengths as an entry of a bind group.
+    #[must_use]
+    pub fn binding(&self) -> wgpu::BindingResource<'a> {
+        window_binding(self.buffer, &(self.offset..self.offset + self.bytes))
+    }
+}
+
 impl<'a> CacheView<'a> {
     pub(crate) fn new(storage: &'a Storage, layout: &'a Layout, lengths: &'a [u32]) -> Self {
         CacheView { storage, layout, lengths }
@@ -86,10 +106,13 @@ impl<'a> CacheView<'a> {
         self.lengths
     }
 
-    /// The same lengths on the device, `[batch]` of u32: every recorded update sets them at its place in the command
+    /// The same lengths on the device: every recorded update sets them at its place in the command
     /// stream, so a kernel that is recorded after it reads the right ones.
-    pub fn lengths_buffer(&self) -> &'a wgpu::Buffer {
-        &self.storage.lengths
+    ///
+    /// All layers of a [`BatchedKvCache`](crate::BatchedKvCache) share the buffer; bind the range.
+    pub fn lengths_on_device(&self) -> LengthsView<'a> {
+        let Lengths { buffer, offset, bytes } = &self.storage.lengths;
+        LengthsView { buffer, offset: *offset, bytes: *bytes }
     }
 }
 
@@ -151,11 +174,9 @@ impl<'a> SideView<'a> {
         check_index("sequence", sequence, self.layout.planes / self.layout.heads)?;
         check_index("head", head, self.layout.heads)?;
         check_index("position", position, self.layout.max_seq_len)?;
-        let plane = sequence * self.layout.heads + head;
-        let segment = &self.storage.segments[(plane / self.layout.planes_per_segment) as usize];
-        let &SideLayout { row_bytes, plane_bytes, .. } = self.sizes();
-        let offset = plane_bytes * u64::from(plane - segment.planes.start) + row_bytes * u64::from(position);
-        Ok(RowView { buffer: segment.side(self.side), offset, bytes: row_bytes })
+        let (buffer, plane) = self.storage.plane(self.layout, self.side, sequence, head);
+        let bytes = self.row_bytes();
+        Ok(RowView { buffer, offset: plane + bytes * u64::from(position), bytes })
     }
 }
 

@@ -279,7 +279,7 @@ fn sources() {
         "the buffer of keys must not be the cache's own storage: one dispatch cannot read and write one buffer",
         |cache| cache.bind_source(&source(&own, &good)),
     );
-    let lengths = cache.view().lengths_buffer().clone();
+    let lengths = cache.view().lengths_on_device().buffer.clone();
     assert_eq!(cache.bind_source(&source(&good, &lengths)).err(), Some(Error::OwnStorage { side: Side::Values }));
     // A stride of an axis with one step is never used.
     let mut unused = source(&good, &good);

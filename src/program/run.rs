@@ -134,7 +134,9 @@ impl Pass<'_> {
         let [key_rows, value_rows] = [(Side::Keys, &keys), (Side::Values, &values)]
             .map(|(side, rows)| rows.strided(&config, side, tokens, layout));
         let context = self.device.context().clone();
-        let upload = |rows: &Strided| context.create_filled("rows", &rows.bytes, wgpu::BufferUsages::STORAGE);
+        let upload = |rows: &Strided| {
+            context.create_filled("rows", &rows.bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
+        };
         let (key_buffer, value_buffer) = (upload(&key_rows)?, upload(&value_rows)?);
         let rows_in =
             |buffer, rows: &Strided, format| RowsIn { buffer, offset: rows.offset, format, strides: rows.strides };
@@ -179,7 +181,7 @@ impl Pass<'_> {
         let bytes = |side: Side| expected.as_ref().map_or(0, |range| range.side(side).bytes().len());
         let buffer = |side: Side| {
             let filled = vec![GUARD; (GUARD_BYTES + bytes(side) + GUARD_BYTES).next_multiple_of(4)];
-            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             context.create_filled("guarded", &filled, usage).map_err(FailureKind::Device)
         };
         let buffers = Pair { keys: buffer(Side::Keys)?, values: buffer(Side::Values)? };

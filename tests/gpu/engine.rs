@@ -84,7 +84,8 @@ fn lengths_are_right_at_each_point_of_a_stream(gpu: &Gpu) -> Outcome {
     let mut expected: Vec<u32> = Vec::new();
     for (step, write) in writes.into_iter().enumerate() {
         cache.record_update(&mut encoder, &source, write)?;
-        encoder.copy_buffer_to_buffer(cache.view().lengths_buffer(), 0, &snapshots, step as u64 * 8, 8);
+        let lengths = cache.view().lengths_on_device();
+        encoder.copy_buffer_to_buffer(lengths.buffer, lengths.offset, &snapshots, step as u64 * 8, lengths.bytes);
         expected.extend(cache.lengths());
     }
     context.queue().submit([encoder.finish()]);
@@ -208,7 +209,7 @@ fn a_kernel_in_the_same_pass_sees_rows_and_lengths(gpu: &Gpu) -> Outcome {
         }";
     let view = cache.view();
     let keys = view.side(Side::Keys).segments().next().unwrap().buffer.clone();
-    let (pipeline, group) = kernel(context, body, &[&keys, view.lengths_buffer(), &sums]);
+    let (pipeline, group) = kernel(context, body, &[&keys, view.lengths_on_device().buffer, &sums]);
     let mut encoder = encoder(context);
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());

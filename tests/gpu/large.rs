@@ -34,7 +34,7 @@ fn two_segments_of_128_mib_a_side(gpu: &Gpu) -> Outcome {
     let config = CacheConfig::new(1, 8, 512, 16384);
     let limits =
         wgpu::Limits { max_storage_buffer_binding_size: 128 << 20, max_buffer_size: 512 << 20, ..gpu.adapter.limits() };
-    let context = Context::open_with(&gpu.adapter, limits)?;
+    let context = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
     let segments = KvCache::new(&context, config)?.view().side(Side::Keys).segments().len();
     assert_eq!(segments, 2, "a plane is 32 MiB, a binding 128 MiB");
     let mut program = Program::new(config, 1);

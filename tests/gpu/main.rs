@@ -1,4 +1,5 @@
-//! Behaviour on every adapter present. Each test runs once per adapter and carries its name.
+//! Behaviour on every adapter present, in each form that updates and ranges have: kernels, and the device's own copies
+//! wherever they are possible. Each test runs once per adapter and form and carries their names.
 //!
 //! `KV_CACHE_REQUIRE` lists adapters that must be there, separated by `;`: an adapter is one if its label contains every
 //! word, as in `llvmpipe [vulkan];SwiftShader`. So a driver that fails to load is a failure and not a shorter list.
@@ -13,7 +14,7 @@ mod programs;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use wgpu_kv_cache::{Context, adapter_label, adapters};
+use wgpu_kv_cache::{Context, CostModel, adapter_label, adapters};
 
 /// What a test is given.
 #[derive(Debug)]
@@ -24,6 +25,16 @@ pub struct Gpu {
     pub small: Context,
     /// The adapter that both are on.
     pub adapter: wgpu::Adapter,
+    /// The form that both choose.
+    pub costs: CostModel,
+}
+
+impl Gpu {
+    /// A device with other limits that chooses the same form.
+    pub fn open(adapter: &wgpu::Adapter, limits: wgpu::Limits, costs: CostModel) -> wgpu_kv_cache::Result<Context> {
+        let context = Context::open_with(adapter, limits)?;
+        Ok(Context::with_costs(context.device(), context.queue(), costs))
+    }
 }
 
 /// Passed, or visibly left out with a reason.
@@ -57,24 +68,27 @@ fn trials() -> Vec<Trial> {
             Trial::test(format!("{words} is there"), move || if there { Ok(()) } else { Err(message.into()) })
         })
         .collect();
+    let forms = [("kernels", CostModel::KERNELS), ("copies", CostModel::COPIES)];
     for (adapter, label) in found.into_iter().zip(labels) {
-        let gpu = match open(adapter) {
-            Ok(gpu) => Arc::new(gpu),
-            Err(error) => {
-                trials.push(Trial::test(format!("open on {label}"), move || Err(error.into())));
-                continue;
+        for (form, costs) in forms {
+            let gpu = match open(&adapter, costs) {
+                Ok(gpu) => Arc::new(gpu),
+                Err(error) => {
+                    trials.push(Trial::test(format!("open on {label}"), move || Err(error.into())));
+                    continue;
+                }
+            };
+            let tests = [host::TESTS, engine::TESTS, conversions::TESTS, programs::TESTS, bugs::TESTS, large::TESTS];
+            for &(name, test) in tests.into_iter().flatten() {
+                let gpu = gpu.clone();
+                trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || test(&gpu)));
             }
-        };
-        let tests = [host::TESTS, engine::TESTS, conversions::TESTS, programs::TESTS, bugs::TESTS, large::TESTS];
-        for &(name, test) in tests.into_iter().flatten() {
-            let gpu = gpu.clone();
-            trials.push(Trial::ignorable_test(format!("{name} on {label}"), move || test(&gpu)));
         }
     }
     trials
 }
 
-fn open(adapter: wgpu::Adapter) -> wgpu_kv_cache::Result<Gpu> {
+fn open(adapter: &wgpu::Adapter, costs: CostModel) -> wgpu_kv_cache::Result<Gpu> {
     let limits = adapter.limits();
     let small = wgpu::Limits {
         max_storage_buffer_binding_size: 4096,
@@ -82,5 +96,10 @@ fn open(adapter: wgpu::Adapter) -> wgpu_kv_cache::Result<Gpu> {
         max_compute_workgroups_per_dimension: 16,
         ..limits.clone()
     };
-    Ok(Gpu { context: Context::open_with(&adapter, limits)?, small: Context::open_with(&adapter, small)?, adapter })
+    Ok(Gpu {
+        context: Gpu::open(adapter, limits, costs)?,
+        small: Gpu::open(adapter, small, costs)?,
+        adapter: adapter.clone(),
+        costs,
+    })
 }

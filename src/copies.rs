@@ -1,0 +1,133 @@
+//! The copy form of updates and ranges: runs of bytes for the device's own buffer copies.
+
+use crate::{
+    RowsIn, Side, Source,
+    layout::Layout,
+    plan::{Run, Step},
+    storage::Storage,
+};
+
+/// One side of a source that can be copied from.
+#[derive(Clone, Debug)]
+struct CopySide {
+    buffer: wgpu::Buffer,
+    offset: u64,
+    /// Bytes from one sequence, head and token to the next.
+    strides: [u64; 3],
+    /// Tokens of one head lie next to each other.
+    contiguous: bool,
+}
+
+/// A source whose formats are those of the cache, in whole words.
+#[derive(Clone, Debug)]
+pub(crate) struct CopySource {
+    sides: [CopySide; 2],
+}
+
+impl CopySide {
+    fn new(rows: &RowsIn<'_>, layout: &Layout, side: Side) -> Option<Self> {
+        let sizes = layout.side(side);
+        let width = u64::from(rows.format.element_bytes());
+        let strides = [rows.strides.sequence, rows.strides.head, rows.strides.token];
+        let contiguous = rows.strides.token == u64::from(sizes.dim);
+        // A stride that is never taken may be anything.
+        let strides = strides.map(|stride| stride.saturating_mul(width));
+        let words = sizes.row_bytes.is_multiple_of(4)
+            && rows.offset.is_multiple_of(4)
+            && strides.into_iter().all(|stride| stride.is_multiple_of(4));
+        let copyable = rows.format == sizes.format && rows.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
+        (words && copyable).then(|| CopySide { buffer: rows.buffer.clone(), offset: rows.offset, strides, contiguous })
+    }
+
+    fn start(&self, sequence: u32, head: u32, token: u32) -> u64 {
+        let indices = [sequence, head, token].map(u64::from);
+        let steps = indices.into_iter().zip(self.strides).filter(|(index, _)| *index > 0);
+        self.offset + steps.map(|(index, stride)| index * stride).sum::<u64>()
+    }
+}
+
+impl CopySource {
+    /// `None` where only a kernel can do it.
+    pub fn new(source: &Source<'_>, layout: &Layout) -> Option<Self> {
+        let keys = CopySide::new(&source.keys, layout, Side::Keys)?;
+        let values = CopySide::new(&source.values, layout, Side::Values)?;
+        Some(CopySource { sides: [keys, values] })
+    }
+
+    /// How many copies and clears a step takes, one for the lengths included.
+    pub fn count(&self, step: &Step, layout: &Layout) -> u64 {
+        let side = |side: &CopySide| -> u64 {
+            let run = |run: &Run| {
+                let rows = u64::from(run.end - run.start);
+                let copies = if side.contiguous { u64::from(rows > 0) } else { rows };
+                (copies + u64::from(run.first < run.start)) * u64::from(layout.heads)
+            };
+            step.runs.iter().map(run).sum()
+        };
+        self.sides.iter().map(side).sum::<u64>() + 1
+    }
+
+    /// Records the rows and gaps of a step. The lengths are the caller's.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, step: &Step, layout: &Layout, storage: &Storage) {
+        for (side, from) in Side::BOTH.into_iter().zip(&self.sides) {
+            let row_bytes = layout.side(side).row_bytes;
+            for (sequence, run) in (0..).zip(&step.runs).filter(|(_, run)| run.end > run.start) {
+                for head in 0..layout.heads {
+                    let (to, plane) = storage.plane(layout, side, sequence, head);
+                    let slot = |slot: u32| plane + u64::from(slot) * row_bytes;
+                    if run.first < run.start {
+                        let gap = u64::from(run.start - run.first) * row_bytes;
+                        encoder.clear_buffer(to, slot(run.first), Some(gap));
+                    }
+                    let rows = run.end - run.start;
+                    let (pieces, rows) = if from.contiguous { (1, rows) } else { (rows, 1) };
+                    for piece in 0..pieces {
+                        let from_offset = from.start(sequence, head, run.token + piece);
+                        let bytes = u64::from(rows) * row_bytes;
+                        encoder.copy_buffer_to_buffer(&from.buffer, from_offset, to, slot(run.start + piece), bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a range of one side can be copied to a buffer of this usage.
+pub(crate) fn range_is_copyable(layout: &Layout, side: Side, usage: wgpu::BufferUsages) -> bool {
+    layout.side(side).row_bytes.is_multiple_of(4) && usage.contains(wgpu::BufferUsages::COPY_DST)
+}
+
+/// How many copies and clears a range of one side takes.
+pub(crate) fn count_range(step: &Step, layout: &Layout) -> u64 {
+    let run = |run: &Run| {
+        let rows = run.end - run.start;
+        (u64::from(rows > 0) + u64::from(rows < step.rows)) * u64::from(layout.heads)
+    };
+    step.runs.iter().map(run).sum()
+}
+
+/// Records a range of one side: valid rows are copied, the others cleared.
+pub(crate) fn record_range(
+    encoder: &mut wgpu::CommandEncoder,
+    step: &Step,
+    layout: &Layout,
+    storage: &Storage,
+    side: Side,
+    (to, offset): (&wgpu::Buffer, u64),
+) {
+    let row_bytes = layout.side(side).row_bytes;
+    for (sequence, run) in (0..).zip(&step.runs) {
+        for head in 0..layout.heads {
+            let (from, plane) = storage.plane(layout, side, sequence, head);
+            let first = u64::from(sequence * layout.heads + head) * u64::from(step.rows) * row_bytes + offset;
+            let valid = u64::from(run.end - run.start) * row_bytes;
+            if valid > 0 {
+                encoder.copy_buffer_to_buffer(from, plane + u64::from(run.start) * row_bytes, to, first, valid);
+            }
+            let rest = u64::from(step.rows) * row_bytes - valid;
+            if rest > 0 {
+                encoder.clear_buffer(to, first + valid, Some(rest));
+            }
+        }
+    }
+}

@@ -195,6 +195,16 @@ impl BatchedKvCache {
         self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
     }
 
+    /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait.
+    /// Bound sources hold [`BoundSource::device_bytes`] more.
+    pub fn overhead_bytes(&self) -> u64 {
+        self.layers.first().map_or(0, |first| {
+            // Layers share the slots and the buffer of lengths.
+            first.overhead_bytes() - first.view().lengths_on_device().bytes
+                + first.view().lengths_on_device().buffer.size()
+        })
+    }
+
     /// Shape, use and growth in one table.
     pub fn memory_report(&self) -> MemoryReport {
         MemoryReport::new(self)

@@ -32,6 +32,7 @@ pub(crate) struct Writes {
     keys: SideVariant,
     values: SideVariant,
     chunks: Vec<BoundChunk>,
+    uniform_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Writes {
                 Ok(BoundChunk { planes: segment.plane_count(), first_token: 0, bindings })
             })
             .collect::<Result<_>>()?;
-        Ok(Writes { pipeline, keys, values, chunks })
+        Ok(Writes { pipeline, keys, values, chunks, uniform_bytes: buffer.size() })
     }
 }
 
@@ -178,7 +179,7 @@ impl BoundSource {
                 Ok(BoundChunk { planes: block.plane_count(), first_token: block.tokens.start, bindings })
             })
             .collect::<Result<_>>()?;
-        let writes = Writes { pipeline, keys, values, chunks };
+        let writes = Writes { pipeline, keys, values, chunks, uniform_bytes: buffer.size() };
         let copies = CopySource::new(source, layout);
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, writes, copies })
     }
@@ -186,6 +187,11 @@ impl BoundSource {
     /// Rows of each sequence and head that the source holds.
     pub fn tokens(&self) -> u32 {
         self.tokens
+    }
+
+    /// Bytes that it holds on the device: what its chunks are, 256 each.
+    pub fn device_bytes(&self) -> u64 {
+        self.writes.uniform_bytes
     }
 
     pub(crate) fn writes(&self) -> &Writes {

@@ -26,7 +26,7 @@ impl Context {
         let rows = self.create_buffer("calibration", config.bytes_per_layer()? / 2, usage, false)?;
         let rows_in =
             || RowsIn { buffer: &rows, offset: 0, format: Format::F16, strides: Strides::bhtd(heads, tokens, dim) };
-        let mut time = |context: &Context, tokens: u32, updates: u32| -> Result<f64> {
+        let time = |context: &Context, tokens: u32, updates: u32| -> Result<f64> {
             let mut cache = KvCache::new(context, config)?;
             let source = cache.bind_source(&Source { keys: rows_in(), values: rows_in(), tokens })?;
             let mut best = f64::INFINITY;
@@ -44,7 +44,7 @@ impl Context {
             Ok(best)
         };
         // The difference between many updates in a submission and one leaves out what the submission costs.
-        let mut form = |context: &Context, steps: f64| -> Result<(f64, f64)> {
+        let form = |context: &Context, steps: f64| -> Result<(f64, f64)> {
             let short = (time(context, 1, 33)? * 33.0 - time(context, 1, 1)?) / 32.0;
             let long = (time(context, tokens, 5)? * 5.0 - time(context, tokens, 1)?) / 4.0;
             let step = (short / steps).max(1.0);

@@ -9,7 +9,7 @@ use crate::{
     copies::{count_range, range_is_copyable, record_range},
     destination::Reads,
     layout::Layout,
-    plan::{Step, check_rows, plan_read, plan_write},
+    plan::{Run, Step, check_rows, plan_read, plan_write},
     record::dispatch,
     ring::StepRing,
     storage::{Lengths, Storage},
@@ -192,6 +192,25 @@ impl KvCache {
         BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, source)
     }
 
+    /// Does now what the first update would do otherwise, and submits: wgpu clears storage when it is first bound, and
+    /// drivers finish a pipeline when it first runs. Changes no row and no length.
+    ///
+    /// # Errors
+    /// [`Error::ForeignSource`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
+        self.check_owner(source)?;
+        self.context.check_alive("warming up")?;
+        self.step.rows = 1;
+        self.step.runs.clear();
+        self.step.runs.extend(self.lengths.iter().map(|&length| Run { length, ..Run::default() }));
+        let slot = self.ring.write(&self.context, &self.step)?;
+        let mut encoder = self.encoder();
+        let dispatches = source.writes().dispatches(&self.step, self.context.limits(), source.tokens);
+        dispatch(&mut encoder, "kv-cache warm-up", slot, dispatches);
+        self.context.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+
     /// Records the scatter of new rows, and of the new lengths, into an encoder or a compute pass.
     ///
     /// # Errors
@@ -234,9 +253,7 @@ impl KvCache {
         source: &BoundSource,
         write: Write<'_>,
     ) -> Result<()> {
-        if !Arc::ptr_eq(&source.owner, &self.identity) {
-            return Err(Error::ForeignSource);
-        }
+        self.check_owner(source)?;
         if write.tokens() > source.tokens {
             return Err(Error::MoreTokensThanBound { tokens: write.tokens(), bound: source.tokens });
         }
@@ -434,6 +451,10 @@ impl KvCache {
         let lengths = &self.storage.lengths;
         let bytes = read_buffer(&self.context, &lengths.buffer, lengths.offset, lengths.bytes)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    fn check_owner(&self, source: &BoundSource) -> Result<()> {
+        if Arc::ptr_eq(&source.owner, &self.identity) { Ok(()) } else { Err(Error::ForeignSource) }
     }
 
     /// Bytes of a key row and a value row.

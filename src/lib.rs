@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![deny(missing_docs)]
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss, clippy::unwrap_used)]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "the numbers of a test are small"))]
 

@@ -1,0 +1,143 @@
+//! What the cache costs the host, on wgpu's no-op backend: time and heap allocations of recording; and what it makes
+//! on the device per step.
+
+use std::time::Instant;
+
+use wgpu_kv_cache::{BatchedKvCache, BoundSource, CacheConfig, Context, Format, Result, Write};
+
+use crate::{DIM, HEADS, LAYERS, Reach, Table, bind, buffer, by_hand};
+
+struct Bench {
+    context: Context,
+    cache: BatchedKvCache,
+    sources: Vec<BoundSource>,
+    hand: by_hand::Decode,
+}
+
+impl Bench {
+    fn new(context: &Context) -> Result<Self> {
+        let config = CacheConfig::new(1, HEADS, DIM, 1024).formats(Format::F16, Format::F16);
+        let cache = BatchedKvCache::new(context, config, LAYERS)?;
+        let bytes = config.bytes_per_token()? / 2;
+        let (keys, values) = (buffer(context, bytes), buffer(context, bytes));
+        let sources =
+            cache.layers().iter().map(|layer| bind(layer, &keys, &values, Format::F16, 1)).collect::<Result<_>>()?;
+        let planes: Vec<_> = cache
+            .layers()
+            .iter()
+            .map(|layer| {
+                wgpu_kv_cache::Side::BOTH
+                    .map(|side| layer.view().side(side).segments().next().expect("one").buffer.clone())
+            })
+            .collect();
+        let hand = by_hand::Decode::new(context, 1, 1024, [&keys, &values], &planes);
+        Ok(Bench { context: context.clone(), cache, sources, hand })
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    /// Records one step into one pass of an encoder.
+    fn record(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (layer, source) in self.sources.iter().enumerate() {
+            self.cache.record_update(layer, &mut pass, source, Write::at(position, 1))?;
+        }
+        Ok(())
+    }
+}
+
+/// Time and heap allocations of recording.
+pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
+        required_features: wgpu::Features::IMMEDIATES,
+        required_limits: wgpu::Limits { max_immediate_size: 64, ..Default::default() },
+        ..Default::default()
+    });
+    let mut bench = Bench::new(&Context::new(&device, &queue))?;
+    let steps = if whole { 3000 } else { 3 };
+    let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
+    for step in 0..steps {
+        let mut encoder = bench.encoder();
+        let start = Instant::now();
+        bench.record(&mut encoder, step % 1024)?;
+        ours.push(start.elapsed());
+        bench.context.queue().submit([encoder.finish()]);
+        let mut encoder = bench.encoder();
+        let start = Instant::now();
+        bench.hand.record_dispatches(&mut encoder, step % 1024);
+        by_hand.push(start.elapsed());
+        bench.context.queue().submit([encoder.finish()]);
+        bench.context.wait()?;
+    }
+    let median = |times: &mut Vec<std::time::Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6 / LAYERS as f64
+    };
+    let (ours, by_hand) = (median(&mut ours), median(&mut by_hand));
+    table.row(
+        "host time to record one layer's update",
+        "the same dispatch by hand",
+        Reach::AtMost(2.0),
+        ours / by_hand,
+        " × its time",
+    );
+    table.row("", "", Reach::AtMost(1.0), ours, " µs");
+    table.note(&format!("by hand {by_hand:.3} µs"));
+
+    // wgpu's own vectors grow with the commands; a second step of the same length finds them grown.
+    let mut encoder = bench.encoder();
+    bench.record(&mut encoder, 0)?;
+    bench.hand.record_dispatches(&mut encoder, 0);
+    let ours = allocation_counter::measure(|| bench.record(&mut encoder, 1).expect("it is in range"));
+    let by_hand = allocation_counter::measure(|| bench.hand.record_dispatches(&mut encoder, 1));
+    let extra = ours.count_total as f64 - by_hand.count_total as f64;
+    table.row(
+        "heap allocations per recorded update",
+        "the same dispatch by hand",
+        Reach::AtMost(0.0),
+        (extra / LAYERS as f64).max(0.0),
+        " more",
+    );
+    table.note(&format!("{} for {LAYERS} layers, {} by hand", ours.count_total, by_hand.count_total));
+    Ok(())
+}
+
+/// What is made on the device per step, and what stays there.
+pub fn resources(adapter: &wgpu::Adapter, table: &mut Table) -> Result<()> {
+    let context = Context::open(adapter)?;
+    let made = |context: &Context| {
+        let hal = context.device().get_internal_counters().hal;
+        [hal.buffers.read(), hal.bind_groups.read(), hal.compute_pipelines.read()]
+    };
+    let mut bench = Bench::new(&context)?;
+    let mut most = [0; 3];
+    for step in 0..40 {
+        let before = made(&context);
+        let mut encoder = bench.encoder();
+        bench.record(&mut encoder, step)?;
+        let after = made(&context);
+        context.queue().submit([encoder.finish()]);
+        context.wait()?;
+        if step > 0 {
+            for (most, (before, after)) in most.iter_mut().zip(before.into_iter().zip(after)) {
+                *most = (*most).max(after - before);
+            }
+        }
+    }
+    // The queue's write of the position is in the count of buffers: wgpu stages it in one of its own.
+    let [buffers, bind_groups, pipelines] = most;
+    table.row(
+        "bind groups and pipelines made per decode step",
+        "",
+        Reach::AtMost(0.0),
+        (bind_groups + pipelines) as f64,
+        "",
+    );
+    table.row("buffers made per decode step", "", Reach::AtMost(0.0), buffers as f64, "");
+    let sources: u64 = bench.sources.iter().map(BoundSource::device_bytes).sum();
+    let overhead = bench.cache.overhead_bytes() + sources;
+    table.row("resident bytes beyond memory_allocated_bytes", "", Reach::AtMost(65_536.0), overhead as f64, " bytes");
+    Ok(())
+}

@@ -282,20 +282,27 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
             times[2] * 1e3
         ));
         if batch == 8 {
-            let at = |position| -> Result<f64> {
-                step_to(context, &step, position)?;
-                Ok(medians(context, repetitions, &mut [Box::new(|encoder| step(encoder, position))])?[0])
+            let other = BatchedKvCache::new(context, config, LAYERS)?;
+            let other_sources: Vec<_> = other
+                .layers()
+                .iter()
+                .map(|layer| bind(layer, &keys, &values, Format::F16, 1))
+                .collect::<Result<_>>()?;
+            let other = std::cell::RefCell::new(other);
+            let first = |encoder: &mut wgpu::CommandEncoder, position: u32| -> Result<()> {
+                let mut cache = other.borrow_mut();
+                for (layer, source) in other_sources.iter().enumerate() {
+                    cache.record_update(layer, encoder, source, Write::at(position, 1))?;
+                }
+                Ok(())
             };
-            let (mut first, mut last) = (Vec::new(), Vec::new());
-            for _ in 0..3 {
-                first.push(at(0)?);
-                last.push(at(capacity - 1)?);
-            }
-            let middle = |times: &mut Vec<f64>| {
-                times.sort_by(f64::total_cmp);
-                times[1]
-            };
-            let ratio = middle(&mut last) / middle(&mut first);
+            step_to(context, &step, capacity - 1)?;
+            let times = medians(
+                context,
+                repetitions,
+                &mut [Box::new(|encoder| step(encoder, capacity - 1)), Box::new(|encoder| first(encoder, 0))],
+            )?;
+            let ratio = times[0] / times[1];
             table.row(
                 "decode step at the last position",
                 "the same at position 0",

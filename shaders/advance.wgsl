@@ -1,7 +1,7 @@
 // advance: makes rows valid that the caller's own kernels have written into the cache: sets the lengths
 // of the sequences and zeroes the gap in front of the new rows. The rows themselves are not touched.
 //
-// Grid:    as in units, over the rows of the gaps.
+// Grid:    that of grid_rows or grid_planes, over the rows of the gaps.
 // Shapes:  key_planes, value_planes   [plane, slot, dim], one segment of the cache
 // Bounds:  as in scatter.
 
@@ -9,7 +9,15 @@ struct Chunk {
     first_plane: u32,   // the segment's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32, // 0: the chunk is the whole segment
-    heads: u32,         // KV heads of the cache
+    spare: u32,
+}
+
+fn write_unit(plane_run: u32, unit: u32) {
+    let place = place_of(plane_run);
+    set_length(plane_run, unit, place);
+    let gap = Run(place.run.first, place.run.start, place.run.start, 0u, 0u);
+    key_write(place, gap, unit);
+    value_write(place, gap, unit);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -18,10 +26,5 @@ fn advance(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let unit = unit_of(group, groups, local);
-    if !unit.exists {
-        return;
-    }
-    set_length(unit, group.z);
-    write_unit(unit, group.z, Run(unit.run.first, unit.run.start, unit.run.start, 0u, 0u));
+    each_unit(group, groups, local);
 }

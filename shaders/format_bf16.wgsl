@@ -9,8 +9,6 @@ fn bf16_decode(half: u32) -> u32 {
 }
 
 fn bf16_encode(bits: u32) -> u32 {
-    if (bits & 0x7fffffffu) > 0x7f800000u {
-        return (bits >> 16u) | 0x40u;
-    }
-    return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+    let rounded = (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
+    return select(rounded, (bits >> 16u) | 0x40u, (bits & 0x7fffffffu) > 0x7f800000u);
 }

@@ -23,28 +23,21 @@ fn f16_decode(half: u32) -> u32 {
     return sign | ((113u - shift) << 23u) | (((magnitude << shift) & 0x3ffu) << 13u);
 }
 
+// Without branches: a software driver runs both sides of each.
 fn f16_encode(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
-    if magnitude > 0x7f800000u {
-        return sign | 0x7e00u | ((magnitude >> 13u) & 0x3ffu);
-    }
-    if magnitude >= 0x477ff000u {
-        return sign | 0x7c00u;
-    }
-    if magnitude >= 0x38800000u {
-        let rounded = magnitude + 0xfffu + ((magnitude >> 13u) & 1u);
-        return sign | ((rounded - 0x38000000u) >> 13u);
-    }
-    // Up to half of the smallest subnormal, which is a tie with zero.
-    if magnitude <= 0x33000000u {
-        return sign;
-    }
-    let shift = 126u - (magnitude >> 23u);
+    let normal = (magnitude + 0xfffu + ((magnitude >> 13u) & 1u) - 0x38000000u) >> 13u;
+    // Below 2^-14: the significand is shifted to units of 2^-24. From a shift of 25 on nothing is left of it, and a
+    // number too large for this has a shift that does no harm.
+    let shift = clamp(126u - min(magnitude >> 23u, 125u), 1u, 25u);
     let significand = (magnitude & 0x7fffffu) | 0x800000u;
     let quotient = significand >> shift;
     let rest = significand & ((1u << shift) - 1u);
-    let tie = 1u << (shift - 1u);
-    let up = rest > tie || (rest == tie && (quotient & 1u) == 1u);
-    return sign | (quotient + select(0u, 1u, up));
+    // Up beyond half a unit, and at half a unit from an odd quotient.
+    let subnormal = quotient + select(0u, 1u, rest + (quotient & 1u) > (1u << (shift - 1u)));
+    let finite = select(subnormal, normal, magnitude >= 0x38800000u);
+    let not_nan = select(finite, 0x7c00u, magnitude >= 0x477ff000u);
+    let nan = 0x7e00u | ((magnitude >> 13u) & 0x3ffu);
+    return sign | select(not_nan, nan, magnitude > 0x7f800000u);
 }

@@ -11,11 +11,11 @@ struct Window {
     first_plane: u32,   // the window's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32, // the same plane, counted inside its segment
-    heads: u32,         // KV heads of the cache
+    spare_0: u32,
     first_row: u32,     // rows of the output that the window holds of each of its planes
     rows: u32,
     offset: u32,        // elements from the start of the output binding to the window's first row
-    spare: u32,
+    spare_1: u32,
 }
 
 const NOWHERE = 0xffffffffu;
@@ -24,9 +24,9 @@ const NOWHERE = 0xffffffffu;
 
 // The slot that holds row `row` of the output, or NOWHERE.
 fn slot_of(plane: u32, row: u32) -> u32 {
-    let sequence = (window.first_plane + plane) / window.heads;
-    for (var i = 0u; i < step.runs_per_sequence; i++) {
-        let run = step.runs[sequence * step.runs_per_sequence + i];
+    let sequence = (window.first_plane + plane) / HEADS;
+    for (var i = 0u; i < RUNS_PER_SEQUENCE; i++) {
+        let run = step_run(sequence * RUNS_PER_SEQUENCE + i);
         if row >= run.token && row - run.token < run.end - run.start {
             return run.start + (row - run.token);
         }

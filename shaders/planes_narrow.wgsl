@@ -7,29 +7,29 @@
 
 @group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<u32>;
 
-fn side_units(rows: u32) -> u32 {
-    return rows * SIDE_DIM / SIDE_LANES + SIDE_SHARED_WORDS;
+// The bits that one lane of a word gets, and a mask of them.
+fn side_lane(place: Place, run: Run, element: u32) -> vec2<u32> {
+    let slot = element / SIDE_DIM;
+    if slot < run.first || slot >= run.end {
+        return vec2<u32>();
+    }
+    if slot < run.start {
+        return vec2<u32>(0u, SIDE_LANE_MASK);
+    }
+    let token = run.token + (slot - run.start);
+    return vec2<u32>(side_element(place, token, element % SIDE_DIM), SIDE_LANE_MASK);
 }
 
-fn side_write(plane: u32, sequence: u32, head: u32, run: Run, unit: u32) {
+fn side_write(place: Place, run: Run, unit: u32) {
     let word = run.first * SIDE_DIM / SIDE_LANES + unit;
-    var bits = 0u;
-    var mask = 0u;
-    for (var lane = 0u; lane < SIDE_LANES; lane++) {
-        let element = word * SIDE_LANES + lane;
-        let slot = element / SIDE_DIM;
-        if slot >= run.first && slot < run.end {
-            mask |= SIDE_LANE_MASK << (lane * SIDE_BITS);
-            if slot >= run.start {
-                let value = side_element(sequence, head, run.token + (slot - run.start), element % SIDE_DIM);
-                bits |= value << (lane * SIDE_BITS);
-            }
-        }
+    var lane = side_lane(place, run, word * SIDE_LANES);
+    if SIDE_LANES == 2u {
+        lane |= side_lane(place, run, word * SIDE_LANES + 1u) << vec2<u32>(16u);
     }
-    let at = plane * SIDE_PLANE_WORDS + word;
-    if mask == 0xffffffffu {
-        side_planes[at] = bits;
-    } else if mask != 0u {
-        side_planes[at] = (side_planes[at] & ~mask) | bits;
+    let at = place.plane * SIDE_PLANE_WORDS + word;
+    if lane.y == 0xffffffffu {
+        side_planes[at] = lane.x;
+    } else if lane.y != 0u {
+        side_planes[at] = (side_planes[at] & ~lane.y) | lane.x;
     }
 }

@@ -6,22 +6,18 @@
 
 @group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<vec4<u32>>;
 
-fn side_units(rows: u32) -> u32 {
-    return rows * SIDE_ROW_UNITS;
-}
-
-fn side_write(plane: u32, sequence: u32, head: u32, run: Run, unit: u32) {
+fn side_write(place: Place, run: Run, unit: u32) {
     let slot = run.first + unit / SIDE_ROW_UNITS;
-    if slot >= run.end {
-        return;
-    }
-    let part = unit % SIDE_ROW_UNITS;
-    let at = (plane * SIDE_PLANE_UNITS + slot * SIDE_ROW_UNITS + part) * SIDE_UNIT_VECTORS;
-    if slot < run.start {
-        for (var i = 0u; i < SIDE_UNIT_VECTORS; i++) {
-            side_planes[at + i] = vec4<u32>();
+    if slot < run.end {
+        let part = unit % SIDE_ROW_UNITS;
+        var eight = Eight();
+        if slot >= run.start {
+            eight = side_eight(place, run.token + (slot - run.start), part * 8u);
         }
-    } else {
-        side_move(at, sequence, head, run.token + (slot - run.start), part * 8u);
+        let at = (place.plane * SIDE_PLANE_UNITS + slot * SIDE_ROW_UNITS + part) * SIDE_UNIT_VECTORS;
+        side_planes[at] = eight.low;
+        if SIDE_UNIT_VECTORS == 2u {
+            side_planes[at + 1u] = eight.high;
+        }
     }
 }

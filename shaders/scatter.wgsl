@@ -1,17 +1,17 @@
 // scatter: writes new rows of keys and values into the cache, converting their format on the way,
 // zeroes the gap in front of them, and sets the lengths of the sequences it wrote to.
 //
-// Grid:    as in units.
+// Grid:    that of grid_rows or grid_planes.
 // Shapes:  key_source, value_source   strided [sequence, head, token, dim], a window of the caller's buffer
 //          key_planes, value_planes   [plane, slot, dim], one segment of the cache
 // Bounds:  the host proves that every slot of every run lies inside its plane and every token of every
-//          run inside the source window; the kernel drops the units past the end of the grid.
+//          run inside the source window; the kernel drops the units past the end of a run.
 
 struct Chunk {
     first_plane: u32,    // the chunk's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32,  // the chunk's first plane, counted inside its segment
-    heads: u32,          // KV heads of the cache
+    spare: u32,
     first_token: u32,    // tokens of the source that this chunk writes
     end_token: u32,
     first_sequence: u32, // sequence and head of the source window's first row
@@ -28,6 +28,9 @@ struct Chunk {
 
 // The part of a run whose tokens belong to this chunk.
 fn clip(run: Run) -> Run {
+    if !CUT_BY_TOKENS {
+        return run;
+    }
     let low = max(run.token, chunk.first_token);
     let high = min(run.token + (run.end - run.start), chunk.end_token);
     if low >= high {
@@ -38,16 +41,19 @@ fn clip(run: Run) -> Run {
     return Run(select(start, run.first, low == run.token), start, end, low, run.length);
 }
 
+fn write_unit(plane_run: u32, unit: u32) {
+    let place = place_of(plane_run);
+    set_length(plane_run, unit, place);
+    let run = clip(place.run);
+    key_write(place, run, unit);
+    value_write(place, run, unit);
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn scatter(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let unit = unit_of(group, groups, local);
-    if !unit.exists {
-        return;
-    }
-    set_length(unit, group.z);
-    write_unit(unit, group.z, clip(unit.run));
+    each_unit(group, groups, local);
 }

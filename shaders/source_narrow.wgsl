@@ -5,10 +5,10 @@
 
 @group(0) @binding(SIDE_SOURCE_BINDING) var<storage, read> side_source: array<u32>;
 
-fn side_element(sequence: u32, head: u32, token: u32, dim: u32) -> u32 {
+fn side_element(place: Place, token: u32, dim: u32) -> u32 {
     let element = chunk.side_offset
-        + (sequence - chunk.first_sequence) * chunk.side_sequence_stride
-        + (head - chunk.first_head) * chunk.side_head_stride
+        + (place.sequence - chunk.first_sequence) * chunk.side_sequence_stride
+        + (place.head - chunk.first_head) * chunk.side_head_stride
         + (token - chunk.first_token) * chunk.side_token_stride
         + dim;
     let word = side_source[element / SIDE_SOURCE_LANES];

@@ -1,10 +1,9 @@
-// Step: what one operation does to each sequence.
+// Step: what one operation does to each sequence. It knows sequences and slots only, so all layers at the same
+// position share it.
 //
-// The host plans it, writes it into one slot of a ring, and every dispatch of the operation reads it
-// at a dynamic offset. It knows sequences and slots only, so all layers at the same position share it.
-//
-//   runs: [sequence, run]   `runs_per_sequence` contiguous runs of slots for each sequence; an empty
-//                           run has first == start == end.
+// There are two ways to a kernel: step_ring for any step, and step_immediate for one that does the same to all
+// sequences, on devices that have immediates. Both define `step_run(i)`, run i of [sequence, run]:
+// RUNS_PER_SEQUENCE contiguous runs of slots for each sequence. An empty run has first == start == end.
 
 struct Run {
     first: u32,  // slot of the first row touched; rows [first, start) become zero
@@ -13,14 +12,3 @@ struct Run {
     token: u32,  // row of the source (or of the output of a gather) that belongs to `start`
     length: u32, // the sequence's length afterwards
 }
-
-struct Step {
-    rows: u32,              // scatter: the most rows of any run, end - first; advance: the most rows of any gap,
-                            // at least 1; gather: rows of the output
-    runs_per_sequence: u32,
-    spare_0: u32,
-    spare_1: u32,
-    runs: array<Run>,
-}
-
-@group(1) @binding(0) var<storage, read> step: Step;

@@ -1,6 +1,6 @@
 //! Adapters for tools and tests: [`adapters`], [`find_adapter`], [`Context::open`].
 
-use crate::{Context, Error, Result};
+use crate::{CacheConfig, Context, Error, Result};
 
 /// What to do where wgpu finds nothing.
 const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
@@ -52,7 +52,8 @@ pub fn find_adapter(wanted: &str) -> Result<wgpu::Adapter> {
 }
 
 impl Context {
-    /// A device of its own on an adapter, with all the limits that the adapter has and no features.
+    /// A device of its own on an adapter, with all the limits that the adapter has, and
+    /// [`CacheConfig::useful_features`].
     ///
     /// ```no_run
     /// use wgpu_kv_cache::{Context, adapters};
@@ -73,8 +74,12 @@ impl Context {
     /// # Errors
     /// [`Error::DeviceRefused`].
     pub fn open_with(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self> {
-        let descriptor =
-            wgpu::DeviceDescriptor { label: Some("kv-cache"), required_limits: limits, ..Default::default() };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("kv-cache"),
+            required_features: CacheConfig::useful_features(adapter.features()),
+            required_limits: limits,
+            ..Default::default()
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
             Error::DeviceRefused { adapter: adapter_label(&adapter.get_info()), message: error.to_string() }
         })?;

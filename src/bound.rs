@@ -1,15 +1,16 @@
 //! [`BoundSource`]: a source bound to a layer, and the dispatches that write to planes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::{
     CacheConfig, Context, Error, Result, Side, Source,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
     copies::CopySource,
-    kernels::{Chunk, Kernel, Pipeline, SideVariant},
+    kernels::{Chunk, Kernel, Pipeline, SideVariant, StepPath, WriteVariant},
     layout::{Layout, binding_limit},
-    plan::{Block, Step, grid, split},
-    record::Dispatch,
+    plan::{Block, Step, grid, grid_of_planes, split},
+    record::{Dispatch, Recorder, StepData, dispatch},
+    ring::StepRing,
     source::block_corners,
     storage::{Segment, Storage},
 };
@@ -28,9 +29,10 @@ pub struct BoundSource {
 /// Dispatches that write to planes: of scatter for a source, of advance for a layer.
 #[derive(Debug)]
 pub(crate) struct Writes {
-    pipeline: Pipeline,
-    keys: SideVariant,
-    values: SideVariant,
+    kernel: fn(WriteVariant) -> Kernel,
+    variant: WriteVariant,
+    /// By [`StepPath`] and whether runs are single rows; made when the first step takes them.
+    pipelines: [[OnceLock<Pipeline>; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
 }
@@ -43,19 +45,53 @@ struct BoundChunk {
 }
 
 impl Writes {
-    /// The dispatches of one step.
-    pub fn dispatches<'a>(
-        &'a self,
-        step: &'a Step,
-        limits: &'a wgpu::Limits,
+    /// Records a step; nothing is recorded where it fails.
+    pub fn record(
+        &self,
+        recorder: &mut impl Recorder,
+        label: &'static str,
+        context: &Context,
+        ring: &StepRing,
+        step: &Step,
         tokens: u32,
-    ) -> impl Iterator<Item = Dispatch<'a>> {
-        let units = self.keys.units(step.rows).max(self.values.units(step.rows));
-        self.chunks.iter().filter(move |chunk| chunk.first_token < tokens).map(move |chunk| Dispatch {
-            pipeline: &self.pipeline,
+    ) -> Result<()> {
+        let limits = context.limits();
+        let single_rows = step.rows <= 1;
+        let (path, immediate) = match step.immediate() {
+            Some(run) if context.immediates() => (StepPath::Immediate, Some(run)),
+            _ => (StepPath::Ring, None),
+        };
+        let variant = WriteVariant { step: path, single_rows, ..self.variant };
+        let pipeline = self.pipeline(context, variant)?;
+        let data = match immediate {
+            Some(run) => StepData::Immediate(run),
+            None => StepData::Slot(ring.write(context, step)?),
+        };
+        let units = variant.units(step.rows);
+        let chunks = self.chunks.iter().filter(|chunk| chunk.first_token < tokens);
+        let dispatches = chunks.map(|chunk| Dispatch {
+            pipeline,
             bindings: &chunk.bindings,
-            grid: grid(units * u64::from(chunk.planes), 2, limits),
-        })
+            grid: if single_rows {
+                grid(units * u64::from(chunk.planes), limits)
+            } else {
+                grid_of_planes(units, chunk.planes, limits)
+            },
+        });
+        dispatch(recorder, label, data, dispatches);
+        Ok(())
+    }
+
+    /// The pipeline for steps of one kind.
+    fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&Pipeline> {
+        let pipeline = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
+        match pipeline.get() {
+            Some(pipeline) => Ok(pipeline),
+            None => {
+                let made = context.pipeline((self.kernel)(variant))?;
+                Ok(pipeline.get_or_init(|| made))
+            }
+        }
     }
 
     /// How many dispatches a step of so many tokens takes.
@@ -63,14 +99,36 @@ impl Writes {
         self.chunks.iter().filter(|chunk| chunk.first_token < tokens).count() as u64
     }
 
+    fn new(
+        kernel: fn(WriteVariant) -> Kernel,
+        variant: WriteVariant,
+        pipeline: Pipeline,
+        chunks: Vec<BoundChunk>,
+        uniform_bytes: u64,
+    ) -> Self {
+        let writes = Writes { kernel, variant, pipelines: Default::default(), chunks, uniform_bytes };
+        writes.pipelines[variant.step as usize][usize::from(variant.single_rows)].get_or_init(|| pipeline);
+        writes
+    }
+
     /// Chunks that write no source, one per segment.
     pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
-        let pipeline = context.pipeline(Kernel::Advance { keys, values })?;
+        let (variant, pipeline) = first_pipeline(
+            context,
+            Kernel::Advance,
+            WriteVariant {
+                keys,
+                values,
+                heads: layout.heads,
+                step: StepPath::Ring,
+                single_rows: true,
+                cut_by_tokens: false,
+            },
+        )?;
         let chunk = |segment: &Segment| Chunk {
             first_plane: segment.planes.start,
             planes: segment.plane_count(),
-            heads: layout.heads,
             ..Chunk::default()
         };
         let uniforms: Vec<_> = storage.segments.iter().map(chunk).collect();
@@ -88,7 +146,7 @@ impl Writes {
                 Ok(BoundChunk { planes: segment.plane_count(), first_token: 0, bindings })
             })
             .collect::<Result<_>>()?;
-        Ok(Writes { pipeline, keys, values, chunks, uniform_bytes: buffer.size() })
+        Ok(Writes::new(Kernel::Advance, variant, pipeline, chunks, buffer.size()))
     }
 }
 
@@ -112,7 +170,6 @@ impl BoundSource {
         }
         let keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
         let values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());
-        let pipeline = context.pipeline(Kernel::Scatter { keys, values })?;
 
         let (heads, limit) = (config.num_heads, binding_limit(context.limits()));
         let alignment = context.limits().min_storage_buffer_offset_alignment;
@@ -140,6 +197,15 @@ impl BoundSource {
             blocks.extend(parts.into_iter().map(|block| (index, block)));
         }
 
+        let variant = WriteVariant {
+            keys,
+            values,
+            heads,
+            step: StepPath::Ring,
+            single_rows: source.tokens == 1,
+            cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
+        };
+        let (variant, pipeline) = first_pipeline(context, Kernel::Scatter, variant)?;
         let uniforms: Vec<_> = blocks
             .iter()
             .map(|(index, block)| {
@@ -149,7 +215,7 @@ impl BoundSource {
                     first_plane: block.planes.start,
                     planes: block.plane_count(),
                     segment_plane: block.planes.start - storage.segments[*index].planes.start,
-                    heads,
+                    spare: 0,
                     first_token,
                     end_token: block.tokens.end,
                     first_sequence,
@@ -179,7 +245,7 @@ impl BoundSource {
                 Ok(BoundChunk { planes: block.plane_count(), first_token: block.tokens.start, bindings })
             })
             .collect::<Result<_>>()?;
-        let writes = Writes { pipeline, keys, values, chunks, uniform_bytes: buffer.size() };
+        let writes = Writes::new(Kernel::Scatter, variant, pipeline, chunks, buffer.size());
         let copies = CopySource::new(source, layout);
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, writes, copies })
     }
@@ -202,4 +268,15 @@ impl BoundSource {
     pub(crate) fn copies(&self) -> Option<&CopySource> {
         self.copies.as_ref()
     }
+}
+
+/// The pipeline that most steps take, and what tells it from others.
+fn first_pipeline(
+    context: &Context,
+    kernel: fn(WriteVariant) -> Kernel,
+    variant: WriteVariant,
+) -> Result<(WriteVariant, Pipeline)> {
+    let step = if context.immediates() { StepPath::Immediate } else { StepPath::Ring };
+    let variant = WriteVariant { step, ..variant };
+    Ok((variant, context.pipeline(kernel(variant))?))
 }

@@ -1,6 +1,6 @@
 //! [`CacheConfig`]: the shape and the formats of a cache, and what they cost.
 
-use crate::{Format, Result, Side, layout::Layout};
+use crate::{Format, Result, Side, kernels::IMMEDIATE_BYTES, layout::Layout};
 
 /// Shape and formats of one layer's cache.
 ///
@@ -129,9 +129,16 @@ impl CacheConfig {
         let side_bytes = Side::BOTH.map(|side| layout.side_bytes(side)).into_iter().max().unwrap_or(0);
         let segment_bytes = layout.segment_bytes_max();
         limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.max(segment_bytes);
+        limits.max_immediate_size = limits.max_immediate_size.max(IMMEDIATE_BYTES.min(adapter.max_immediate_size));
         // A dense copy of a whole side is one buffer, where the adapter allows one that large.
         limits.max_buffer_size = limits.max_buffer_size.max(side_bytes.min(adapter.max_buffer_size));
         Ok(limits)
+    }
+
+    /// The features that make the cache cheaper, of those that an adapter has: `IMMEDIATES`, by which a step that does
+    /// the same to every sequence costs no write to the queue, no slot and no allocation.
+    pub fn useful_features(adapter: wgpu::Features) -> wgpu::Features {
+        adapter & wgpu::Features::IMMEDIATES
     }
 
     /// The features that the cache needs: none. It moves words and converts in integers, so 16-bit formats work

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     CostModel, Error, Result,
-    kernels::{Kernel, Kernels, Pipeline},
+    kernels::{IMMEDIATE_BYTES, Kernel, Kernels, Pipeline},
 };
 
 /// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
@@ -31,7 +31,9 @@ struct Inner {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     costs: CostModel,
-    kernels: Mutex<Kernels>,
+    /// Whether steps can be immediates.
+    immediates: bool,
+    kernels: Arc<Mutex<Kernels>>,
 }
 
 impl Context {
@@ -46,15 +48,26 @@ impl Context {
     /// [`calibrate`](Self::calibrate) measured earlier.
     #[must_use]
     pub fn with_costs(device: &wgpu::Device, queue: &wgpu::Queue, costs: CostModel) -> Self {
+        let limits = device.limits();
+        let immediates =
+            device.features().contains(wgpu::Features::IMMEDIATES) && limits.max_immediate_size >= IMMEDIATE_BYTES;
         Context {
             inner: Arc::new(Inner {
                 device: device.clone(),
                 queue: queue.clone(),
-                limits: device.limits(),
+                limits,
                 costs,
-                kernels: Mutex::new(Kernels::new(device)),
+                immediates,
+                kernels: Arc::new(Mutex::new(Kernels::new(device))),
             }),
         }
+    }
+
+    /// The same context with another cost model.
+    pub(crate) fn choosing_by(&self, costs: CostModel) -> Self {
+        let Inner { device, queue, limits, immediates, kernels, .. } = &*self.inner;
+        let (device, queue, limits, kernels) = (device.clone(), queue.clone(), limits.clone(), kernels.clone());
+        Context { inner: Arc::new(Inner { device, queue, limits, costs, immediates: *immediates, kernels }) }
     }
 
     /// The device.
@@ -75,6 +88,11 @@ impl Context {
     /// What dispatches and copies are taken to cost.
     pub fn costs(&self) -> &CostModel {
         &self.inner.costs
+    }
+
+    /// Whether the device takes steps as immediates.
+    pub(crate) fn immediates(&self) -> bool {
+        self.inner.immediates
     }
 
     /// Waits until everything submitted so far is done.

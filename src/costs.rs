@@ -43,7 +43,7 @@ impl CostModel {
     pub const fn typical(device_type: wgpu::DeviceType) -> Self {
         match device_type {
             wgpu::DeviceType::Cpu => {
-                CostModel { dispatch_ns: 30_000.0, copy_ns: 1_100.0, kernel_gb_per_s: 4.0, copy_gb_per_s: 10.0 }
+                CostModel { dispatch_ns: 70_000.0, copy_ns: 1_000.0, kernel_gb_per_s: 1.0, copy_gb_per_s: 20.0 }
             }
             wgpu::DeviceType::IntegratedGpu => {
                 CostModel { dispatch_ns: 6_000.0, copy_ns: 4_000.0, kernel_gb_per_s: 40.0, copy_gb_per_s: 40.0 }

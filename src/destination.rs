@@ -58,7 +58,13 @@ impl Reads {
         let sizes = layout.side(side);
         let width = u64::from(sizes.format.element_bytes());
         let wide = sizes.row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
-        let kernel = Kernel::Gather { stored: sizes.format, dim: sizes.dim, max_seq_len: layout.max_seq_len, wide };
+        let kernel = Kernel::Gather {
+            stored: sizes.format,
+            dim: sizes.dim,
+            heads: layout.heads,
+            max_seq_len: layout.max_seq_len,
+            wide,
+        };
         let pipeline = context.pipeline(kernel)?;
         let limit = binding_limit(context.limits());
         let alignment = u64::from(context.limits().min_storage_buffer_offset_alignment);
@@ -94,11 +100,11 @@ impl Reads {
                 first_plane: block.planes.start,
                 planes: block.plane_count(),
                 segment_plane: block.planes.start - segment.planes.start,
-                heads: layout.heads,
+                spare_0: 0,
                 first_row: block.tokens.start,
                 rows: block.token_count(),
                 offset: u32::try_from(bytes(block).1 / width).expect("an offset inside its alignment"),
-                spare: 0,
+                spare_1: 0,
             })
             .collect();
         let buffer = uniform_buffer(context, &uniforms)?;
@@ -113,7 +119,7 @@ impl Reads {
                     segment.side(side).as_entire_binding(),
                     window_binding(destination.buffer, &window),
                 ];
-                Ok((bind(context, &pipeline, &bindings)?, grid(units, 1, context.limits())))
+                Ok((bind(context, &pipeline, &bindings)?, grid(units, context.limits())))
             })
             .collect::<Result<_>>()?;
         Ok(Reads { pipeline, windows })

@@ -8,7 +8,12 @@ use std::{collections::HashMap, fmt::Write as _};
 use crate::{
     Format, Side,
     layout::{Layout, SideLayout, WORKGROUP_SIZE},
+    plan::{RUNS_PER_SEQUENCE, Run},
 };
+
+/// Bytes of a step as immediates.
+pub(crate) const IMMEDIATE_BYTES: u32 = 20;
+const _: () = assert!(size_of::<Run>() == IMMEDIATE_BYTES as usize);
 
 /// How one side of a scatter kernel reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,12 +27,34 @@ pub(crate) struct SideVariant {
     pub wide: bool,
 }
 
+/// How a step reaches a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum StepPath {
+    /// In a slot of the ring, bound as the second group.
+    Ring,
+    /// As immediates, for a step that does the same to every sequence.
+    Immediate,
+}
+
+/// What tells one kernel that writes to planes from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct WriteVariant {
+    pub keys: SideVariant,
+    pub values: SideVariant,
+    pub heads: u32,
+    pub step: StepPath,
+    /// Runs of at most one row, as in a step of decoding.
+    pub single_rows: bool,
+    /// Some chunk has not all tokens of its source.
+    pub cut_by_tokens: bool,
+}
+
 /// One kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
-    Scatter { keys: SideVariant, values: SideVariant },
-    Advance { keys: SideVariant, values: SideVariant },
-    Gather { stored: Format, dim: u32, max_seq_len: u32, wide: bool },
+    Scatter(WriteVariant),
+    Advance(WriteVariant),
+    Gather { stored: Format, dim: u32, heads: u32, max_seq_len: u32, wide: bool },
 }
 
 /// Mirror of `Chunk` in `shaders/scatter.wgsl`; `Chunk` in `shaders/advance.wgsl` is its head.
@@ -37,7 +64,7 @@ pub(crate) struct Chunk {
     pub first_plane: u32,
     pub planes: u32,
     pub segment_plane: u32,
-    pub heads: u32,
+    pub spare: u32,
     pub first_token: u32,
     pub end_token: u32,
     pub first_sequence: u32,
@@ -55,11 +82,11 @@ pub(crate) struct Window {
     pub first_plane: u32,
     pub planes: u32,
     pub segment_plane: u32,
-    pub heads: u32,
+    pub spare_0: u32,
     pub first_row: u32,
     pub rows: u32,
     pub offset: u32,
-    pub spare: u32,
+    pub spare_1: u32,
 }
 
 /// A pipeline and the layout of its first bind group. The second is the step.
@@ -73,6 +100,8 @@ pub(crate) struct Pipeline {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub step_layout: wgpu::BindGroupLayout,
+    /// By the kernels' names, which say what they bind.
+    layouts: HashMap<&'static str, wgpu::BindGroupLayout>,
     pipelines: HashMap<Kernel, Pipeline>,
 }
 
@@ -83,7 +112,7 @@ impl SideVariant {
         SideVariant { source, stored: format, dim, max_seq_len: layout.max_seq_len, wide }
     }
 
-    /// Units of `rows` rows: what the `side_units` function of its text gives.
+    /// Units of `rows` rows, with those of a word that they share with another.
     pub fn units(&self, rows: u32) -> u64 {
         let elements = u64::from(rows) * u64::from(self.dim);
         if self.wide { elements / 8 } else { elements / u64::from(lanes(self.stored)) + self.shared_words() }
@@ -135,30 +164,61 @@ impl SideVariant {
     }
 }
 
+impl WriteVariant {
+    /// Units of `rows` rows, of the side that has more.
+    pub fn units(&self, rows: u32) -> u64 {
+        self.keys.units(rows).max(self.values.units(rows))
+    }
+}
+
 impl Kernel {
     /// Name of the file, of the entry point and of the pipeline.
     pub const fn name(&self) -> &'static str {
         match self {
-            Kernel::Scatter { .. } => "scatter",
-            Kernel::Advance { .. } => "advance",
+            Kernel::Scatter(_) => "scatter",
+            Kernel::Advance(_) => "advance",
             Kernel::Gather { .. } => "gather",
+        }
+    }
+
+    /// How its step reaches it.
+    const fn step(&self) -> StepPath {
+        match *self {
+            Kernel::Scatter(variant) | Kernel::Advance(variant) => variant.step,
+            Kernel::Gather { .. } => StepPath::Ring,
         }
     }
 
     /// The kernel's whole text.
     pub fn wgsl(&self) -> String {
+        let (Kernel::Scatter(WriteVariant { heads, .. })
+        | Kernel::Advance(WriteVariant { heads, .. })
+        | Kernel::Gather { heads, .. }) = *self;
         let mut text = format!("const WORKGROUP_SIZE = {WORKGROUP_SIZE}u;\n");
+        line(&mut text, format_args!("const RUNS_PER_SEQUENCE = {RUNS_PER_SEQUENCE}u;\nconst HEADS = {heads}u;"));
         text.push_str(include_str!("../shaders/step.wgsl"));
+        text.push_str(match self.step() {
+            StepPath::Ring => include_str!("../shaders/step_ring.wgsl"),
+            StepPath::Immediate => include_str!("../shaders/step_immediate.wgsl"),
+        });
         match self {
-            Kernel::Scatter { keys, values } | Kernel::Advance { keys, values } => {
+            Kernel::Scatter(variant) | Kernel::Advance(variant) => {
+                let WriteVariant { keys, values, single_rows, .. } = variant;
                 text.push_str(include_str!("../shaders/format_f16.wgsl"));
                 text.push_str(include_str!("../shaders/format_bf16.wgsl"));
-                text.push_str(if matches!(self, Kernel::Scatter { .. }) {
+                text.push_str(if matches!(self, Kernel::Scatter(_)) {
                     include_str!("../shaders/scatter.wgsl")
                 } else {
                     include_str!("../shaders/advance.wgsl")
                 });
-                text.push_str(include_str!("../shaders/units.wgsl"));
+                text.push_str(include_str!("../shaders/place.wgsl"));
+                line(&mut text, format_args!("const UNITS_OF_ROW = {}u;", variant.units(1)));
+                line(&mut text, format_args!("const CUT_BY_TOKENS = {};", variant.cut_by_tokens));
+                text.push_str(if *single_rows {
+                    include_str!("../shaders/grid_rows.wgsl")
+                } else {
+                    include_str!("../shaders/grid_planes.wgsl")
+                });
                 let named = |text: String, name: &str| {
                     text.replace("side_", &format!("{name}_"))
                         .replace("SIDE_", &format!("{}_", name.to_ascii_uppercase()))
@@ -166,7 +226,7 @@ impl Kernel {
                 text.push_str(&named(keys.text(2, 4), "key"));
                 text.push_str(&named(values.text(3, 5), "value"));
             }
-            &Kernel::Gather { stored, dim, max_seq_len, wide } => {
+            &Kernel::Gather { stored, dim, max_seq_len, wide, .. } => {
                 let plane_words = (u64::from(dim) * u64::from(max_seq_len)).div_ceil(lanes(stored).into());
                 let row_vectors = dim / (4 * lanes(stored));
                 line(&mut text, format_args!("const DIM = {dim}u;\nconst MAX_SEQ_LEN = {max_seq_len}u;"));
@@ -199,10 +259,10 @@ impl Kernel {
             min_binding_size: None,
         };
         match self {
-            Kernel::Scatter { .. } => {
+            Kernel::Scatter(_) => {
                 vec![uniform, storage(false), storage(false), storage(false), storage(true), storage(true)]
             }
-            Kernel::Advance { .. } => vec![uniform, storage(false), storage(false), storage(false)],
+            Kernel::Advance(_) => vec![uniform, storage(false), storage(false), storage(false)],
             Kernel::Gather { .. } => vec![uniform, storage(true), storage(false)],
         }
     }
@@ -223,13 +283,13 @@ impl Kernels {
                 count: None,
             }],
         });
-        Kernels { step_layout, pipelines: HashMap::new() }
+        Kernels { step_layout, layouts: HashMap::new(), pipelines: HashMap::new() }
     }
 
     /// The kernel's pipeline, made on first use.
     pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &Pipeline {
-        let step_layout = &self.step_layout;
-        self.pipelines.entry(kernel).or_insert_with(|| {
+        let Kernels { step_layout, layouts, pipelines } = self;
+        pipelines.entry(kernel).or_insert_with(|| {
             log::debug!("compiling {kernel:?}");
             let name = kernel.name();
             let entries: Vec<_> = (0..)
@@ -241,12 +301,22 @@ impl Kernels {
                     count: None,
                 })
                 .collect();
-            let bindings = device
-                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries });
+            let bindings = layouts
+                .entry(name)
+                .or_insert_with(|| {
+                    let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries };
+                    device.create_bind_group_layout(&descriptor)
+                })
+                .clone();
+            let both = [Some(&bindings), Some(&*step_layout)];
+            let (bind_group_layouts, immediate_size) = match kernel.step() {
+                StepPath::Ring => (&both[..], 0),
+                StepPath::Immediate => (&both[..1], IMMEDIATE_BYTES),
+            };
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(name),
-                bind_group_layouts: &[Some(&bindings), Some(step_layout)],
-                immediate_size: 0,
+                bind_group_layouts,
+                immediate_size,
             });
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(name),

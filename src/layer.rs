@@ -10,7 +10,7 @@ use crate::{
     destination::Reads,
     layout::Layout,
     plan::{Run, Step, check_rows, plan_read, plan_write},
-    record::dispatch,
+    record::{StepData, dispatch},
     ring::StepRing,
     storage::{Lengths, Storage},
     tensor::{elements, read_buffer},
@@ -200,13 +200,15 @@ impl KvCache {
     pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
         self.check_owner(source)?;
         self.context.check_alive("warming up")?;
-        self.step.rows = 1;
-        self.step.runs.clear();
-        self.step.runs.extend(self.lengths.iter().map(|&length| Run { length, ..Run::default() }));
-        let slot = self.ring.write(&self.context, &self.step)?;
         let mut encoder = self.encoder();
-        let dispatches = source.writes().dispatches(&self.step, self.context.limits(), source.tokens);
-        dispatch(&mut encoder, "kv-cache warm-up", slot, dispatches);
+        // Empty runs of one row and of more, all alike, which can be immediates, and not.
+        for (rows, unlike) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+            self.step.rows = rows;
+            self.step.runs.clear();
+            self.step.runs.extend((0..self.config.batch_size).map(|i| Run { length: i * unlike, ..Run::default() }));
+            let (writes, tokens) = (source.writes(), source.tokens);
+            writes.record(&mut encoder, "kv-cache warm-up", &self.context, &self.ring, &self.step, tokens)?;
+        }
         self.context.queue().submit([encoder.finish()]);
         Ok(())
     }
@@ -261,21 +263,21 @@ impl KvCache {
         if self.step.is_empty() {
             return Ok(());
         }
-        let slot = self.ring.write(&self.context, &self.step)?;
         let copies = source.copies().filter(|copies| {
             let bytes = self.step.touched_rows() * u64::from(self.config.num_heads) * self.row_bytes();
             let dispatches = source.writes().count(write.tokens());
             self.context.costs().prefers_copies(dispatches, copies.count(&self.step, &self.layout), bytes)
         });
         if let (Some(copies), Some(encoder)) = (copies, recorder.encoder()) {
+            let slot = self.ring.write(&self.context, &self.step)?;
             copies.record(encoder, &self.step, &self.layout, &self.storage);
             let lengths = &self.storage.lengths;
             let from = u64::from(slot.offset) + Step::lengths_offset(self.config.batch_size);
             encoder.copy_buffer_to_buffer(&slot.buffer, from, &lengths.buffer, lengths.offset, lengths.bytes);
             encoder.on_submitted_work_done(move || drop(slot.mark));
         } else {
-            let dispatches = source.writes().dispatches(&self.step, self.context.limits(), write.tokens());
-            dispatch(recorder, "kv-cache update", slot, dispatches);
+            let (writes, tokens) = (source.writes(), write.tokens());
+            writes.record(recorder, "kv-cache update", &self.context, &self.ring, &self.step, tokens)?;
         }
         self.commit();
         Ok(())
@@ -300,9 +302,7 @@ impl KvCache {
             Some(writes) => writes,
             empty => empty.insert(Writes::advance(&self.context, &self.layout, &self.storage)?),
         };
-        let slot = self.ring.write(&self.context, &self.step)?;
-        let dispatches = writes.dispatches(&self.step, self.context.limits(), write.tokens());
-        dispatch(recorder, "kv-cache advance", slot, dispatches);
+        writes.record(recorder, "kv-cache advance", &self.context, &self.ring, &self.step, write.tokens())?;
         self.commit();
         Ok(())
     }
@@ -397,7 +397,7 @@ impl KvCache {
         let [keys, values] = reads;
         let (keys, values) = (keys?, values?);
         let slot = self.ring.write(&self.context, &step)?;
-        dispatch(recorder, "kv-cache get", slot, keys.dispatches().chain(values.dispatches()));
+        dispatch(recorder, "kv-cache get", StepData::Slot(slot), keys.dispatches().chain(values.dispatches()));
         Ok(())
     }
 

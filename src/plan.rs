@@ -23,21 +23,16 @@ pub(crate) struct Run {
     pub length: u32,
 }
 
-/// Mirror of the head of `Step` in `shaders/step.wgsl`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct StepHead {
-    pub rows: u32,
-    pub runs_per_sequence: u32,
-    pub spare: [u32; 2],
-}
-
 /// Runs of one operation, one per sequence. Kept between operations, so that planning allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
+    /// Of an update, the most rows of any run, `end - first`; of a range, the rows of the output.
     pub rows: u32,
     pub runs: Vec<Run>,
 }
+
+/// Runs of one sequence, in every kernel: linear placement has one.
+pub(crate) const RUNS_PER_SEQUENCE: u32 = 1;
 
 impl Step {
     pub fn with_capacity(batch_size: u32) -> Self {
@@ -51,11 +46,13 @@ impl Step {
 
     /// Bytes before the lengths, which no kernel reads there and the copy form copies.
     pub const fn lengths_offset(batch_size: u32) -> u64 {
-        size_of::<StepHead>() as u64 + size_of::<Run>() as u64 * batch_size as u64
+        size_of::<Run>() as u64 * batch_size as u64
     }
 
-    pub fn head(&self) -> StepHead {
-        StepHead { rows: self.rows, runs_per_sequence: 1, spare: [0; 2] }
+    /// The step as immediates, if it does the same to every sequence.
+    pub fn immediate(&self) -> Option<Run> {
+        let (&run, rest) = self.runs.split_first()?;
+        rest.iter().all(|other| *other == run).then_some(run)
     }
 
     /// The same runs for a kernel that writes the gaps only.
@@ -200,14 +197,25 @@ pub(crate) fn split(
     Some(())
 }
 
-/// Workgroups that hold `units` threads, spread over x and y of a grid; `z` layers deep.
-pub(crate) fn grid(units: u64, z: u32, limits: &wgpu::Limits) -> [u32; 3] {
+/// Workgroups that hold `units` threads, spread over x and y of a grid.
+pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> [u32; 3] {
+    let [x, y] = spread(units, limits);
+    [x, y, 1]
+}
+
+/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y as far as a grid goes.
+pub(crate) fn grid_of_planes(units: u64, planes: u32, limits: &wgpu::Limits) -> [u32; 3] {
+    let [x, z] = spread(units, limits);
+    [x, planes.min(limits.max_compute_workgroups_per_dimension), z]
+}
+
+/// Workgroups that hold `units` threads, as a product of two dimensions of a grid.
+fn spread(units: u64, limits: &wgpu::Limits) -> [u32; 2] {
     let groups = units.div_ceil(crate::layout::WORKGROUP_SIZE.into()).max(1);
     let most = u64::from(limits.max_compute_workgroups_per_dimension);
-    let y = groups.div_ceil(most);
-    let x = groups.div_ceil(y);
-    let fits = |groups: u64| u32::try_from(groups).expect("a segment holds fewer than 2^31 units");
-    [fits(x), fits(y), z]
+    let second = groups.div_ceil(most);
+    let first = groups.div_ceil(second);
+    [first, second].map(|groups| u32::try_from(groups).expect("a segment holds fewer than 2^31 units"))
 }
 
 #[cfg(test)]

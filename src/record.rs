@@ -1,6 +1,6 @@
 //! [`Recorder`]: where commands are recorded, the caller's encoder or compute pass.
 
-use crate::{kernels::Pipeline, ring::StepSlot};
+use crate::{kernels::Pipeline, plan::Run, ring::StepSlot};
 
 /// The caller's command encoder or compute pass.
 ///
@@ -52,21 +52,32 @@ pub(crate) struct Dispatch<'a> {
     pub grid: [u32; 3],
 }
 
-/// Records dispatches that read the same step, and keeps its slot until they are done.
+/// A step on its way to the kernels.
+#[derive(Debug)]
+pub(crate) enum StepData {
+    Slot(StepSlot),
+    Immediate(Run),
+}
+
+/// Records dispatches that read the same step, and keeps its slot, if it has one, until they are done.
 pub(crate) fn dispatch<'a>(
     recorder: &mut impl Recorder,
     label: &'static str,
-    step: StepSlot,
+    step: StepData,
     dispatches: impl Iterator<Item = Dispatch<'a>>,
 ) {
     recorder.in_pass(label, |pass| {
-        let StepSlot { bind_group, offset, mark, .. } = step;
         for Dispatch { pipeline, bindings, grid: [x, y, z] } in dispatches {
             pass.set_pipeline(&pipeline.compute);
             pass.set_bind_group(0, bindings, &[]);
-            pass.set_bind_group(1, &bind_group, &[offset]);
+            match &step {
+                StepData::Slot(slot) => pass.set_bind_group(1, &slot.bind_group, &[slot.offset]),
+                StepData::Immediate(run) => pass.set_immediates(0, bytemuck::bytes_of(run)),
+            }
             pass.dispatch_workgroups(x, y, z);
         }
-        pass.on_submitted_work_done(move || drop(mark));
+        if let StepData::Slot(StepSlot { mark, .. }) = step {
+            pass.on_submitted_work_done(move || drop(mark));
+        }
     });
 }

@@ -63,7 +63,6 @@ impl StepRing {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = &mut *slots;
         slots.next.clear();
-        slots.next.extend_from_slice(bytemuck::bytes_of(&step.head()));
         slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
         for run in &step.runs {
             slots.next.extend_from_slice(&run.length.to_le_bytes());

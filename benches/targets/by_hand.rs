@@ -150,8 +150,9 @@ impl Decode {
     pub fn record_dispatches(&self, encoder: &mut wgpu::CommandEncoder, position: u32) {
         self.queue.write_buffer(&self.position, 0, &position.to_le_bytes());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&self.pipeline);
         for group in &self.groups {
+            // Between two layers an engine runs other kernels.
+            pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, group, &[]);
             pass.dispatch_workgroups(self.planes * DIM / 8 / 64, 1, 1);
         }

@@ -1,4 +1,4 @@
-//! Every variant of every kernel: parsed, validated with no capability at all, translated to every backend's language;
+//! Every variant of every kernel: parsed, validated with no capability but immediates where it takes them, translated to every backend's language;
 //! the mirrors of its structs; and its text's own arithmetic.
 
 use std::mem::offset_of;
@@ -10,7 +10,7 @@ use naga::{
 };
 
 use super::*;
-use crate::plan::{Run, StepHead};
+use crate::plan::Run;
 
 /// Each source of each stored format, in both widths, with even and odd head sizes.
 fn sides() -> Vec<SideVariant> {
@@ -35,16 +35,20 @@ fn kernels() -> Vec<Kernel> {
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
-            kernels.push(if side.source.is_some() {
-                Kernel::Scatter { keys, values }
-            } else {
-                Kernel::Advance { keys, values }
-            });
+            for (step, single_rows) in [
+                (StepPath::Ring, false),
+                (StepPath::Ring, true),
+                (StepPath::Immediate, false),
+                (StepPath::Immediate, true),
+            ] {
+                let variant = WriteVariant { keys, values, heads: 3, step, single_rows, cut_by_tokens: single_rows };
+                kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
+            }
         }
     }
     for stored in Format::ALL {
         for (dim, wide) in [(64, true), (64, false), (3, false)] {
-            kernels.push(Kernel::Gather { stored, dim, max_seq_len: 77, wide });
+            kernels.push(Kernel::Gather { stored, dim, heads: 3, max_seq_len: 77, wide });
         }
     }
     kernels
@@ -54,16 +58,20 @@ fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
     let text = kernel.wgsl();
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let capabilities = match kernel.step() {
+        StepPath::Ring => Capabilities::empty(),
+        StepPath::Immediate => Capabilities::IMMEDIATES,
+    };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
     (module, info)
 }
 
 #[test]
-fn every_variant_needs_no_capability_and_reaches_every_backend() {
+fn every_variant_declares_what_it_needs_and_reaches_every_backend() {
     let kernels = kernels();
-    assert!(kernels.len() > 80);
+    assert!(kernels.len() > 300);
     for kernel in kernels {
         let (module, info) = module(&kernel);
         let name = kernel.name();
@@ -78,7 +86,12 @@ fn every_variant_needs_no_capability_and_reaches_every_backend() {
         let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
             .unwrap_or_else(|error| panic!("MSL of {kernel:?}: {error}"));
-        let (mut text, options) = (String::new(), hlsl::Options { fake_missing_bindings: true, ..Default::default() });
+        let options = hlsl::Options {
+            fake_missing_bindings: true,
+            immediates_target: Some(hlsl::BindTarget::default()),
+            ..Default::default()
+        };
+        let mut text = String::new();
         hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("HLSL of {kernel:?}: {error}"));
@@ -144,12 +157,20 @@ fn check_members(kernel: &Kernel, name: &str, size: Option<usize>, expected: &[(
 #[test]
 fn mirrors_have_the_offsets_of_the_text() {
     let side = |source| SideVariant { source, stored: Format::F16, dim: 64, max_seq_len: 77, wide: false };
-    let read = side(Some(Format::F32));
-    let scatter = Kernel::Scatter { keys: read, values: read };
-    let advance = Kernel::Advance { keys: side(None), values: side(None) };
-    let gather = Kernel::Gather { stored: Format::F16, dim: 64, max_seq_len: 77, wide: true };
+    let variant = |source| WriteVariant {
+        keys: side(source),
+        values: side(source),
+        heads: 3,
+        step: StepPath::Ring,
+        single_rows: true,
+        cut_by_tokens: true,
+    };
+    let scatter = Kernel::Scatter(variant(Some(Format::F32)));
+    let advance = Kernel::Advance(variant(None));
+    let immediate = Kernel::Advance(WriteVariant { step: StepPath::Immediate, ..variant(None) });
+    let gather = Kernel::Gather { stored: Format::F16, dim: 64, heads: 3, max_seq_len: 77, wide: true };
 
-    for kernel in [&scatter, &advance, &gather] {
+    for kernel in [&scatter, &advance, &immediate, &gather] {
         check_members(
             kernel,
             "Run",
@@ -162,18 +183,6 @@ fn mirrors_have_the_offsets_of_the_text() {
                 ("length", offset_of!(Run, length)),
             ],
         );
-        check_members(
-            kernel,
-            "Step",
-            None,
-            &[
-                ("rows", offset_of!(StepHead, rows)),
-                ("runs_per_sequence", offset_of!(StepHead, runs_per_sequence)),
-                ("spare_0", offset_of!(StepHead, spare)),
-                ("spare_1", offset_of!(StepHead, spare) + 4),
-                ("runs", size_of::<StepHead>()),
-            ],
-        );
     }
     let strides = |first: usize| [first, first + 4, first + 8];
     let [key_sequence, key_head, key_token] = strides(offset_of!(Chunk, key_strides));
@@ -182,7 +191,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         ("first_plane", offset_of!(Chunk, first_plane)),
         ("planes", offset_of!(Chunk, planes)),
         ("segment_plane", offset_of!(Chunk, segment_plane)),
-        ("heads", offset_of!(Chunk, heads)),
+        ("spare", offset_of!(Chunk, spare)),
         ("first_token", offset_of!(Chunk, first_token)),
         ("end_token", offset_of!(Chunk, end_token)),
         ("first_sequence", offset_of!(Chunk, first_sequence)),
@@ -206,11 +215,11 @@ fn mirrors_have_the_offsets_of_the_text() {
             ("first_plane", offset_of!(Window, first_plane)),
             ("planes", offset_of!(Window, planes)),
             ("segment_plane", offset_of!(Window, segment_plane)),
-            ("heads", offset_of!(Window, heads)),
+            ("spare_0", offset_of!(Window, spare_0)),
             ("first_row", offset_of!(Window, first_row)),
             ("rows", offset_of!(Window, rows)),
             ("offset", offset_of!(Window, offset)),
-            ("spare", offset_of!(Window, spare)),
+            ("spare_1", offset_of!(Window, spare_1)),
         ],
     );
 }
@@ -233,7 +242,15 @@ fn the_host_counts_units_as_the_text_does() {
         (Format::F16, 5, false, "const KEY_PLANE_WORDS = 193u;"),
     ] {
         let side = side(format, dim, wide);
-        assert!(Kernel::Scatter { keys: side, values: side }.wgsl().contains(text), "{text}");
+        let variant = WriteVariant {
+            keys: side,
+            values: side,
+            heads: 3,
+            step: StepPath::Ring,
+            single_rows: true,
+            cut_by_tokens: true,
+        };
+        assert!(Kernel::Scatter(variant).wgsl().contains(text), "{text}");
     }
 }
 

@@ -1,0 +1,35 @@
+// place: where in the cache a run of the chunk lies, and the new length of its sequence. For scatter and advance.
+//
+// Shapes:  lengths   [sequence]
+
+@group(0) @binding(0) var<uniform> chunk: Chunk;
+@group(0) @binding(1) var<storage, read_write> lengths: array<u32>;
+
+struct Place {
+    plane: u32,     // counted inside the segment
+    sequence: u32,
+    head: u32,
+    run: Run,
+}
+
+// Eight elements as stored: one vector of a 16-bit format, two of a 32-bit one.
+struct Eight {
+    low: vec4<u32>,
+    high: vec4<u32>,
+}
+
+// `plane_run` counts [plane, run] inside the chunk.
+fn place_of(plane_run: u32) -> Place {
+    let plane = plane_run / RUNS_PER_SEQUENCE;
+    let sequence = (chunk.first_plane + plane) / HEADS;
+    let head = (chunk.first_plane + plane) % HEADS;
+    let run = step_run(sequence * RUNS_PER_SEQUENCE + plane_run % RUNS_PER_SEQUENCE);
+    return Place(chunk.segment_plane + plane, sequence, head, run);
+}
+
+// One invocation sets the length of each sequence that the chunk writes to.
+fn set_length(plane_run: u32, unit: u32, place: Place) {
+    if unit == 0u && (plane_run == 0u || place.head == 0u) && place.run.end > place.run.start {
+        lengths[place.sequence] = place.run.length;
+    }
+}

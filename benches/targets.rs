@@ -8,10 +8,13 @@ mod by_hand;
 #[path = "targets/host.rs"]
 mod host;
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
 use wgpu_kv_cache::{
-    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Format, KvCache, Pair, Result, RowsIn, Side,
+    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Form, Format, KvCache, Pair, Result, RowsIn, Side,
     Source, Strides, Write, adapter_label, adapters, find_adapter,
 };
 
@@ -241,14 +244,9 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
             .map(|layer| Side::BOTH.map(|side| layer.view().side(side).segments().next().expect("one").buffer.clone()))
             .collect();
         let hand = by_hand::Decode::new(context, batch, capacity, [&keys, &values], &planes);
-        let cache = std::cell::RefCell::new(cache);
-        let step = |encoder: &mut wgpu::CommandEncoder, position: u32| -> Result<()> {
-            let mut cache = cache.borrow_mut();
-            for (layer, source) in sources.iter().enumerate() {
-                cache.record_update(layer, encoder, source, Write::at(position, 1))?;
-            }
-            Ok(())
-        };
+        let cache = RefCell::new(cache);
+        // As an engine would: one pass for all layers, unless copies are cheaper.
+        let step = |encoder: &mut wgpu::CommandEncoder, position: u32| record_step(&cache, &sources, encoder, position);
         // Rewinding and writing far ahead in turn would make gaps, so every step stays at its position.
         step_to(context, &step, capacity / 2)?;
         let times = medians(
@@ -288,13 +286,9 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
                 .iter()
                 .map(|layer| bind(layer, &keys, &values, Format::F16, 1))
                 .collect::<Result<_>>()?;
-            let other = std::cell::RefCell::new(other);
-            let first = |encoder: &mut wgpu::CommandEncoder, position: u32| -> Result<()> {
-                let mut cache = other.borrow_mut();
-                for (layer, source) in other_sources.iter().enumerate() {
-                    cache.record_update(layer, encoder, source, Write::at(position, 1))?;
-                }
-                Ok(())
+            let other = RefCell::new(other);
+            let first = |encoder: &mut wgpu::CommandEncoder, position: u32| {
+                record_step(&other, &other_sources, encoder, position)
             };
             step_to(context, &step, capacity - 1)?;
             let times = medians(
@@ -310,6 +304,28 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
                 ratio,
                 " × its time",
             );
+        }
+    }
+    Ok(())
+}
+
+/// One token through all layers, in one pass or, where the cost model prefers them, as copies.
+fn record_step(
+    cache: &RefCell<BatchedKvCache>,
+    sources: &[BoundSource],
+    encoder: &mut wgpu::CommandEncoder,
+    position: u32,
+) -> Result<()> {
+    let mut cache = cache.borrow_mut();
+    let write = Write::at(position, 1);
+    if cache.layer(0)?.form(&sources[0], write)? == Form::Copies {
+        for (layer, source) in sources.iter().enumerate() {
+            cache.record_update(layer, encoder, source, write)?;
+        }
+    } else {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (layer, source) in sources.iter().enumerate() {
+            cache.record_update(layer, &mut pass, source, write)?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     BoundSource, CacheConfig, Context, Destination, Error, GpuTensor, HostRows, KvCache, MemoryReport, Pair, Recorder,
-    Result, Source, Write, layout::Layout, ring::StepRing, storage::Lengths,
+    Result, Source, Write, layout::Layout, ring::StepRing,
 };
 
 /// The caches of all layers of a model. Layers advance one by one, as a forward pass reaches them.
@@ -43,10 +43,7 @@ impl BatchedKvCache {
             bits: 64,
         })?;
         let ring = StepRing::new(context, config.batch_size)?;
-        let layers = Lengths::allocate(context, config.batch_size, num_layers)?
-            .into_iter()
-            .map(|lengths| KvCache::with_shared(context, config, &ring, lengths))
-            .collect::<Result<_>>()?;
+        let layers = (0..num_layers).map(|_| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
         Ok(BatchedKvCache { layers, config })
     }
 
@@ -176,12 +173,8 @@ impl BatchedKvCache {
 
     /// Records a [`reset`](Self::reset).
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
-        if let Some(first) = self.layers.first() {
-            // One buffer holds the lengths of all layers.
-            encoder.clear_buffer(first.view().lengths_on_device().buffer, 0, None);
-        }
         for layer in &mut self.layers {
-            layer.record_reset_rows(encoder);
+            layer.record_reset(encoder);
         }
     }
 
@@ -198,11 +191,9 @@ impl BatchedKvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait.
     /// Bound sources hold [`BoundSource::device_bytes`] more.
     pub fn overhead_bytes(&self) -> u64 {
-        self.layers.first().map_or(0, |first| {
-            // Layers share the slots and the buffer of lengths.
-            first.overhead_bytes() - first.view().lengths_on_device().bytes
-                + first.view().lengths_on_device().buffer.size()
-        })
+        let lengths: u64 = self.layers.iter().map(|layer| layer.view().lengths_on_device().bytes).sum();
+        // Layers share the slots.
+        lengths + self.layers.first().map_or(0, KvCache::slot_bytes)
     }
 
     /// Shape, use and growth in one table.

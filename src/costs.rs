@@ -29,6 +29,15 @@ pub struct CostModel {
     pub copy_gb_per_s: f64,
 }
 
+/// How an update is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// As dispatches of a kernel.
+    Kernel,
+    /// As the device's own buffer copies.
+    Copies,
+}
+
 impl CostModel {
     /// Always the kernel.
     pub const KERNELS: CostModel =

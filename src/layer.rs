@@ -3,10 +3,10 @@
 use std::{ops::Range, sync::Arc};
 
 use crate::{
-    BoundSource, CacheConfig, CacheView, Context, Destination, Error, GpuTensor, HostRows, HostTensor, Pair, Recorder,
-    Result, RowsIn, Side, Source, Strides, Write,
+    BoundSource, CacheConfig, CacheView, Context, Destination, Error, Form, GpuTensor, HostRows, HostTensor, Pair,
+    Recorder, Result, RowsIn, Side, Source, Strides, Write,
     bound::Writes,
-    copies::{count_range, range_is_copyable, record_range},
+    copies::{CopySource, count_range, range_is_copyable, record_range},
     destination::Reads,
     layout::Layout,
     plan::{Run, Step, check_rows, plan_read, plan_write},
@@ -67,20 +67,14 @@ impl KvCache {
     pub fn new(context: &Context, config: CacheConfig) -> Result<Self> {
         Layout::for_limits(&config, context.limits())?;
         let ring = StepRing::new(context, config.batch_size)?;
-        let lengths = Lengths::allocate(context, config.batch_size, 1)?.swap_remove(0);
-        Self::with_shared(context, config, &ring, lengths)
+        Self::with_ring(context, config, &ring)
     }
 
-    /// A layer that shares the slots of its steps, and the buffer of its lengths, with other layers.
-    pub(crate) fn with_shared(
-        context: &Context,
-        config: CacheConfig,
-        ring: &StepRing,
-        lengths: Lengths,
-    ) -> Result<Self> {
+    /// A layer that shares the slots of its steps with other layers.
+    pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
         let layout = Layout::for_limits(&config, context.limits())?;
         Ok(KvCache {
-            storage: Storage::new(context, &layout, lengths)?,
+            storage: Storage::new(context, &layout, Lengths::allocate(context, config.batch_size)?)?,
             context: context.clone(),
             layout,
             ring: ring.clone(),
@@ -127,7 +121,12 @@ impl KvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
     /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
     pub fn overhead_bytes(&self) -> u64 {
-        self.storage.lengths.bytes + self.ring.bytes()
+        self.storage.lengths.bytes + self.slot_bytes()
+    }
+
+    /// Bytes of the slots in which steps wait.
+    pub(crate) fn slot_bytes(&self) -> u64 {
+        self.ring.bytes()
     }
 
     /// Writes host rows `[batch, kv_head, tokens, dim]`, converted where the cache's format differs, and submits.
@@ -213,6 +212,19 @@ impl KvCache {
         Ok(())
     }
 
+    /// The form that [`record_update`](Self::record_update) gives a write in an encoder, by the context's cost model. A
+    /// pass always gets the kernel, and a pass that the caller keeps open for many layers is cheaper than one for each.
+    ///
+    /// # Errors
+    /// As [`record_update`](Self::record_update).
+    pub fn form(&self, source: &BoundSource, write: Write<'_>) -> Result<Form> {
+        self.check_source(source, &write)?;
+        let mut step = Step::with_capacity(self.config.batch_size);
+        plan_write(&self.config, &self.lengths, &write, &mut step)?;
+        let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, &step, write.tokens()));
+        Ok(if copies.is_some() { Form::Copies } else { Form::Kernel })
+    }
+
     /// Records the scatter of new rows, and of the new lengths, into an encoder or a compute pass.
     ///
     /// # Errors
@@ -255,19 +267,12 @@ impl KvCache {
         source: &BoundSource,
         write: Write<'_>,
     ) -> Result<()> {
-        self.check_owner(source)?;
-        if write.tokens() > source.tokens {
-            return Err(Error::MoreTokensThanBound { tokens: write.tokens(), bound: source.tokens });
-        }
+        self.check_source(source, &write)?;
         plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
         if self.step.is_empty() {
             return Ok(());
         }
-        let copies = source.copies().filter(|copies| {
-            let bytes = self.step.touched_rows() * u64::from(self.config.num_heads) * self.row_bytes();
-            let dispatches = source.writes().count(write.tokens());
-            self.context.costs().prefers_copies(dispatches, copies.count(&self.step, &self.layout), bytes)
-        });
+        let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, &self.step, write.tokens()));
         if let (Some(copies), Some(encoder)) = (copies, recorder.encoder()) {
             let slot = self.ring.write(&self.context, &self.step)?;
             copies.record(encoder, &self.step, &self.layout, &self.storage);
@@ -422,11 +427,6 @@ impl KvCache {
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
         let lengths = &self.storage.lengths;
         encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(lengths.bytes));
-        self.record_reset_rows(encoder);
-    }
-
-    /// All of a [`record_reset`](Self::record_reset) but the lengths on the device.
-    pub(crate) fn record_reset_rows(&mut self, encoder: &mut wgpu::CommandEncoder) {
         for buffer in self.storage.planes() {
             encoder.clear_buffer(buffer, 0, None);
         }
@@ -455,6 +455,20 @@ impl KvCache {
 
     fn check_owner(&self, source: &BoundSource) -> Result<()> {
         if Arc::ptr_eq(&source.owner, &self.identity) { Ok(()) } else { Err(Error::ForeignSource) }
+    }
+
+    fn check_source(&self, source: &BoundSource, write: &Write<'_>) -> Result<()> {
+        self.check_owner(source)?;
+        if write.tokens() > source.tokens {
+            return Err(Error::MoreTokensThanBound { tokens: write.tokens(), bound: source.tokens });
+        }
+        Ok(())
+    }
+
+    fn prefers_copies(&self, copies: &CopySource, source: &BoundSource, step: &Step, tokens: u32) -> bool {
+        let bytes = step.touched_rows() * u64::from(self.config.num_heads) * self.row_bytes();
+        let dispatches = source.writes().count(tokens);
+        self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
     /// Bytes of a key row and a value row.

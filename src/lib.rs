@@ -35,7 +35,7 @@ pub use batched::BatchedKvCache;
 pub use bound::BoundSource;
 pub use config::CacheConfig;
 pub use context::Context;
-pub use costs::CostModel;
+pub use costs::{CostModel, Form};
 pub use destination::Destination;
 pub use error::{Error, Result};
 pub use format::{Format, HostRows, Side};

@@ -23,7 +23,7 @@ pub(crate) struct Storage {
     pub lengths: Lengths,
 }
 
-/// Lengths of the sequences of one layer, `[sequence]` of u32, in a buffer that layers share.
+/// Lengths of the sequences of one layer, `[sequence]` of u32.
 #[derive(Clone, Debug)]
 pub(crate) struct Lengths {
     pub buffer: wgpu::Buffer,
@@ -32,12 +32,11 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    /// Lengths of some layers in one buffer, each bindable.
-    pub fn allocate(context: &Context, batch_size: u32, layers: usize) -> Result<Vec<Self>> {
+    /// Lengths of one layer. Each layer has a buffer of its own: wgpu tracks whole buffers, so that steps of two layers
+    /// that write to one buffer would wait for each other.
+    pub fn allocate(context: &Context, batch_size: u32) -> Result<Self> {
         let bytes = u64::from(batch_size) * 4;
-        let stride = bytes.next_multiple_of(context.limits().min_storage_buffer_offset_alignment.into());
-        let buffer = context.create_buffer("cached lengths", stride * layers as u64, USAGE, false)?;
-        Ok((0..layers as u64).map(|layer| Lengths { buffer: buffer.clone(), offset: layer * stride, bytes }).collect())
+        Ok(Lengths { buffer: context.create_buffer("cached lengths", bytes, USAGE, false)?, offset: 0, bytes })
     }
 
     pub fn range(&self) -> Range<u64> {

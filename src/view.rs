@@ -108,8 +108,6 @@ impl<'a> CacheView<'a> {
 
     /// The same lengths on the device: every recorded update sets them at its place in the command
     /// stream, so a kernel that is recorded after it reads the right ones.
-    ///
-    /// All layers of a [`BatchedKvCache`](crate::BatchedKvCache) share the buffer; bind the range.
     pub fn lengths_on_device(&self) -> LengthsView<'a> {
         let Lengths { buffer, offset, bytes } = &self.storage.lengths;
         LengthsView { buffer, offset: *offset, bytes: *bytes }

@@ -57,6 +57,9 @@ impl Table {
 pub type Record<'a> = Box<dyn FnMut(&mut wgpu::CommandEncoder) -> Result<()> + 'a>;
 
 /// Medians of interleaved repetitions, in seconds, recording included.
+///
+/// # Errors
+/// What recording returns.
 pub fn medians(context: &Context, repetitions: usize, forms: &mut [Record<'_>]) -> Result<Vec<f64>> {
     let mut times = vec![Vec::new(); forms.len()];
     for repetition in 0..repetitions + 2 {
@@ -92,6 +95,10 @@ pub fn buffer(context: &Context, bytes: u64) -> wgpu::Buffer {
     buffer
 }
 
+/// A dense source of both sides.
+///
+/// # Errors
+/// As [`KvCache::bind_source`].
 pub fn bind(
     cache: &KvCache,
     keys: &wgpu::Buffer,

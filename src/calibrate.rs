@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{BoundSource, CacheConfig, Context, CostModel, Format, KvCache, Result, RowsIn, Source, Strides, Write};
 
 /// Time for one figure, with its warm-up.
-const PATIENCE: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_millis(3);
 
 impl Context {
     /// Measures a [`CostModel`] on this device: about 60 ms, 10 MiB of device memory while it runs. Opt in; keep the

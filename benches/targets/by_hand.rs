@@ -46,13 +46,15 @@ impl Convert {
         sources: [&wgpu::Buffer; 2],
         planes: [&wgpu::Buffer; 2],
     ) -> Self {
-        // Rounds to nearest even; NaN is not looked after in bf16.
+        // To nearest even, and NaN stays NaN: the same bits as the cache's.
         let pack = match stored {
             Format::F16 => "return pack2x16float(x);",
             _ => {
                 "let bits = bitcast<vec2<u32>>(x);
                  let rounded = (bits + 0x7fffu + ((bits >> vec2(16u)) & vec2(1u))) >> vec2(16u);
-                 return rounded.x | (rounded.y << 16u);"
+                 let nan = (bits & vec2(0x7fffffffu)) > vec2(0x7f800000u);
+                 let stored = select(rounded, (bits >> vec2(16u)) | vec2(0x40u), nan);
+                 return stored.x | (stored.y << 16u);"
             }
         };
         let text = format!(

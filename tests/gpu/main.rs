@@ -31,6 +31,9 @@ pub struct Gpu {
 
 impl Gpu {
     /// A device with other limits that chooses the same form.
+    ///
+    /// # Errors
+    /// As [`Context::open_with`].
     pub fn open(adapter: &wgpu::Adapter, limits: wgpu::Limits, costs: CostModel) -> wgpu_kv_cache::Result<Context> {
         let context = Context::open_with(adapter, limits)?;
         Ok(Context::with_costs(context.device(), context.queue(), costs))

@@ -8,7 +8,7 @@
 struct Chunk {
     first_plane: u32,   // the segment's first plane, counted over the whole cache
     planes: u32,
-    segment_plane: u32, // 0: the chunk is the whole segment
+    segment_plane: u32, // the chunk's first plane, counted inside its segment
     spare: u32,
 }
 

@@ -25,11 +25,9 @@ const NOWHERE = 0xffffffffu;
 // The slot that holds row `row` of the output, or NOWHERE.
 fn slot_of(plane: u32, row: u32) -> u32 {
     let sequence = (window.first_plane + plane) / HEADS;
-    for (var i = 0u; i < RUNS_PER_SEQUENCE; i++) {
-        let run = step_run(sequence * RUNS_PER_SEQUENCE + i);
-        if row >= run.token && row - run.token < run.end - run.start {
-            return run.start + (row - run.token);
-        }
+    let run = step_run(sequence);
+    if row >= run.token && row - run.token < run.end - run.start {
+        return run.start + (row - run.token);
     }
     return NOWHERE;
 }

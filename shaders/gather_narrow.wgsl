@@ -13,28 +13,30 @@ fn stored(plane: u32, slot: u32, dim: u32) -> u32 {
     return (word >> ((element % LANES) * BITS)) & LANE_MASK;
 }
 
-fn gather_unit(unit: u32) {
-    let elements = window.planes * window.rows * DIM;
-    let first_word = window.offset / LANES;
-    var bits = 0u;
-    var mask = 0u;
-    for (var lane = 0u; lane < LANES; lane++) {
-        let at = (first_word + unit) * LANES + lane;
-        if at < window.offset || at - window.offset >= elements {
-            continue;
-        }
-        mask |= LANE_MASK << (lane * BITS);
-        let element = at - window.offset;
-        let row = element / DIM;
-        let plane = row / window.rows;
-        let slot = slot_of(plane, window.first_row + row % window.rows);
-        if slot != NOWHERE {
-            bits |= stored(plane, slot, element % DIM) << (lane * BITS);
-        }
+// The bits that one lane of a word gets, and a mask of them.
+fn lane_of(at: u32) -> vec2<u32> {
+    if at < window.offset || at - window.offset >= window.planes * window.rows * DIM {
+        return vec2<u32>();
     }
-    if mask == 0xffffffffu {
-        output[first_word + unit] = bits;
-    } else if mask != 0u {
-        output[first_word + unit] = (output[first_word + unit] & ~mask) | bits;
+    let element = at - window.offset;
+    let row = element / DIM;
+    let plane = row / window.rows;
+    let slot = slot_of(plane, window.first_row + row % window.rows);
+    if slot == NOWHERE {
+        return vec2<u32>(0u, LANE_MASK);
+    }
+    return vec2<u32>(stored(plane, slot, element % DIM), LANE_MASK);
+}
+
+fn gather_unit(unit: u32) {
+    let word = window.offset / LANES + unit;
+    var lane = lane_of(word * LANES);
+    if LANES == 2u {
+        lane |= lane_of(word * LANES + 1u) << vec2<u32>(16u);
+    }
+    if lane.y == 0xffffffffu {
+        output[word] = lane.x;
+    } else if lane.y != 0u {
+        output[word] = (output[word] & ~lane.y) | lane.x;
     }
 }

@@ -111,7 +111,7 @@ impl Writes {
         writes
     }
 
-    /// Chunks that write no source, one per segment.
+    /// Chunks that write no source, one for each segment, or more where a grid is not high enough.
     pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
         let (variant, pipeline) = first_pipeline(
@@ -126,16 +126,26 @@ impl Writes {
                 cut_by_tokens: false,
             },
         )?;
-        let chunk = |segment: &Segment| Chunk {
-            first_plane: segment.planes.start,
-            planes: segment.plane_count(),
+        let most = context.limits().max_compute_workgroups_per_dimension;
+        let mut blocks = Vec::new();
+        for segment in &storage.segments {
+            let mut parts = Vec::new();
+            let fits = |block: &Block| block.plane_count() <= most;
+            split(Block { planes: segment.planes.clone(), tokens: 0..1 }, &fits, &|_| false, &mut parts)
+                .expect("one plane is no more than a grid is high");
+            blocks.extend(parts.into_iter().map(|block| (segment, block)));
+        }
+        let chunk = |(segment, block): &(&Segment, Block)| Chunk {
+            first_plane: block.planes.start,
+            planes: block.plane_count(),
+            segment_plane: block.planes.start - segment.planes.start,
             ..Chunk::default()
         };
-        let uniforms: Vec<_> = storage.segments.iter().map(chunk).collect();
+        let uniforms: Vec<_> = blocks.iter().map(chunk).collect();
         let buffer = uniform_buffer(context, &uniforms)?;
         let chunks = (0..)
-            .zip(&storage.segments)
-            .map(|(index, segment)| {
+            .zip(&blocks)
+            .map(|(index, (segment, block))| {
                 let bindings = [
                     uniform_binding::<Chunk>(context, &buffer, index),
                     window_binding(&storage.lengths.buffer, &storage.lengths.range()),
@@ -143,7 +153,7 @@ impl Writes {
                     segment.values.as_entire_binding(),
                 ];
                 let bindings = bind(context, &pipeline, &bindings)?;
-                Ok(BoundChunk { planes: segment.plane_count(), first_token: 0, bindings })
+                Ok(BoundChunk { planes: block.plane_count(), first_token: 0, bindings })
             })
             .collect::<Result<_>>()?;
         Ok(Writes::new(Kernel::Advance, variant, pipeline, chunks, buffer.size()))
@@ -178,9 +188,11 @@ impl BoundSource {
             let values = source.values.window(block, heads, config.value_dim, alignment);
             (keys, values)
         };
+        let most = context.limits().max_compute_workgroups_per_dimension;
         let fits = |block: &Block| {
             let (keys, values) = windows(block);
-            [keys, values].iter().all(|window| window.bytes.end - window.bytes.start <= limit)
+            let bound = [keys, values].iter().all(|window| window.bytes.end - window.bytes.start <= limit);
+            bound && block.plane_count() <= most
         };
         let by_tokens = |block: &Block| {
             source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)

@@ -31,7 +31,8 @@ pub(crate) struct Step {
     pub runs: Vec<Run>,
 }
 
-/// Runs of one sequence, in every kernel: linear placement has one.
+/// Runs of one sequence: linear placement has one. The kernels that write take any number; gather takes one, because a
+/// loop, however short, makes a kernel on a software driver half as fast.
 pub(crate) const RUNS_PER_SEQUENCE: u32 = 1;
 
 impl Step {
@@ -203,10 +204,11 @@ pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> [u32; 3] {
     [x, y, 1]
 }
 
-/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y as far as a grid goes.
+/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y. No chunk has more planes
+/// than a grid is high.
 pub(crate) fn grid_of_planes(units: u64, planes: u32, limits: &wgpu::Limits) -> [u32; 3] {
     let [x, z] = spread(units, limits);
-    [x, planes.min(limits.max_compute_workgroups_per_dimension), z]
+    [x, planes, z]
 }
 
 /// Workgroups that hold `units` threads, as a product of two dimensions of a grid.

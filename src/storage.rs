@@ -106,11 +106,6 @@ impl Storage {
 }
 
 impl Segment {
-    /// How many planes.
-    pub fn plane_count(&self) -> u32 {
-        self.planes.end - self.planes.start
-    }
-
     pub fn side(&self, side: Side) -> &wgpu::Buffer {
         match side {
             Side::Keys => &self.keys,

@@ -21,7 +21,8 @@ use wgpu_kv_cache::{Context, CostModel, adapter_label, adapters};
 pub struct Gpu {
     /// A device with all limits of the adapter.
     pub context: Context,
-    /// A device whose bindings hold 4 KiB and whose grids are 16 wide: everything is cut into segments and chunks.
+    /// A device whose bindings hold 4 KiB, whose grids are 16 wide and that has no immediates: everything is cut into
+    /// segments and chunks, and steps wait in the ring.
     pub small: Context,
     /// The adapter that both are on.
     pub adapter: wgpu::Adapter,
@@ -97,6 +98,7 @@ fn open(adapter: &wgpu::Adapter, costs: CostModel) -> wgpu_kv_cache::Result<Gpu>
         max_storage_buffer_binding_size: 4096,
         max_buffer_size: 8 << 20,
         max_compute_workgroups_per_dimension: 16,
+        max_immediate_size: 0,
         ..limits.clone()
     };
     Ok(Gpu {

@@ -112,5 +112,4 @@ fn grids_hold_every_unit_within_the_limit() {
     }
     assert_eq!(grid(257, &limits(65_535)), [2, 1, 1]);
     assert_eq!(grid(65_535 * 256 + 1, &limits(65_535)), [32_768, 2, 1]);
-    assert_eq!(grid_of_planes(1, 100, &limits(7)), [1, 7, 1]);
 }

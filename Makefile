@@ -23,6 +23,7 @@ check:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	scripts/check-dependencies
 
-# What planning and recording cost on the host.
+# The table of targets, each figure beside what it is measured against; a row that misses is marked.
+# Another adapter than the first: make bench ADAPTER=llvmpipe
 bench:
-	$(CARGO) bench --locked
+	scripts/with-drivers $(CARGO) bench --locked --bench targets -- $(ADAPTER)

@@ -1,16 +1,10 @@
 // source_narrow: reads one element of the caller's rows, at any offset and stride, and converts it.
 // Joined once as key_ and once as value_.
-//
-// Bounds:  the host proves that the window holds every token of the chunk.
 
 @group(0) @binding(SIDE_SOURCE_BINDING) var<storage, read> side_source: array<u32>;
 
 fn side_element(place: Place, token: u32, dim: u32) -> u32 {
-    let element = chunk.side_offset
-        + (place.sequence - chunk.first_sequence) * chunk.side_sequence_stride
-        + (place.head - chunk.first_head) * chunk.side_head_stride
-        + (token - chunk.first_token) * chunk.side_token_stride
-        + dim;
+    let element = side_source_row(place, token) + dim;
     let word = side_source[element / SIDE_SOURCE_LANES];
     if SIDE_SOURCE_LANES == 1u {
         return side_convert(word);

@@ -1,7 +1,5 @@
 // source_wide: reads eight elements of the caller's rows and converts them. Needs offset and strides that are
 // multiples of 16 bytes. Joined once as key_ and once as value_.
-//
-// Bounds:  the host proves that the window holds every token of the chunk.
 
 @group(0) @binding(SIDE_SOURCE_BINDING) var<storage, read> side_source: array<vec4<u32>>;
 
@@ -15,11 +13,7 @@ fn side_spread(words: vec2<u32>) -> vec4<u32> {
 }
 
 fn side_eight(place: Place, token: u32, dim: u32) -> Eight {
-    let element = chunk.side_offset
-        + (place.sequence - chunk.first_sequence) * chunk.side_sequence_stride
-        + (place.head - chunk.first_head) * chunk.side_head_stride
-        + (token - chunk.first_token) * chunk.side_token_stride
-        + dim;
+    let element = side_source_row(place, token) + dim;
     let from_vector = element / (4u * SIDE_SOURCE_LANES);
     var low = side_source[from_vector];
     var high = low;

@@ -149,6 +149,7 @@ impl SideVariant {
                 stored => format!("{stored}_encode({decoded})"),
             };
             line(&mut text, format_args!("fn side_convert(bits: u32) -> u32 {{\n    return {encoded};\n}}"));
+            text.push_str(include_str!("../shaders/source.wgsl"));
         }
         text.push_str(match (self.source, self.wide) {
             (None, _) => include_str!("../shaders/source_none.wgsl"),

@@ -381,15 +381,10 @@ impl KvCache {
         if keys.buffer == values.buffer && both_reach {
             return Err(Error::DestinationsOverlap { byte });
         }
-        let copies = {
-            let possible = Side::BOTH
-                .into_iter()
-                .all(|side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()));
-            let copies = 2 * count_range(&step, &self.layout);
-            let dispatches = 2 * self.storage.segments.len() as u64;
-            let bytes = Side::BOTH.map(bytes).into_iter().sum();
-            possible && self.context.costs().prefers_copies(dispatches, copies, bytes)
-        };
+        let copyable = Side::BOTH
+            .into_iter()
+            .all(|side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()));
+        let copies = copyable && self.prefers_copies_of(&step);
         if let (true, Some(encoder)) = (copies, recorder.encoder()) {
             for side in Side::BOTH {
                 let &Destination { buffer, offset } = destinations.side(side);
@@ -404,6 +399,19 @@ impl KvCache {
         let slot = self.ring.write(&self.context, &step)?;
         dispatch(recorder, "kv-cache get", StepData::Slot(slot), keys.dispatches().chain(values.dispatches()));
         Ok(())
+    }
+
+    /// The form that [`record_get`](Self::record_get) gives a range in an encoder, by the context's cost model, into
+    /// destinations that have `COPY_DST`.
+    ///
+    /// # Errors
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`].
+    pub fn range_form(&self, range: Range<u32>) -> Result<Form> {
+        let mut step = Step::default();
+        plan_read(&self.lengths, &range, &mut step)?;
+        let usage = wgpu::BufferUsages::COPY_DST;
+        let copyable = Side::BOTH.into_iter().all(|side| range_is_copyable(&self.layout, side, usage));
+        Ok(if copyable && self.prefers_copies_of(&step) { Form::Copies } else { Form::Kernel })
     }
 
     /// The storage itself, without any copy.
@@ -469,6 +477,14 @@ impl KvCache {
         let bytes = step.touched_rows() * u64::from(self.config.num_heads) * self.row_bytes();
         let dispatches = source.writes().count(tokens);
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
+    }
+
+    /// Whether copies are the cheaper form of a range.
+    fn prefers_copies_of(&self, step: &Step) -> bool {
+        let copies = 2 * count_range(step, &self.layout);
+        let dispatches = 2 * self.storage.segments.len() as u64;
+        let bytes = u64::from(step.rows) * u64::from(self.layout.planes) * self.row_bytes();
+        self.context.costs().prefers_copies(dispatches, copies, bytes)
     }
 
     /// Bytes of a key row and a value row.

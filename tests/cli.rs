@@ -205,6 +205,26 @@ fn random_programs_are_reproducible() {
 }
 
 #[test]
+fn the_benchmark_measures_every_form_beside_the_devices_copy() {
+    let bench = json(&["bench", "--quick", "--json", "--adapter", "0"]);
+    let figures = bench["figures"].as_array().unwrap();
+    let groups = ["Prefill, f16", "Prefill, converting", "Decode step, f16", "Range, f16"];
+    for group in groups {
+        assert!(figures.iter().any(|figure| figure["group"] == group), "{group}");
+    }
+    for figure in figures {
+        for form in ["kernel", "device_copy"] {
+            assert!(figure[form]["gigabytes_per_second"].as_f64().unwrap() > 0.0, "{figure}");
+        }
+        // Converting takes arithmetic, so there is no form of copies to choose.
+        assert_eq!(figure["copies"].is_null(), figure["group"] == "Prefill, converting", "{figure}");
+        assert!(figure["chosen"] == "kernel" || !figure["copies"].is_null(), "{figure}");
+    }
+    assert!(bench["cost_model"]["dispatch_ns"].as_f64().unwrap() > 0.0);
+    assert_eq!(bench["clock"], "wall");
+}
+
+#[test]
 fn plans_need_no_gpu() {
     let plan = json(&[
         "plan",
@@ -300,7 +320,7 @@ fn broken_plans_are_refused() {
 #[test]
 fn help_tells_a_newcomer() {
     let help = passes(&["--help"]);
-    for word in ["demo", "verify", "adapters", "plan", "Without a subcommand it runs `demo`"] {
+    for word in ["demo", "verify", "adapters", "plan", "bench", "Without a subcommand it runs `demo`"] {
         assert!(help.contains(word), "{word:?} is not in\n{help}");
     }
     assert!(passes(&["verify", "--help"]).contains("layers.{i}.keys"));

@@ -1,6 +1,7 @@
 //! `kv-cache`: a key/value cache for transformers on any GPU that wgpu reaches, checked bit for bit.
 
 mod adapters;
+mod bench;
 mod demo;
 mod failure;
 mod output;
@@ -33,6 +34,7 @@ enum Command {
     Verify(verify::Arguments),
     Adapters(adapters::Arguments),
     Plan(plan::Arguments),
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Adapters(arguments) => adapters::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

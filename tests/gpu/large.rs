@@ -10,6 +10,7 @@ use crate::{DONE, Gpu, Outcome, Test};
 pub const TESTS: &[Test] = &[
     ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
     ("large::more_than_65535_workgroups", more_than_65535_workgroups),
+    ("large::grids_that_are_eleven_wide", grids_that_are_eleven_wide),
     ("large::every_head_size", every_head_size),
     ("large::odd_starts_in_16_bit_formats", odd_starts_in_16_bit_formats),
     ("large::sources_larger_than_a_binding", sources_larger_than_a_binding),
@@ -57,6 +58,19 @@ fn more_than_65535_workgroups(gpu: &Gpu) -> Outcome {
         Operation::GetAll { layer: 0 },
     ];
     run(&gpu.context, &program)
+}
+
+/// The same second dimension at a size that leaves nothing to the common limit: 17 workgroups of one plane.
+fn grids_that_are_eleven_wide(gpu: &Gpu) -> Outcome {
+    let limits = wgpu::Limits { max_compute_workgroups_per_dimension: 11, ..gpu.adapter.limits() };
+    let context = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
+    let config = CacheConfig::new(1, 7, 3, 1400).formats(Format::F32, Format::Bf16);
+    let mut program = Program::new(config, 1);
+    program.operations = vec![
+        update(Span::append(1400), rows(Format::F32, Format::F32, 7), Path::Encoder(Layout::Bthd)),
+        Operation::Get { layer: 0, start: 3, end: 1398, guarded: true },
+    ];
+    run(&context, &program)
 }
 
 fn every_head_size(gpu: &Gpu) -> Outcome {
@@ -113,6 +127,8 @@ fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
         for dim in [64, 46] {
             let config = CacheConfig::new(2, 4, dim, 14).formats(Format::F32, Format::F16);
             let mut program = Program::new(config, 1);
+            // The first update leaves a gap, which must become zero whichever part it belongs to.
+            program.poison = true;
             program.operations = vec![
                 update(
                     Span { tokens: 13, positions: Positions::At(1), counts: Some(vec![13, 9]) },

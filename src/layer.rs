@@ -112,8 +112,8 @@ impl KvCache {
         rows * self.row_bytes()
     }
 
-    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. Lengths (4 bytes a sequence)
-    /// and [`overhead_bytes`](Self::overhead_bytes) come on top.
+    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`].
+    /// [`overhead_bytes`](Self::overhead_bytes) come on top.
     pub fn memory_allocated_bytes(&self) -> u64 {
         self.layout.bytes()
     }
@@ -231,7 +231,8 @@ impl KvCache {
     /// [`Error::ForeignSource`], [`Error::MoreTokensThanBound`], and as [`update`](Self::update) for the write.
     ///
     /// # Performance
-    /// One dispatch for each segment. Nothing is allocated on the device in the steady state.
+    /// One dispatch for each segment, or in an encoder copies where [`form`](Self::form) says so. Nothing is allocated on
+    /// the device in the steady state.
     ///
     /// # Examples
     /// ```
@@ -321,7 +322,7 @@ impl KvCache {
     /// [`Error::DeviceLost`].
     ///
     /// # Performance
-    /// One dispatch a side for each segment.
+    /// One dispatch a side for each segment, or copies where [`range_form`](Self::range_form) says so.
     pub fn get(&self, range: Range<u32>) -> Result<Pair<GpuTensor>> {
         let mut step = Step::default();
         plan_read(&self.lengths, &range, &mut step)?;
@@ -356,7 +357,8 @@ impl KvCache {
     /// [`Error::DeviceLost`].
     ///
     /// # Performance
-    /// One dispatch a side for each segment. Makes a bind group for each.
+    /// One dispatch a side for each segment, with a bind group made for each; or in an encoder copies where
+    /// [`range_form`](Self::range_form) says so.
     pub fn record_get(
         &self,
         recorder: &mut impl Recorder,

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("large::every_head_size", every_head_size),
     ("large::odd_starts_in_16_bit_formats", odd_starts_in_16_bit_formats),
     ("large::sources_larger_than_a_binding", sources_larger_than_a_binding),
+    ("large::ranges_larger_than_a_binding", ranges_larger_than_a_binding),
 ];
 
 fn rows(key_format: Format, value_format: Format, seed: u64) -> Rows {
@@ -144,6 +145,24 @@ fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
             ];
             run(&gpu.small, &program)?;
         }
+    }
+    DONE
+}
+
+/// Destinations whose windows of 4 KiB begin in the middle of a plane, and of a segment of many planes.
+fn ranges_larger_than_a_binding(gpu: &Gpu) -> Outcome {
+    // A plane of 4080 bytes in rows of 16-byte words, and one of 312 bytes, 13 to a segment, whose rows share words.
+    let planes = CacheConfig::new(2, 3, 60, 17);
+    let segments = CacheConfig::new(4, 8, 3, 52).formats(Format::F16, Format::Bf16);
+    for config in [planes, segments] {
+        let mut program = Program::new(config, 1);
+        let most = config.max_seq_len;
+        program.operations = vec![
+            update(Span::append(most), rows(Format::F32, Format::F16, 8), Path::Host),
+            Operation::GetAll { layer: 0 },
+            Operation::Get { layer: 0, start: 1, end: most, guarded: true },
+        ];
+        run(&gpu.small, &program)?;
     }
     DONE
 }

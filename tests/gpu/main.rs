@@ -99,6 +99,7 @@ fn open(adapter: &wgpu::Adapter, costs: CostModel) -> wgpu_kv_cache::Result<Gpu>
         max_buffer_size: 8 << 20,
         max_compute_workgroups_per_dimension: 16,
         max_immediate_size: 0,
+        min_storage_buffer_offset_alignment: 256,
         ..limits.clone()
     };
     Ok(Gpu {

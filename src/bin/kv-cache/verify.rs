@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use console::style;
 use serde_json::json;
-use wgpu_kv_cache::{Context, adapter_label};
+use wgpu_kv_cache::{Context, CostModel, adapter_label};
 
 use crate::{
     Failure,
@@ -17,10 +17,11 @@ use crate::{
 /// Check adapters with your own engine's keys and values, or with random programs.
 ///
 /// With FILE, does what `demo` does with your trace: a safetensors file with `layers.{i}.keys` and
-/// `layers.{i}.values` for every layer i from 0, each [batch, `kv_head`, tokens, dim] in F32, F16 or BF16.
+/// `layers.{i}.values` for every layer i from 0, each `[batch, kv_head, tokens, dim]` in F32, F16 or BF16.
 ///
 /// With --random, runs programs of updates, copies and resets over random shapes and formats, and compares results,
-/// lengths and the whole storage with the reference after every operation.
+/// lengths and the whole storage with the reference after every operation. A third of them goes by kernels, a third by
+/// the device's copies where they are possible, a third by what is typical of the device.
 #[derive(Args)]
 pub struct Arguments {
     /// The trace to verify.
@@ -74,7 +75,9 @@ fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> 
             let seed = seed.wrapping_add(index);
             let program = random::program(seed);
             // A context of its own, so that the pipelines of its head sizes end with it.
-            let context = Context::new(context.device(), context.queue());
+            let forms = [CostModel::KERNELS, CostModel::COPIES, *context.costs()];
+            let costs = forms[(seed % 3) as usize];
+            let context = Context::with_costs(context.device(), context.queue(), costs);
             program.run(&context).map_err(|failure| {
                 bar.finish_and_clear();
                 Failure::Program { adapter: label.clone(), seed, failure: Box::new(failure) }

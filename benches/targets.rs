@@ -95,6 +95,15 @@ pub fn buffer(context: &Context, bytes: u64) -> wgpu::Buffer {
     buffer
 }
 
+/// The device's own copy of so many bytes.
+fn one_copy(context: &Context, bytes: u64) -> Record<'static> {
+    let (from, to) = (buffer(context, bytes), buffer(context, bytes));
+    Box::new(move |encoder| {
+        encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+        Ok(())
+    })
+}
+
 /// A dense source of both sides.
 ///
 /// # Errors
@@ -144,16 +153,12 @@ fn prefill(context: &Context, repetitions: usize, table: &mut Table) -> Result<(
         let bytes = config.bytes_per_token()? * u64::from(tokens);
         let (keys, values) = (buffer(context, bytes / 2), buffer(context, bytes / 2));
         let source = bind(&cache, &keys, &values, Format::F16, tokens)?;
-        let (from, to) = (buffer(context, bytes), buffer(context, bytes));
         let times = medians(
             context,
             repetitions,
             &mut [
                 Box::new(|encoder| cache.record_update(encoder, &source, Write::at(0, tokens))),
-                Box::new(|encoder| {
-                    encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
-                    Ok(())
-                }),
+                one_copy(context, bytes),
             ],
         )?;
         let what = format!("prefill of {tokens} tokens, f16 to f16");
@@ -208,7 +213,6 @@ fn range(context: &Context, repetitions: usize, table: &mut Table) -> Result<()>
     for range in [1000..1256, 512..2560] {
         let bytes = config.bytes_per_token()? * u64::from(range.end - range.start);
         let (to_keys, to_values) = (buffer(context, bytes / 2), buffer(context, bytes / 2));
-        let (from, to) = (buffer(context, bytes), buffer(context, bytes));
         let times = medians(
             context,
             repetitions,
@@ -217,10 +221,7 @@ fn range(context: &Context, repetitions: usize, table: &mut Table) -> Result<()>
                     let to = |buffer| Destination { buffer, offset: 0 };
                     cache.record_get(encoder, range.clone(), Pair { keys: to(&to_keys), values: to(&to_values) })
                 }),
-                Box::new(|encoder| {
-                    encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
-                    Ok(())
-                }),
+                one_copy(context, bytes),
             ],
         )?;
         let what = format!("range of {} tokens, f16", range.end - range.start);

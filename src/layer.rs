@@ -112,8 +112,8 @@ impl KvCache {
         rows * self.row_bytes()
     }
 
-    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`].
-    /// [`overhead_bytes`](Self::overhead_bytes) come on top.
+    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. What
+    /// [`overhead_bytes`](Self::overhead_bytes) counts comes on top.
     pub fn memory_allocated_bytes(&self) -> u64 {
         self.layout.bytes()
     }

@@ -1,11 +1,11 @@
 // gather: copies a range of rows of keys or of values into a dense tensor, as stored bits. Rows that a
 // sequence does not have come out as zero, whatever the storage holds there.
 //
-// Grid:    x and y together count units of the window's output, in workgroups.
+// Grid:    x and z together count units of one plane's output, in workgroups; y counts planes of the window.
 // Shapes:  planes   [plane, slot, dim], one segment of the cache
 //          output   [sequence, head, row, dim], a window of the destination
 // Bounds:  the host proves that the window holds the output and that every run lies inside its plane;
-//          the kernel drops the units past the end of the grid.
+//          the kernel drops the units past the end of a plane's output.
 
 struct Window {
     first_plane: u32,   // the window's first plane, counted over the whole cache
@@ -38,5 +38,5 @@ fn gather(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    gather_unit((group.y * groups.x + group.x) * WORKGROUP_SIZE + local);
+    gather_unit(group.y, (group.z * groups.x + group.x) * WORKGROUP_SIZE + local);
 }

@@ -1,5 +1,6 @@
-// gather_narrow: one word of the output a unit, for every head size. A word that the window shares with
-// its neighbour keeps the neighbour's bits.
+// gather_narrow: one word of the output a unit, for every head size. A word belongs to the plane whose output holds its
+// first element, or to the window's first plane; its other element may be the next plane's first. Bits of a word that
+// the window shares with its neighbours stay.
 
 @group(0) @binding(1) var<storage, read> planes: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<u32>;
@@ -14,25 +15,33 @@ fn stored(plane: u32, slot: u32, dim: u32) -> u32 {
 }
 
 // The bits that one lane of a word gets, and a mask of them.
-fn lane_of(at: u32) -> vec2<u32> {
-    if at < window.offset || at - window.offset >= window.planes * window.rows * DIM {
-        return vec2<u32>();
-    }
-    let element = at - window.offset;
-    let row = element / DIM;
-    let plane = row / window.rows;
-    let slot = slot_of(plane, window.first_row + row % window.rows);
+fn lane_of(plane: u32, element: u32) -> vec2<u32> {
+    let slot = slot_of(plane, window.first_row + element / DIM);
     if slot == NOWHERE {
         return vec2<u32>(0u, LANE_MASK);
     }
     return vec2<u32>(stored(plane, slot, element % DIM), LANE_MASK);
 }
 
-fn gather_unit(unit: u32) {
-    let word = window.offset / LANES + unit;
-    var lane = lane_of(word * LANES);
-    if LANES == 2u {
-        lane |= lane_of(word * LANES + 1u) << vec2<u32>(16u);
+fn gather_unit(plane: u32, unit: u32) {
+    let elements = window.rows * DIM;
+    let first = window.offset + plane * elements;
+    var word = first / LANES + unit;
+    if plane > 0u {
+        word = (first + LANES - 1u) / LANES + unit;
+    }
+    let at = word * LANES;
+    var lane = vec2<u32>();
+    if at >= first && at - first < elements {
+        lane = lane_of(plane, at - first);
+    }
+    if LANES == 2u && at + 1u >= first {
+        let element = at + 1u - first;
+        if element < elements {
+            lane |= lane_of(plane, element) << vec2<u32>(16u);
+        } else if element == elements && at >= first && plane + 1u < window.planes {
+            lane |= lane_of(plane + 1u, 0u) << vec2<u32>(16u);
+        }
     }
     if lane.y == 0xffffffffu {
         output[word] = lane.x;

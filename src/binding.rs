@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Context, Result, kernels::Pipeline};
+use crate::{Context, Result, kernels::Entry};
 
 /// One buffer of uniforms, each at a bindable offset.
 pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {
@@ -35,17 +35,13 @@ pub(crate) fn window_binding<'a>(buffer: &'a wgpu::Buffer, bytes: &Range<u64>) -
     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: bytes.start, size })
 }
 
-/// The first bind group of a kernel.
-pub(crate) fn bind(
-    context: &Context,
-    pipeline: &Pipeline,
-    bindings: &[wgpu::BindingResource<'_>],
-) -> Result<wgpu::BindGroup> {
+/// The first bind group of every variant of a kernel.
+pub(crate) fn bind(context: &Context, entry: Entry, bindings: &[wgpu::BindingResource<'_>]) -> Result<wgpu::BindGroup> {
     let entries: Vec<_> = (0..)
         .zip(bindings)
         .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource: resource.clone() })
         .collect();
-    let layout = &pipeline.bindings;
+    let layout = &context.bindings_layout(entry);
     context.create("a bind group", 0, |device| {
         device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some("kv-cache"), layout, entries: &entries })
     })

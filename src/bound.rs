@@ -6,7 +6,7 @@ use crate::{
     CacheConfig, Context, Error, Result, Side, Source,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
     copies::CopySource,
-    kernels::{Chunk, Kernel, Pipeline, SideVariant, StepPath, WriteVariant},
+    kernels::{Chunk, Entry, Kernel, SideVariant, StepPath, WriteVariant},
     layout::{Layout, binding_limit},
     plan::{Block, Step, grid, grid_of_planes, split},
     record::{Dispatch, Recorder, StepData, dispatch},
@@ -32,7 +32,7 @@ pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
     variant: WriteVariant,
     /// By [`StepPath`] and whether runs are single rows; made when the first step takes them.
-    pipelines: [[OnceLock<Pipeline>; 2]; 2],
+    pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
 }
@@ -83,7 +83,7 @@ impl Writes {
     }
 
     /// The pipeline for steps of one kind.
-    fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&Pipeline> {
+    fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
         let pipeline = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
@@ -102,30 +102,23 @@ impl Writes {
     fn new(
         kernel: fn(WriteVariant) -> Kernel,
         variant: WriteVariant,
-        pipeline: Pipeline,
         chunks: Vec<BoundChunk>,
         uniform_bytes: u64,
     ) -> Self {
-        let writes = Writes { kernel, variant, pipelines: Default::default(), chunks, uniform_bytes };
-        writes.pipelines[variant.step as usize][usize::from(variant.single_rows)].get_or_init(|| pipeline);
-        writes
+        Writes { kernel, variant, pipelines: Default::default(), chunks, uniform_bytes }
     }
 
     /// Chunks that write no source, one for each segment, or more where a grid is not high enough.
     pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
-        let (variant, pipeline) = first_pipeline(
-            context,
-            Kernel::Advance,
-            WriteVariant {
-                keys,
-                values,
-                heads: layout.heads,
-                step: StepPath::Ring,
-                single_rows: true,
-                cut_by_tokens: false,
-            },
-        )?;
+        let variant = WriteVariant {
+            keys,
+            values,
+            heads: layout.heads,
+            step: StepPath::Ring,
+            single_rows: true,
+            cut_by_tokens: false,
+        };
         let most = context.limits().max_compute_workgroups_per_dimension;
         let mut blocks = Vec::new();
         for segment in &storage.segments {
@@ -152,11 +145,11 @@ impl Writes {
                     segment.keys.as_entire_binding(),
                     segment.values.as_entire_binding(),
                 ];
-                let bindings = bind(context, &pipeline, &bindings)?;
+                let bindings = bind(context, Entry::Advance, &bindings)?;
                 Ok(BoundChunk { planes: block.plane_count(), first_token: 0, bindings })
             })
             .collect::<Result<_>>()?;
-        Ok(Writes::new(Kernel::Advance, variant, pipeline, chunks, buffer.size()))
+        Ok(Writes::new(Kernel::Advance, variant, chunks, buffer.size()))
     }
 }
 
@@ -217,7 +210,6 @@ impl BoundSource {
             single_rows: source.tokens == 1,
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
-        let (variant, pipeline) = first_pipeline(context, Kernel::Scatter, variant)?;
         let uniforms: Vec<_> = blocks
             .iter()
             .map(|(index, block)| {
@@ -253,11 +245,11 @@ impl BoundSource {
                     window_binding(source.keys.buffer, &keys.bytes),
                     window_binding(source.values.buffer, &values.bytes),
                 ];
-                let bindings = bind(context, &pipeline, &bindings)?;
+                let bindings = bind(context, Entry::Scatter, &bindings)?;
                 Ok(BoundChunk { planes: block.plane_count(), first_token: block.tokens.start, bindings })
             })
             .collect::<Result<_>>()?;
-        let writes = Writes::new(Kernel::Scatter, variant, pipeline, chunks, buffer.size());
+        let writes = Writes::new(Kernel::Scatter, variant, chunks, buffer.size());
         let copies = CopySource::new(source, layout);
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, writes, copies })
     }
@@ -280,15 +272,4 @@ impl BoundSource {
     pub(crate) fn copies(&self) -> Option<&CopySource> {
         self.copies.as_ref()
     }
-}
-
-/// The pipeline that most steps take, and what tells it from others.
-fn first_pipeline(
-    context: &Context,
-    kernel: fn(WriteVariant) -> Kernel,
-    variant: WriteVariant,
-) -> Result<(WriteVariant, Pipeline)> {
-    let step = if context.immediates() { StepPath::Immediate } else { StepPath::Ring };
-    let variant = WriteVariant { step, ..variant };
-    Ok((variant, context.pipeline(kernel(variant))?))
 }

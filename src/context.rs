@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     CostModel, Error, Result,
-    kernels::{IMMEDIATE_BYTES, Kernel, Kernels, Pipeline},
+    kernels::{Entry, IMMEDIATE_BYTES, Kernel, Kernels},
 };
 
 /// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
 ///
-/// A pipeline is made when the first cache of its head sizes and formats needs it, and lives as long as the context.
+/// A pipeline is made when the first step of its head sizes and formats needs it, and lives as long as the context.
 ///
 /// An engine makes one from its own device; tools and tests [`open`](Self::open) one.
 ///
@@ -108,12 +108,18 @@ impl Context {
     }
 
     /// The pipeline of a kernel, made on first use.
-    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Pipeline> {
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
         self.create("a pipeline", 0, |device| self.kernels().pipeline(device, kernel).clone())
     }
 
+    /// The layout of the first bind group of a kernel's variants.
+    pub(crate) fn bindings_layout(&self, entry: Entry) -> wgpu::BindGroupLayout {
+        self.kernels().bindings[entry as usize].clone()
+    }
+
+    /// The layout of the second: a step at a dynamic offset.
     pub(crate) fn step_layout(&self) -> wgpu::BindGroupLayout {
-        self.kernels().step_layout.clone()
+        self.kernels().step.clone()
     }
 
     /// The kernels hold no invariant that a panic elsewhere could break.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use crate::{
     Context, Error, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
-    kernels::{Kernel, Pipeline, Window},
+    kernels::{Entry, Kernel, Window},
     layout::{Layout, binding_limit},
-    plan::{Block, grid, split},
+    plan::{Block, grid_of_planes, split},
     record::Dispatch,
     storage::Storage,
 };
@@ -24,7 +24,7 @@ pub struct Destination<'a> {
 /// Dispatches that copy rows of one side out.
 #[derive(Debug)]
 pub(crate) struct Reads {
-    pipeline: Pipeline,
+    pipeline: wgpu::ComputePipeline,
     windows: Vec<(wgpu::BindGroup, [u32; 3])>,
 }
 
@@ -76,9 +76,10 @@ impl Reads {
             let aligned = start - start % alignment;
             (aligned..end.next_multiple_of(4), start - aligned)
         };
+        let most = context.limits().max_compute_workgroups_per_dimension;
         let fits = |block: &Block| {
             let (window, _) = bytes(block);
-            window.end - window.start <= limit
+            window.end - window.start <= limit && block.plane_count() <= most
         };
         let mut blocks = Vec::new();
         if rows > 0 {
@@ -112,14 +113,18 @@ impl Reads {
             .zip(&blocks)
             .map(|(at, (segment, block))| {
                 let (window, _) = bytes(block);
-                let unit = if wide { 16 } else { 4 };
-                let units = (window.end - window.start).div_ceil(unit);
+                // One more word than a plane's output has bytes for, where it starts in the middle of one.
+                let plane_bytes = u64::from(block.token_count()) * sizes.row_bytes;
+                let units = if wide { plane_bytes / 16 } else { plane_bytes / 4 + 1 };
                 let bindings = [
                     uniform_binding::<Window>(context, &buffer, at),
                     segment.side(side).as_entire_binding(),
                     window_binding(destination.buffer, &window),
                 ];
-                Ok((bind(context, &pipeline, &bindings)?, grid(units, context.limits())))
+                Ok((
+                    bind(context, Entry::Gather, &bindings)?,
+                    grid_of_planes(units, block.plane_count(), context.limits()),
+                ))
             })
             .collect::<Result<_>>()?;
         Ok(Reads { pipeline, windows })

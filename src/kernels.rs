@@ -89,20 +89,22 @@ pub(crate) struct Window {
     pub spare_1: u32,
 }
 
-/// A pipeline and the layout of its first bind group. The second is the step.
-#[derive(Clone, Debug)]
-pub(crate) struct Pipeline {
-    pub compute: wgpu::ComputePipeline,
-    pub bindings: wgpu::BindGroupLayout,
+/// What all variants of a kernel share: the entry point, and what they bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Scatter,
+    Advance,
+    Gather,
 }
 
-/// The pipelines made so far.
+/// Layouts of the bind groups, and the pipelines made so far.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    pub step_layout: wgpu::BindGroupLayout,
-    /// By the kernels' names, which say what they bind.
-    layouts: HashMap<&'static str, wgpu::BindGroupLayout>,
-    pipelines: HashMap<Kernel, Pipeline>,
+    /// The first group, by [`Entry`].
+    pub bindings: [wgpu::BindGroupLayout; 3],
+    /// The second group, where the step does not come as immediates.
+    pub step: wgpu::BindGroupLayout,
+    pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
 }
 
 impl SideVariant {
@@ -173,12 +175,12 @@ impl WriteVariant {
 }
 
 impl Kernel {
-    /// Name of the file, of the entry point and of the pipeline.
-    pub const fn name(&self) -> &'static str {
+    /// Which of the kernels it is a variant of.
+    pub const fn entry(&self) -> Entry {
         match self {
-            Kernel::Scatter(_) => "scatter",
-            Kernel::Advance(_) => "advance",
-            Kernel::Gather { .. } => "gather",
+            Kernel::Scatter(_) => Entry::Scatter,
+            Kernel::Advance(_) => Entry::Advance,
+            Kernel::Gather { .. } => Entry::Gather,
         }
     }
 
@@ -246,92 +248,82 @@ impl Kernel {
         }
         text
     }
+}
 
-    /// What the first bind group holds.
-    fn bindings(&self) -> Vec<wgpu::BindingType> {
-        let uniform = wgpu::BindingType::Buffer {
-            ty: wgpu::BufferBindingType::Uniform,
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        };
-        let storage = |read_only| wgpu::BindingType::Buffer {
-            ty: wgpu::BufferBindingType::Storage { read_only },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        };
+impl Entry {
+    const ALL: [Entry; 3] = [Entry::Scatter, Entry::Advance, Entry::Gather];
+
+    /// Name of the file, of the entry point and of the pipelines.
+    pub const fn name(self) -> &'static str {
         match self {
-            Kernel::Scatter(_) => {
-                vec![uniform, storage(false), storage(false), storage(false), storage(true), storage(true)]
-            }
-            Kernel::Advance(_) => vec![uniform, storage(false), storage(false), storage(false)],
-            Kernel::Gather { .. } => vec![uniform, storage(true), storage(false)],
+            Entry::Scatter => "scatter",
+            Entry::Advance => "advance",
+            Entry::Gather => "gather",
         }
     }
+
+    /// Of the storage that the first bind group holds after a uniform, which is only read.
+    const fn read_only(self) -> &'static [bool] {
+        match self {
+            Entry::Scatter => &[false, false, false, true, true],
+            Entry::Advance => &[false, false, false],
+            Entry::Gather => &[true, false],
+        }
+    }
+
+    /// The first bind group.
+    fn layout(self, device: &wgpu::Device) -> wgpu::BindGroupLayout {
+        let storage = self.read_only().iter().map(|&read_only| wgpu::BufferBindingType::Storage { read_only });
+        let kinds = std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage);
+        let entries: Vec<_> = (0..).zip(kinds).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
+        device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(self.name()), entries: &entries })
+    }
+}
+
+fn buffer_entry(binding: u32, ty: wgpu::BufferBindingType, has_dynamic_offset: bool) -> wgpu::BindGroupLayoutEntry {
+    let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None };
+    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }
 
 impl Kernels {
     pub fn new(device: &wgpu::Device) -> Self {
-        let step_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        let step = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some("step"),
-            entries: &[wgpu::BindGroupLayoutEntry {
-                binding: 0,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: true },
-                    has_dynamic_offset: true,
-                    min_binding_size: None,
-                },
-                count: None,
-            }],
+            entries: &[buffer_entry(0, wgpu::BufferBindingType::Storage { read_only: true }, true)],
         });
-        Kernels { step_layout, layouts: HashMap::new(), pipelines: HashMap::new() }
+        let bindings = Entry::ALL.map(|entry| entry.layout(device));
+        Kernels { bindings, step, pipelines: HashMap::new() }
     }
 
     /// The kernel's pipeline, made on first use.
-    pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &Pipeline {
-        let Kernels { step_layout, layouts, pipelines } = self;
+    pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
+        let Kernels { bindings, step, pipelines } = self;
         pipelines.entry(kernel).or_insert_with(|| {
             log::debug!("compiling {kernel:?}");
-            let name = kernel.name();
-            let entries: Vec<_> = (0..)
-                .zip(kernel.bindings())
-                .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
-                    binding,
-                    visibility: wgpu::ShaderStages::COMPUTE,
-                    ty,
-                    count: None,
-                })
-                .collect();
-            let bindings = layouts
-                .entry(name)
-                .or_insert_with(|| {
-                    let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries };
-                    device.create_bind_group_layout(&descriptor)
-                })
-                .clone();
-            let both = [Some(&bindings), Some(&*step_layout)];
+            let entry = kernel.entry();
+            let both = [Some(&bindings[entry as usize]), Some(&*step)];
             let (bind_group_layouts, immediate_size) = match kernel.step() {
                 StepPath::Ring => (&both[..], 0),
                 StepPath::Immediate => (&both[..1], IMMEDIATE_BYTES),
             };
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(name),
+                label: Some(entry.name()),
                 bind_group_layouts,
                 immediate_size,
             });
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(name),
+                label: Some(entry.name()),
                 source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
             });
-            let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(name),
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(entry.name()),
                 layout: Some(&layout),
                 module: &module,
-                entry_point: Some(name),
+                entry_point: Some(entry.name()),
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
-            });
-            Pipeline { compute, bindings }
+            })
         })
     }
 }

@@ -1,6 +1,6 @@
 //! [`Recorder`]: where commands are recorded, the caller's encoder or compute pass.
 
-use crate::{kernels::Pipeline, plan::Run, ring::StepSlot};
+use crate::{plan::Run, ring::StepSlot};
 
 /// The caller's command encoder or compute pass.
 ///
@@ -48,7 +48,7 @@ mod sealed {
 /// One dispatch of a kernel.
 #[derive(Debug)]
 pub(crate) struct Dispatch<'a> {
-    pub pipeline: &'a Pipeline,
+    pub pipeline: &'a wgpu::ComputePipeline,
     pub bindings: &'a wgpu::BindGroup,
     pub grid: [u32; 3],
 }
@@ -69,7 +69,7 @@ pub(crate) fn dispatch<'a>(
 ) {
     recorder.in_pass(label, |pass| {
         for Dispatch { pipeline, bindings, grid: [x, y, z] } in dispatches {
-            pass.set_pipeline(&pipeline.compute);
+            pass.set_pipeline(pipeline);
             pass.set_bind_group(0, bindings, &[]);
             match &step {
                 StepData::Slot(slot) => pass.set_bind_group(1, &slot.bind_group, &[slot.offset]),

@@ -74,7 +74,7 @@ fn every_variant_declares_what_it_needs_and_reaches_every_backend() {
     assert!(kernels.len() > 300);
     for kernel in kernels {
         let (module, info) = module(&kernel);
-        let name = kernel.name();
+        let name = kernel.entry().name();
         let entry = &module.entry_points[0];
         assert_eq!((module.entry_points.len(), entry.name.as_str()), (1, name));
         assert_eq!(entry.workgroup_size, [WORKGROUP_SIZE, 1, 1]);
@@ -122,16 +122,8 @@ fn bindings_are_those_of_the_text() {
             })
             .collect();
         found.sort_unstable_by_key(|&(binding, _)| binding);
-        let declared: Vec<_> = (0..)
-            .zip(kernel.bindings())
-            .map(|(binding, ty)| match ty {
-                wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Uniform, .. } => (binding, None),
-                wgpu::BindingType::Buffer { ty: wgpu::BufferBindingType::Storage { read_only }, .. } => {
-                    (binding, Some(read_only))
-                }
-                other => panic!("{other:?}"),
-            })
-            .collect();
+        let storage = kernel.entry().read_only().iter().map(|&read_only| Some(read_only));
+        let declared: Vec<_> = (0..).zip(std::iter::once(None).chain(storage)).collect();
         assert_eq!(found, declared, "{kernel:?}");
     }
 }
@@ -148,9 +140,9 @@ fn members(kernel: &Kernel, name: &str) -> (Vec<(String, u32)>, u32) {
 fn check_members(kernel: &Kernel, name: &str, size: Option<usize>, expected: &[(&str, usize)]) {
     let (actual, span) = members(kernel, name);
     let expected: Vec<_> = expected.iter().map(|&(name, offset)| (name.to_owned(), offset as u32)).collect();
-    assert_eq!(actual, expected, "{name} of {}", kernel.name());
+    assert_eq!(actual, expected, "{name} of {}", kernel.entry().name());
     if let Some(size) = size {
-        assert_eq!(span as usize, size, "{name} of {}", kernel.name());
+        assert_eq!(span as usize, size, "{name} of {}", kernel.entry().name());
     }
 }
 

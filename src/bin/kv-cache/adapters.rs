@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }));
     }
     if arguments.json {
-        output::json(&list.into());
+        output::json(&list);
     } else {
         println!("{table}\n");
         println!(

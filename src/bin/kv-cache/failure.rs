@@ -16,6 +16,8 @@ pub enum Failure {
     Trace { path: String, rule: String },
     #[error("{}: not a JSON object: {message}", path.display())]
     NotJson { path: PathBuf, message: String },
+    #[error("{}: not a report of bench --json: {message}", path.display())]
+    NotReport { path: PathBuf, message: String },
     #[error("{path}: {rule}")]
     Model { path: String, rule: String },
     #[error("{rule}")]

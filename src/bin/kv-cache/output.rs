@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde::Serialize;
 
 /// A table with a heading line; columns but the first `left` are numbers.
 pub fn table(headings: &[&str], left: usize) -> Table {
@@ -48,8 +48,8 @@ pub fn count(number: u64) -> String {
 }
 
 /// Prints a value for machines.
-pub fn json(value: &Value) {
-    println!("{value:#}");
+pub fn json(value: &impl Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("keys are strings"));
 }
 
 /// A bar on standard error; nothing where that is no terminal.

@@ -163,7 +163,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     if arguments.json {
-        output::json(&list.into());
+        output::json(&list);
         return Ok(());
     }
     let values = if value_dim == head_dim { String::new() } else { format!(" (values {value_dim})") };

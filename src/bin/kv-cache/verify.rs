@@ -98,7 +98,7 @@ fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> 
         }));
     }
     if arguments.json {
-        output::json(&verified.into());
+        output::json(&verified);
     }
     Ok(())
 }

@@ -1,0 +1,256 @@
+//! The cases of the benchmark: prefills, decoding steps and ranges.
+
+use std::time::Duration;
+
+use wgpu_kv_cache::{
+    BatchedKvCache, BoundSource, CacheConfig, Context, CostModel, Destination, Form, Format, KvCache, Pair, RowsIn,
+    Source, Strides, Write,
+};
+
+use super::{
+    clock::Stopwatch,
+    report::{Figure, Group, Measured},
+};
+use crate::{Failure, output, timing};
+
+/// KV heads of every case.
+pub const HEADS: u32 = 8;
+/// Layers of a decoding step.
+const LAYERS: usize = 32;
+/// Slots of the cache that ranges are copied out of.
+const CAPACITY: u32 = 8192;
+
+/// Which cases are measured, and how often.
+pub struct Sweep {
+    pub repetitions: usize,
+    tokens: Vec<u32>,
+    batches: &'static [u32],
+    rows: &'static [u32],
+}
+
+impl Sweep {
+    /// Everything.
+    pub fn whole() -> Self {
+        let tokens = (0..=16).map(|power| 1 << power).collect();
+        Sweep { repetitions: 25, tokens, batches: &[1, 8, 32], rows: &[1, 16, 256, 1024, 4096] }
+    }
+
+    /// Less than a minute on a software driver.
+    pub fn quick() -> Self {
+        Sweep { repetitions: 9, tokens: vec![1, 16, 256, 1024], batches: &[1, 8], rows: &[1, 256, 2048] }
+    }
+
+    /// Measures every case, with a progress bar.
+    pub fn measure(&self, stopwatch: &Stopwatch, costs: CostModel, label: &str) -> Result<Vec<Figure>, Failure> {
+        let context = stopwatch.context();
+        let with = |costs| Context::with_costs(context.device(), context.queue(), costs);
+        let bench = Bench {
+            stopwatch,
+            forms: [with(CostModel::KERNELS), with(CostModel::COPIES)],
+            model: with(costs),
+            repetitions: self.repetitions,
+        };
+        let conversions = [(Format::F32, Format::F16), (Format::F32, Format::Bf16), (Format::F16, Format::F32)];
+        let cases = 2 * self.tokens.len() + conversions.len() + self.batches.len() + self.rows.len();
+        let bar = output::progress(cases as u64, label);
+        let mut figures = Vec::with_capacity(cases);
+        let mut done = |figure: Figure| {
+            figures.push(figure);
+            bar.inc(1);
+        };
+        for dim in [64, 128] {
+            for &tokens in &self.tokens {
+                done(bench.prefill(tokens, dim, Format::F16, Format::F16)?);
+            }
+        }
+        for (source, stored) in conversions {
+            done(bench.prefill(1024, 128, source, stored)?);
+        }
+        for &batch in self.batches {
+            done(bench.decode(batch)?);
+        }
+        for &rows in self.rows {
+            done(bench.range(rows)?);
+        }
+        bar.finish_and_clear();
+        Ok(figures)
+    }
+}
+
+/// What all cases share.
+struct Bench<'a> {
+    stopwatch: &'a Stopwatch,
+    /// The device, always by kernels and always by copies.
+    forms: [Context; 2],
+    /// The device by the calibrated model.
+    model: Context,
+    repetitions: usize,
+}
+
+/// What a case is, beside its times.
+struct Case {
+    group: Group,
+    amount: u32,
+    head_dim: u32,
+    name: String,
+    bytes: u64,
+    chosen: Form,
+}
+
+type Record<'a> = Box<dyn FnMut(&mut wgpu::CommandEncoder) -> Result<(), Failure> + 'a>;
+
+impl Bench<'_> {
+    fn buffer(&self, bytes: u64) -> wgpu::Buffer {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let size = bytes.next_multiple_of(4);
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        self.model.device().create_buffer(&descriptor)
+    }
+
+    /// Times some forms in turn, so that what disturbs one disturbs all.
+    fn measure(&self, forms: &mut [Record<'_>]) -> Result<Vec<Vec<Duration>>, Failure> {
+        let mut times = vec![Vec::new(); forms.len()];
+        for repetition in 0..self.repetitions + 2 {
+            for (form, times) in forms.iter_mut().zip(&mut times) {
+                let time = self.stopwatch.time(form)?;
+                if repetition >= 2 {
+                    times.push(time);
+                }
+            }
+        }
+        Ok(times)
+    }
+
+    /// The device's own copy of so many bytes.
+    fn device_copy(&self, bytes: u64) -> Record<'static> {
+        let bytes = bytes.next_multiple_of(4);
+        let (from, to) = (self.buffer(bytes), self.buffer(bytes));
+        Box::new(move |encoder| {
+            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+            Ok(())
+        })
+    }
+
+    /// Figures of kernel, copies where they are possible, and the device's copy.
+    fn figure(&self, case: Case, mut forms: Vec<Record<'_>>) -> Result<Figure, Failure> {
+        forms.push(self.device_copy(case.bytes));
+        let times = self.measure(&mut forms)?;
+        let (device_copy, forms) = times.split_last().expect("there is one at least");
+        let measured = |times| Measured::new(times, case.bytes, device_copy);
+        Ok(Figure {
+            group: case.group,
+            amount: case.amount,
+            head_dim: case.head_dim,
+            case: case.name,
+            bytes: case.bytes,
+            kernel: measured(&forms[0]),
+            copies: forms.get(1).map(|times| measured(times)),
+            device_copy: measured(device_copy),
+            chosen: case.chosen.into(),
+        })
+    }
+
+    fn prefill(&self, tokens: u32, dim: u32, from: Format, to: Format) -> Result<Figure, Failure> {
+        let config = CacheConfig::new(1, HEADS, dim, tokens).formats(to, to);
+        let rows = self.buffer(u64::from(HEADS) * u64::from(tokens) * u64::from(dim * from.element_bytes()));
+        let more = self.buffer(rows.size());
+        let bind = |cache: &KvCache| cache.bind_source(&source(&rows, &more, from, tokens, dim));
+        let write = Write::at(0, tokens);
+        let model = KvCache::new(&self.model, config)?;
+        let chosen = model.form(&bind(&model)?, write)?;
+        drop(model);
+        let forms = if from == to { 2 } else { 1 };
+        let mut records: Vec<Record<'_>> = Vec::new();
+        for context in &self.forms[..forms] {
+            let mut cache = KvCache::new(context, config)?;
+            let source = bind(&cache)?;
+            records.push(Box::new(move |encoder| Ok(cache.record_update(encoder, &source, write)?)));
+        }
+        let case = Case {
+            group: if from == to { Group::Prefill } else { Group::Conversion },
+            amount: tokens,
+            head_dim: dim,
+            name: format!("{tokens} × {dim}, {from} to {to}"),
+            bytes: config.bytes_per_token()? * u64::from(tokens),
+            chosen,
+        };
+        self.figure(case, records)
+    }
+
+    fn decode(&self, batch: u32) -> Result<Figure, Failure> {
+        let (dim, format) = (128, Format::F16);
+        let config = CacheConfig::new(batch, HEADS, dim, 128).formats(format, format);
+        let rows = self.buffer(config.bytes_per_token()? / 2);
+        let more = self.buffer(rows.size());
+        let bind = |cache: &KvCache| cache.bind_source(&source(&rows, &more, format, 1, dim));
+        let write = Write::at(0, 1);
+        let model = KvCache::new(&self.model, config)?;
+        let chosen = model.form(&bind(&model)?, write)?;
+        let mut records: Vec<Record<'_>> = Vec::new();
+        for (context, by_copies) in self.forms.iter().zip([false, true]) {
+            let mut cache = BatchedKvCache::new(context, config, LAYERS)?;
+            let sources: Vec<BoundSource> = cache.layers().iter().map(bind).collect::<Result<_, _>>()?;
+            records.push(Box::new(move |encoder| {
+                // One pass for all layers where they are kernels, as in an engine.
+                if by_copies {
+                    for (layer, source) in sources.iter().enumerate() {
+                        cache.record_update(layer, encoder, source, write)?;
+                    }
+                } else {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    for (layer, source) in sources.iter().enumerate() {
+                        cache.record_update(layer, &mut pass, source, write)?;
+                    }
+                }
+                Ok(())
+            }));
+        }
+        let case = Case {
+            group: Group::Decode,
+            amount: batch,
+            head_dim: dim,
+            name: format!("batch {batch}, {LAYERS} layers × {dim}"),
+            bytes: config.bytes_per_token()? * LAYERS as u64,
+            chosen,
+        };
+        self.figure(case, records)
+    }
+
+    fn range(&self, rows: u32) -> Result<Figure, Failure> {
+        let (dim, format) = (128, Format::F16);
+        let config = CacheConfig::new(1, HEADS, dim, CAPACITY).formats(format, format);
+        let bytes = config.bytes_per_token()? * u64::from(rows);
+        let to = [self.buffer(bytes / 2), self.buffer(bytes / 2)];
+        let range = 1000..1000 + rows;
+        // All rows are valid, whatever they hold.
+        let full = |context: &Context| {
+            let mut cache = KvCache::new(context, config)?;
+            timing::submission(context, |encoder| cache.record_advance(encoder, Write::at(0, CAPACITY)))?;
+            Ok::<_, Failure>(cache)
+        };
+        let mut records: Vec<Record<'_>> = Vec::new();
+        for context in &self.forms {
+            let cache = full(context)?;
+            let (to, range) = (&to, range.clone());
+            records.push(Box::new(move |encoder| {
+                let destination = |buffer| Destination { buffer, offset: 0 };
+                let destinations = Pair { keys: destination(&to[0]), values: destination(&to[1]) };
+                Ok(cache.record_get(encoder, range.clone(), destinations)?)
+            }));
+        }
+        let case = Case {
+            group: Group::Range,
+            amount: rows,
+            head_dim: dim,
+            name: format!("{rows} of {CAPACITY} × {dim}"),
+            bytes,
+            chosen: full(&self.model)?.range_form(range)?,
+        };
+        self.figure(case, records)
+    }
+}
+
+fn source<'a>(keys: &'a wgpu::Buffer, values: &'a wgpu::Buffer, format: Format, tokens: u32, dim: u32) -> Source<'a> {
+    let rows_in = |buffer| RowsIn { buffer, offset: 0, format, strides: Strides::bhtd(HEADS, tokens, dim) };
+    Source { keys: rows_in(keys), values: rows_in(values), tokens }
+}

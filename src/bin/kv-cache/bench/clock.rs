@@ -1,0 +1,183 @@
+//! What times are taken by: [`Stopwatch`], the device's own timestamps or the wall clock.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use wgpu_kv_cache::{CacheConfig, Context, Error, adapter_label};
+
+use crate::Failure;
+
+/// Features that timestamps between any two commands need.
+const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
+
+/// Bytes of the copy by which the device's clock is checked.
+const CHECKED_BYTES: u64 = 16 << 20;
+
+/// Which clock times are taken by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clock {
+    /// Timestamps of the device before and after the commands.
+    Device,
+    /// The wall clock, from recording to the end of waiting.
+    Wall,
+}
+
+impl Clock {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Clock::Device => "device timestamps",
+            Clock::Wall => "wall clock",
+        }
+    }
+}
+
+/// Takes the time of submissions.
+pub struct Stopwatch {
+    context: Context,
+    timestamps: Option<Timestamps>,
+    /// Why the clock is not the device's; empty where it is.
+    pub reason: String,
+}
+
+struct Timestamps {
+    set: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    readable: wgpu::Buffer,
+    nanoseconds_per_tick: f64,
+}
+
+impl Stopwatch {
+    /// A device with timestamps where the adapter has them. They are used where they agree with the wall clock about a
+    /// long copy; not all drivers' do. And not where the wall clock is asked for.
+    pub fn open(adapter: &wgpu::Adapter, wall: bool) -> Result<Self, Failure> {
+        let refused = |error: &dyn std::error::Error| Error::DeviceRefused {
+            adapter: adapter_label(&adapter.get_info()),
+            message: error.to_string(),
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("kv-cache bench"),
+            required_features: CacheConfig::useful_features(adapter.features()) | (adapter.features() & FEATURES),
+            required_limits: adapter.limits(),
+            ..Default::default()
+        };
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| refused(&error))?;
+        let context = Context::new(&device, &queue);
+        let mut stopwatch = Stopwatch { context, timestamps: None, reason: String::new() };
+        if wall {
+            stopwatch.reason = "as asked".to_owned();
+            return Ok(stopwatch);
+        }
+        if !device.features().contains(FEATURES) {
+            stopwatch.reason = "the adapter has no timestamps".to_owned();
+            return Ok(stopwatch);
+        }
+        stopwatch.timestamps = Some(Timestamps::new(&device, &queue));
+        stopwatch.check()?;
+        Ok(stopwatch)
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub fn clock(&self) -> Clock {
+        if self.timestamps.is_some() { Clock::Device } else { Clock::Wall }
+    }
+
+    /// Goes back to the wall clock if the device's does not pass for a long copy as it does.
+    fn check(&mut self) -> Result<(), Failure> {
+        let bytes = CHECKED_BYTES.min(self.context.limits().max_buffer_size);
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = || {
+            let descriptor = wgpu::BufferDescriptor { label: None, size: bytes, usage, mapped_at_creation: false };
+            self.context.device().create_buffer(&descriptor)
+        };
+        let (from, to) = (buffer(), buffer());
+        let (mut device, mut wall) = (Duration::ZERO, Duration::ZERO);
+        for repetition in 0..4 {
+            let start = Instant::now();
+            let time = self.time(|encoder| {
+                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+                Ok(())
+            })?;
+            if repetition > 0 {
+                wall += start.elapsed();
+                device += time;
+            }
+        }
+        let share = device.as_secs_f64() / wall.as_secs_f64();
+        if !(0.05..=1.05).contains(&share) {
+            self.timestamps = None;
+            self.reason = format!("the device's timestamps tell {:.0} % of it for a copy", share * 100.0);
+        }
+        Ok(())
+    }
+
+    /// How long the commands take that `record` records.
+    pub fn time(
+        &self,
+        record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Failure>,
+    ) -> Result<Duration, Failure> {
+        self.context.wait()?;
+        let start = Instant::now();
+        let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        if let Some(timestamps) = &self.timestamps {
+            encoder.write_timestamp(&timestamps.set, 0);
+        }
+        record(&mut encoder)?;
+        if let Some(timestamps) = &self.timestamps {
+            timestamps.resolve(&mut encoder);
+        }
+        self.context.queue().submit([encoder.finish()]);
+        self.context.wait()?;
+        match &self.timestamps {
+            Some(timestamps) => timestamps.read(&self.context),
+            None => Ok(start.elapsed()),
+        }
+    }
+}
+
+impl Timestamps {
+    fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("times"), ty: wgpu::QueryType::Timestamp, count: 2 };
+        let buffer = |usage| {
+            let descriptor =
+                wgpu::BufferDescriptor { label: Some("times"), size: 16, usage, mapped_at_creation: false };
+            device.create_buffer(&descriptor)
+        };
+        Timestamps {
+            set: device.create_query_set(&descriptor),
+            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
+            readable: buffer(wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ),
+            nanoseconds_per_tick: queue.get_timestamp_period().into(),
+        }
+    }
+
+    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.write_timestamp(&self.set, 1);
+        encoder.resolve_query_set(&self.set, 0..2, &self.resolved, 0);
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, 16);
+    }
+
+    fn read(&self, context: &Context) -> Result<Duration, Failure> {
+        let lost = || Error::DeviceLost { during: "reading timestamps" };
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.readable.map_async(wgpu::MapMode::Read, .., move |outcome| {
+            // Nobody listens any more only where waiting failed.
+            let _ = sender.send(outcome.is_ok());
+        });
+        context.wait()?;
+        // The callback may run on another thread that polls.
+        if !receiver.recv_timeout(Duration::from_secs(10)).unwrap_or(false) {
+            return Err(lost().into());
+        }
+        let ticks: [u64; 2] = {
+            let bytes = self.readable.get_mapped_range(..).map_err(|_| lost())?;
+            bytemuck::pod_read_unaligned(&bytes)
+        };
+        self.readable.unmap();
+        Ok(Duration::from_nanos((ticks[1].saturating_sub(ticks[0]) as f64 * self.nanoseconds_per_tick) as u64))
+    }
+}

@@ -1,0 +1,255 @@
+//! What a run of the benchmark measured: [`Report`], as it is printed, saved and read again.
+
+use std::{fs, path::Path, time::Duration};
+
+use console::style;
+use serde::{Deserialize, Serialize};
+use wgpu_kv_cache::{CostModel, Form, adapter_label};
+
+use super::clock::Clock;
+use crate::{Failure, output, timing};
+
+/// All figures of one run on one device.
+#[derive(Serialize, Deserialize)]
+pub struct Report {
+    pub adapter: String,
+    pub device_type: String,
+    pub driver: String,
+    pub driver_info: String,
+    /// When it was measured, in UTC.
+    pub date: String,
+    pub clock: Clock,
+    /// Why the clock is not the device's; empty where it is.
+    pub clock_reason: String,
+    pub repetitions: usize,
+    pub limits: Vec<Limit>,
+    /// What calibration measured, by which forms are chosen.
+    pub cost_model: CostModel,
+    pub figures: Vec<Figure>,
+}
+
+/// A limit of the device that matters to a cache.
+#[derive(Serialize, Deserialize)]
+pub struct Limit {
+    pub name: String,
+    pub value: u64,
+}
+
+/// What one case measured.
+#[derive(Serialize, Deserialize)]
+pub struct Figure {
+    pub group: Group,
+    /// Tokens of a prefill, rows of a range, sequences of a decoding step.
+    pub amount: u32,
+    pub head_dim: u32,
+    pub case: String,
+    /// Bytes written, keys and values together.
+    pub bytes: u64,
+    pub kernel: Measured,
+    /// Absent where the formats differ.
+    pub copies: Option<Measured>,
+    pub device_copy: Measured,
+    pub chosen: Chosen,
+}
+
+/// Cases that share a table.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Group {
+    Prefill,
+    Conversion,
+    Decode,
+    Range,
+}
+
+/// The form that the cost model chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Chosen {
+    Kernel,
+    Copies,
+}
+
+/// One form of a case.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Measured {
+    pub median_seconds: f64,
+    pub first_quartile_seconds: f64,
+    pub third_quartile_seconds: f64,
+    pub gigabytes_per_second: f64,
+    /// Of the bandwidth of the device's own copy of the same bytes in the same run.
+    pub per_cent_of_device_copy: f64,
+}
+
+impl Group {
+    pub const ALL: [Group; 4] = [Group::Prefill, Group::Conversion, Group::Decode, Group::Range];
+
+    pub const fn title(self) -> &'static str {
+        match self {
+            Group::Prefill => "Prefill, f16",
+            Group::Conversion => "Prefill, converting",
+            Group::Decode => "Decode step, f16",
+            Group::Range => "Range, f16",
+        }
+    }
+}
+
+impl From<Form> for Chosen {
+    fn from(form: Form) -> Self {
+        if form == Form::Copies { Chosen::Copies } else { Chosen::Kernel }
+    }
+}
+
+impl Measured {
+    /// Median and middle half of some times, beside those of the device's copy.
+    pub fn new(times: &[Duration], bytes: u64, device_copy: &[Duration]) -> Self {
+        let [first, median, third] = quartiles(times);
+        Measured {
+            median_seconds: median.as_secs_f64(),
+            first_quartile_seconds: first.as_secs_f64(),
+            third_quartile_seconds: third.as_secs_f64(),
+            gigabytes_per_second: timing::gigabytes_per_second(bytes, median),
+            per_cent_of_device_copy: quartiles(device_copy)[1].as_secs_f64() / median.as_secs_f64().max(1e-9) * 100.0,
+        }
+    }
+
+    /// Half of the middle half of the times, in per cent of the median.
+    pub fn spread(&self) -> f64 {
+        (self.third_quartile_seconds - self.first_quartile_seconds) / 2.0 / self.median_seconds.max(1e-9) * 100.0
+    }
+
+    /// Time with spread, bandwidth, and per cent of the device's copy.
+    pub fn text(&self) -> String {
+        format!(
+            "{} ±{:>2.0} %  {:>7.2} GB/s {:>4.0} %",
+            milliseconds(self.median_seconds),
+            self.spread(),
+            self.gigabytes_per_second,
+            self.per_cent_of_device_copy
+        )
+    }
+}
+
+impl Figure {
+    /// The form that the model chooses.
+    pub fn chosen(&self) -> &Measured {
+        match (self.chosen, &self.copies) {
+            (Chosen::Copies, Some(copies)) => copies,
+            _ => &self.kernel,
+        }
+    }
+}
+
+impl Report {
+    pub fn new(
+        adapter: &wgpu::Adapter,
+        clock: Clock,
+        clock_reason: String,
+        repetitions: usize,
+        cost_model: CostModel,
+    ) -> Self {
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        let limits = [
+            ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size),
+            ("max_buffer_size", limits.max_buffer_size),
+            ("max_storage_buffers_per_shader_stage", limits.max_storage_buffers_per_shader_stage.into()),
+            ("min_storage_buffer_offset_alignment", limits.min_storage_buffer_offset_alignment.into()),
+            ("max_compute_workgroups_per_dimension", limits.max_compute_workgroups_per_dimension.into()),
+            ("max_immediate_size", limits.max_immediate_size.into()),
+        ];
+        Report {
+            adapter: adapter_label(&info),
+            device_type: format!("{:?}", info.device_type),
+            driver: info.driver,
+            driver_info: info.driver_info,
+            date: humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
+            clock,
+            clock_reason,
+            repetitions,
+            limits: limits.map(|(name, value)| Limit { name: name.to_owned(), value }).into(),
+            cost_model,
+            figures: Vec::new(),
+        }
+    }
+
+    /// A report that was saved by `--json`.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::NotReport { path: path.to_owned(), message: error.to_string() })
+    }
+
+    pub fn figures_of(&self, group: Group) -> impl Iterator<Item = &Figure> {
+        self.figures.iter().filter(move |figure| figure.group == group)
+    }
+
+    /// Which clock, how often, and why not the device's.
+    pub fn method(&self) -> String {
+        let why = if self.clock_reason.is_empty() { String::new() } else { format!(" ({})", self.clock_reason) };
+        format!("{}{why}, medians of {}", self.clock.name(), self.repetitions)
+    }
+
+    /// What the cost model was measured to be.
+    pub fn costs(&self) -> String {
+        let CostModel { dispatch_ns, copy_ns, kernel_gb_per_s, copy_gb_per_s, .. } = self.cost_model;
+        format!(
+            "a dispatch {:.1} µs, a copy {:.2} µs, kernels {kernel_gb_per_s:.1} GB/s, copies {copy_gb_per_s:.1} GB/s",
+            dispatch_ns / 1e3,
+            copy_ns / 1e3,
+        )
+    }
+
+    /// Prints the tables.
+    pub fn print(&self) {
+        println!("{}  {} {}", style(&self.adapter).bold(), self.driver, self.driver_info);
+        println!("{}; {} KV heads; {}", self.method(), super::cases::HEADS, self.costs());
+        for group in Group::ALL {
+            let mut table = output::table(&["case", "bytes", "", "kernel", "", "copies", "device copy"], 1);
+            for figure in self.figures_of(group) {
+                let mark = |form| if figure.chosen == form { "→" } else { "" };
+                table.add_row([
+                    figure.case.clone(),
+                    output::bytes(figure.bytes),
+                    mark(Chosen::Kernel).to_owned(),
+                    figure.kernel.text(),
+                    mark(Chosen::Copies).to_owned(),
+                    figure.copies.map_or_else(String::new, |copies| copies.text()),
+                    format!("{:.2} GB/s", figure.device_copy.gigabytes_per_second),
+                ]);
+            }
+            println!("\n{}\n{table}", style(group.title()).bold());
+        }
+        println!(
+            "\n±: half of the middle half of the times. Per cent: of the bandwidth of the device's copy of the same bytes. \
+             →: the model's choice."
+        );
+    }
+}
+
+/// A time as text, in milliseconds.
+pub fn milliseconds(seconds: f64) -> String {
+    format!("{:.3} ms", seconds * 1e3)
+}
+
+fn quartiles(times: &[Duration]) -> [Duration; 3] {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    [1, 2, 3].map(|quarter| times.get(times.len() * quarter / 4).copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_medians_beside_the_copys() {
+        let times = |millis: &[u64]| millis.iter().copied().map(Duration::from_millis).collect::<Vec<_>>();
+        let measured = Measured::new(&times(&[9, 1, 5, 4, 3]), 8_000_000, &times(&[1, 3, 2]));
+        assert_eq!(
+            [measured.first_quartile_seconds, measured.median_seconds, measured.third_quartile_seconds],
+            [0.003, 0.004, 0.005]
+        );
+        assert_eq!((measured.gigabytes_per_second, measured.per_cent_of_device_copy), (2.0, 50.0));
+        assert_eq!(measured.text(), "4.000 ms ±25 %     2.00 GB/s   50 %");
+    }
+}

@@ -57,16 +57,9 @@ impl Writes {
     ) -> Result<()> {
         let limits = context.limits();
         let single_rows = step.rows <= 1;
-        let (path, immediate) = match step.immediate() {
-            Some(run) if context.immediates() => (StepPath::Immediate, Some(run)),
-            _ => (StepPath::Ring, None),
-        };
-        let variant = WriteVariant { step: path, single_rows, ..self.variant };
+        let data = StepData::new(context, ring, step)?;
+        let variant = WriteVariant { step: data.path(), single_rows, ..self.variant };
         let pipeline = self.pipeline(context, variant)?;
-        let data = match immediate {
-            Some(run) => StepData::Immediate(run),
-            None => StepData::Slot(ring.write(context, step)?),
-        };
         let units = variant.units(step.rows);
         let chunks = self.chunks.iter().filter(|chunk| chunk.first_token < tokens);
         let dispatches = chunks.map(|chunk| Dispatch {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     Context, Error, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
-    kernels::{Entry, Kernel, Window},
+    kernels::{Entry, Kernel, StepPath, Window},
     layout::{Layout, binding_limit},
     plan::{Block, grid_of_planes, split},
     record::Dispatch,
@@ -53,6 +53,7 @@ impl Reads {
         storage: &Storage,
         side: Side,
         rows: u32,
+        step: StepPath,
         destination: &Destination<'_>,
     ) -> Result<Self> {
         let sizes = layout.side(side);
@@ -63,6 +64,7 @@ impl Reads {
             dim: sizes.dim,
             heads: layout.heads,
             max_seq_len: layout.max_seq_len,
+            step,
             wide,
         };
         let pipeline = context.pipeline(kernel)?;

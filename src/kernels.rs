@@ -54,7 +54,7 @@ pub(crate) struct WriteVariant {
 pub(crate) enum Kernel {
     Scatter(WriteVariant),
     Advance(WriteVariant),
-    Gather { stored: Format, dim: u32, heads: u32, max_seq_len: u32, wide: bool },
+    Gather { stored: Format, dim: u32, heads: u32, max_seq_len: u32, step: StepPath, wide: bool },
 }
 
 /// Mirror of `Chunk` in `shaders/scatter.wgsl`; `Chunk` in `shaders/advance.wgsl` is its head.
@@ -188,7 +188,7 @@ impl Kernel {
     const fn step(&self) -> StepPath {
         match *self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => variant.step,
-            Kernel::Gather { .. } => StepPath::Ring,
+            Kernel::Gather { step, .. } => step,
         }
     }
 

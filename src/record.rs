@@ -1,6 +1,11 @@
 //! [`Recorder`]: where commands are recorded, the caller's encoder or compute pass.
 
-use crate::{plan::Run, ring::StepSlot};
+use crate::{
+    Context, Result,
+    kernels::StepPath,
+    plan::{Run, Step},
+    ring::{StepRing, StepSlot},
+};
 
 /// The caller's command encoder or compute pass.
 ///
@@ -58,6 +63,23 @@ pub(crate) struct Dispatch<'a> {
 pub(crate) enum StepData {
     Slot(StepSlot),
     Immediate(Run),
+}
+
+impl StepData {
+    /// Immediates where the step and the device allow it, else a slot of the ring.
+    pub fn new(context: &Context, ring: &StepRing, step: &Step) -> Result<Self> {
+        Ok(match step.immediate() {
+            Some(run) if context.immediates() => StepData::Immediate(run),
+            _ => StepData::Slot(ring.write(context, step)?),
+        })
+    }
+
+    pub fn path(&self) -> StepPath {
+        match self {
+            StepData::Slot(_) => StepPath::Ring,
+            StepData::Immediate(_) => StepPath::Immediate,
+        }
+    }
 }
 
 /// Records dispatches that read the same step, and keeps its slot, if it has one, until they are done.

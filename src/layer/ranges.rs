@@ -93,12 +93,13 @@ impl KvCache {
             }
             return Ok(());
         }
-        let reads = Side::BOTH
-            .map(|side| Reads::new(&self.context, &self.layout, &self.storage, side, rows, destinations.side(side)));
-        let [keys, values] = reads;
-        let (keys, values) = (keys?, values?);
-        let slot = self.ring.write(&self.context, &step)?;
-        dispatch(recorder, "kv-cache get", StepData::Slot(slot), keys.dispatches().chain(values.dispatches()));
+        let data = StepData::new(&self.context, &self.ring, &step)?;
+        let reads = |side: Side| {
+            let destination = destinations.side(side);
+            Reads::new(&self.context, &self.layout, &self.storage, side, rows, data.path(), destination)
+        };
+        let (keys, values) = (reads(Side::Keys)?, reads(Side::Values)?);
+        dispatch(recorder, "kv-cache get", data, keys.dispatches().chain(values.dispatches()));
         Ok(())
     }
 

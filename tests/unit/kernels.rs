@@ -48,7 +48,9 @@ fn kernels() -> Vec<Kernel> {
     }
     for stored in Format::ALL {
         for (dim, wide) in [(64, true), (64, false), (3, false)] {
-            kernels.push(Kernel::Gather { stored, dim, heads: 3, max_seq_len: 77, wide });
+            for step in [StepPath::Ring, StepPath::Immediate] {
+                kernels.push(Kernel::Gather { stored, dim, heads: 3, max_seq_len: 77, step, wide });
+            }
         }
     }
     kernels
@@ -160,7 +162,8 @@ fn mirrors_have_the_offsets_of_the_text() {
     let scatter = Kernel::Scatter(variant(Some(Format::F32)));
     let advance = Kernel::Advance(variant(None));
     let immediate = Kernel::Advance(WriteVariant { step: StepPath::Immediate, ..variant(None) });
-    let gather = Kernel::Gather { stored: Format::F16, dim: 64, heads: 3, max_seq_len: 77, wide: true };
+    let gather =
+        Kernel::Gather { stored: Format::F16, dim: 64, heads: 3, max_seq_len: 77, step: StepPath::Ring, wide: true };
 
     for kernel in [&scatter, &advance, &immediate, &gather] {
         check_members(

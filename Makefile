@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench peers
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -27,3 +27,11 @@ check:
 # Another adapter than the first: make bench ADAPTER=llvmpipe
 bench:
 	scripts/with-drivers $(CARGO) bench --locked --bench targets -- $(ADAPTER)
+
+# What people would use instead, beside this crate. The peers take half an hour to build the first time.
+# The Python that runs the numpy one is made here, unless PYTHON names one that has numpy.
+PYTHON ?= target/python/bin/python
+peers: export PYTHON := $(abspath $(PYTHON))
+peers:
+	test -x $(PYTHON) || { python3 -m venv target/python && target/python/bin/pip install --quiet numpy; }
+	scripts/with-drivers $(CARGO) run --release --locked --manifest-path benches/peers/Cargo.toml --target-dir target/peers -- $(ADAPTER)

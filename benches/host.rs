@@ -4,7 +4,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Format, RowsIn, Source, Strides, Write};
+use wgpu_kv_cache::{
+    BatchedKvCache, CacheConfig, Context, CostModel, Destination, Format, KvCache, Pair, RowsIn, Source, Strides, Write,
+};
 
 const LAYERS: usize = 32;
 
@@ -84,14 +86,82 @@ fn record_step(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Everything that is computed before a cache is made.
-fn plan_limits(criterion: &mut Criterion) {
-    let config = CacheConfig::new(32, 8, 128, 8192).formats(Format::F16, Format::F16);
-    let limits = wgpu::Limits::default();
-    criterion.bench_function("required limits", |bencher| {
-        bencher.iter(|| black_box(&config).required_limits(black_box(&limits)));
-    });
+/// Recording of one layer: sequences alike and not, as kernels and as copies, and the other operations.
+fn record_layer(criterion: &mut Criterion) {
+    let context = context();
+    let config = CacheConfig::new(8, 8, 128, 4096).formats(Format::F16, Format::F16);
+    let buffer = |usage| {
+        let descriptor =
+            wgpu::BufferDescriptor { label: None, size: 8 * 8 * 128 * 2, usage, mapped_at_creation: false };
+        context.device().create_buffer(&descriptor)
+    };
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let (rows, keys, values) = (buffer(usage), buffer(usage), buffer(usage));
+    let rows_in = || RowsIn { buffer: &rows, offset: 0, format: Format::F16, strides: Strides::bhtd(8, 1, 128) };
+    let source = Source { keys: rows_in(), values: rows_in(), tokens: 1 };
+
+    let mut group = criterion.benchmark_group("record one layer");
+    for (form, costs) in [("kernel", CostModel::KERNELS), ("copies", CostModel::COPIES)] {
+        let context = Context::with_costs(context.device(), context.queue(), costs);
+        let mut cache = KvCache::new(&context, config).expect("it fits");
+        let bound = cache.bind_source(&source).expect("the buffer is right");
+        let mut record = |name: &str, record: &mut dyn FnMut(&mut KvCache, &mut wgpu::CommandEncoder)| {
+            group.bench_function(format!("{name}, {form}"), |bencher| {
+                bencher.iter(|| {
+                    let mut encoder = context.device().create_command_encoder(&Default::default());
+                    record(&mut cache, &mut encoder);
+                    context.queue().submit([encoder.finish()]);
+                });
+            });
+        };
+        record("update, sequences alike", &mut |cache, encoder| {
+            cache.record_update(encoder, &bound, Write::at(7, 1)).expect("it is in range");
+        });
+        let positions = [7, 6, 5, 4, 3, 2, 1, 0];
+        record("update, sequences not alike", &mut |cache, encoder| {
+            cache.record_update(encoder, &bound, Write::at_each(&positions, 1)).expect("it is in range");
+        });
+        record("range", &mut |cache, encoder| {
+            let destination = |buffer| Destination { buffer, offset: 0 };
+            let destinations = Pair { keys: destination(&keys), values: destination(&values) };
+            cache.record_get(encoder, 0..1, destinations).expect("it is in range");
+        });
+        record("advance", &mut |cache, encoder| {
+            cache.record_advance(encoder, Write::at(7, 1)).expect("it is in range");
+        });
+        record("reset", &mut |cache, encoder| cache.record_reset(encoder));
+    }
+    group.finish();
 }
 
-criterion_group!(benches, record_step, plan_limits);
+/// What is computed before a cache is made, and before an operation is recorded.
+fn plan(criterion: &mut Criterion) {
+    let config = CacheConfig::new(32, 8, 128, 8192).formats(Format::F16, Format::F16);
+    let limits = wgpu::Limits::default();
+    let mut group = criterion.benchmark_group("plan");
+    group.bench_function("required limits", |bencher| {
+        bencher.iter(|| black_box(&config).required_limits(black_box(&limits)));
+    });
+    // On the no-op backend even 128 MiB are only planned.
+    let mut cache = KvCache::new(&context(), config).expect("it fits");
+    let rows = cache.context().device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 32 * 8 * 128 * 2,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    let rows_in = || RowsIn { buffer: &rows, offset: 0, format: Format::F16, strides: Strides::bhtd(8, 1, 128) };
+    let bound =
+        cache.bind_source(&Source { keys: rows_in(), values: rows_in(), tokens: 1 }).expect("the buffer is right");
+    let positions: Vec<u32> = (0..32).collect();
+    group.bench_function("update of 32 sequences", |bencher| {
+        bencher.iter(|| cache.form(black_box(&bound), Write::at_each(black_box(&positions), 1)));
+    });
+    let mut encoder = cache.context().device().create_command_encoder(&Default::default());
+    cache.record_advance(&mut encoder, Write::at(0, 4096)).expect("it is in range");
+    group.bench_function("range of 32 sequences", |bencher| bencher.iter(|| cache.range_form(black_box(100..4000))));
+    group.finish();
+}
+
+criterion_group!(benches, record_step, record_layer, plan);
 criterion_main!(benches);

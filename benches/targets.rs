@@ -127,7 +127,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         Some(name) => find_adapter(&name)?,
         None => adapters()?.swap_remove(0),
     };
-    let repetitions = if whole { 25 } else { 1 };
+    let repetitions = if whole { 101 } else { 1 };
     let context = Context::open(&adapter)?;
     let info = adapter.get_info();
     println!("{}, {} {}", adapter_label(&info), info.driver, info.driver_info);
@@ -137,6 +137,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     prefill(&context, repetitions, &mut table)?;
     range(&context, repetitions, &mut table)?;
     decode(&context, if whole { repetitions } else { 1 }, whole, &mut table)?;
+    reset(&context, repetitions, &mut table)?;
     host::rows(whole, &mut table)?;
     host::resources(&adapter, &mut table)?;
     first_update(&context, &mut table)?;
@@ -236,6 +237,40 @@ fn range(context: &Context, repetitions: usize, table: &mut Table) -> Result<()>
     Ok(())
 }
 
+/// All layers at once, beside the clears that the buffers force. It has no dispatch.
+fn reset(context: &Context, repetitions: usize, table: &mut Table) -> Result<()> {
+    let config = CacheConfig::new(1, HEADS, DIM, 128).formats(Format::F16, Format::F16);
+    let mut cache = BatchedKvCache::new(context, config, LAYERS)?;
+    let mut buffers = Vec::new();
+    for layer in cache.layers() {
+        let view = layer.view();
+        buffers.push(view.lengths_on_device().buffer.clone());
+        buffers.extend(
+            Side::BOTH
+                .iter()
+                .flat_map(|&side| view.side(side).segments().map(|segment| segment.buffer.clone()))
+                .collect::<Vec<_>>(),
+        );
+    }
+    let times = medians(
+        context,
+        repetitions,
+        &mut [
+            Box::new(|encoder| {
+                cache.record_reset(encoder);
+                Ok(())
+            }),
+            Box::new(|encoder| {
+                buffers.iter().for_each(|buffer| encoder.clear_buffer(buffer, 0, None));
+                Ok(())
+            }),
+        ],
+    )?;
+    let against = format!("{} clears by hand, one a buffer", buffers.len());
+    table.row("reset of 32 layers, no dispatch", &against, Reach::AtMost(1.1), times[0] / times[1], " × its time");
+    Ok(())
+}
+
 /// One token through 32 layers, beside kernels and copies by hand that do nothing else.
 fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table) -> Result<()> {
     let batches: &[u32] = if whole { &[1, 8, 32] } else { &[1, 8] };
@@ -252,7 +287,7 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
             .iter()
             .map(|layer| Side::BOTH.map(|side| layer.view().side(side).segments().next().expect("one").buffer.clone()))
             .collect();
-        let hand = by_hand::Decode::new(context, batch, capacity, [&keys, &values], &planes);
+        let hand = by_hand::Decode::new(context, false, batch, capacity, [&keys, &values], &planes);
         let cache = RefCell::new(cache);
         // As an engine would: one pass for all layers, unless copies are cheaper.
         let step = |encoder: &mut wgpu::CommandEncoder, position: u32| record_step(&cache, &sources, encoder, position);

@@ -20,9 +20,16 @@ fn pipeline(context: &Context, text: &str) -> wgpu::ComputePipeline {
     })
 }
 
-fn group(context: &Context, pipeline: &wgpu::ComputePipeline, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+/// Bindings from number `first` on.
+fn group(
+    context: &Context,
+    pipeline: &wgpu::ComputePipeline,
+    first: usize,
+    buffers: &[&wgpu::Buffer],
+) -> wgpu::BindGroup {
     let entries: Vec<_> = (0..)
         .zip(buffers)
+        .skip(first)
         .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
         .collect();
     let layout = &pipeline.get_bind_group_layout(0);
@@ -80,7 +87,7 @@ impl Convert {
             stride = capacity * DIM / 8,
         );
         let pipeline = pipeline(context, &text);
-        let group = group(context, &pipeline, &[sources[0], sources[1], planes[0], planes[1]]);
+        let group = group(context, &pipeline, 0, &[sources[0], sources[1], planes[0], planes[1]]);
         Convert { pipeline, group, groups: HEADS * tokens * DIM / 8 / 256 }
     }
 
@@ -102,19 +109,23 @@ pub struct Decode {
     sources: [wgpu::Buffer; 2],
     capacity: u32,
     planes: u32,
+    immediates: bool,
     queue: wgpu::Queue,
 }
 
 impl Decode {
+    /// With the position in a uniform, as one would write it for all layers of a step; or as immediates of each dispatch,
+    /// as the cache does.
     pub fn new(
         context: &Context,
+        immediates: bool,
         batch: u32,
         capacity: u32,
         sources: [&wgpu::Buffer; 2],
         layers: &[[wgpu::Buffer; 2]],
     ) -> Self {
         let text = format!(
-            "@group(0) @binding(0) var<uniform> position: u32;
+            "{position} position: u32;
              @group(0) @binding(1) var<storage, read> key_source: array<vec4<u32>>;
              @group(0) @binding(2) var<storage, read> value_source: array<vec4<u32>>;
              @group(0) @binding(3) var<storage, read_write> keys: array<vec4<u32>>;
@@ -125,6 +136,7 @@ impl Decode {
                  values[at] = value_source[id.x];
              }}",
             row = DIM / 8,
+            position = if immediates { "var<immediate>" } else { "@group(0) @binding(0) var<uniform>" },
         );
         let pipeline = pipeline(context, &text);
         let position = context.device().create_buffer(&wgpu::BufferDescriptor {
@@ -135,7 +147,10 @@ impl Decode {
         });
         let groups = layers
             .iter()
-            .map(|[keys, values]| group(context, &pipeline, &[&position, sources[0], sources[1], keys, values]))
+            .map(|[keys, values]| {
+                let buffers = [&position, sources[0], sources[1], keys, values];
+                group(context, &pipeline, usize::from(immediates), &buffers)
+            })
             .collect();
         Decode {
             pipeline,
@@ -145,17 +160,23 @@ impl Decode {
             sources: sources.map(Clone::clone),
             capacity,
             planes: batch * HEADS,
+            immediates,
             queue: context.queue().clone(),
         }
     }
 
     pub fn record_dispatches(&self, encoder: &mut wgpu::CommandEncoder, position: u32) {
-        self.queue.write_buffer(&self.position, 0, &position.to_le_bytes());
+        if !self.immediates {
+            self.queue.write_buffer(&self.position, 0, &position.to_le_bytes());
+        }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for group in &self.groups {
             // Between two layers an engine runs other kernels.
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, group, &[]);
+            if self.immediates {
+                pass.set_immediates(0, &position.to_le_bytes());
+            }
             pass.dispatch_workgroups(self.planes * DIM / 8 / 64, 1, 1);
         }
     }

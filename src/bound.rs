@@ -11,7 +11,7 @@ use crate::{
     plan::{Block, Step, grid, grid_of_planes, split},
     record::{Dispatch, Recorder, StepData, dispatch},
     ring::StepRing,
-    source::block_corners,
+    source::{SourceWindow, block_corners},
     storage::{Segment, Storage},
 };
 
@@ -164,8 +164,8 @@ impl BoundSource {
             }
             rows.check(side, [config.batch_size, config.num_heads, source.tokens, config.dim(side)])?;
         }
-        let keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
-        let values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());
+        let mut keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
+        let mut values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());
 
         let (heads, limit) = (config.num_heads, binding_limit(context.limits()));
         let alignment = context.limits().min_storage_buffer_offset_alignment;
@@ -195,6 +195,11 @@ impl BoundSource {
             blocks.extend(parts.into_iter().map(|block| (index, block)));
         }
 
+        if let ([(_, block)], 1) = (&blocks[..], source.tokens) {
+            let of = |window: SourceWindow| [window.strides[0], window.strides[1]];
+            let (key_window, value_window) = windows(block);
+            (keys.strides, values.strides) = (Some(of(key_window)), Some(of(value_window)));
+        }
         let variant = WriteVariant {
             keys,
             values,

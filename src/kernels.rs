@@ -25,6 +25,9 @@ pub(crate) struct SideVariant {
     pub max_seq_len: u32,
     /// Whole `vec4<u32>` words.
     pub wide: bool,
+    /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in one
+    /// piece. An engine decodes from one such layout or a few, so they may be constants; those of prompts are data.
+    pub strides: Option<[u32; 2]>,
 }
 
 /// How a step reaches a kernel.
@@ -111,7 +114,7 @@ impl SideVariant {
     pub fn new(layout: &Layout, side: Side, source: Option<Format>, aligned: bool) -> Self {
         let &SideLayout { format, dim, .. } = layout.side(side);
         let wide = source.is_some() && aligned && dim.is_multiple_of(8);
-        SideVariant { source, stored: format, dim, max_seq_len: layout.max_seq_len, wide }
+        SideVariant { source, stored: format, dim, max_seq_len: layout.max_seq_len, wide, strides: None }
     }
 
     /// Units of `rows` rows, with those of a word that they share with another.
@@ -151,7 +154,13 @@ impl SideVariant {
                 stored => format!("{stored}_encode({decoded})"),
             };
             line(&mut text, format_args!("fn side_convert(bits: u32) -> u32 {{\n    return {encoded};\n}}"));
-            text.push_str(include_str!("../shaders/source.wgsl"));
+            if let Some([sequence, head]) = self.strides {
+                line(&mut text, format_args!("const SIDE_SEQUENCE_STRIDE = {sequence}u;"));
+                line(&mut text, format_args!("const SIDE_HEAD_STRIDE = {head}u;"));
+                text.push_str(include_str!("../shaders/source_token.wgsl"));
+            } else {
+                text.push_str(include_str!("../shaders/source_rows.wgsl"));
+            }
         }
         text.push_str(match (self.source, self.wide) {
             (None, _) => include_str!("../shaders/source_none.wgsl"),

@@ -19,7 +19,10 @@ fn sides() -> Vec<SideVariant> {
         for source in [None, Some(Format::F32), Some(Format::F16), Some(Format::Bf16)] {
             for (dim, wide) in [(64, true), (64, false), (3, false)] {
                 if source.is_some() || !wide {
-                    sides.push(SideVariant { source, stored, dim, max_seq_len: 77, wide });
+                    sides.push(SideVariant { source, stored, dim, max_seq_len: 77, wide, strides: None });
+                    if source.is_some() {
+                        sides.push(SideVariant { strides: Some([500, 100]), ..sides[sides.len() - 1] });
+                    }
                 }
             }
         }
@@ -150,7 +153,8 @@ fn check_members(kernel: &Kernel, name: &str, size: Option<usize>, expected: &[(
 
 #[test]
 fn mirrors_have_the_offsets_of_the_text() {
-    let side = |source| SideVariant { source, stored: Format::F16, dim: 64, max_seq_len: 77, wide: false };
+    let side =
+        |source| SideVariant { source, stored: Format::F16, dim: 64, max_seq_len: 77, wide: false, strides: None };
     let variant = |source| WriteVariant {
         keys: side(source),
         values: side(source),
@@ -221,7 +225,14 @@ fn mirrors_have_the_offsets_of_the_text() {
 
 #[test]
 fn the_host_counts_units_as_the_text_does() {
-    let side = |stored, dim, wide| SideVariant { source: Some(Format::F32), stored, dim, max_seq_len: 77, wide };
+    let side = |stored, dim, wide| SideVariant {
+        source: Some(Format::F32),
+        stored,
+        dim,
+        max_seq_len: 77,
+        wide,
+        strides: None,
+    };
     assert_eq!(side(Format::F32, 64, true).units(3), 24);
     assert_eq!(side(Format::F16, 64, true).units(3), 24);
     assert_eq!(side(Format::F32, 5, false).units(3), 15);

@@ -22,14 +22,22 @@ const NOWHERE = 0xffffffffu;
 
 @group(0) @binding(0) var<uniform> window: Window;
 
-// The slot that holds row `row` of the output, or NOWHERE.
-fn slot_of(plane: u32, row: u32) -> u32 {
-    let sequence = (window.first_plane + plane) / HEADS;
-    let run = step_run(sequence);
+fn slot_in(run: Run, row: u32) -> u32 {
     if row >= run.token && row - run.token < run.end - run.start {
         return run.start + (row - run.token);
     }
     return NOWHERE;
+}
+
+// The slot that holds row `row` of the output, or NOWHERE. Three runs at most, written out: a loop, however short, makes a
+// kernel on a software driver half as fast.
+fn slot_of(plane: u32, row: u32) -> u32 {
+    let first = (window.first_plane + plane) / HEADS * RUNS_PER_SEQUENCE;
+    var slot = slot_in(step_run(first), row);
+    if RUNS_PER_SEQUENCE == 3u {
+        slot = min(slot, min(slot_in(step_run(first + 1u), row), slot_in(step_run(first + 2u), row)));
+    }
+    return slot;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -11,7 +11,7 @@ fn gather_unit(plane: u32, unit: u32) {
     let slot = slot_of(plane, window.first_row + row);
     var bits = vec4<u32>();
     if slot != NOWHERE {
-        bits = planes[((window.segment_plane + plane) * MAX_SEQ_LEN + slot) * ROW_VECTORS + unit % ROW_VECTORS];
+        bits = planes[((window.segment_plane + plane) * SLOTS + slot) * ROW_VECTORS + unit % ROW_VECTORS];
     }
     output[window.offset / (4u * LANES) + plane * window.rows * ROW_VECTORS + unit] = bits;
 }

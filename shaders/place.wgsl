@@ -5,6 +5,8 @@
 @group(0) @binding(0) var<uniform> chunk: Chunk;
 @group(0) @binding(1) var<storage, read_write> lengths: array<u32>;
 
+const KEEP_LENGTH = 0xffffffffu;
+
 struct Place {
     plane: u32,     // counted inside the segment
     sequence: u32,
@@ -27,9 +29,10 @@ fn place_of(plane_run: u32) -> Place {
     return Place(chunk.segment_plane + plane, sequence, head, run);
 }
 
-// One invocation sets the length of each sequence that the chunk writes to.
+// One invocation sets the length of each sequence of the chunk.
 fn set_length(plane_run: u32, unit: u32, place: Place) {
-    if unit == 0u && (plane_run == 0u || place.head == 0u) && place.run.end > place.run.start {
+    let first = unit == 0u && (plane_run == 0u || place.head == 0u) && plane_run % RUNS_PER_SEQUENCE == 0u;
+    if first && place.run.length != KEEP_LENGTH {
         lengths[place.sequence] = place.run.length;
     }
 }

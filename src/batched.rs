@@ -1,10 +1,14 @@
 //! [`BatchedKvCache`]: the caches of all layers.
 
+mod sequence;
+
 use std::ops::Range;
 
 use crate::{
     BoundSource, CacheConfig, Context, Destination, Error, GpuTensor, HostRows, KvCache, MemoryReport, Pair, Recorder,
-    Result, Source, Write, layout::Layout, ring::StepRing,
+    Result, Source, Write,
+    layout::{Layout, runs},
+    ring::StepRing,
 };
 
 /// The caches of all layers of a model. Layers advance one by one, as a forward pass reaches them.
@@ -24,7 +28,6 @@ use crate::{
 #[derive(Debug)]
 pub struct BatchedKvCache {
     layers: Vec<KvCache>,
-    config: CacheConfig,
 }
 
 impl BatchedKvCache {
@@ -33,23 +36,70 @@ impl BatchedKvCache {
     /// # Errors
     /// [`Error::ZeroDimension`], [`Error::SizeOverflow`], and as [`KvCache::new`].
     pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
-        if num_layers == 0 {
-            return Err(Error::ZeroDimension { name: "num_layers" });
-        }
+        // Before room for so many configurations is asked for.
         let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
         layer_bytes.checked_mul(num_layers as u64).ok_or_else(|| Error::SizeOverflow {
             what: "bytes of all layers",
             factors: format!("{num_layers} × {layer_bytes}"),
             bits: 64,
         })?;
-        let ring = StepRing::new(context, config.batch_size)?;
-        let layers = (0..num_layers).map(|_| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
-        Ok(BatchedKvCache { layers, config })
+        Self::of(context, (0..num_layers).map(|_| config))
     }
 
-    /// Shape and formats of every layer.
-    pub const fn config(&self) -> &CacheConfig {
-        &self.config
+    /// Allocates empty layers that differ in anything but their sequences, such as those of a hybrid model, of which some
+    /// see everything and some a sliding window.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Placement};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let full = CacheConfig::new(1, 4, 64, 8192);
+    /// let sliding = full.placement(Placement::Ring { window: 512, sinks: 0, slack: 4 });
+    /// let cache = BatchedKvCache::with_layers(&context, &[sliding, sliding, full])?;
+    /// assert_eq!(cache.layers()[0].config().slots(), 516);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`] where there is none; [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not
+    /// that of the first; and as [`KvCache::new`].
+    pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
+        for (layer, config) in layers.iter().enumerate() {
+            for (name, first, actual) in [
+                ("batch_size", layers[0].batch_size, config.batch_size),
+                ("max_batch_size", layers[0].max_batch_size, config.max_batch_size),
+            ] {
+                if actual != first {
+                    return Err(Error::LayersDiffer { layer, name, first, actual });
+                }
+            }
+        }
+        Self::of(context, layers.iter().copied())
+    }
+
+    fn of(context: &Context, layers: impl Iterator<Item = CacheConfig> + Clone) -> Result<Self> {
+        let Some(first) = layers.clone().next() else {
+            return Err(Error::ZeroDimension { name: "num_layers" });
+        };
+        let mut bytes = 0u64;
+        for config in layers.clone() {
+            let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
+            bytes = bytes.checked_add(layer_bytes).ok_or_else(|| Error::SizeOverflow {
+                what: "bytes of all layers",
+                factors: format!("{bytes} + {layer_bytes}"),
+                bits: 64,
+            })?;
+        }
+        let most = layers.clone().map(|config| runs(config.placement)).max().unwrap_or(1);
+        let ring = StepRing::new(context, first.max_batch_size, most)?;
+        let layers = layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
+        Ok(BatchedKvCache { layers })
+    }
+
+    /// Shape and formats of the first layer. `batch_size` is the number of sequences in the batch now, of all layers.
+    pub fn config(&self) -> &CacheConfig {
+        self.layers.first().expect("a cache has at least one layer").config()
     }
 
     /// Number of layers.

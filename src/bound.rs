@@ -22,6 +22,8 @@ use crate::{
 pub struct BoundSource {
     pub(crate) owner: Arc<()>,
     pub(crate) tokens: u32,
+    /// Sequences of the batch that it was bound for.
+    pub(crate) batch_size: u32,
     writes: Writes,
     copies: Option<CopySource>,
 }
@@ -31,8 +33,9 @@ pub struct BoundSource {
 pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
     variant: WriteVariant,
-    /// By [`StepPath`] and whether runs are single rows; made when the first step takes them.
-    pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
+    /// By [`StepPath`], whether runs are single rows, and whether sequences have more than one; made when the first step
+    /// takes them.
+    pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
 }
@@ -58,7 +61,8 @@ impl Writes {
         let limits = context.limits();
         let single_rows = step.rows <= 1;
         let data = StepData::new(context, ring, step)?;
-        let variant = WriteVariant { step: data.path(), single_rows, ..self.variant };
+        let runs = step.per_sequence;
+        let variant = WriteVariant { step: data.path(), single_rows, runs, ..self.variant };
         let pipeline = self.pipeline(context, variant)?;
         let units = variant.units(step.rows);
         let chunks = self.chunks.iter().filter(|chunk| chunk.first_token < tokens);
@@ -66,9 +70,9 @@ impl Writes {
             pipeline,
             bindings: &chunk.bindings,
             grid: if single_rows {
-                grid(units * u64::from(chunk.planes), limits)
+                grid(units * u64::from(chunk.planes) * u64::from(runs), limits)
             } else {
-                grid_of_planes(units, chunk.planes, limits)
+                grid_of_planes(units, chunk.planes * runs, limits)
             },
         });
         dispatch(recorder, label, data, dispatches);
@@ -77,7 +81,8 @@ impl Writes {
 
     /// The pipeline for steps of one kind.
     fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
-        let pipeline = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
+        let kind = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
+        let pipeline = &kind[usize::from(variant.runs > 1)];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
             None => {
@@ -102,22 +107,23 @@ impl Writes {
     }
 
     /// Chunks that write no source, one for each segment, or more where a grid is not high enough.
-    pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
+    pub fn advance(context: &Context, layout: &Layout, storage: &Storage, batch_size: u32) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
         let variant = WriteVariant {
             keys,
             values,
             heads: layout.heads,
             step: StepPath::Ring,
+            runs: 1,
             single_rows: true,
             cut_by_tokens: false,
         };
-        let most = context.limits().max_compute_workgroups_per_dimension;
+        let most = context.limits().max_compute_workgroups_per_dimension / layout.runs();
         let mut blocks = Vec::new();
-        for segment in &storage.segments {
+        for (segment, planes) in storage.segments_of(&(0..batch_size * layout.heads)) {
             let mut parts = Vec::new();
             let fits = |block: &Block| block.plane_count() <= most;
-            split(Block { planes: segment.planes.clone(), tokens: 0..1 }, &fits, &|_| false, &mut parts)
+            split(Block { planes, tokens: 0..1 }, &fits, &|_| false, &mut parts)
                 .expect("one plane is no more than a grid is high");
             blocks.extend(parts.into_iter().map(|block| (segment, block)));
         }
@@ -174,7 +180,7 @@ impl BoundSource {
             let values = source.values.window(block, heads, config.value_dim, alignment);
             (keys, values)
         };
-        let most = context.limits().max_compute_workgroups_per_dimension;
+        let most = context.limits().max_compute_workgroups_per_dimension / layout.runs();
         let fits = |block: &Block| {
             let (keys, values) = windows(block);
             let bound = [keys, values].iter().all(|window| window.bytes.end - window.bytes.start <= limit);
@@ -184,15 +190,15 @@ impl BoundSource {
             source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
         };
         let mut blocks = Vec::new();
-        for (index, segment) in storage.segments.iter().enumerate() {
+        for (segment, planes) in storage.segments_of(&(0..config.batch_size * heads)) {
             let mut parts = Vec::new();
-            let block = Block { planes: segment.planes.clone(), tokens: 0..source.tokens };
+            let block = Block { planes, tokens: 0..source.tokens };
             split(block, &fits, &by_tokens, &mut parts).ok_or(Error::DeviceLimit {
                 limit: "max_storage_buffer_binding_size",
                 needed: layout.keys.row_bytes.max(layout.values.row_bytes) * 2 + u64::from(alignment),
                 available: limit,
             })?;
-            blocks.extend(parts.into_iter().map(|block| (index, block)));
+            blocks.extend(parts.into_iter().map(|block| (segment, block)));
         }
 
         if let ([(_, block)], 1) = (&blocks[..], source.tokens) {
@@ -205,18 +211,19 @@ impl BoundSource {
             values,
             heads,
             step: StepPath::Ring,
+            runs: 1,
             single_rows: source.tokens == 1,
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
         let uniforms: Vec<_> = blocks
             .iter()
-            .map(|(index, block)| {
+            .map(|(segment, block)| {
                 let (keys, values) = windows(block);
                 let ([first_sequence, first_head, first_token], _) = block_corners(block, heads);
                 Chunk {
                     first_plane: block.planes.start,
                     planes: block.plane_count(),
-                    segment_plane: block.planes.start - storage.segments[*index].planes.start,
+                    segment_plane: block.planes.start - segment.planes.start,
                     spare: 0,
                     first_token,
                     end_token: block.tokens.end,
@@ -232,9 +239,8 @@ impl BoundSource {
         let buffer = uniform_buffer(context, &uniforms)?;
         let chunks = (0..)
             .zip(&blocks)
-            .map(|(at, (index, block))| {
+            .map(|(at, (segment, block))| {
                 let (keys, values) = windows(block);
-                let segment = &storage.segments[*index];
                 let bindings = [
                     uniform_binding::<Chunk>(context, &buffer, at),
                     window_binding(&storage.lengths.buffer, &storage.lengths.range()),
@@ -249,7 +255,7 @@ impl BoundSource {
             .collect::<Result<_>>()?;
         let writes = Writes::new(Kernel::Scatter, variant, chunks, buffer.size());
         let copies = CopySource::new(source, layout);
-        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, writes, copies })
+        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, batch_size: config.batch_size, writes, copies })
     }
 
     /// Rows of each sequence and head that the source holds.

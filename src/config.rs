@@ -1,11 +1,11 @@
 //! [`CacheConfig`]: the shape and the formats of a cache, and what they cost.
 
-use crate::{Format, Result, Side, kernels::IMMEDIATE_BYTES, layout::Layout};
+use crate::{Format, Placement, Result, Side, kernels::IMMEDIATE_BYTES, layout::Layout};
 
 /// Shape and formats of one layer's cache.
 ///
-/// Keys are stored as `[batch_size, num_heads, max_seq_len, head_dim]` and values as
-/// `[batch_size, num_heads, max_seq_len, value_dim]`, row-major.
+/// Keys are stored as `[max_batch_size, num_heads, slots, head_dim]` and values as
+/// `[max_batch_size, num_heads, slots, value_dim]`, row-major; on linear placement there are `max_seq_len` slots.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Format};
@@ -18,16 +18,20 @@ use crate::{Format, Result, Side, kernels::IMMEDIATE_BYTES, layout::Layout};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct CacheConfig {
-    /// Sequences in the batch.
+    /// Sequences in the batch. Of a cache, those in it now.
     pub batch_size: u32,
+    /// Sequences that there is room for.
+    pub max_batch_size: u32,
     /// KV heads. With grouped-query attention, fewer than the query heads.
     pub num_heads: u32,
     /// Elements of one key row.
     pub head_dim: u32,
     /// Elements of one value row.
     pub value_dim: u32,
-    /// Positions that each sequence has room for.
+    /// Positions that each sequence has room for on linear placement; a ring does not read it.
     pub max_seq_len: u32,
+    /// In which slot a position lies.
+    pub placement: Placement,
     /// How keys are stored.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::report::as_name"))]
     pub key_format: Format,
@@ -41,10 +45,12 @@ impl CacheConfig {
     pub const fn new(batch_size: u32, num_heads: u32, head_dim: u32, max_seq_len: u32) -> Self {
         CacheConfig {
             batch_size,
+            max_batch_size: batch_size,
             num_heads,
             head_dim,
             value_dim: head_dim,
             max_seq_len,
+            placement: Placement::Linear,
             key_format: Format::F32,
             value_format: Format::F32,
         }
@@ -65,6 +71,29 @@ impl CacheConfig {
         self
     }
 
+    /// Room for more sequences than the batch starts with.
+    #[must_use]
+    pub const fn max_batch_size(mut self, max_batch_size: u32) -> Self {
+        self.max_batch_size = max_batch_size;
+        self
+    }
+
+    /// Another placement than linear.
+    #[must_use]
+    pub const fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Rows of a plane. [`validate`](Self::validate) refuses a ring of more than 2^32.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        match self.placement {
+            Placement::Linear => self.max_seq_len,
+            Placement::Ring { window, sinks, slack } => window.saturating_add(sinks).saturating_add(slack),
+        }
+    }
+
     /// Head size of one side.
     pub const fn dim(&self, side: Side) -> u32 {
         match side {
@@ -81,22 +110,23 @@ impl CacheConfig {
         }
     }
 
-    /// Shape of one side's storage, `[batch, kv_head, max_seq_len, dim]`.
+    /// Shape of one side's storage, `[max_batch_size, kv_head, slots, dim]`.
     pub fn shape(&self, side: Side) -> [u32; 4] {
-        [self.batch_size, self.num_heads, self.max_seq_len, self.dim(side)]
+        [self.max_batch_size, self.num_heads, self.slots(), self.dim(side)]
     }
 
-    /// Checks that no dimension is zero and that every size can be computed.
+    /// Checks that no dimension is zero, that the batch has room, and that every size can be computed.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::SizeOverflow`](crate::Error::SizeOverflow).
+    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::BatchTooLarge`](crate::Error::BatchTooLarge),
+    /// [`Error::SizeOverflow`](crate::Error::SizeOverflow).
     pub fn validate(&self) -> Result<()> {
         Layout::unbounded(self).map(drop)
     }
 
     /// Bytes that keys and values of one layer take on the device.
     ///
-    /// Rows are dense. A plane, the `[max_seq_len, dim]` rows of one sequence and head, starts on a multiple of
+    /// Rows are dense. A plane, the `[slots, dim]` rows of one sequence and head, starts on a multiple of
     /// 4 bytes; that adds 2 bytes to a plane with an odd number of 16-bit elements and nothing to any other.
     ///
     /// # Errors
@@ -111,7 +141,8 @@ impl CacheConfig {
     /// # Errors
     /// As [`validate`](Self::validate).
     pub fn bytes_per_token(&self) -> Result<u64> {
-        Layout::unbounded(self).map(|layout| layout.bytes_per_token())
+        Layout::unbounded(self)
+            .map(|layout| layout.row_bytes() * u64::from(self.batch_size) * u64::from(self.num_heads))
     }
 
     /// The limits to request from an adapter whose own limits are `adapter`, so that this cache fits in as few

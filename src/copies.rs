@@ -1,5 +1,7 @@
 //! The copy form of updates and ranges: runs of bytes for the device's own buffer copies.
 
+use std::ops::Range;
+
 use crate::{
     RowsIn, Side, Source,
     layout::Layout,
@@ -71,7 +73,9 @@ impl CopySource {
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, step: &Step, layout: &Layout, storage: &Storage) {
         for (side, from) in Side::BOTH.into_iter().zip(&self.sides) {
             let row_bytes = layout.side(side).row_bytes;
-            for (sequence, run) in (0..).zip(&step.runs).filter(|(_, run)| run.end > run.start) {
+            let runs =
+                (0..).zip(step.sequences()).flat_map(|(sequence, runs)| runs.iter().map(move |run| (sequence, run)));
+            for (sequence, run) in runs.filter(|(_, run)| run.end > run.first) {
                 for head in 0..layout.heads {
                     let (to, plane) = storage.plane(layout, side, sequence, head);
                     let slot = |slot: u32| plane + u64::from(slot) * row_bytes;
@@ -80,7 +84,7 @@ impl CopySource {
                         encoder.clear_buffer(to, slot(run.first), Some(gap));
                     }
                     let rows = run.end - run.start;
-                    let (pieces, rows) = if from.contiguous { (1, rows) } else { (rows, 1) };
+                    let (pieces, rows) = if from.contiguous { (rows.min(1), rows) } else { (rows, 1) };
                     for piece in 0..pieces {
                         let from_offset = from.start(sequence, head, run.token + piece);
                         let bytes = u64::from(rows) * row_bytes;
@@ -98,35 +102,44 @@ pub(crate) fn range_is_copyable(layout: &Layout, side: Side, usage: wgpu::Buffer
 }
 
 /// How many copies and clears a range of one side takes.
-pub(crate) fn count_range(step: &Step, layout: &Layout) -> u64 {
-    let run = |run: &Run| {
-        let rows = run.end - run.start;
-        (u64::from(rows > 0) + u64::from(rows < step.rows)) * u64::from(layout.heads)
+pub(crate) fn count_range(step: &Step, sequences: &Range<u32>, layout: &Layout) -> u64 {
+    let sequence = |runs: &[Run]| {
+        let copies = runs.iter().filter(|run| run.end > run.start).count() as u64;
+        (copies + u64::from(valid_rows(runs) < step.rows)) * u64::from(layout.heads)
     };
-    step.runs.iter().map(run).sum()
+    step.sequences().skip(sequences.start as usize).take(sequences.len()).map(sequence).sum()
 }
 
-/// Records a range of one side: valid rows are copied, the others cleared.
+/// Rows of an output that a sequence has.
+fn valid_rows(runs: &[Run]) -> u32 {
+    runs.iter().map(|run| run.end - run.start).sum()
+}
+
+/// Records a range of one side of some sequences: valid rows are copied, the others cleared.
 pub(crate) fn record_range(
     encoder: &mut wgpu::CommandEncoder,
     step: &Step,
+    sequences: &Range<u32>,
     layout: &Layout,
     storage: &Storage,
     side: Side,
     (to, offset): (&wgpu::Buffer, u64),
 ) {
     let row_bytes = layout.side(side).row_bytes;
-    for (sequence, run) in (0..).zip(&step.runs) {
+    let runs = (0..).zip(step.sequences()).filter(|(sequence, _)| sequences.contains(sequence));
+    for (sequence, runs) in runs {
         for head in 0..layout.heads {
             let (from, plane) = storage.plane(layout, side, sequence, head);
-            let first = u64::from(sequence * layout.heads + head) * u64::from(step.rows) * row_bytes + offset;
-            let valid = u64::from(run.end - run.start) * row_bytes;
-            if valid > 0 {
-                encoder.copy_buffer_to_buffer(from, plane + u64::from(run.start) * row_bytes, to, first, valid);
+            let output = u64::from((sequence - sequences.start) * layout.heads + head);
+            let row = |row: u32| offset + (output * u64::from(step.rows) + u64::from(row)) * row_bytes;
+            for run in runs.iter().filter(|run| run.end > run.start) {
+                let bytes = u64::from(run.end - run.start) * row_bytes;
+                let start = plane + u64::from(run.start) * row_bytes;
+                encoder.copy_buffer_to_buffer(from, start, to, row(run.token), bytes);
             }
-            let rest = u64::from(step.rows) * row_bytes - valid;
-            if rest > 0 {
-                encoder.clear_buffer(to, first + valid, Some(rest));
+            let valid = valid_rows(runs);
+            if valid < step.rows {
+                encoder.clear_buffer(to, row(valid), Some(u64::from(step.rows - valid) * row_bytes));
             }
         }
     }

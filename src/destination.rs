@@ -5,10 +5,10 @@ use std::ops::Range;
 use crate::{
     Context, Error, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
-    kernels::{Entry, Kernel, StepPath, Window},
+    kernels::{Entry, Kernel, Window},
     layout::{Layout, binding_limit},
-    plan::{Block, grid_of_planes, split},
-    record::Dispatch,
+    plan::{Block, Step, grid_of_planes, split},
+    record::{Dispatch, StepData},
     storage::Storage,
 };
 
@@ -46,25 +46,27 @@ impl Destination<'_> {
 }
 
 impl Reads {
-    /// `rows` rows of every plane into `destination`, after [`Destination::check`].
+    /// The rows of a step, of every plane of some sequences, into `destination`, after [`Destination::check`].
     pub fn new(
         context: &Context,
         layout: &Layout,
         storage: &Storage,
         side: Side,
-        rows: u32,
-        step: StepPath,
+        sequences: &Range<u32>,
+        (step, data): (&Step, &StepData),
         destination: &Destination<'_>,
     ) -> Result<Self> {
-        let sizes = layout.side(side);
+        let (sizes, rows) = (layout.side(side), step.rows);
+        let wanted = sequences.start * layout.heads..sequences.end * layout.heads;
         let width = u64::from(sizes.format.element_bytes());
         let wide = sizes.row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
         let kernel = Kernel::Gather {
             stored: sizes.format,
             dim: sizes.dim,
             heads: layout.heads,
-            max_seq_len: layout.max_seq_len,
-            step,
+            slots: layout.slots,
+            step: data.path(),
+            runs: step.per_sequence,
             wide,
         };
         let pipeline = context.pipeline(kernel)?;
@@ -72,7 +74,7 @@ impl Reads {
         let alignment = u64::from(context.limits().min_storage_buffer_offset_alignment);
         // Only a block of one plane has fewer than all rows, so every block is contiguous in the output.
         let bytes = |block: &Block| -> (Range<u64>, u64) {
-            let first = u64::from(block.planes.start) * u64::from(rows) + u64::from(block.tokens.start);
+            let first = u64::from(block.planes.start - wanted.start) * u64::from(rows) + u64::from(block.tokens.start);
             let start = destination.offset + first * sizes.row_bytes;
             let end = start + u64::from(block.plane_count()) * u64::from(block.token_count()) * sizes.row_bytes;
             let aligned = start - start % alignment;
@@ -85,15 +87,13 @@ impl Reads {
         };
         let mut blocks = Vec::new();
         if rows > 0 {
-            for segment in &storage.segments {
+            for (segment, planes) in storage.segments_of(&wanted) {
                 let mut parts = Vec::new();
-                split(Block { planes: segment.planes.clone(), tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(
-                    Error::DeviceLimit {
-                        limit: "max_storage_buffer_binding_size",
-                        needed: sizes.row_bytes + alignment,
-                        available: limit,
-                    },
-                )?;
+                split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::DeviceLimit {
+                    limit: "max_storage_buffer_binding_size",
+                    needed: sizes.row_bytes + alignment,
+                    available: limit,
+                })?;
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
             }
         }

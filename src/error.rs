@@ -22,10 +22,10 @@ pub enum Error {
         /// The width that the product must fit.
         bits: u32,
     },
-    /// One plane, `[max_seq_len, head_dim]`, is larger than any binding.
+    /// One plane, `[slots, head_dim]`, is larger than any binding.
     #[error(
-        "one plane of {side} ([max_seq_len, head_dim]) takes {plane_bytes} bytes, but a binding holds at most \
-         {limit_bytes} here; make max_seq_len or the head size smaller, or, if the adapter allows more, ask for \
+        "one plane of {side} ([slots, head_dim]) takes {plane_bytes} bytes, but a binding holds at most \
+         {limit_bytes} here; make max_seq_len (of a ring, the window) or the head size smaller, or, if the adapter allows more, ask for \
          max_storage_buffer_binding_size and max_buffer_size of {plane_bytes} with CacheConfig::required_limits"
     )]
     PlaneTooLarge {
@@ -103,6 +103,98 @@ pub enum Error {
         /// wgpu's own words.
         message: String,
     },
+    /// More sequences than there is room for.
+    #[error("the batch must have at most max_batch_size = {max_batch_size} sequences, but would have {batch_size}")]
+    BatchTooLarge {
+        /// The sequences wanted.
+        batch_size: u32,
+        /// The room.
+        max_batch_size: u32,
+    },
+    /// Layers of one cache with other sequences than the first.
+    #[error("{name} of all layers must be {first}, as of layer 0, but of layer {layer} it is {actual}")]
+    LayersDiffer {
+        /// The layer.
+        layer: usize,
+        /// `batch_size` or `max_batch_size`.
+        name: &'static str,
+        /// That of layer 0.
+        first: u32,
+        /// That of this layer.
+        actual: u32,
+    },
+    /// Rows that are no sequence of this length.
+    #[error("a sequence of length {length} has {expected} valid rows here, but {tokens} are given")]
+    InsertedRows {
+        /// The length.
+        length: u32,
+        /// Its valid rows: of a ring, sinks and window.
+        expected: u32,
+        /// The rows of the source.
+        tokens: u32,
+    },
+    /// A batch of no sequence.
+    #[error("a selection must have at least 1 sequence, but has 0")]
+    EmptySelection,
+    /// A source was bound for a batch of another size.
+    #[error("the source was bound for {bound} sequences, but the batch has {batch_size} now; bind it again")]
+    BatchChanged {
+        /// Sequences that the source was bound for.
+        bound: u32,
+        /// Sequences in the batch.
+        batch_size: u32,
+    },
+    /// A sequence would be cut to more than it has.
+    #[error("sequence {sequence} must be cut to at most its length {current}, but to {length} was asked")]
+    TruncateBeyondLength {
+        /// The sequence.
+        sequence: u32,
+        /// The length asked for.
+        length: u32,
+        /// Its length.
+        current: u32,
+    },
+    /// A sequence would be taken back to where rows of its window are overwritten.
+    #[error(
+        "sequence {sequence} can be taken back to {shortest} at most (or to {sinks} and less, the sinks alone), because \
+         its window needs positions from {oldest} on; but {length} was asked"
+    )]
+    RollbackEvicted {
+        /// The sequence.
+        sequence: u32,
+        /// The length asked for.
+        length: u32,
+        /// The least length that can be reached with a whole window.
+        shortest: u32,
+        /// Positions that are never evicted.
+        sinks: u32,
+        /// The first position beyond the sinks that is stored.
+        oldest: u32,
+    },
+    /// A position that a ring has evicted.
+    #[error(
+        "position {position} of sequence {sequence} is evicted; beyond the sinks the oldest that is left is {oldest}"
+    )]
+    Evicted {
+        /// The sequence.
+        sequence: u32,
+        /// The position asked for.
+        position: u32,
+        /// The oldest position beyond the sinks that is valid.
+        oldest: u32,
+    },
+    /// Positions of a ring grow for ever, as far as 32 bits go.
+    #[error(
+        "positions must stay below 2^32 - 1, but {count} tokens of sequence {sequence} at position {position} do not"
+    )]
+    PositionOverflow {
+        /// The sequence.
+        sequence: u32,
+        /// Where its write starts.
+        position: u32,
+        /// How many tokens it writes.
+        count: u32,
+    },
     /// The cache has no such layer.
     #[error("layer must be below num_layers = {num_layers}, but is {layer}")]
     LayerOutOfRange {
@@ -137,7 +229,7 @@ pub enum Error {
     /// A list with one entry per sequence has another number of entries.
     #[error("{name} must have one entry per sequence, {batch_size}, but has {actual}")]
     PerSequenceLength {
-        /// `positions` or `counts`.
+        /// `positions`, `counts`, `lengths` or `sources`.
         name: &'static str,
         /// The batch size.
         batch_size: u32,

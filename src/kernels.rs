@@ -8,7 +8,7 @@ use std::{collections::HashMap, fmt::Write as _};
 use crate::{
     Format, Side,
     layout::{Layout, SideLayout, WORKGROUP_SIZE},
-    plan::{RUNS_PER_SEQUENCE, Run},
+    plan::Run,
 };
 
 /// Bytes of a step as immediates.
@@ -22,7 +22,7 @@ pub(crate) struct SideVariant {
     pub source: Option<Format>,
     pub stored: Format,
     pub dim: u32,
-    pub max_seq_len: u32,
+    pub slots: u32,
     /// Whole `vec4<u32>` words.
     pub wide: bool,
     /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in one
@@ -46,6 +46,8 @@ pub(crate) struct WriteVariant {
     pub values: SideVariant,
     pub heads: u32,
     pub step: StepPath,
+    /// Runs of each sequence.
+    pub runs: u32,
     /// Runs of at most one row, as in a step of decoding.
     pub single_rows: bool,
     /// Some chunk has not all tokens of its source.
@@ -57,7 +59,21 @@ pub(crate) struct WriteVariant {
 pub(crate) enum Kernel {
     Scatter(WriteVariant),
     Advance(WriteVariant),
-    Gather { stored: Format, dim: u32, heads: u32, max_seq_len: u32, step: StepPath, wide: bool },
+    /// Sides without sources; `wide` says whether rows are whole vectors.
+    Permute {
+        keys: SideVariant,
+        values: SideVariant,
+        heads: u32,
+    },
+    Gather {
+        stored: Format,
+        dim: u32,
+        heads: u32,
+        slots: u32,
+        step: StepPath,
+        runs: u32,
+        wide: bool,
+    },
 }
 
 /// Mirror of `Chunk` in `shaders/scatter.wgsl`; `Chunk` in `shaders/advance.wgsl` is its head.
@@ -76,6 +92,26 @@ pub(crate) struct Chunk {
     pub key_strides: [u32; 3],
     pub value_offset: u32,
     pub value_strides: [u32; 3],
+}
+
+/// Mirror of `Selection` in `shaders/permute.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Selection {
+    pub hops: u32,
+    pub sequences: u32,
+    pub spare_0: u32,
+    pub spare_1: u32,
+}
+
+/// Mirror of `Hop` in `shaders/permute.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Hop {
+    pub source: u32,
+    pub destination: u32,
+    /// First slot and slot after the last of each piece.
+    pub pieces: [[u32; 2]; 3],
 }
 
 /// Mirror of `Window` in `shaders/gather.wgsl`.
@@ -97,6 +133,7 @@ pub(crate) struct Window {
 pub(crate) enum Entry {
     Scatter,
     Advance,
+    Permute,
     Gather,
 }
 
@@ -104,7 +141,7 @@ pub(crate) enum Entry {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     /// The first group, by [`Entry`].
-    pub bindings: [wgpu::BindGroupLayout; 3],
+    pub bindings: [wgpu::BindGroupLayout; 4],
     /// The second group, where the step does not come as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
@@ -114,7 +151,7 @@ impl SideVariant {
     pub fn new(layout: &Layout, side: Side, source: Option<Format>, aligned: bool) -> Self {
         let &SideLayout { format, dim, .. } = layout.side(side);
         let wide = source.is_some() && aligned && dim.is_multiple_of(8);
-        SideVariant { source, stored: format, dim, max_seq_len: layout.max_seq_len, wide, strides: None }
+        SideVariant { source, stored: format, dim, slots: layout.slots, wide, strides: None }
     }
 
     /// Units of `rows` rows, with those of a word that they share with another.
@@ -128,9 +165,22 @@ impl SideVariant {
         u64::from(!self.dim.is_multiple_of(lanes(self.stored)))
     }
 
-    /// The text of this side, with `side_` as placeholder for its name.
-    fn text(&self, planes_binding: u32, source_binding: u32) -> String {
-        let plane_words = (u64::from(self.dim) * u64::from(self.max_seq_len)).div_ceil(lanes(self.stored).into());
+    /// A side whose rows are moved as they are.
+    pub fn moved(layout: &Layout, side: Side) -> Self {
+        let &SideLayout { format, dim, row_bytes, .. } = layout.side(side);
+        let wide = row_bytes.is_multiple_of(16);
+        SideVariant { source: None, stored: format, dim, slots: layout.slots, wide, strides: None }
+    }
+
+    /// Units of a whole plane, where it is moved: vectors or words.
+    pub fn moved_units(&self) -> u64 {
+        let words = (u64::from(self.dim) * u64::from(self.slots)).div_ceil(lanes(self.stored).into());
+        if self.wide { words / 4 } else { words }
+    }
+
+    /// What the text of this side, with `side_` as placeholder for its name, begins with.
+    fn constants(&self, planes_binding: u32, source_binding: u32) -> String {
+        let plane_words = (u64::from(self.dim) * u64::from(self.slots)).div_ceil(lanes(self.stored).into());
         let mut text = String::new();
         let mut constant = |name, value: u64| line(&mut text, format_args!("const SIDE_{name} = {value}u;"));
         constant("PLANES_BINDING", planes_binding.into());
@@ -140,12 +190,20 @@ impl SideVariant {
         constant("BITS", (32 / lanes(self.stored)).into());
         constant("LANE_MASK", lane_mask(self.stored).into());
         constant("SOURCE_LANES", self.source.map_or(1, lanes).into());
+        constant("SLOTS", self.slots.into());
         constant("PLANE_WORDS", plane_words);
         constant("SHARED_WORDS", self.shared_words());
         constant("ROW_UNITS", (self.dim / 8).into());
-        constant("PLANE_UNITS", u64::from(self.dim / 8) * u64::from(self.max_seq_len));
+        constant("PLANE_UNITS", u64::from(self.dim / 8) * u64::from(self.slots));
         constant("UNIT_VECTORS", (2 / lanes(self.stored)).into());
+        constant("ROW_VECTORS", (self.dim / (4 * lanes(self.stored))).into());
         line(&mut text, format_args!("const SIDE_SAME_FORMAT = {};", self.source == Some(self.stored)));
+        text
+    }
+
+    /// The text of this side, with `side_` as placeholder for its name.
+    fn text(&self, planes_binding: u32, source_binding: u32) -> String {
+        let mut text = self.constants(planes_binding, source_binding);
         if let Some(source) = self.source {
             let decoded = if source == Format::F32 { "bits".to_owned() } else { format!("{source}_decode(bits)") };
             let encoded = match self.stored {
@@ -189,30 +247,39 @@ impl Kernel {
         match self {
             Kernel::Scatter(_) => Entry::Scatter,
             Kernel::Advance(_) => Entry::Advance,
+            Kernel::Permute { .. } => Entry::Permute,
             Kernel::Gather { .. } => Entry::Gather,
         }
     }
 
-    /// How its step reaches it.
-    const fn step(&self) -> StepPath {
+    /// How its step reaches it, if it has one.
+    const fn step(&self) -> Option<StepPath> {
         match *self {
-            Kernel::Scatter(variant) | Kernel::Advance(variant) => variant.step,
-            Kernel::Gather { step, .. } => step,
+            Kernel::Scatter(variant) | Kernel::Advance(variant) => Some(variant.step),
+            Kernel::Gather { step, .. } => Some(step),
+            Kernel::Permute { .. } => None,
         }
     }
 
     /// The kernel's whole text.
     pub fn wgsl(&self) -> String {
-        let (Kernel::Scatter(WriteVariant { heads, .. })
-        | Kernel::Advance(WriteVariant { heads, .. })
-        | Kernel::Gather { heads, .. }) = *self;
+        let (heads, runs) = match *self {
+            Kernel::Scatter(WriteVariant { heads, runs, .. })
+            | Kernel::Advance(WriteVariant { heads, runs, .. })
+            | Kernel::Gather { heads, runs, .. } => (heads, runs),
+            Kernel::Permute { heads, .. } => (heads, 1),
+        };
         let mut text = format!("const WORKGROUP_SIZE = {WORKGROUP_SIZE}u;\n");
-        line(&mut text, format_args!("const RUNS_PER_SEQUENCE = {RUNS_PER_SEQUENCE}u;\nconst HEADS = {heads}u;"));
+        line(&mut text, format_args!("const RUNS_PER_SEQUENCE = {runs}u;\nconst HEADS = {heads}u;"));
         text.push_str(include_str!("../shaders/step.wgsl"));
         text.push_str(match self.step() {
-            StepPath::Ring => include_str!("../shaders/step_ring.wgsl"),
-            StepPath::Immediate => include_str!("../shaders/step_immediate.wgsl"),
+            Some(StepPath::Ring) => include_str!("../shaders/step_ring.wgsl"),
+            Some(StepPath::Immediate) => include_str!("../shaders/step_immediate.wgsl"),
+            None => "",
         });
+        let named = |text: String, name: &str| {
+            text.replace("side_", &format!("{name}_")).replace("SIDE_", &format!("{}_", name.to_ascii_uppercase()))
+        };
         match self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => {
                 let WriteVariant { keys, values, single_rows, .. } = variant;
@@ -231,17 +298,25 @@ impl Kernel {
                 } else {
                     include_str!("../shaders/grid_planes.wgsl")
                 });
-                let named = |text: String, name: &str| {
-                    text.replace("side_", &format!("{name}_"))
-                        .replace("SIDE_", &format!("{}_", name.to_ascii_uppercase()))
-                };
                 text.push_str(&named(keys.text(2, 4), "key"));
                 text.push_str(&named(values.text(3, 5), "value"));
             }
-            &Kernel::Gather { stored, dim, max_seq_len, wide, .. } => {
-                let plane_words = (u64::from(dim) * u64::from(max_seq_len)).div_ceil(lanes(stored).into());
+            Kernel::Permute { keys, values, .. } => {
+                text.push_str(include_str!("../shaders/permute.wgsl"));
+                for (side, name, binding) in [(keys, "key", 3), (values, "value", 4)] {
+                    let mut side_text = side.constants(binding, 0);
+                    side_text.push_str(if side.wide {
+                        include_str!("../shaders/permute_wide.wgsl")
+                    } else {
+                        include_str!("../shaders/permute_narrow.wgsl")
+                    });
+                    text.push_str(&named(side_text, name));
+                }
+            }
+            &Kernel::Gather { stored, dim, slots, wide, .. } => {
+                let plane_words = (u64::from(dim) * u64::from(slots)).div_ceil(lanes(stored).into());
                 let row_vectors = dim / (4 * lanes(stored));
-                line(&mut text, format_args!("const DIM = {dim}u;\nconst MAX_SEQ_LEN = {max_seq_len}u;"));
+                line(&mut text, format_args!("const DIM = {dim}u;\nconst SLOTS = {slots}u;"));
                 line(&mut text, format_args!("const LANES = {}u;", lanes(stored)));
                 line(&mut text, format_args!("const BITS = {}u;", 32 / lanes(stored)));
                 line(&mut text, format_args!("const LANE_MASK = {}u;", lane_mask(stored)));
@@ -260,13 +335,14 @@ impl Kernel {
 }
 
 impl Entry {
-    const ALL: [Entry; 3] = [Entry::Scatter, Entry::Advance, Entry::Gather];
+    const ALL: [Entry; 4] = [Entry::Scatter, Entry::Advance, Entry::Permute, Entry::Gather];
 
     /// Name of the file, of the entry point and of the pipelines.
     pub const fn name(self) -> &'static str {
         match self {
             Entry::Scatter => "scatter",
             Entry::Advance => "advance",
+            Entry::Permute => "permute",
             Entry::Gather => "gather",
         }
     }
@@ -276,6 +352,7 @@ impl Entry {
         match self {
             Entry::Scatter => &[false, false, false, true, true],
             Entry::Advance => &[false, false, false],
+            Entry::Permute => &[true, false, false, false],
             Entry::Gather => &[true, false],
         }
     }
@@ -313,8 +390,9 @@ impl Kernels {
             let entry = kernel.entry();
             let both = [Some(&bindings[entry as usize]), Some(&*step)];
             let (bind_group_layouts, immediate_size) = match kernel.step() {
-                StepPath::Ring => (&both[..], 0),
-                StepPath::Immediate => (&both[..1], IMMEDIATE_BYTES),
+                Some(StepPath::Ring) => (&both[..], 0),
+                Some(StepPath::Immediate) => (&both[..1], IMMEDIATE_BYTES),
+                None => (&both[..1], 0),
             };
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(entry.name()),

@@ -1,6 +1,7 @@
 //! [`KvCache`]: the keys and values of one layer.
 
 mod ranges;
+mod sequence;
 
 use std::sync::Arc;
 
@@ -9,9 +10,10 @@ use crate::{
     Side, Source, Strides, Write,
     bound::Writes,
     copies::CopySource,
-    layout::Layout,
-    plan::{Run, Step, check_rows, plan_write},
+    layout::{Layout, runs},
+    plan::{KEEP_LENGTH, Run, Step, check_rows, plan_write},
     ring::StepRing,
+    sequences::Sequences,
     storage::{Lengths, Storage},
     tensor::read_buffer,
 };
@@ -46,10 +48,10 @@ pub struct KvCache {
     layout: Layout,
     storage: Storage,
     ring: StepRing,
-    lengths: Vec<u32>,
+    sequences: Sequences,
     /// Scratch for the step being planned.
     step: Step,
-    /// Made by the first [`record_advance`](Self::record_advance).
+    /// Made by the first [`record_advance`](Self::record_advance) of a batch.
     advance: Option<Writes>,
     /// What its bound sources know it by.
     identity: Arc<()>,
@@ -66,7 +68,7 @@ impl KvCache {
     /// The device clears a segment when it is first bound.
     pub fn new(context: &Context, config: CacheConfig) -> Result<Self> {
         Layout::for_limits(&config, context.limits())?;
-        let ring = StepRing::new(context, config.batch_size)?;
+        let ring = StepRing::new(context, config.max_batch_size, runs(config.placement))?;
         Self::with_ring(context, config, &ring)
     }
 
@@ -74,19 +76,19 @@ impl KvCache {
     pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
         let layout = Layout::for_limits(&config, context.limits())?;
         Ok(KvCache {
-            storage: Storage::new(context, &layout, Lengths::allocate(context, config.batch_size)?)?,
+            storage: Storage::new(context, &layout, Lengths::allocate(context, config.max_batch_size)?)?,
             context: context.clone(),
-            layout,
             ring: ring.clone(),
-            lengths: vec![0; config.batch_size as usize],
-            step: Step::with_capacity(config.batch_size),
+            sequences: Sequences::new(&config),
+            step: Step::with_capacity(config.max_batch_size, layout.runs()),
             advance: None,
             identity: Arc::default(),
+            layout,
             config,
         })
     }
 
-    /// Shape and formats.
+    /// Shape and formats. `batch_size` is the number of sequences in the batch now.
     pub const fn config(&self) -> &CacheConfig {
         &self.config
     }
@@ -96,20 +98,46 @@ impl KvCache {
         &self.context
     }
 
-    /// Valid positions of each sequence, `[batch]`.
+    /// Positions of each sequence, `[batch]`: where its next token goes. On linear placement all are valid; of a ring
+    /// [`valid_positions`](Self::valid_positions) says which.
     pub fn lengths(&self) -> &[u32] {
-        &self.lengths
+        &self.sequences.lengths
+    }
+
+    /// The valid positions of a sequence, in order: all, or of a ring the sinks and the last `window`.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`].
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let ring = Placement::Ring { window: 3, sinks: 1, slack: 0 };
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 0).placement(ring))?;
+    /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
+    /// assert_eq!(cache.valid_positions(0)?.collect::<Vec<_>>(), [0, 6, 7, 8]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn valid_positions(&self, sequence: u32) -> Result<impl Iterator<Item = u32> + use<>> {
+        let (length, _) = self.sequences.get(sequence)?;
+        Ok(self.config.placement.valid(length).into_iter().flatten())
     }
 
     /// The largest length: where the next append of a lock-step batch goes.
     pub fn write_pos(&self) -> u32 {
-        self.lengths.iter().copied().max().unwrap_or(0)
+        self.sequences.longest()
     }
 
     /// Bytes of the rows that are valid.
     pub fn memory_used_bytes(&self) -> u64 {
-        let rows = self.lengths.iter().map(|&length| u64::from(length)).sum::<u64>() * u64::from(self.config.num_heads);
-        rows * self.row_bytes()
+        let valid = |&length: &u32| {
+            self.config.placement.valid(length).into_iter().map(|range| u64::from(range.end - range.start)).sum::<u64>()
+        };
+        let rows = self.sequences.lengths.iter().map(valid).sum::<u64>() * u64::from(self.config.num_heads);
+        rows * self.layout.row_bytes()
     }
 
     /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. What
@@ -146,7 +174,7 @@ impl KvCache {
         write: Write<'_>,
     ) -> Result<()> {
         let (keys, values) = (keys.into(), values.into());
-        plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
+        plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
         let tokens = write.tokens();
         check_rows(&self.config, Side::Keys, keys, tokens)?;
         check_rows(&self.config, Side::Values, values, tokens)?;
@@ -200,11 +228,13 @@ impl KvCache {
         self.check_owner(source)?;
         self.context.check_alive("warming up")?;
         let mut encoder = self.encoder();
-        // Empty runs of one row and of more, all alike, which can be immediates, and not.
-        for (rows, unlike) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+        // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as many as
+        // a ring has.
+        for (rows, unlike, runs) in [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1), (2, 1, self.layout.runs())] {
+            self.step.clear(runs);
             self.step.rows = rows;
-            self.step.runs.clear();
-            self.step.runs.extend((0..self.config.batch_size).map(|i| Run { length: i * unlike, ..Run::default() }));
+            let run = |i| Run { token: i * unlike, length: KEEP_LENGTH, ..Run::default() };
+            self.step.runs.extend((0..self.config.batch_size * runs).map(run));
             let (writes, tokens) = (source.writes(), source.tokens);
             writes.record(&mut encoder, "kv-cache warm-up", &self.context, &self.ring, &self.step, tokens)?;
         }
@@ -219,8 +249,8 @@ impl KvCache {
     /// As [`record_update`](Self::record_update).
     pub fn form(&self, source: &BoundSource, write: Write<'_>) -> Result<Form> {
         self.check_source(source, &write)?;
-        let mut step = Step::with_capacity(self.config.batch_size);
-        plan_write(&self.config, &self.lengths, &write, &mut step)?;
+        let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
+        plan_write(&self.config, &self.sequences, &write, &mut step)?;
         let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, &step, write.tokens()));
         Ok(if copies.is_some() { Form::Copies } else { Form::Kernel })
     }
@@ -269,7 +299,7 @@ impl KvCache {
         write: Write<'_>,
     ) -> Result<()> {
         self.check_source(source, &write)?;
-        plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
+        plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
         if self.step.is_empty() {
             return Ok(());
         }
@@ -278,8 +308,7 @@ impl KvCache {
             let slot = self.ring.write(&self.context, &self.step)?;
             copies.record(encoder, &self.step, &self.layout, &self.storage);
             let lengths = &self.storage.lengths;
-            let from = u64::from(slot.offset) + Step::lengths_offset(self.config.batch_size);
-            encoder.copy_buffer_to_buffer(&slot.buffer, from, &lengths.buffer, lengths.offset, lengths.bytes);
+            encoder.copy_buffer_to_buffer(&slot.buffer, slot.lengths, &lengths.buffer, lengths.offset, lengths.bytes);
             encoder.on_submitted_work_done(move || drop(slot.mark));
         } else {
             let (writes, tokens) = (source.writes(), write.tokens());
@@ -299,15 +328,13 @@ impl KvCache {
     /// # Performance
     /// One dispatch for each segment, of as many threads as the gap has words.
     pub fn record_advance(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
-        plan_write(&self.config, &self.lengths, &write, &mut self.step)?;
+        plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
         if self.step.is_empty() {
             return Ok(());
         }
         self.step.gaps_only();
-        let writes = match &mut self.advance {
-            Some(writes) => writes,
-            empty => empty.insert(Writes::advance(&self.context, &self.layout, &self.storage)?),
-        };
+        self.make_advance()?;
+        let writes = self.advance.as_ref().expect("it was made just now");
         writes.record(recorder, "kv-cache advance", &self.context, &self.ring, &self.step, write.tokens())?;
         self.commit();
         Ok(())
@@ -315,7 +342,7 @@ impl KvCache {
 
     /// The storage itself, without any copy.
     pub fn view(&self) -> CacheView<'_> {
-        CacheView::new(&self.storage, &self.layout, &self.lengths)
+        CacheView::new(&self.storage, &self.layout, &self.sequences.lengths)
     }
 
     /// Makes everything as new, bytes included, and submits.
@@ -337,10 +364,11 @@ impl KvCache {
         for buffer in self.storage.planes() {
             encoder.clear_buffer(buffer, 0, None);
         }
-        self.lengths.fill(0);
+        self.sequences.lengths.fill(0);
+        self.sequences.oldest.fill(self.config.placement.sinks());
     }
 
-    /// Waits for the device and reads the whole storage, `[batch, kv_head, max_seq_len, dim]`, valid or not: what
+    /// Waits for the device and reads the whole storage, `[max_batch_size, kv_head, slots, dim]`, valid or not: what
     /// [`ReferenceCache`](crate::ReferenceCache) compares with.
     ///
     /// # Errors
@@ -356,7 +384,8 @@ impl KvCache {
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn read_lengths(&self) -> Result<Vec<u32>> {
         let lengths = &self.storage.lengths;
-        let bytes = read_buffer(&self.context, &lengths.buffer, lengths.offset, lengths.bytes)?;
+        let bytes = u64::from(self.config.batch_size) * 4;
+        let bytes = read_buffer(&self.context, &lengths.buffer, lengths.offset, bytes)?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
@@ -366,6 +395,9 @@ impl KvCache {
 
     fn check_source(&self, source: &BoundSource, write: &Write<'_>) -> Result<()> {
         self.check_owner(source)?;
+        if source.batch_size != self.config.batch_size {
+            return Err(Error::BatchChanged { bound: source.batch_size, batch_size: self.config.batch_size });
+        }
         if write.tokens() > source.tokens {
             return Err(Error::MoreTokensThanBound { tokens: write.tokens(), bound: source.tokens });
         }
@@ -373,14 +405,18 @@ impl KvCache {
     }
 
     fn prefers_copies(&self, copies: &CopySource, source: &BoundSource, step: &Step, tokens: u32) -> bool {
-        let bytes = step.touched_rows() * u64::from(self.config.num_heads) * self.row_bytes();
+        let bytes = step.touched_rows() * u64::from(self.config.num_heads) * self.layout.row_bytes();
         let dispatches = source.writes().count(tokens);
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
-    /// Bytes of a key row and a value row.
-    fn row_bytes(&self) -> u64 {
-        self.layout.keys.row_bytes + self.layout.values.row_bytes
+    /// Makes the kernel that advances lengths, for the batch as it is.
+    fn make_advance(&mut self) -> Result<()> {
+        if self.advance.is_none() {
+            let (layout, storage, batch_size) = (&self.layout, &self.storage, self.config.batch_size);
+            self.advance = Some(Writes::advance(&self.context, layout, storage, batch_size)?);
+        }
+        Ok(())
     }
 
     fn encoder(&self) -> wgpu::CommandEncoder {
@@ -389,8 +425,9 @@ impl KvCache {
 
     /// Takes over the lengths of the step that was recorded.
     fn commit(&mut self) {
-        for (length, run) in self.lengths.iter_mut().zip(&self.step.runs) {
-            *length = run.length;
-        }
+        self.sequences.lengths.clear();
+        self.sequences.lengths.extend(self.step.lengths());
+        self.sequences.oldest.clear();
+        self.sequences.oldest.extend_from_slice(&self.step.oldest);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{CacheConfig, Error, Format, Result, Side, plan::Step};
+use crate::{CacheConfig, Error, Format, Placement, Result, Side, placement::PIECES, plan::Step};
 
 /// The largest binding that is safe on every driver: 2^31 − 4 bytes.
 pub(crate) const MAX_BINDING_BYTES: u64 = (1 << 31) - 4;
@@ -19,7 +19,7 @@ pub(crate) struct SideLayout {
     pub format: Format,
     pub dim: u32,
     pub row_bytes: u64,
-    /// `max_seq_len` rows, rounded up to whole words, so that no two planes share a word.
+    /// `slots` rows, rounded up to whole words, so that no two planes share a word.
     pub plane_bytes: u64,
 }
 
@@ -30,7 +30,8 @@ pub(crate) struct Layout {
     pub values: SideLayout,
     pub planes: u32,
     pub heads: u32,
-    pub max_seq_len: u32,
+    pub slots: u32,
+    pub placement: Placement,
     pub planes_per_segment: u32,
 }
 
@@ -40,11 +41,11 @@ impl SideLayout {
         let row_bytes = u64::from(dim) * u64::from(format.element_bytes());
         let overflow = || Error::SizeOverflow {
             what: "bytes of one plane",
-            factors: format!("{} × {dim} × {}", config.max_seq_len, format.element_bytes()),
+            factors: format!("{} × {dim} × {}", config.slots(), format.element_bytes()),
             bits: 64,
         };
         let plane_bytes = row_bytes
-            .checked_mul(config.max_seq_len.into())
+            .checked_mul(config.slots().into())
             .and_then(|bytes| bytes.checked_next_multiple_of(4))
             .ok_or_else(overflow)?;
         Ok(SideLayout { format, dim, row_bytes, plane_bytes })
@@ -59,12 +60,25 @@ impl Layout {
             ("num_heads", config.num_heads),
             ("head_dim", config.head_dim),
             ("value_dim", config.value_dim),
-            ("max_seq_len", config.max_seq_len),
+            match config.placement {
+                Placement::Linear => ("max_seq_len", config.max_seq_len),
+                Placement::Ring { window, .. } => ("window", window),
+            },
         ];
         if let Some(&(name, _)) = dimensions.iter().find(|(_, value)| *value == 0) {
             return Err(Error::ZeroDimension { name });
         }
-        let (batch, heads) = (config.batch_size, config.num_heads);
+        let (batch, heads) = (config.max_batch_size, config.num_heads);
+        if config.batch_size > batch {
+            return Err(Error::BatchTooLarge { batch_size: config.batch_size, max_batch_size: batch });
+        }
+        if let Placement::Ring { window, sinks, slack } = config.placement {
+            window.checked_add(sinks).and_then(|rows| rows.checked_add(slack)).ok_or_else(|| Error::SizeOverflow {
+                what: "slots of one plane",
+                factors: format!("{sinks} + {window} + {slack}"),
+                bits: 32,
+            })?;
+        }
         let planes = batch.checked_mul(heads).ok_or_else(|| Error::SizeOverflow {
             what: "number of planes",
             factors: format!("{batch} × {heads}"),
@@ -80,12 +94,14 @@ impl Layout {
                 factors: format!("{planes} × ({} + {})", keys.plane_bytes, values.plane_bytes),
                 bits: 64,
             })?;
-        Ok(Layout { keys, values, planes, heads, max_seq_len: config.max_seq_len, planes_per_segment: planes })
+        let (slots, placement) = (config.slots(), config.placement);
+        Ok(Layout { keys, values, planes, heads, slots, placement, planes_per_segment: planes })
     }
 
     /// Segments that a device with these limits can bind.
     pub fn for_limits(config: &CacheConfig, limits: &wgpu::Limits) -> Result<Self> {
         let mut layout = Self::unbounded(config)?;
+        let batch = config.max_batch_size;
         let wanted = [
             (
                 "max_storage_buffers_per_shader_stage",
@@ -105,7 +121,7 @@ impl Layout {
                 limits.max_compute_invocations_per_workgroup.into(),
             ),
             ("max_compute_workgroups_per_dimension", 2, limits.max_compute_workgroups_per_dimension.into()),
-            ("max_storage_buffer_binding_size", Step::bytes(config.batch_size), binding_limit(limits)),
+            ("max_storage_buffer_binding_size", Step::bytes(batch, layout.runs()), binding_limit(limits)),
         ];
         if let Some(&(limit, needed, available)) = wanted.iter().find(|(_, needed, available)| available < needed) {
             return Err(Error::DeviceLimit { limit, needed, available });
@@ -120,6 +136,16 @@ impl Layout {
         let plane_bytes = layout.keys.plane_bytes.max(layout.values.plane_bytes);
         layout.planes_per_segment = u32::try_from(limit_bytes / plane_bytes).unwrap_or(u32::MAX).min(layout.planes);
         Ok(layout)
+    }
+
+    /// The most runs of one sequence.
+    pub fn runs(&self) -> u32 {
+        runs(self.placement)
+    }
+
+    /// Bytes of a key row and a value row.
+    pub fn row_bytes(&self) -> u64 {
+        self.keys.row_bytes + self.values.row_bytes
     }
 
     pub fn side(&self, side: Side) -> &SideLayout {
@@ -139,10 +165,6 @@ impl Layout {
         self.side_bytes(Side::Keys) + self.side_bytes(Side::Values)
     }
 
-    pub fn bytes_per_token(&self) -> u64 {
-        (self.keys.row_bytes + self.values.row_bytes) * u64::from(self.planes)
-    }
-
     /// Bytes of the largest buffer.
     pub fn segment_bytes_max(&self) -> u64 {
         self.keys.plane_bytes.max(self.values.plane_bytes) * u64::from(self.planes_per_segment)
@@ -152,6 +174,14 @@ impl Layout {
     pub fn segments(&self) -> impl Iterator<Item = Range<u32>> + use<> {
         let (planes, step) = (self.planes, self.planes_per_segment);
         (0..planes.div_ceil(step)).map(move |i| i * step..planes.min(i.saturating_add(1).saturating_mul(step)))
+    }
+}
+
+/// The most runs of slots that contiguous positions of one sequence lie in.
+pub(crate) const fn runs(placement: Placement) -> u32 {
+    match placement {
+        Placement::Linear => 1,
+        Placement::Ring { .. } => PIECES as u32,
     }
 }
 

@@ -1,11 +1,17 @@
 //! What an operation does to each sequence, checked before anything is recorded. Pure: no wgpu object in sight.
 //!
-//! A plan turns positions into [`Run`]s: contiguous slots of one sequence. Kernels know only runs, so another
-//! placement (a ring, pages) is another way to make runs and costs the kernels nothing.
+//! A plan turns positions into [`Run`]s: contiguous slots of one sequence. Kernels know only runs, so a ring is another
+//! way to make runs, as pages would be.
 
 use std::ops::Range;
 
-use crate::{CacheConfig, Error, HostRows, Result, Side, Write, write::Positions};
+use crate::{
+    CacheConfig, Error, HostRows, PerSequence, Placement, Result, Side, Write, layout::runs, placement::PIECES,
+    sequences::Sequences, write::Positions,
+};
+
+/// In place of a length: it stays as it is.
+pub(crate) const KEEP_LENGTH: u32 = u32::MAX;
 
 /// Mirror of `Run` in `shaders/step.wgsl`.
 #[repr(C)]
@@ -23,37 +29,80 @@ pub(crate) struct Run {
     pub length: u32,
 }
 
-/// Runs of one operation, one per sequence. Kept between operations, so that planning allocates nothing.
+/// Runs of one operation, as many for each sequence. Kept between operations, so that planning allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
     /// Of an update, the most rows of any run, `end - first`; of a range, the rows of the output.
     pub rows: u32,
+    /// How many runs each sequence has: 1, or all that a ring may need.
+    pub per_sequence: u32,
+    /// `[sequence, run]`; those that touch rows come first.
     pub runs: Vec<Run>,
+    /// Of an update, the first position beyond the sinks that each sequence stores afterwards.
+    pub oldest: Vec<u32>,
 }
 
-/// Runs of one sequence: linear placement has one. The kernels that write take any number; gather takes one, because a
-/// loop, however short, makes a kernel on a software driver half as fast.
-pub(crate) const RUNS_PER_SEQUENCE: u32 = 1;
-
 impl Step {
-    pub fn with_capacity(batch_size: u32) -> Self {
-        Step { rows: 0, runs: Vec::with_capacity(batch_size as usize) }
+    /// Room for a batch of `batch_size` sequences with `runs` runs each.
+    pub fn with_capacity(batch_size: u32, runs: u32) -> Self {
+        let batch = batch_size as usize;
+        Step {
+            rows: 0,
+            per_sequence: 1,
+            runs: Vec::with_capacity(batch * runs as usize),
+            oldest: Vec::with_capacity(batch),
+        }
     }
 
     /// Bytes of a step of `batch_size` sequences, with their lengths afterwards at its end.
-    pub const fn bytes(batch_size: u32) -> u64 {
-        Self::lengths_offset(batch_size) + 4 * batch_size as u64
+    pub const fn bytes(batch_size: u32, runs: u32) -> u64 {
+        (size_of::<Run>() as u64 * runs as u64 + 4) * batch_size as u64
     }
 
-    /// Bytes before the lengths, which no kernel reads there and the copy form copies.
-    pub const fn lengths_offset(batch_size: u32) -> u64 {
-        size_of::<Run>() as u64 * batch_size as u64
+    /// Starts a new step.
+    pub fn clear(&mut self, per_sequence: u32) {
+        self.rows = 0;
+        self.per_sequence = per_sequence;
+        self.runs.clear();
+        self.oldest.clear();
+    }
+
+    /// The runs of the next sequence: those that touch rows, and empty ones up to the number that each has.
+    fn push(&mut self, length: u32, runs: impl Iterator<Item = Run>) {
+        let end = self.runs.len() + self.per_sequence as usize;
+        self.runs.extend(runs);
+        debug_assert!(self.runs.len() <= end, "positions lie in no more pieces than a ring has");
+        self.runs.resize(end, Run { length, ..Run::default() });
+    }
+
+    /// Drops the runs after each sequence's first, where all are empty: so a step of decoding is the same in a ring.
+    fn compact(&mut self) {
+        let per_sequence = self.per_sequence as usize;
+        let single = |runs: &[Run]| runs[1..].iter().all(|run| run.first == run.end);
+        if per_sequence > 1 && self.runs.chunks_exact(per_sequence).all(single) {
+            let mut index = 0;
+            self.runs.retain(|_| {
+                index += 1;
+                (index - 1) % per_sequence == 0
+            });
+            self.per_sequence = 1;
+        }
+    }
+
+    /// The runs of each sequence.
+    pub fn sequences(&self) -> impl Iterator<Item = &[Run]> {
+        self.runs.chunks_exact(self.per_sequence.max(1) as usize)
+    }
+
+    /// The lengths of the sequences afterwards.
+    pub fn lengths(&self) -> impl Iterator<Item = u32> {
+        self.sequences().map(|runs| runs[0].length)
     }
 
     /// The step as immediates, if it does the same to every sequence.
     pub fn immediate(&self) -> Option<Run> {
         let (&run, rest) = self.runs.split_first()?;
-        rest.iter().all(|other| *other == run).then_some(run)
+        (self.per_sequence == 1 && rest.iter().all(|other| *other == run)).then_some(run)
     }
 
     /// The same runs for a kernel that writes the gaps only.
@@ -66,41 +115,89 @@ impl Step {
         self.runs.iter().map(|run| u64::from(run.end - run.first)).sum()
     }
 
-    /// Whether no sequence is written to.
+    /// Whether no row of any sequence is touched.
     pub fn is_empty(&self) -> bool {
-        self.runs.iter().all(|run| run.start == run.end)
+        self.runs.iter().all(|run| run.first == run.end)
+    }
+
+    /// Plans what survives of a write of `count` tokens at `position`, after the rows before it that become zero.
+    fn push_write(&mut self, placement: Placement, length: u32, position: u32, end: u32) {
+        let first = position.min(length);
+        let sinks = first..placement.sinks().min(end);
+        let others = first.max(placement.first_stored(end))..end;
+        let mut rows = self.rows;
+        let runs = [sinks, others].into_iter().flat_map(|positions| placement.pieces(positions)).map(|(at, slots)| {
+            rows = rows.max(slots.end - slots.start);
+            let skipped = position.clamp(at, at + (slots.end - slots.start)) - at;
+            let token = at.max(position) - position;
+            Run { first: slots.start, start: slots.start + skipped, end: slots.end, token, length: end }
+        });
+        self.push(end, runs);
+        self.rows = rows;
+    }
+
+    /// Plans the copy of the positions of a range that a sequence has, all of which must be valid.
+    fn push_range(&mut self, placement: Placement, sequence: u32, length: u32, range: &Range<u32>) -> Result<()> {
+        let end = length.clamp(range.start, range.end);
+        let sinks = placement.sinks().clamp(range.start, end);
+        let oldest = placement.first_valid(length);
+        if sinks < end && sinks < oldest {
+            return Err(Error::Evicted { sequence, position: sinks, oldest });
+        }
+        self.push_read(placement, length, 0, [range.start..sinks, sinks..end]);
+        Ok(())
+    }
+
+    /// Plans the copy of positions, all stored, to rows from `row` on.
+    fn push_read(&mut self, placement: Placement, length: u32, row: u32, ranges: [Range<u32>; 2]) {
+        let mut token = row;
+        let pieces = ranges.into_iter().flat_map(|positions| placement.pieces(positions));
+        let runs = pieces.map(|(_, slots)| {
+            let run = Run { first: slots.start, start: slots.start, end: slots.end, token, length };
+            token += slots.end - slots.start;
+            run
+        });
+        self.push(length, runs);
     }
 }
 
-/// Checks a write against the lengths and plans its runs.
-pub(crate) fn plan_write(config: &CacheConfig, lengths: &[u32], write: &Write<'_>, step: &mut Step) -> Result<()> {
-    let tokens = write.tokens;
+/// Checks a list with one entry per sequence.
+fn check_entries(name: &'static str, sequences: &Sequences, actual: usize) -> Result<()> {
+    if actual == sequences.lengths.len() {
+        Ok(())
+    } else {
+        Err(Error::PerSequenceLength { name, batch_size: sequences.count(), actual })
+    }
+}
+
+/// Checks a write against the sequences and plans its runs.
+pub(crate) fn plan_write(
+    config: &CacheConfig,
+    sequences: &Sequences,
+    write: &Write<'_>,
+    step: &mut Step,
+) -> Result<()> {
+    let (tokens, placement) = (write.tokens, config.placement);
     if tokens == 0 {
         return Err(Error::NoTokens);
     }
-    let per_sequence = |name, actual: usize| {
-        if actual == lengths.len() {
-            Ok(())
-        } else {
-            Err(Error::PerSequenceLength { name, batch_size: config.batch_size, actual })
-        }
-    };
     if let Positions::Each(positions) = write.positions {
-        per_sequence("positions", positions.len())?;
+        check_entries("positions", sequences, positions.len())?;
     }
     if let Some(counts) = write.counts {
-        per_sequence("counts", counts.len())?;
+        check_entries("counts", sequences, counts.len())?;
     }
-    step.runs.clear();
-    step.rows = 0;
-    for ((sequence, &length), index) in (0..).zip(lengths).zip(0..) {
+    step.clear(runs(placement));
+    let known = sequences.lengths.iter().zip(&sequences.oldest);
+    for ((sequence, (&length, &oldest)), index) in (0..).zip(known).zip(0..) {
         let index: usize = index;
         let count = write.counts.map_or(tokens, |counts| counts[index]);
         if count > tokens {
             return Err(Error::CountAboveTokens { sequence, count, tokens });
         }
         if count == 0 {
-            step.runs.push(Run { length, ..Run::default() });
+            step.push(length, std::iter::empty());
+            step.oldest.push(oldest);
             continue;
         }
         let position = match write.positions {
@@ -108,33 +205,180 @@ pub(crate) fn plan_write(config: &CacheConfig, lengths: &[u32], write: &Write<'_
             Positions::At(position) => position,
             Positions::Each(positions) => positions[index],
         };
-        let end = position
-            .checked_add(count)
-            .filter(|end| *end <= config.max_seq_len)
-            .ok_or(Error::WriteBeyondCapacity { sequence, position, count, max_seq_len: config.max_seq_len })?;
-        let first = position.min(length);
-        step.rows = step.rows.max(end - first);
-        step.runs.push(Run { first, start: position, end, token: 0, length: end });
+        let end = position.checked_add(count);
+        if placement == Placement::Linear {
+            let max_seq_len = config.max_seq_len;
+            let end = end.filter(|end| *end <= max_seq_len).ok_or(Error::WriteBeyondCapacity {
+                sequence,
+                position,
+                count,
+                max_seq_len,
+            })?;
+            let first = position.min(length);
+            step.rows = step.rows.max(end - first);
+            step.runs.push(Run { first, start: position, end, token: 0, length: end });
+            step.oldest.push(0);
+            continue;
+        }
+        let end = end.filter(|end| *end < KEEP_LENGTH).ok_or(Error::PositionOverflow { sequence, position, count })?;
+        let oldest =
+            if position < length { Sequences::rollback(placement, sequence, oldest, position)? } else { oldest };
+        step.push_write(placement, length, position, end);
+        step.oldest.push(oldest.max(placement.first_stored(end)));
     }
+    step.compact();
     Ok(())
 }
 
-/// Checks a range against the lengths and plans the rows that each sequence has of it.
-pub(crate) fn plan_read(lengths: &[u32], range: &Range<u32>, step: &mut Step) -> Result<()> {
-    let write_pos = lengths.iter().copied().max().unwrap_or(0);
+/// Checks a range against the sequences and plans the rows that each has of it.
+pub(crate) fn plan_read(
+    placement: Placement,
+    sequences: &Sequences,
+    range: &Range<u32>,
+    step: &mut Step,
+) -> Result<()> {
+    let write_pos = sequences.longest();
     if range.start > range.end {
         return Err(Error::RangeReversed { start: range.start, end: range.end });
     }
     if range.end > write_pos {
         return Err(Error::RangeBeyondWritten { end: range.end, write_pos });
     }
+    step.clear(runs(placement));
+    for (sequence, &length) in (0..).zip(&sequences.lengths) {
+        step.push_range(placement, sequence, length, range)?;
+    }
     step.rows = range.end - range.start;
-    step.runs.clear();
-    step.runs.extend(lengths.iter().map(|&length| {
-        let end = length.min(range.end).max(range.start);
-        Run { first: range.start, start: range.start, end, token: 0, length }
-    }));
+    step.compact();
     Ok(())
+}
+
+/// The same for one sequence; the others have no rows.
+pub(crate) fn plan_read_one(
+    placement: Placement,
+    sequences: &Sequences,
+    sequence: u32,
+    range: &Range<u32>,
+    step: &mut Step,
+) -> Result<()> {
+    step.clear(runs(placement));
+    for (other, &length) in (0..).zip(&sequences.lengths) {
+        if other == sequence {
+            step.push_range(placement, sequence, length, range)?;
+        } else {
+            step.push(length, std::iter::empty());
+        }
+    }
+    step.rows = range.end - range.start;
+    step.compact();
+    Ok(())
+}
+
+/// Checks lengths to cut sequences to, and plans the lengths afterwards: runs that touch no row.
+pub(crate) fn plan_truncate(
+    placement: Placement,
+    sequences: &Sequences,
+    lengths: PerSequence<'_>,
+    step: &mut Step,
+) -> Result<()> {
+    if let PerSequence::Each(lengths) = lengths {
+        check_entries("lengths", sequences, lengths.len())?;
+    }
+    step.clear(1);
+    for (sequence, index) in (0..sequences.count()).zip(0..) {
+        let index: usize = index;
+        let (current, oldest) = (sequences.lengths[index], sequences.oldest[index]);
+        let length = match lengths {
+            PerSequence::All(length) => length,
+            PerSequence::Each(lengths) => lengths[index],
+        };
+        if length > current {
+            return Err(Error::TruncateBeyondLength { sequence, length, current });
+        }
+        let oldest = if length < current { Sequences::rollback(placement, sequence, oldest, length)? } else { oldest };
+        step.push(length, std::iter::empty());
+        step.oldest.push(oldest);
+    }
+    step.rows = 1;
+    Ok(())
+}
+
+/// Plans the rows that a sequence of some length has, from row 0 of a source on, as all of one sequence, and nothing of
+/// the others.
+pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence: u32, length: u32, step: &mut Step) {
+    step.clear(runs(placement));
+    for (other, index) in (0..sequences.count()).zip(0..) {
+        let index: usize = index;
+        if other == sequence {
+            step.push_read(placement, length, 0, placement.valid(length));
+            step.oldest.push(placement.first_valid(length));
+        } else {
+            step.push(sequences.lengths[index], std::iter::empty());
+            step.oldest.push(sequences.oldest[index]);
+        }
+    }
+    step.rows = step.runs.iter().map(|run| run.end - run.first).max().unwrap_or(0);
+    step.compact();
+}
+
+/// Plans all stored rows of one sequence, valid or there for a rollback, from row 0 of an output on.
+pub(crate) fn plan_read_stored(placement: Placement, sequences: &Sequences, sequence: u32, step: &mut Step) {
+    step.clear(runs(placement));
+    for (other, (&length, &oldest)) in (0..).zip(sequences.lengths.iter().zip(&sequences.oldest)) {
+        if other == sequence {
+            let ranges = stored(placement, length, oldest);
+            step.rows = ranges.iter().map(|range| range.end - range.start).sum();
+            step.push_read(placement, length, 0, ranges);
+        } else {
+            step.push(length, std::iter::empty());
+        }
+    }
+    step.compact();
+}
+
+/// The same rows, from a source to the same slots of other sequences, `count` in all. Lengths stay.
+pub(crate) fn plan_place_stored(read: &[Run], count: u32, wanted: impl Fn(u32) -> bool, step: &mut Step) {
+    step.clear(u32::try_from(read.len()).expect("a ring has three runs"));
+    for sequence in 0..count {
+        if wanted(sequence) {
+            step.push(KEEP_LENGTH, read.iter().map(|&run| Run { length: KEEP_LENGTH, ..run }));
+        } else {
+            step.push(KEEP_LENGTH, std::iter::empty());
+        }
+    }
+    step.rows = step.runs.iter().map(|run| run.end - run.first).max().unwrap_or(0);
+}
+
+/// Positions of a sequence that are stored, the sinks among them.
+fn stored(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; 2] {
+    let sinks = placement.sinks().min(length);
+    [0..sinks, oldest.clamp(sinks, length)..length]
+}
+
+/// The slots in which they lie, three pieces at most.
+pub(crate) fn stored_slots(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; PIECES] {
+    let mut pieces = stored(placement, length, oldest).into_iter().flat_map(|positions| placement.pieces(positions));
+    std::array::from_fn(|_| pieces.next().map_or(0..0, |(_, slots)| slots))
+}
+
+/// Plans all valid rows of the sequences for which `wanted` holds, each in order from row 0 on.
+pub(crate) fn plan_read_valid(
+    placement: Placement,
+    sequences: &Sequences,
+    wanted: impl Fn(u32) -> bool,
+    step: &mut Step,
+) {
+    step.clear(runs(placement));
+    for (sequence, &length) in (0..).zip(&sequences.lengths) {
+        if wanted(sequence) {
+            let ranges = placement.valid(length);
+            step.rows = step.rows.max(ranges.iter().map(|range| range.end - range.start).sum());
+            step.push_read(placement, length, 0, ranges);
+        } else {
+            step.push(length, std::iter::empty());
+        }
+    }
+    step.compact();
 }
 
 /// Checks that host rows hold exactly the elements of `tokens` tokens.

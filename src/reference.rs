@@ -9,7 +9,8 @@ use std::{fmt, ops::Range};
 use half::{bf16, f16};
 
 use crate::{
-    CacheConfig, Error, Format, HostRows, HostTensor, Pair, Result, Side, Write, format::low_half, write::Positions,
+    CacheConfig, Error, Format, HostRows, HostTensor, Pair, PerSequence, Placement, Result, Side, Write,
+    format::low_half, write::Positions,
 };
 
 /// Elements of one row, as stored bits.
@@ -32,9 +33,13 @@ type Planes = Vec<Vec<Vec<Row>>>;
 #[derive(Clone, Debug)]
 pub struct ReferenceCache {
     config: CacheConfig,
+    /// `[max_batch_size][head][slot]`.
     keys: Planes,
     values: Planes,
+    /// `[batch]`.
     lengths: Vec<u32>,
+    /// `[max_batch_size][slot]`: the position whose row the slot holds.
+    held: Vec<Vec<Option<u32>>>,
 }
 
 /// The first element in which two caches differ.
@@ -82,23 +87,24 @@ impl ReferenceCache {
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
         let empty = |dim: u32| {
-            let plane = vec![vec![0; dim as usize]; config.max_seq_len as usize];
-            vec![vec![plane; config.num_heads as usize]; config.batch_size as usize]
+            let plane = vec![vec![0; dim as usize]; config.slots() as usize];
+            vec![vec![plane; config.num_heads as usize]; config.max_batch_size as usize]
         };
         Ok(ReferenceCache {
             keys: empty(config.head_dim),
             values: empty(config.value_dim),
             lengths: vec![0; config.batch_size as usize],
+            held: vec![vec![None; config.slots() as usize]; config.max_batch_size as usize],
             config,
         })
     }
 
-    /// Shape and formats.
+    /// Shape and formats. `batch_size` is the number of sequences in the batch now.
     pub const fn config(&self) -> &CacheConfig {
         &self.config
     }
 
-    /// Valid positions of each sequence.
+    /// Positions of each sequence.
     pub fn lengths(&self) -> &[u32] {
         &self.lengths
     }
@@ -141,8 +147,8 @@ impl ReferenceCache {
     pub fn advance(&mut self, write: Write<'_>) -> Result<()> {
         for (sequence, span) in self.spans(&write)?.into_iter().enumerate() {
             if !span.is_empty() {
-                self.zero_gap(sequence, span.start);
-                self.lengths[sequence] = span.end;
+                self.zero_gap(sequence, &span);
+                span.for_each(|position| self.hold(sequence, position));
             }
         }
         Ok(())
@@ -176,7 +182,7 @@ impl ReferenceCache {
     /// Positions `range` of every sequence, `[batch, kv_head, range, dim]`; zero past a sequence's own length.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`].
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`].
     pub fn get(&self, range: Range<u32>) -> Result<Pair<HostTensor>> {
         if range.start > range.end {
             return Err(Error::RangeReversed { start: range.start, end: range.end });
@@ -184,25 +190,98 @@ impl ReferenceCache {
         if range.end > self.write_pos() {
             return Err(Error::RangeBeyondWritten { end: range.end, write_pos: self.write_pos() });
         }
+        for sequence in 0..self.config.batch_size {
+            let length = self.lengths[sequence as usize];
+            let mut evicted = range.clone().take_while(|&position| position < length);
+            if let Some(position) = evicted.find(|&position| !self.is_valid(length, position)) {
+                return Err(Error::Evicted { sequence, position, oldest: self.oldest_valid(length) });
+            }
+        }
+        Ok(self.rows(0..self.lengths.len(), |_| range.clone().collect()))
+    }
+
+    /// Everything that is valid, `[batch, kv_head, rows, dim]`: the rows of each sequence's
+    /// [`valid_positions`](Self::valid_positions) in order, then zero.
+    pub fn get_all(&self) -> Pair<HostTensor> {
+        self.rows(0..self.lengths.len(), |sequence| self.valid(sequence))
+    }
+
+    /// The valid positions of a sequence, in order.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`].
+    pub fn valid_positions(&self, sequence: u32) -> Result<Vec<u32>> {
+        self.check_sequence(sequence)?;
+        Ok(self.valid(sequence as usize))
+    }
+
+    fn valid(&self, sequence: usize) -> Vec<u32> {
+        let length = self.lengths[sequence];
+        self.near(length).filter(|&position| self.is_valid(length, position)).collect()
+    }
+
+    /// The positions below `length` that a plane could hold at once: sinks, and as many before the end as it has slots.
+    fn near(&self, length: u32) -> impl Iterator<Item = u32> + use<> {
+        let first = length.saturating_sub(self.config.slots());
+        (0..self.sinks().min(first)).chain(first..length)
+    }
+
+    /// The first position beyond the sinks that a sequence of this length sees.
+    fn oldest_valid(&self, length: u32) -> u32 {
+        let sinks = self.sinks();
+        self.near(length).find(|&position| position >= sinks && self.is_valid(length, position)).unwrap_or(length)
+    }
+
+    /// Whether a sequence of this length sees a position of its own.
+    fn is_valid(&self, length: u32, position: u32) -> bool {
+        match self.config.placement {
+            Placement::Linear => true,
+            Placement::Ring { window, sinks, .. } => position < sinks || length - position <= window,
+        }
+    }
+
+    fn sinks(&self) -> u32 {
+        match self.config.placement {
+            Placement::Linear => 0,
+            Placement::Ring { sinks, .. } => sinks,
+        }
+    }
+
+    /// The slot of a position: of a ring, sinks keep theirs and the others take turns.
+    fn slot(&self, position: u32) -> usize {
+        let (slots, sinks) = (self.config.slots(), self.sinks());
+        if position < sinks || self.config.placement == Placement::Linear {
+            position as usize
+        } else {
+            (sinks + (position - sinks) % (slots - sinks)) as usize
+        }
+    }
+
+    /// Rows at positions of some sequences, zero from a sequence's end on and where it names fewer than another.
+    fn rows(&self, sequences: Range<usize>, positions: impl Fn(usize) -> Vec<u32>) -> Pair<HostTensor> {
+        let wanted: Vec<Vec<u32>> = sequences.clone().map(positions).collect();
+        let count = wanted.iter().map(Vec::len).max().unwrap_or(0);
         let copy = |planes: &Planes, dim: u32, format: Format| {
             let mut bytes = Vec::new();
-            for (sequence, &length) in planes.iter().zip(&self.lengths) {
-                for plane in sequence {
-                    for position in range.clone() {
-                        let row = &plane[position as usize];
-                        for &bits in row {
-                            push(&mut bytes, format, if position < length { bits } else { 0 });
+            for (sequence, wanted) in sequences.clone().zip(&wanted) {
+                for plane in &planes[sequence] {
+                    for row in 0..count {
+                        let position = wanted.get(row).filter(|&&position| position < self.lengths[sequence]);
+                        for element in 0..dim as usize {
+                            let bits = position.map_or(0, |&position| plane[self.slot(position)][element]);
+                            push(&mut bytes, format, bits);
                         }
                     }
                 }
             }
-            let shape = [self.config.batch_size, self.config.num_heads, range.end - range.start, dim];
-            HostTensor::new(shape, format, bytes)
+            let count = u32::try_from(count).expect("positions are 32 bits wide");
+            let batch = u32::try_from(sequences.len()).expect("a batch size is 32 bits wide");
+            HostTensor::new([batch, self.config.num_heads, count, dim], format, bytes)
         };
-        Ok(Pair {
+        Pair {
             keys: copy(&self.keys, self.config.head_dim, self.config.key_format),
             values: copy(&self.values, self.config.value_dim, self.config.value_format),
-        })
+        }
     }
 
     /// Makes everything as new, bytes included.
@@ -211,6 +290,268 @@ impl ReferenceCache {
             planes.iter_mut().flatten().flatten().for_each(|row| row.fill(0));
         }
         self.lengths.fill(0);
+        self.held.iter_mut().flatten().for_each(|held| *held = None);
+    }
+
+    /// [`KvCache::truncate`](crate::KvCache::truncate).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
+        let lengths = match lengths.into() {
+            PerSequence::All(length) => vec![length; self.lengths.len()],
+            PerSequence::Each(lengths) if lengths.len() == self.lengths.len() => lengths.to_vec(),
+            PerSequence::Each(lengths) => {
+                let (batch_size, actual) = (self.config.batch_size, lengths.len());
+                return Err(Error::PerSequenceLength { name: "lengths", batch_size, actual });
+            }
+        };
+        for (sequence, &length) in (0..).zip(&lengths) {
+            self.check_rollback(sequence, length)?;
+        }
+        for (sequence, &length) in lengths.iter().enumerate() {
+            self.cut(sequence, length);
+        }
+        Ok(())
+    }
+
+    /// [`KvCache::clear_sequence`](crate::KvCache::clear_sequence).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
+        self.check_sequence(sequence)?;
+        self.cut(sequence as usize, 0);
+        Ok(())
+    }
+
+    /// [`KvCache::select`](crate::KvCache::select).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn select(&mut self, sources: &[u32]) -> Result<()> {
+        if sources.is_empty() {
+            return Err(Error::EmptySelection);
+        }
+        let max_batch_size = self.config.max_batch_size;
+        let batch_size = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+        if batch_size > max_batch_size {
+            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
+        }
+        for &source in sources {
+            self.check_sequence(source)?;
+        }
+        let before = self.clone();
+        for (sequence, &source) in sources.iter().enumerate() {
+            let from = source as usize;
+            for (slot, held) in before.held[from].iter().enumerate() {
+                if held.is_some() {
+                    for (planes, old) in [(&mut self.keys, &before.keys), (&mut self.values, &before.values)] {
+                        for (plane, old) in planes[sequence].iter_mut().zip(&old[from]) {
+                            plane[slot].clone_from(&old[slot]);
+                        }
+                    }
+                }
+            }
+            self.held[sequence].clone_from(&before.held[from]);
+        }
+        self.lengths = sources.iter().map(|&source| before.lengths[source as usize]).collect();
+        self.config.batch_size = batch_size;
+        Ok(())
+    }
+
+    /// [`KvCache::reorder`](crate::KvCache::reorder).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
+        if sources.len() != self.lengths.len() {
+            let (batch_size, actual) = (self.config.batch_size, sources.len());
+            return Err(Error::PerSequenceLength { name: "sources", batch_size, actual });
+        }
+        self.select(sources)
+    }
+
+    /// [`KvCache::repeat`](crate::KvCache::repeat).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn repeat(&mut self, times: u32) -> Result<()> {
+        let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
+        let wanted = batch_size.saturating_mul(times);
+        if wanted > max_batch_size {
+            return Err(Error::BatchTooLarge { batch_size: wanted, max_batch_size });
+        }
+        let neighbours = |sequence| std::iter::repeat_n(sequence, times as usize);
+        self.select(&(0..batch_size).flat_map(neighbours).collect::<Vec<_>>())
+    }
+
+    /// [`KvCache::copy_sequence`](crate::KvCache::copy_sequence).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
+        self.check_sequence(from)?;
+        self.check_sequence(to)?;
+        let sources: Vec<u32> =
+            (0..self.config.batch_size).map(|sequence| if sequence == to { from } else { sequence }).collect();
+        self.select(&sources)
+    }
+
+    /// [`KvCache::copy_range`](crate::KvCache::copy_range).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
+        self.check_sequence(from)?;
+        self.check_sequence(to)?;
+        let length = self.lengths[from as usize];
+        if range.start > range.end {
+            return Err(Error::RangeReversed { start: range.start, end: range.end });
+        }
+        if range.end > length {
+            return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
+        }
+        if let Some(evicted) = range.clone().find(|&position| !self.is_valid(length, position)) {
+            return Err(Error::Evicted { sequence: from, position: evicted, oldest: self.oldest_valid(length) });
+        }
+        let count = range.end - range.start;
+        if count == 0 {
+            return Err(Error::NoTokens);
+        }
+        let mut counts = vec![0; self.lengths.len()];
+        counts[to as usize] = count;
+        let spans = self.spans(&Write::at(position, count).counts(&counts))?;
+        let span = &spans[to as usize];
+        let old = self.clone();
+        self.zero_gap(to as usize, span);
+        for (source, target) in range.zip(span.clone()) {
+            self.copy_row(&old, (from as usize, source), (to as usize, target));
+        }
+        Ok(())
+    }
+
+    /// [`KvCache::extract`](crate::KvCache::extract): the valid rows of a sequence, `[1, kv_head, rows, dim]`.
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn extract(&self, sequence: u32) -> Result<Pair<HostTensor>> {
+        self.check_sequence(sequence)?;
+        let index = sequence as usize;
+        Ok(self.rows(index..index + 1, |sequence| self.valid(sequence)))
+    }
+
+    /// [`KvCache::insert`](crate::KvCache::insert).
+    ///
+    /// # Errors
+    /// As there, for the arguments.
+    pub fn insert<'r>(
+        &mut self,
+        sequence: u32,
+        length: u32,
+        keys: impl Into<HostRows<'r>>,
+        values: impl Into<HostRows<'r>>,
+    ) -> Result<()> {
+        let batch_size = self.config.batch_size.max(sequence.saturating_add(1));
+        if sequence > self.config.batch_size {
+            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: self.config.batch_size });
+        }
+        if batch_size > self.config.max_batch_size {
+            return Err(Error::BatchTooLarge { batch_size, max_batch_size: self.config.max_batch_size });
+        }
+        if length == 0 {
+            return Err(Error::NoTokens);
+        }
+        let max_seq_len = self.config.max_seq_len;
+        match self.config.placement {
+            Placement::Linear if length > max_seq_len => {
+                return Err(Error::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len });
+            }
+            Placement::Ring { .. } if length == u32::MAX => {
+                return Err(Error::PositionOverflow { sequence, position: 0, count: length });
+            }
+            _ => {}
+        }
+        let positions: Vec<u32> = self.near(length).filter(|&position| self.is_valid(length, position)).collect();
+        let (keys, values) = (keys.into(), values.into());
+        let rows = self.config.num_heads as usize * positions.len();
+        for (side, source, dim) in
+            [(Side::Keys, keys, self.config.head_dim), (Side::Values, values, self.config.value_dim)]
+        {
+            if source.len() != rows * dim as usize {
+                let (expected, actual) = ((rows * dim as usize) as u64, source.len() as u64);
+                return Err(Error::SliceLength { side, expected, actual });
+            }
+        }
+        self.lengths.resize(batch_size as usize, 0);
+        self.config.batch_size = batch_size;
+        let index = sequence as usize;
+        self.cut(index, 0);
+        let slots: Vec<usize> = positions.iter().map(|&position| self.slot(position)).collect();
+        let sides =
+            [(&mut self.keys, keys, self.config.key_format), (&mut self.values, values, self.config.value_format)];
+        for (planes, source, stored) in sides {
+            let mut elements = source.bits();
+            for plane in &mut planes[index] {
+                for &slot in &slots {
+                    for element in &mut plane[slot] {
+                        let bits = elements.next().expect("the rows were counted");
+                        *element = convert(bits, source.format(), stored);
+                    }
+                }
+            }
+        }
+        positions.into_iter().for_each(|position| self.hold(index, position));
+        Ok(())
+    }
+
+    fn copy_row(&mut self, old: &ReferenceCache, from: (usize, u32), to: (usize, u32)) {
+        let (source, target) = (self.slot(from.1), self.slot(to.1));
+        for (planes, old) in [(&mut self.keys, &old.keys), (&mut self.values, &old.values)] {
+            for (plane, old) in planes[to.0].iter_mut().zip(&old[from.0]) {
+                plane[target].clone_from(&old[source]);
+            }
+        }
+        self.hold(to.0, to.1);
+    }
+
+    fn check_sequence(&self, sequence: u32) -> Result<()> {
+        let count = self.config.batch_size;
+        if sequence < count { Ok(()) } else { Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count }) }
+    }
+
+    /// Whether a sequence can be taken back: what it would see then must all be held.
+    fn check_rollback(&self, sequence: u32, length: u32) -> Result<()> {
+        let current = self.lengths[sequence as usize];
+        if length > current {
+            return Err(Error::TruncateBeyondLength { sequence, length, current });
+        }
+        let Placement::Ring { window, sinks, .. } = self.config.placement else { return Ok(()) };
+        let held = |position: u32| self.held[sequence as usize][self.slot(position)] == Some(position);
+        let mut seen = self.near(length).filter(|&position| self.is_valid(length, position));
+        if seen.all(held) {
+            return Ok(());
+        }
+        let mut oldest = current;
+        while oldest > sinks && held(oldest - 1) {
+            oldest -= 1;
+        }
+        Err(Error::RollbackEvicted { sequence, length, shortest: oldest.saturating_add(window), sinks, oldest })
+    }
+
+    /// Ends a sequence at `length`; its rows stay, but are no longer its own.
+    fn cut(&mut self, sequence: usize, length: u32) {
+        self.lengths[sequence] = length;
+        for held in &mut self.held[sequence] {
+            *held = held.filter(|&position| position < length);
+        }
+    }
+
+    /// Makes a position the end of a sequence and its slot the position's.
+    fn hold(&mut self, sequence: usize, position: u32) {
+        let slot = self.slot(position);
+        self.held[sequence][slot] = Some(position);
+        self.lengths[sequence] = position + 1;
     }
 
     /// The first difference between this cache's whole storage and a device's, as
@@ -286,9 +627,17 @@ impl ReferenceCache {
             if count > write.tokens {
                 return Err(Error::CountAboveTokens { sequence, count, tokens: write.tokens });
             }
-            let max_seq_len = self.config.max_seq_len;
-            if count > 0 && u64::from(position) + u64::from(count) > u64::from(max_seq_len) {
-                return Err(Error::WriteBeyondCapacity { sequence, position, count, max_seq_len });
+            let (max_seq_len, end) = (self.config.max_seq_len, u64::from(position) + u64::from(count));
+            match self.config.placement {
+                _ if count == 0 => {}
+                Placement::Linear if end > u64::from(max_seq_len) => {
+                    return Err(Error::WriteBeyondCapacity { sequence, position, count, max_seq_len });
+                }
+                Placement::Ring { .. } if end >= u64::from(u32::MAX) => {
+                    return Err(Error::PositionOverflow { sequence, position, count });
+                }
+                // A write before the end takes the sequence back first.
+                _ => self.check_rollback(sequence, position.min(self.lengths[b]))?,
             }
             spans.push(if count == 0 { 0..0 } else { position..position + count });
         }
@@ -298,43 +647,52 @@ impl ReferenceCache {
     fn write(&mut self, spans: &[Range<u32>], tokens: u32, keys: HostRows<'_>, values: HostRows<'_>) {
         for (sequence, span) in spans.iter().enumerate() {
             if !span.is_empty() {
-                self.zero_gap(sequence, span.start);
+                self.zero_gap(sequence, span);
             }
         }
+        let slots: Vec<Vec<usize>> =
+            spans.iter().map(|span| span.clone().map(|position| self.slot(position)).collect()).collect();
         let sides =
             [(&mut self.keys, keys, self.config.key_format), (&mut self.values, values, self.config.value_format)];
         for (planes, source, stored) in sides {
             let mut elements = source.bits();
-            for (heads, span) in planes.iter_mut().zip(spans) {
+            for (heads, slots) in planes.iter_mut().zip(&slots) {
                 for plane in heads {
-                    for token in 0..tokens {
-                        let slot = span.start.checked_add(token).filter(|slot| span.contains(slot));
+                    for token in 0..tokens as usize {
                         let dim = plane[0].len();
                         let row: Row =
                             elements.by_ref().take(dim).map(|bits| convert(bits, source.format(), stored)).collect();
-                        if let Some(slot) = slot {
-                            plane[slot as usize] = row;
+                        // A ring takes every row in turn; the last of a slot stays.
+                        if let Some(&slot) = slots.get(token) {
+                            plane[slot] = row;
                         }
                     }
                 }
             }
         }
-        for (length, span) in self.lengths.iter_mut().zip(spans) {
-            if !span.is_empty() {
-                *length = span.end;
-            }
+        for (sequence, span) in spans.iter().enumerate() {
+            span.clone().for_each(|position| self.hold(sequence, position));
         }
     }
 
-    /// Zeroes the rows between a sequence's end and `start`.
-    fn zero_gap(&mut self, sequence: usize, start: u32) {
-        let length = self.lengths[sequence];
-        for planes in [&mut self.keys, &mut self.values] {
-            for plane in &mut planes[sequence] {
-                for slot in length..start {
-                    plane[slot as usize].fill(0);
+    /// Takes a sequence back to a span that starts before its end, or zeroes the rows between its end and the span. Of
+    /// those, and of the span, a ring keeps what is not overwritten in the end.
+    fn zero_gap(&mut self, sequence: usize, span: &Range<u32>) {
+        let length = self.lengths[sequence].min(span.start);
+        self.cut(sequence, length);
+        let near = span.start.saturating_sub(self.config.slots());
+        let gap = (length..span.start).filter(|&position| position < self.sinks() || position >= near);
+        for position in gap.collect::<Vec<_>>() {
+            let slot = self.slot(position);
+            if span.clone().any(|written| self.slot(written) == slot) {
+                continue;
+            }
+            for planes in [&mut self.keys, &mut self.values] {
+                for plane in &mut planes[sequence] {
+                    plane[slot].fill(0);
                 }
             }
+            self.hold(sequence, position);
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct StepRing {
 #[derive(Debug)]
 struct Slots {
     slot_bytes: u64,
+    /// Lengths that a slot holds after its runs, those of sequences that are not there as zero.
+    lengths: usize,
     blocks: Vec<Block>,
     /// Where the last step lies, as (block, slot).
     last: Option<(usize, usize)>,
@@ -45,15 +47,20 @@ pub(crate) struct StepSlot {
     pub buffer: wgpu::Buffer,
     pub bind_group: wgpu::BindGroup,
     pub offset: u32,
+    /// Bytes from the buffer's start to the lengths afterwards.
+    pub lengths: u64,
     /// Keeps the slot from being written again.
     pub mark: Arc<()>,
 }
 
 impl StepRing {
-    pub fn new(context: &Context, batch_size: u32) -> Result<Self> {
+    /// Slots for steps of up to `runs` runs for each of `batch_size` sequences.
+    pub fn new(context: &Context, batch_size: u32, runs: u32) -> Result<Self> {
         let alignment = context.limits().min_storage_buffer_offset_alignment;
-        let slot_bytes = Step::bytes(batch_size).next_multiple_of(alignment.into());
-        let mut slots = Slots { slot_bytes, blocks: Vec::new(), last: None, contents: Vec::new(), next: Vec::new() };
+        let slot_bytes = Step::bytes(batch_size, runs).next_multiple_of(alignment.into());
+        let lengths = batch_size as usize;
+        let mut slots =
+            Slots { slot_bytes, lengths, blocks: Vec::new(), last: None, contents: Vec::new(), next: Vec::new() };
         slots.grow(context)?;
         Ok(StepRing { slots: Arc::new(Mutex::new(slots)) })
     }
@@ -64,8 +71,10 @@ impl StepRing {
         let slots = &mut *slots;
         slots.next.clear();
         slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
-        for run in &step.runs {
-            slots.next.extend_from_slice(&run.length.to_le_bytes());
+        let lengths_at = slots.next.len() as u64;
+        let absent = std::iter::repeat(0);
+        for length in step.lengths().chain(absent).take(slots.lengths) {
+            slots.next.extend_from_slice(&length.to_le_bytes());
         }
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;
@@ -78,6 +87,7 @@ impl StepRing {
         let offset = slot as u64 * slots.slot_bytes;
         let block = &slots.blocks[block];
         Ok(StepSlot {
+            lengths: offset + lengths_at,
             buffer: block.buffer.clone(),
             bind_group: block.bind_group.clone(),
             offset: u32::try_from(offset).expect("a block of slots stays far below 4 GiB"),
@@ -149,14 +159,14 @@ mod tests {
 
     fn step(length: u32) -> Step {
         let run = crate::plan::Run { end: length, length, ..Default::default() };
-        Step { rows: length, runs: vec![run] }
+        Step { rows: length, per_sequence: 1, runs: vec![run], oldest: vec![0] }
     }
 
     #[test]
     fn a_slot_is_not_written_again_while_a_recording_holds_it() {
         let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
         let context = Context::new(&device, &queue);
-        let ring = StepRing::new(&context, 1).unwrap();
+        let ring = StepRing::new(&context, 1, 1).unwrap();
         let bytes = ring.bytes();
         let held: Vec<_> = (1..=200).map(|length| ring.write(&context, &step(length)).unwrap()).collect();
         for (i, slot) in held.iter().enumerate() {
@@ -177,7 +187,7 @@ mod tests {
     fn equal_steps_share_a_slot_and_different_ones_do_not() {
         let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
         let context = Context::new(&device, &queue);
-        let ring = StepRing::new(&context, 1).unwrap();
+        let ring = StepRing::new(&context, 1, 1).unwrap();
         let [a, b, c] = [5, 5, 6].map(|length| ring.write(&context, &step(length)).unwrap());
         assert_eq!(a.offset, b.offset);
         assert_ne!(b.offset, c.offset);

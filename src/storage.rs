@@ -65,6 +65,14 @@ impl Storage {
         Ok(Storage { segments, lengths })
     }
 
+    /// The segments that hold some of these planes, and which of them.
+    pub fn segments_of(&self, planes: &Range<u32>) -> impl Iterator<Item = (&Segment, Range<u32>)> {
+        self.segments.iter().filter_map(|segment| {
+            let held = segment.planes.start.max(planes.start)..segment.planes.end.min(planes.end);
+            (held.start < held.end).then_some((segment, held))
+        })
+    }
+
     /// Every buffer of keys and values.
     pub fn planes(&self) -> impl Iterator<Item = &wgpu::Buffer> {
         self.segments.iter().flat_map(|segment| [&segment.keys, &segment.values])
@@ -87,7 +95,7 @@ impl Storage {
         let side = |side: Side| -> Result<HostTensor> {
             let sizes = layout.side(side);
             let row_count = usize::try_from(sizes.row_bytes).expect("a row fits a plane");
-            let dense_bytes = row_count * config.max_seq_len as usize;
+            let dense_bytes = row_count * config.slots() as usize;
             let shape = config.shape(side);
             let total = elements(shape) * u64::from(sizes.format.element_bytes());
             let mut bytes = Vec::with_capacity(usize::try_from(total).unwrap_or(0));

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Context, Error, Format, Result, Side};
+use crate::{Context, Destination, Error, Format, Result, Side};
 
 /// Bytes that are read back in one piece.
 const READ_BYTES: u64 = 32 << 20;
@@ -127,6 +127,14 @@ impl GpuTensor {
 }
 
 impl Pair<GpuTensor> {
+    /// Both as destinations, from their starts on.
+    pub(crate) fn destinations(&self) -> Pair<Destination<'_>> {
+        Pair {
+            keys: Destination { buffer: &self.keys.buffer, offset: 0 },
+            values: Destination { buffer: &self.values.buffer, offset: 0 },
+        }
+    }
+
     /// Waits for the device and copies both tensors to the host.
     ///
     /// # Errors

@@ -129,7 +129,7 @@ impl<'a> SideView<'a> {
         self.sizes().row_bytes
     }
 
-    /// Bytes from one plane to the next: `max_seq_len` rows, rounded up to 4.
+    /// Bytes from one plane to the next: the slots of a plane, rounded up to 4.
     pub fn plane_bytes(&self) -> u64 {
         self.sizes().plane_bytes
     }
@@ -158,9 +158,9 @@ impl<'a> SideView<'a> {
     /// # Errors
     /// [`Error::IndexOutOfRange`].
     pub fn slots_at(&self, position: u32) -> Result<impl ExactSizeIterator<Item = SlotView<'a>> + use<'a>> {
-        check_index("position", position, self.layout.max_seq_len)?;
+        let slot = self.slot(position)?;
         let &SideLayout { row_bytes, plane_bytes, .. } = self.sizes();
-        let offset = row_bytes * u64::from(position);
+        let offset = row_bytes * u64::from(slot);
         Ok(self.segments().map(move |segment| SlotView { segment, offset, plane_bytes, token_bytes: row_bytes }))
     }
 
@@ -171,10 +171,17 @@ impl<'a> SideView<'a> {
     pub fn row(&self, sequence: u32, head: u32, position: u32) -> Result<RowView<'a>> {
         check_index("sequence", sequence, self.layout.planes / self.layout.heads)?;
         check_index("head", head, self.layout.heads)?;
-        check_index("position", position, self.layout.max_seq_len)?;
+        let slot = self.slot(position)?;
         let (buffer, plane) = self.storage.plane(self.layout, self.side, sequence, head);
         let bytes = self.row_bytes();
-        Ok(RowView { buffer, offset: plane + bytes * u64::from(position), bytes })
+        Ok(RowView { buffer, offset: plane + bytes * u64::from(slot), bytes })
+    }
+
+    /// The slot of a position. A ring has one for every position.
+    fn slot(&self, position: u32) -> Result<u32> {
+        let slot = self.layout.placement.slot(position);
+        check_index("position", slot, self.layout.slots)?;
+        Ok(slot)
     }
 }
 

@@ -29,6 +29,45 @@ pub(crate) enum Positions<'a> {
     Each(&'a [u32]),
 }
 
+/// One number for all sequences, or one for each.
+///
+/// ```
+/// use wgpu_kv_cache::PerSequence;
+/// assert_eq!(PerSequence::from(7), PerSequence::All(7));
+/// assert_eq!(PerSequence::from(&[3, 5]), PerSequence::Each(&[3, 5]));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PerSequence<'a> {
+    /// The same for every sequence.
+    All(u32),
+    /// `[batch]`.
+    Each(&'a [u32]),
+}
+
+impl From<u32> for PerSequence<'_> {
+    fn from(all: u32) -> Self {
+        PerSequence::All(all)
+    }
+}
+
+impl<'a> From<&'a [u32]> for PerSequence<'a> {
+    fn from(each: &'a [u32]) -> Self {
+        PerSequence::Each(each)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u32; N]> for PerSequence<'a> {
+    fn from(each: &'a [u32; N]) -> Self {
+        PerSequence::Each(each)
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for PerSequence<'a> {
+    fn from(each: &'a Vec<u32>) -> Self {
+        PerSequence::Each(each)
+    }
+}
+
 impl<'a> Write<'a> {
     /// `tokens` rows after each sequence's own length.
     pub const fn append(tokens: u32) -> Self {

@@ -6,7 +6,7 @@ use crate::{
     Destination, Error, Form, GpuTensor, KvCache, Pair, Recorder, Result, Side,
     copies::{count_range, range_is_copyable, record_range},
     destination::Reads,
-    plan::{Step, plan_read},
+    plan::{Step, plan_read, plan_read_valid},
     record::{StepData, dispatch},
     tensor::elements,
 };
@@ -16,44 +16,33 @@ impl KvCache {
     /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`]; [`Error::RangeBeyondWritten`] past [`write_pos`](Self::write_pos);
-    /// [`Error::BufferTooLarge`] where a tensor does not fit one buffer; [`Error::OutOfMemory`];
-    /// [`Error::DeviceLost`].
+    /// [`Error::RangeReversed`]; [`Error::RangeBeyondWritten`] past [`write_pos`](Self::write_pos); [`Error::Evicted`]
+    /// where a ring has let a position go; [`Error::BufferTooLarge`] where a tensor does not fit one buffer;
+    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// One dispatch a side for each segment, or copies where [`range_form`](Self::range_form) says so.
     pub fn get(&self, range: Range<u32>) -> Result<Pair<GpuTensor>> {
-        let mut step = Step::default();
-        plan_read(&self.lengths, &range, &mut step)?;
-        let rows = range.end - range.start;
-        let tensor = |side: Side, what| {
-            let shape = [self.config.batch_size, self.config.num_heads, rows, self.config.dim(side)];
-            GpuTensor::new(&self.context, what, shape, self.config.format(side))
-        };
-        let tensors = Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? };
-        let mut encoder = self.encoder();
-        let destination = |side| Destination { buffer: tensors.side(side).buffer(), offset: 0 };
-        let destinations = Pair { keys: destination(Side::Keys), values: destination(Side::Values) };
-        self.record_get(&mut encoder, range, destinations)?;
-        self.context.queue().submit([encoder.finish()]);
-        Ok(tensors)
+        self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size))
     }
 
-    /// [`get`](Self::get) of everything that was written, `0..write_pos`.
+    /// Copies everything that is valid into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a
+    /// sequence is the `r`th of its [`valid_positions`](Self::valid_positions); after them it has rows of zero, up to the
+    /// sequence that has the most.
     ///
     /// # Errors
     /// As [`get`](Self::get), less those of the range.
     pub fn get_all(&self) -> Result<Pair<GpuTensor>> {
-        self.get(0..self.write_pos())
+        self.copy_out(&self.plan_valid(), &(0..self.config.batch_size))
     }
 
     /// Records the copy of positions `range` into buffers of the caller's, dense `[batch, kv_head, range, dim]` in
     /// the cache's formats. Bytes beside them stay, also inside a word that they share.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`]; [`Error::BufferUsage`], [`Error::Misaligned`],
-    /// [`Error::BufferRange`], [`Error::OwnStorage`], [`Error::DestinationsOverlap`]; [`Error::OutOfMemory`];
-    /// [`Error::DeviceLost`].
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`]; [`Error::BufferUsage`],
+    /// [`Error::Misaligned`], [`Error::BufferRange`], [`Error::OwnStorage`], [`Error::DestinationsOverlap`];
+    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// One dispatch a side for each segment, with a bind group made for each; or in an encoder copies where
@@ -64,11 +53,61 @@ impl KvCache {
         range: Range<u32>,
         destinations: Pair<Destination<'_>>,
     ) -> Result<()> {
-        let mut step = Step::with_capacity(self.config.batch_size);
-        plan_read(&self.lengths, &range, &mut step)?;
-        let rows = range.end - range.start;
-        let shape = |side| [self.config.batch_size, self.config.num_heads, rows, self.config.dim(side)];
-        let bytes = |side| elements(shape(side)) * u64::from(self.config.format(side).element_bytes());
+        self.record_read(recorder, &self.plan_range(&range)?, &(0..self.config.batch_size), &destinations)
+    }
+
+    /// Records [`get_all`](Self::get_all) into buffers of the caller's, as [`record_get`](Self::record_get) does.
+    ///
+    /// # Errors
+    /// As [`record_get`](Self::record_get), less those of the range.
+    pub fn record_get_all(&self, recorder: &mut impl Recorder, destinations: Pair<Destination<'_>>) -> Result<()> {
+        self.record_read(recorder, &self.plan_valid(), &(0..self.config.batch_size), &destinations)
+    }
+
+    fn plan_range(&self, range: &Range<u32>) -> Result<Step> {
+        let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
+        plan_read(self.config.placement, &self.sequences, range, &mut step)?;
+        Ok(step)
+    }
+
+    fn plan_valid(&self) -> Step {
+        let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
+        plan_read_valid(self.config.placement, &self.sequences, |_| true, &mut step);
+        step
+    }
+
+    /// Shape of the rows of a step that some sequences have.
+    fn shape(&self, side: Side, step: &Step, sequences: &Range<u32>) -> [u32; 4] {
+        [sequences.end - sequences.start, self.config.num_heads, step.rows, self.config.dim(side)]
+    }
+
+    /// Tensors for the rows of a step.
+    pub(super) fn tensors(&self, step: &Step, sequences: &Range<u32>) -> Result<Pair<GpuTensor>> {
+        let tensor = |side: Side, what| {
+            GpuTensor::new(&self.context, what, self.shape(side, step, sequences), self.config.format(side))
+        };
+        Ok(Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? })
+    }
+
+    /// Copies the rows of a step into new tensors and submits.
+    pub(super) fn copy_out(&self, step: &Step, sequences: &Range<u32>) -> Result<Pair<GpuTensor>> {
+        let tensors = self.tensors(step, sequences)?;
+        let mut encoder = self.encoder();
+        self.record_read(&mut encoder, step, sequences, &tensors.destinations())?;
+        self.context.queue().submit([encoder.finish()]);
+        Ok(tensors)
+    }
+
+    /// Records the copy of the rows of a step that some sequences have.
+    pub(super) fn record_read(
+        &self,
+        recorder: &mut impl Recorder,
+        step: &Step,
+        sequences: &Range<u32>,
+        destinations: &Pair<Destination<'_>>,
+    ) -> Result<()> {
+        let bytes =
+            |side| elements(self.shape(side, step, sequences)) * u64::from(self.config.format(side).element_bytes());
         for side in Side::BOTH {
             let destination = destinations.side(side);
             if self.storage.contains(destination.buffer) {
@@ -85,18 +124,18 @@ impl KvCache {
         let copyable = Side::BOTH
             .into_iter()
             .all(|side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()));
-        let copies = copyable && self.prefers_copies_of(&step);
+        let copies = copyable && self.prefers_copies_of(step, sequences);
         if let (true, Some(encoder)) = (copies, recorder.encoder()) {
             for side in Side::BOTH {
                 let &Destination { buffer, offset } = destinations.side(side);
-                record_range(encoder, &step, &self.layout, &self.storage, side, (buffer, offset));
+                record_range(encoder, step, sequences, &self.layout, &self.storage, side, (buffer, offset));
             }
             return Ok(());
         }
-        let data = StepData::new(&self.context, &self.ring, &step)?;
+        let data = StepData::new(&self.context, &self.ring, step)?;
         let reads = |side: Side| {
-            let destination = destinations.side(side);
-            Reads::new(&self.context, &self.layout, &self.storage, side, rows, data.path(), destination)
+            let (layout, storage) = (&self.layout, &self.storage);
+            Reads::new(&self.context, layout, storage, side, sequences, (step, &data), destinations.side(side))
         };
         let (keys, values) = (reads(Side::Keys)?, reads(Side::Values)?);
         dispatch(recorder, "kv-cache get", data, keys.dispatches().chain(values.dispatches()));
@@ -107,20 +146,21 @@ impl KvCache {
     /// destinations that have `COPY_DST`.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`].
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`].
     pub fn range_form(&self, range: Range<u32>) -> Result<Form> {
-        let mut step = Step::default();
-        plan_read(&self.lengths, &range, &mut step)?;
+        let step = self.plan_range(&range)?;
         let usage = wgpu::BufferUsages::COPY_DST;
         let copyable = Side::BOTH.into_iter().all(|side| range_is_copyable(&self.layout, side, usage));
-        Ok(if copyable && self.prefers_copies_of(&step) { Form::Copies } else { Form::Kernel })
+        let copies = copyable && self.prefers_copies_of(&step, &(0..self.config.batch_size));
+        Ok(if copies { Form::Copies } else { Form::Kernel })
     }
 
     /// Whether copies are the cheaper form of a range.
-    fn prefers_copies_of(&self, step: &Step) -> bool {
-        let copies = 2 * count_range(step, &self.layout);
+    fn prefers_copies_of(&self, step: &Step, sequences: &Range<u32>) -> bool {
+        let copies = 2 * count_range(step, sequences, &self.layout);
         let dispatches = 2 * self.storage.segments.len() as u64;
-        let bytes = u64::from(step.rows) * u64::from(self.layout.planes) * self.row_bytes();
+        let planes = u64::from((sequences.end - sequences.start) * self.layout.heads);
+        let bytes = u64::from(step.rows) * planes * self.layout.row_bytes();
         self.context.costs().prefers_copies(dispatches, copies, bytes)
     }
 }

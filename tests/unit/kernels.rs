@@ -19,7 +19,7 @@ fn sides() -> Vec<SideVariant> {
         for source in [None, Some(Format::F32), Some(Format::F16), Some(Format::Bf16)] {
             for (dim, wide) in [(64, true), (64, false), (3, false)] {
                 if source.is_some() || !wide {
-                    sides.push(SideVariant { source, stored, dim, max_seq_len: 77, wide, strides: None });
+                    sides.push(SideVariant { source, stored, dim, slots: 77, wide, strides: None });
                     if source.is_some() {
                         sides.push(SideVariant { strides: Some([500, 100]), ..sides[sides.len() - 1] });
                     }
@@ -38,22 +38,28 @@ fn kernels() -> Vec<Kernel> {
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
-            for (step, single_rows) in [
-                (StepPath::Ring, false),
-                (StepPath::Ring, true),
-                (StepPath::Immediate, false),
-                (StepPath::Immediate, true),
+            for (step, single_rows, runs) in [
+                (StepPath::Ring, false, 1),
+                (StepPath::Ring, true, 1),
+                (StepPath::Ring, false, 3),
+                (StepPath::Ring, true, 3),
+                (StepPath::Immediate, false, 1),
+                (StepPath::Immediate, true, 1),
             ] {
-                let variant = WriteVariant { keys, values, heads: 3, step, single_rows, cut_by_tokens: single_rows };
+                let variant =
+                    WriteVariant { keys, values, heads: 3, step, runs, single_rows, cut_by_tokens: single_rows };
                 kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
             }
         }
     }
     for stored in Format::ALL {
         for (dim, wide) in [(64, true), (64, false), (3, false)] {
-            for step in [StepPath::Ring, StepPath::Immediate] {
-                kernels.push(Kernel::Gather { stored, dim, heads: 3, max_seq_len: 77, step, wide });
+            for (step, runs) in [(StepPath::Ring, 1), (StepPath::Ring, 3), (StepPath::Immediate, 1)] {
+                kernels.push(Kernel::Gather { stored, dim, heads: 3, slots: 77, step, runs, wide });
             }
+            let side = SideVariant { source: None, stored, dim, slots: 77, wide, strides: None };
+            kernels.push(Kernel::Permute { keys: side, values: SideVariant { dim: 3, wide: false, ..side }, heads: 3 });
+            kernels.push(Kernel::Permute { keys: side, values: side, heads: 3 });
         }
     }
     kernels
@@ -64,8 +70,8 @@ fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
     let capabilities = match kernel.step() {
-        StepPath::Ring => Capabilities::empty(),
-        StepPath::Immediate => Capabilities::IMMEDIATES,
+        Some(StepPath::Ring) | None => Capabilities::empty(),
+        Some(StepPath::Immediate) => Capabilities::IMMEDIATES,
     };
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
@@ -153,13 +159,13 @@ fn check_members(kernel: &Kernel, name: &str, size: Option<usize>, expected: &[(
 
 #[test]
 fn mirrors_have_the_offsets_of_the_text() {
-    let side =
-        |source| SideVariant { source, stored: Format::F16, dim: 64, max_seq_len: 77, wide: false, strides: None };
+    let side = |source| SideVariant { source, stored: Format::F16, dim: 64, slots: 77, wide: false, strides: None };
     let variant = |source| WriteVariant {
         keys: side(source),
         values: side(source),
         heads: 3,
         step: StepPath::Ring,
+        runs: 1,
         single_rows: true,
         cut_by_tokens: true,
     };
@@ -167,7 +173,7 @@ fn mirrors_have_the_offsets_of_the_text() {
     let advance = Kernel::Advance(variant(None));
     let immediate = Kernel::Advance(WriteVariant { step: StepPath::Immediate, ..variant(None) });
     let gather =
-        Kernel::Gather { stored: Format::F16, dim: 64, heads: 3, max_seq_len: 77, step: StepPath::Ring, wide: true };
+        Kernel::Gather { stored: Format::F16, dim: 64, heads: 3, slots: 77, step: StepPath::Ring, runs: 1, wide: true };
 
     for kernel in [&scatter, &advance, &immediate, &gather] {
         check_members(
@@ -206,6 +212,35 @@ fn mirrors_have_the_offsets_of_the_text() {
     ];
     check_members(&scatter, "Chunk", Some(size_of::<Chunk>()), &chunk);
     check_members(&advance, "Chunk", None, &chunk[..4]);
+    let side = SideVariant { source: None, stored: Format::F16, dim: 64, slots: 77, wide: true, strides: None };
+    let permute = Kernel::Permute { keys: side, values: side, heads: 3 };
+    check_members(
+        &permute,
+        "Selection",
+        Some(size_of::<Selection>()),
+        &[
+            ("hops", offset_of!(Selection, hops)),
+            ("sequences", offset_of!(Selection, sequences)),
+            ("spare_0", offset_of!(Selection, spare_0)),
+            ("spare_1", offset_of!(Selection, spare_1)),
+        ],
+    );
+    let pieces = offset_of!(Hop, pieces);
+    check_members(
+        &permute,
+        "Hop",
+        Some(size_of::<Hop>()),
+        &[
+            ("source", offset_of!(Hop, source)),
+            ("destination", offset_of!(Hop, destination)),
+            ("first_0", pieces),
+            ("end_0", pieces + 4),
+            ("first_1", pieces + 8),
+            ("end_1", pieces + 12),
+            ("first_2", pieces + 16),
+            ("end_2", pieces + 20),
+        ],
+    );
     check_members(
         &gather,
         "Window",
@@ -225,14 +260,8 @@ fn mirrors_have_the_offsets_of_the_text() {
 
 #[test]
 fn the_host_counts_units_as_the_text_does() {
-    let side = |stored, dim, wide| SideVariant {
-        source: Some(Format::F32),
-        stored,
-        dim,
-        max_seq_len: 77,
-        wide,
-        strides: None,
-    };
+    let side =
+        |stored, dim, wide| SideVariant { source: Some(Format::F32), stored, dim, slots: 77, wide, strides: None };
     assert_eq!(side(Format::F32, 64, true).units(3), 24);
     assert_eq!(side(Format::F16, 64, true).units(3), 24);
     assert_eq!(side(Format::F32, 5, false).units(3), 15);
@@ -253,6 +282,7 @@ fn the_host_counts_units_as_the_text_does() {
             values: side,
             heads: 3,
             step: StepPath::Ring,
+            runs: 1,
             single_rows: true,
             cut_by_tokens: true,
         };

@@ -6,10 +6,14 @@ fn config(batch_size: u32, max_seq_len: u32) -> CacheConfig {
     CacheConfig::new(batch_size, 2, 4, max_seq_len)
 }
 
+fn sequences(lengths: &[u32]) -> Sequences {
+    Sequences { lengths: lengths.to_vec(), oldest: vec![0; lengths.len()] }
+}
+
 fn runs(lengths: &[u32], write: Write<'_>) -> Result<(u32, Vec<[u32; 5]>)> {
     let config = config(lengths.len() as u32, 10);
     let mut step = Step::default();
-    plan_write(&config, lengths, &write, &mut step)?;
+    plan_write(&config, &sequences(lengths), &write, &mut step)?;
     let runs = step.runs.iter().map(|run| [run.first, run.start, run.end, run.token, run.length]).collect();
     Ok((step.rows, runs))
 }
@@ -33,7 +37,7 @@ fn a_count_of_zero_is_an_empty_run_that_keeps_the_length() {
     let (rows, planned) = runs(&[2, 9], Write::at(99, 4).counts(&[0, 0])).unwrap();
     assert_eq!((rows, planned), (0, vec![[0, 0, 0, 0, 2], [0, 0, 0, 0, 9]]));
     let mut step = Step::default();
-    plan_write(&config(2, 10), &[2, 9], &Write::append(4).counts(&[0, 1]), &mut step).unwrap();
+    plan_write(&config(2, 10), &sequences(&[2, 9]), &Write::append(4).counts(&[0, 1]), &mut step).unwrap();
     assert!(!step.is_empty());
 }
 
@@ -48,10 +52,10 @@ fn the_last_slot_can_be_written_and_none_after_it() {
 #[test]
 fn an_advance_covers_its_gaps_only() {
     let mut step = Step::default();
-    plan_write(&config(2, 10), &[2, 5], &Write::at(6, 3), &mut step).unwrap();
+    plan_write(&config(2, 10), &sequences(&[2, 5]), &Write::at(6, 3), &mut step).unwrap();
     step.gaps_only();
     assert_eq!(step.rows, 4);
-    plan_write(&config(2, 10), &[6, 7], &Write::at(6, 3), &mut step).unwrap();
+    plan_write(&config(2, 10), &sequences(&[6, 7]), &Write::at(6, 3), &mut step).unwrap();
     step.gaps_only();
     assert_eq!(step.rows, 1, "without a gap there is still a length to set");
 }
@@ -59,11 +63,66 @@ fn an_advance_covers_its_gaps_only() {
 #[test]
 fn reads_end_where_each_sequence_ends() {
     let mut step = Step::default();
-    plan_read(&[0, 3, 7], &(2..6), &mut step).unwrap();
+    plan_read(Placement::Linear, &sequences(&[0, 3, 7]), &(2..6), &mut step).unwrap();
     let spans: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
-    assert_eq!((step.rows, spans), (4, vec![(0, 2..2), (0, 2..3), (0, 2..6)]));
-    assert!(matches!(plan_read(&[0, 3], &(0..4), &mut step), Err(Error::RangeBeyondWritten { end: 4, write_pos: 3 })));
-    plan_read(&[], &(0..0), &mut step).unwrap();
+    assert_eq!((step.rows, spans), (4, vec![(0, 0..0), (0, 2..3), (0, 2..6)]));
+    assert!(matches!(
+        plan_read(Placement::Linear, &sequences(&[0, 3]), &(0..4), &mut step),
+        Err(Error::RangeBeyondWritten { end: 4, write_pos: 3 })
+    ));
+    plan_read(Placement::Linear, &sequences(&[]), &(0..0), &mut step).unwrap();
+}
+
+/// One sequence of a ring: its runs as (slots of the gap, slots of tokens, first token).
+fn ring_runs(ring: Placement, (length, oldest): (u32, u32), write: Write<'_>) -> Result<Vec<[u32; 4]>> {
+    let config = config(1, 0).placement(ring);
+    let mut step = Step::default();
+    plan_write(&config, &Sequences { lengths: vec![length], oldest: vec![oldest] }, &write, &mut step)?;
+    let run = |run: &Run| [run.first, run.start, run.end, run.token];
+    Ok(step.runs.iter().filter(|run| run.first < run.end).map(run).collect())
+}
+
+#[test]
+fn of_a_long_update_only_what_survives_is_written_once() {
+    let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };
+    // Positions 2 to 6 lie in slots 2 to 6, then it wraps.
+    assert_eq!(ring_runs(ring, (0, 2), Write::append(3)).unwrap(), [[0, 0, 2, 0], [2, 2, 3, 2]]);
+    assert_eq!(ring_runs(ring, (6, 2), Write::append(3)).unwrap(), [[6, 6, 7, 0], [2, 2, 4, 1]]);
+    // Of positions 0 to 19 the sinks and 15 to 19 survive, in slots 5, 6, 2, 3, 4.
+    assert_eq!(ring_runs(ring, (0, 2), Write::append(20)).unwrap(), [[0, 0, 2, 0], [5, 5, 7, 15], [2, 2, 5, 17]]);
+    // A gap from 3 to 18 leaves zeros at 14 to 17, in slots 4, 5, 6, 2, and the token at 18 in slot 3.
+    assert_eq!(ring_runs(ring, (3, 2), Write::at(18, 1)).unwrap(), [[4, 7, 7, 0], [2, 3, 4, 0]]);
+}
+
+#[test]
+fn a_single_token_of_a_ring_is_planned_as_on_linear_placement() {
+    let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };
+    let config = config(2, 0).placement(ring);
+    let mut step = Step::default();
+    let known = Sequences { lengths: vec![9, 9], oldest: vec![4, 4] };
+    plan_write(&config, &known, &Write::append(1), &mut step).unwrap();
+    assert_eq!((step.per_sequence, step.rows, step.runs.len()), (1, 1, 2));
+    assert_eq!(step.immediate(), Some(Run { first: 4, start: 4, end: 5, token: 0, length: 10 }));
+    assert_eq!(step.oldest, [5, 5]);
+}
+
+#[test]
+fn reads_of_a_ring_are_in_order_of_position_and_refuse_what_is_evicted() {
+    let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };
+    let known = Sequences { lengths: vec![9], oldest: vec![4] };
+    let mut step = Step::default();
+    plan_read_valid(ring, &known, |_| true, &mut step);
+    let runs: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
+    assert_eq!((step.rows, runs), (6, vec![(0, 0..2), (2, 5..7), (4, 2..4)]));
+    plan_read(ring, &known, &(6..9), &mut step).unwrap();
+    let runs: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
+    assert_eq!((step.rows, runs), (3, vec![(0, 6..7), (1, 2..4), (0, 0..0)]));
+    // The slack row of position 4 is there for a rollback, and not valid.
+    let refused = Error::Evicted { sequence: 0, position: 4, oldest: 5 };
+    assert_eq!(plan_read(ring, &known, &(4..9), &mut step), Err(refused));
+    let refused = Error::Evicted { sequence: 0, position: 2, oldest: 5 };
+    assert_eq!(plan_read(ring, &known, &(0..9), &mut step), Err(refused));
+    plan_read(ring, &known, &(0..2), &mut step).unwrap();
 }
 
 #[test]

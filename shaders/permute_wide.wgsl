@@ -1,0 +1,23 @@
+// permute_wide: sixteen bytes a unit. Needs rows that are multiples of 16 bytes. Joined once as key_ and once as value_.
+
+@group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<vec4<u32>>;
+
+fn side_permute(head: u32, unit: u32) {
+    let slot = unit / SIDE_ROW_VECTORS;
+    if slot >= SIDE_SLOTS {
+        return;
+    }
+    var aside = vec4<u32>();
+    for (var i = 0u; i < selection.hops; i++) {
+        let hop = hops[i];
+        var bits = aside;
+        if hop.source != ASIDE {
+            bits = side_planes[(hop.source * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit];
+        }
+        if hop.destination == ASIDE {
+            aside = bits;
+        } else if moves(hop, slot) {
+            side_planes[(hop.destination * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit] = bits;
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Operations on whole sequences, of all layers at once.
+
+use std::ops::Range;
+
+use crate::{BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result};
+
+/// Each is one call for all layers, checked for every layer before anything is recorded, and one dispatch (or, of lengths in
+/// an encoder, one copy) a layer, because every layer has buffers of its own.
+impl BatchedKvCache {
+    /// [`KvCache::truncate`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
+        let lengths = lengths.into();
+        self.submit(|cache, encoder| cache.record_truncate(encoder, lengths))
+    }
+
+    /// [`KvCache::record_truncate`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_truncate<'l>(
+        &mut self,
+        recorder: &mut impl Recorder,
+        lengths: impl Into<PerSequence<'l>>,
+    ) -> Result<()> {
+        let lengths = lengths.into();
+        self.layers.iter_mut().try_for_each(|layer| layer.plan_truncate(lengths))?;
+        self.layers.iter_mut().try_for_each(|layer| layer.record_lengths(recorder))
+    }
+
+    /// [`KvCache::clear_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
+        self.submit(|cache, encoder| cache.record_clear_sequence(encoder, sequence))
+    }
+
+    /// [`KvCache::record_clear_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.valid_positions(sequence).map(drop))?;
+        self.layers.iter_mut().try_for_each(|layer| layer.record_clear_sequence(recorder, sequence))
+    }
+
+    /// [`KvCache::select`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn select(&mut self, sources: &[u32]) -> Result<()> {
+        self.submit(|cache, encoder| cache.record_select(encoder, sources))
+    }
+
+    /// [`KvCache::record_select`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.check_selection(sources).map(drop))?;
+        self.layers.iter_mut().try_for_each(|layer| layer.record_select(recorder, sources))
+    }
+
+    /// [`KvCache::reorder`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
+        self.submit(|cache, encoder| cache.record_reorder(encoder, sources))
+    }
+
+    /// [`KvCache::record_reorder`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_reorder(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.check_reorder(sources))?;
+        self.record_select(recorder, sources)
+    }
+
+    /// [`KvCache::repeat`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn repeat(&mut self, times: u32) -> Result<()> {
+        self.submit(|cache, encoder| cache.record_repeat(encoder, times))
+    }
+
+    /// [`KvCache::record_repeat`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_repeat(&mut self, recorder: &mut impl Recorder, times: u32) -> Result<()> {
+        let sources = self.first().repeated(times)?;
+        self.record_select(recorder, &sources)
+    }
+
+    /// [`KvCache::copy_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
+        self.submit(|cache, encoder| cache.record_copy_sequence(encoder, from, to))
+    }
+
+    /// [`KvCache::record_copy_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_copy_sequence(&mut self, recorder: &mut impl Recorder, from: u32, to: u32) -> Result<()> {
+        let sources = self.first().forked(from, to)?;
+        self.record_select(recorder, &sources)
+    }
+
+    /// [`KvCache::copy_range`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
+        self.submit(|cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
+    }
+
+    /// [`KvCache::record_copy_range`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_copy_range(
+        &mut self,
+        recorder: &mut impl Recorder,
+        from: u32,
+        range: Range<u32>,
+        to: u32,
+        position: u32,
+    ) -> Result<()> {
+        let plan = |layer: &mut KvCache| layer.plan_copy_range(from, &range, to, position).map(drop);
+        self.layers.iter_mut().try_for_each(plan)?;
+        self.layers
+            .iter_mut()
+            .try_for_each(|layer| layer.record_copy_range(recorder, from, range.clone(), to, position))
+    }
+
+    /// [`KvCache::extract`] of all layers, in their order.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn extract(&self, sequence: u32) -> Result<Vec<Pair<GpuTensor>>> {
+        self.layers.iter().map(|layer| layer.extract(sequence)).collect()
+    }
+
+    /// [`KvCache::insert`] into all layers, with the rows of each in their order.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`](crate::Error::LayerOutOfRange) where there are not rows for each layer, and as there.
+    pub fn insert(&mut self, sequence: u32, length: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
+        if rows.len() != self.layers.len() {
+            let num_layers = self.layers.len();
+            return Err(crate::Error::LayerOutOfRange { layer: rows.len(), num_layers });
+        }
+        for (layer, rows) in self.layers.iter().zip(rows) {
+            let count = layer.check_insert(sequence, length)?;
+            layer.check_inserted(count, rows.keys, rows.values)?;
+        }
+        let mut layers = self.layers.iter_mut().zip(rows);
+        layers.try_for_each(|(layer, rows)| layer.insert(sequence, length, rows.keys, rows.values))
+    }
+
+    fn first(&self) -> &KvCache {
+        self.layers.first().expect("a cache has at least one layer")
+    }
+
+    /// Records into an encoder of its own and submits.
+    fn submit(&mut self, record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>) -> Result<()> {
+        let context = self.context().clone();
+        context.check_alive("recording")?;
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        record(self, &mut encoder)?;
+        context.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! The order of moves between sequences: each is read before it is overwritten.
+
+use crate::{
+    Context, Result, Side,
+    binding::{bind, uniform_binding, uniform_buffer},
+    kernels::{Entry, Hop, Kernel, Selection, SideVariant},
+    layout::Layout,
+    plan::{grid_of_planes, stored_slots},
+    record::Dispatch,
+    sequences::Sequences,
+    storage::Storage,
+};
+
+/// In place of a sequence: a thread's own memory.
+const ASIDE: u32 = u32::MAX;
+
+/// Moves rows between the sequences of a cache with one segment, in place.
+#[derive(Debug)]
+pub(crate) struct Permutation {
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+impl Permutation {
+    /// Sequence `i` of the new batch becomes what `sources[i]` is now.
+    pub fn new(
+        context: &Context,
+        layout: &Layout,
+        storage: &Storage,
+        sequences: &Sequences,
+        sources: &[u32],
+    ) -> Result<Self> {
+        let hop = |(read, source, destination): (u32, u32, u32)| {
+            let (length, oldest) = (sequences.lengths[read as usize], sequences.oldest[read as usize]);
+            let pieces = stored_slots(layout.placement, length, oldest).map(|slots| [slots.start, slots.end]);
+            Hop { source, destination, pieces }
+        };
+        let hops: Vec<Hop> = order(sources).into_iter().map(hop).collect();
+        let lengths =
+            sources.iter().map(|&source| Hop { source: sequences.lengths[source as usize], ..Hop::default() });
+        let count = |count: usize| u32::try_from(count).expect("a batch size is 32 bits wide");
+        let selection = Selection { hops: count(hops.len()), sequences: count(sources.len()), spare_0: 0, spare_1: 0 };
+        let hops: Vec<Hop> = hops.into_iter().chain(lengths).collect();
+
+        let [keys, values] = Side::BOTH.map(|side| SideVariant::moved(layout, side));
+        let pipeline = context.pipeline(Kernel::Permute { keys, values, heads: layout.heads })?;
+        let uniform = uniform_buffer(context, &[selection])?;
+        let hops = context.create_filled("hops", bytemuck::cast_slice(&hops), wgpu::BufferUsages::STORAGE)?;
+        let segment = storage.segments.first().expect("a cache has a segment");
+        let bindings = [
+            uniform_binding::<Selection>(context, &uniform, 0),
+            hops.as_entire_binding(),
+            storage.lengths.buffer.as_entire_binding(),
+            segment.keys.as_entire_binding(),
+            segment.values.as_entire_binding(),
+        ];
+        let units = keys.moved_units().max(values.moved_units()).max(sources.len() as u64);
+        let grid = grid_of_planes(units, layout.heads, context.limits());
+        Ok(Permutation { pipeline, bindings: bind(context, Entry::Permute, &bindings)?, grid })
+    }
+
+    pub fn dispatch(&self) -> Dispatch<'_> {
+        Dispatch { pipeline: &self.pipeline, bindings: &self.bindings, grid: self.grid }
+    }
+}
+
+/// Moves one after the other that do what all would do at once: (sequence whose rows they are, from, to). One unit at a
+/// time is put aside, for each cycle.
+fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
+    let mut pending: Vec<(u32, u32)> =
+        (0..).zip(sources).filter(|(to, from)| to != *from).map(|(to, &from)| (from, to)).collect();
+    // How many pending moves read each sequence.
+    let most = pending.iter().map(|&(from, to)| from.max(to)).max().map_or(0, |most| most as usize + 1);
+    let (mut readers, mut into) = (vec![0u32; most], vec![None; most]);
+    for &(from, to) in &pending {
+        readers[from as usize] += 1;
+        into[to as usize] = Some(from);
+    }
+    let mut ordered = Vec::with_capacity(pending.len() + 1);
+    // What nobody reads can be written at once, and may free what it was read from.
+    let mut free: Vec<u32> = pending.iter().map(|&(_, to)| to).filter(|&to| readers[to as usize] == 0).collect();
+    while let Some(to) = free.pop() {
+        let Some(from) = into[to as usize].take() else { continue };
+        ordered.push((from, from, to));
+        readers[from as usize] -= 1;
+        if readers[from as usize] == 0 {
+            free.push(from);
+        }
+    }
+    // What is left are cycles: each is read by one.
+    pending.retain(|&(_, to)| into[to as usize].is_some());
+    for &(_, start) in &pending {
+        if into[start as usize].is_none() {
+            continue;
+        }
+        ordered.push((start, start, ASIDE));
+        let mut to = start;
+        while let Some(from) = into[to as usize].take() {
+            ordered.push((from, if from == start { ASIDE } else { from }, to));
+            to = from;
+        }
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the moves do, one after the other.
+    fn moved(sources: &[u32], batch: u32) -> Vec<u32> {
+        let mut sequences: Vec<u32> = (0..batch.max(sources.len() as u32)).collect();
+        let mut aside = None;
+        for (rows, from, to) in order(sources) {
+            let unit = if from == ASIDE { aside.unwrap() } else { sequences[from as usize] };
+            assert_eq!(unit, rows, "a move carries the rows that it says");
+            if to == ASIDE { aside = Some(unit) } else { sequences[to as usize] = unit }
+        }
+        sequences.truncate(sources.len());
+        sequences
+    }
+
+    #[test]
+    fn every_selection_of_up_to_five_is_as_if_through_a_copy() {
+        for batch in 1..=5u32 {
+            for size in 1..=5u32 {
+                for number in 0..batch.pow(size) {
+                    let sources: Vec<u32> = (0..size).map(|place| number / batch.pow(place) % batch).collect();
+                    assert_eq!(moved(&sources, batch), sources, "of {batch}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cycle_takes_one_more_move_and_the_identity_none() {
+        assert_eq!(order(&[0, 1, 2]), []);
+        assert_eq!(order(&[1, 2, 0]).len(), 4);
+        assert_eq!(order(&[1, 0, 3, 2]).len(), 6);
+        assert_eq!(order(&[1, 1, 1]).len(), 2);
+    }
+}

@@ -1,0 +1,148 @@
+//! [`Placement`]: in which slot of a plane a position lies.
+
+use std::ops::Range;
+
+/// Where the positions of a sequence lie in its planes.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Placement};
+///
+/// // The last 6 positions stay, and the first 2; 1 more row makes a rollback by 1 exact.
+/// let ring = Placement::Ring { window: 6, sinks: 2, slack: 1 };
+/// let config = CacheConfig::new(1, 1, 4, 0).placement(ring);
+/// assert_eq!(config.slots(), 9);
+/// assert_eq!(ring.slot(1), 1);     // a sink's slot is its position
+/// assert_eq!(ring.slot(8), 8);     // the others wrap over the rest
+/// assert_eq!(ring.slot(9), 2);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields))]
+pub enum Placement {
+    /// Position `p` in slot `p`, up to `max_seq_len`.
+    #[default]
+    Linear,
+    /// The last `window` positions stay, and the first `sinks`; positions grow for ever and `max_seq_len` does not
+    /// bound them. A plane has `sinks + window + slack` slots.
+    ///
+    /// Sinks are those of StreamingLLM (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
+    Ring {
+        /// Positions before the end that are valid.
+        window: u32,
+        /// First positions that are never evicted.
+        #[cfg_attr(feature = "serde", serde(default))]
+        sinks: u32,
+        /// Rows beyond the window. By so many tokens a sequence can be rolled back after it has wrapped, and after an
+        /// update of up to `slack + 1` tokens every key that any of these queries may see is still stored.
+        #[cfg_attr(feature = "serde", serde(default))]
+        slack: u32,
+    },
+}
+
+/// Runs of slots in which contiguous positions of a ring lie: sinks, and up to two pieces of the rest.
+pub(crate) const PIECES: usize = 3;
+
+impl Placement {
+    /// The slot of a position. Of a ring too long to count, any.
+    #[must_use]
+    pub const fn slot(&self, position: u32) -> u32 {
+        match *self {
+            Placement::Ring { window, sinks, slack } if position >= sinks => {
+                let wrapped = (position - sinks) as u64 % (window as u64 + slack as u64);
+                // Below window + slack, which fits because sinks + window + slack does.
+                sinks.wrapping_add(wrapped as u32)
+            }
+            _ => position,
+        }
+    }
+
+    /// First positions that are never evicted.
+    pub(crate) const fn sinks(&self) -> u32 {
+        match *self {
+            Placement::Linear => 0,
+            Placement::Ring { sinks, .. } => sinks,
+        }
+    }
+
+    /// The first position beyond the sinks that is valid in a sequence of this length.
+    pub(crate) fn first_valid(&self, length: u32) -> u32 {
+        match *self {
+            Placement::Linear => 0,
+            Placement::Ring { window, sinks, .. } => length.saturating_sub(window).max(sinks),
+        }
+    }
+
+    /// The first position beyond the sinks that is stored right after a write that ends at `end`.
+    pub(crate) fn first_stored(&self, end: u32) -> u32 {
+        match *self {
+            Placement::Linear => 0,
+            Placement::Ring { window, sinks, slack } => end.saturating_sub(window.saturating_add(slack)).max(sinks),
+        }
+    }
+
+    /// The valid positions of a sequence of this length, in order.
+    pub(crate) fn valid(&self, length: u32) -> [Range<u32>; 2] {
+        let sinks = self.sinks().min(length);
+        [0..sinks, self.first_valid(length).clamp(sinks, length)..length]
+    }
+
+    /// The pieces in which positions lie, which are stored all: the first position of each, and its slots.
+    pub(crate) fn pieces(&self, positions: Range<u32>) -> impl Iterator<Item = (u32, Range<u32>)> {
+        let Range { start, end } = positions;
+        let sinks = self.sinks().clamp(start, end.max(start));
+        let wrap = match *self {
+            Placement::Linear => end,
+            Placement::Ring { window, slack, .. } => {
+                let room = window.saturating_add(slack) - (self.slot(sinks) - self.sinks().min(self.slot(sinks)));
+                sinks.saturating_add(room).min(end)
+            }
+        };
+        [start..sinks, sinks..wrap, wrap..end].into_iter().filter(|piece| piece.start < piece.end).map(|piece| {
+            let slot = self.slot(piece.start);
+            (piece.start, slot..slot + (piece.end - piece.start))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_positions_in_order_and_wrap_over_the_rest() {
+        for (window, sinks, slack) in [(1, 0, 0), (3, 0, 0), (3, 2, 0), (4, 1, 2), (1, 3, 1)] {
+            let ring = Placement::Ring { window, sinks, slack };
+            let rows = window + slack;
+            for start in 0..30 {
+                for length in 0..=rows {
+                    // A range that reaches from the sinks over evicted positions lies nowhere.
+                    let end = start + length;
+                    let slots: Vec<_> =
+                        ring.pieces(start..end).flat_map(|(first, slots)| (first..).zip(slots)).collect();
+                    let expected: Vec<_> = (start..end).map(|position| (position, ring.slot(position))).collect();
+                    assert_eq!(slots, expected, "{ring:?} {start}..{end}");
+                    assert!(slots.iter().all(|&(_, slot)| slot < sinks + rows));
+                    assert!(ring.pieces(start..end).count() <= PIECES);
+                }
+            }
+        }
+        assert_eq!(Placement::Linear.pieces(3..7).collect::<Vec<_>>(), [(3, 3..7)]);
+    }
+
+    #[test]
+    fn valid_positions_are_the_sinks_and_the_window() {
+        let ring = Placement::Ring { window: 3, sinks: 2, slack: 4 };
+        for (length, expected) in [
+            (0, [0..0, 0..0]),
+            (1, [0..1, 1..1]),
+            (2, [0..2, 2..2]),
+            (4, [0..2, 2..4]),
+            (5, [0..2, 2..5]),
+            (6, [0..2, 3..6]),
+            (100, [0..2, 97..100]),
+        ] {
+            assert_eq!(ring.valid(length), expected, "{length}");
+        }
+        assert_eq!(Placement::Linear.valid(5), [0..0, 0..5]);
+    }
+}

@@ -1,0 +1,82 @@
+//! [`Sequences`]: what the host knows of the sequences of a layer.
+
+use crate::{CacheConfig, Error, Placement, Result};
+
+/// Where each sequence ends, and from where on its positions are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sequences {
+    /// Positions of each sequence, evicted ones included.
+    pub lengths: Vec<u32>,
+    /// The first position beyond the sinks that is stored. It grows with what is overwritten, and a rollback does not
+    /// bring anything back.
+    pub oldest: Vec<u32>,
+}
+
+impl Sequences {
+    /// Empty ones.
+    pub fn new(config: &CacheConfig) -> Self {
+        let room = config.max_batch_size as usize;
+        let mut sequences = Sequences { lengths: Vec::with_capacity(room), oldest: Vec::with_capacity(room) };
+        sequences.lengths.resize(config.batch_size as usize, 0);
+        sequences.oldest.resize(config.batch_size as usize, config.placement.sinks());
+        sequences
+    }
+
+    /// How many.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.lengths.len()).expect("a batch size is 32 bits wide")
+    }
+
+    /// The largest length.
+    pub fn longest(&self) -> u32 {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Length and first stored position of a sequence.
+    pub fn get(&self, sequence: u32) -> Result<(u32, u32)> {
+        let index = sequence as usize;
+        match (self.lengths.get(index), self.oldest.get(index)) {
+            (Some(&length), Some(&oldest)) => Ok((length, oldest)),
+            _ => Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: self.count() }),
+        }
+    }
+
+    /// The first stored position after taking a sequence back to `length`, which is less than it has.
+    pub fn rollback(placement: Placement, sequence: u32, oldest: u32, length: u32) -> Result<u32> {
+        let Placement::Ring { window, sinks, .. } = placement else { return Ok(oldest) };
+        if length <= sinks {
+            return Ok(sinks);
+        }
+        if placement.first_valid(length) < oldest {
+            let shortest = oldest.saturating_add(window);
+            return Err(Error::RollbackEvicted { sequence, length, shortest, sinks, oldest });
+        }
+        Ok(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrapped_ring_goes_back_by_its_slack_or_to_its_sinks() {
+        let ring = Placement::Ring { window: 4, sinks: 2, slack: 3 };
+        // At 20 positions the slots beyond the sinks hold 13 to 19.
+        let oldest = ring.first_stored(20);
+        assert_eq!(oldest, 13);
+        for length in 17..20 {
+            assert_eq!(Sequences::rollback(ring, 0, oldest, length), Ok(13));
+        }
+        let refused = Error::RollbackEvicted { sequence: 5, length: 16, shortest: 17, sinks: 2, oldest: 13 };
+        assert_eq!(Sequences::rollback(ring, 5, oldest, 16), Err(refused));
+        assert!(Sequences::rollback(ring, 0, oldest, 3).is_err());
+        for length in 0..=2 {
+            assert_eq!(Sequences::rollback(ring, 0, oldest, length), Ok(2));
+        }
+        // Before it has wrapped it goes back anywhere.
+        for length in 0..9 {
+            assert!(Sequences::rollback(ring, 0, ring.first_stored(9), length).is_ok());
+        }
+    }
+}

@@ -12,10 +12,15 @@ struct Chunk {
     spare: u32,
 }
 
+// The rows of a run that this dispatch writes.
+fn written(run: Run) -> Run {
+    return Run(run.first, run.start, run.start, 0u, 0u);
+}
+
 fn write_unit(plane_run: u32, unit: u32) {
     let place = place_of(plane_run);
     set_length(plane_run, unit, place);
-    let gap = Run(place.run.first, place.run.start, place.run.start, 0u, 0u);
+    let gap = written(place.run);
     key_write(place, gap, unit);
     value_write(place, gap, unit);
 }

@@ -11,6 +11,7 @@ struct Place {
     plane: u32,     // counted inside the segment
     sequence: u32,
     head: u32,
+    first_run: u32, // of the sequence, in the step
     run: Run,
 }
 
@@ -25,8 +26,9 @@ fn place_of(plane_run: u32) -> Place {
     let plane = plane_run / RUNS_PER_SEQUENCE;
     let sequence = (chunk.first_plane + plane) / HEADS;
     let head = (chunk.first_plane + plane) % HEADS;
-    let run = step_run(sequence * RUNS_PER_SEQUENCE + plane_run % RUNS_PER_SEQUENCE);
-    return Place(chunk.segment_plane + plane, sequence, head, run);
+    let first_run = sequence * RUNS_PER_SEQUENCE;
+    let run = step_run(first_run + plane_run % RUNS_PER_SEQUENCE);
+    return Place(chunk.segment_plane + plane, sequence, head, first_run, run);
 }
 
 // One invocation sets the length of each sequence of the chunk.

@@ -20,11 +20,37 @@ fn side_lane(place: Place, run: Run, element: u32) -> vec2<u32> {
     return vec2<u32>(side_element(place, token, element % SIDE_DIM), SIDE_LANE_MASK);
 }
 
-fn side_write(place: Place, run: Run, unit: u32) {
-    let word = run.first * SIDE_DIM / SIDE_LANES + unit;
+// The bits of a word that a run writes, and a mask of them.
+fn side_lanes(place: Place, run: Run, word: u32) -> vec2<u32> {
     var lane = side_lane(place, run, word * SIDE_LANES);
     if SIDE_LANES == 2u {
         lane |= side_lane(place, run, word * SIDE_LANES + 1u) << vec2<u32>(16u);
+    }
+    return lane;
+}
+
+// The bits that the other runs of a sequence write to a word that this run writes to. A ring can start a run in the word
+// in which another ends; of those the thread of the one with the lower slots writes it for both.
+fn side_shared(place: Place, run: Run, other: Run, word: u32) -> vec2<u32> {
+    if other.first == other.end || other.first == run.first {
+        return vec2<u32>();
+    }
+    return side_lanes(place, other, word);
+}
+
+fn side_write(place: Place, run: Run, unit: u32) {
+    let word = run.first * SIDE_DIM / SIDE_LANES + unit;
+    var lane = side_lanes(place, run, word);
+    if RUNS_PER_SEQUENCE == 3u && SIDE_SHARED_WORDS == 1u && lane.y != 0u {
+        var others = vec2<u32>();
+        for (var i = 0u; i < RUNS_PER_SEQUENCE; i++) {
+            others |= side_shared(place, run, written(step_run(place.first_run + i)), word);
+        }
+        // The lower half of the word is another run's, so its thread writes both.
+        if others.y != 0u && (lane.y & 0xffffu) == 0u {
+            return;
+        }
+        lane |= others;
     }
     let at = place.plane * SIDE_PLANE_WORDS + word;
     if lane.y == 0xffffffffu {

@@ -26,9 +26,13 @@ struct Chunk {
     value_token_stride: u32,
 }
 
-// The part of a run whose tokens belong to this chunk.
-fn clip(run: Run) -> Run {
+// The part of a run that this dispatch writes: that whose tokens belong to the chunk. A gap goes with the token after it, or, where there is none, with
+// the first tokens of the source.
+fn written(run: Run) -> Run {
     if !CUT_BY_TOKENS {
+        return run;
+    }
+    if run.start == run.end && chunk.first_token == 0u {
         return run;
     }
     let low = max(run.token, chunk.first_token);
@@ -44,7 +48,7 @@ fn clip(run: Run) -> Run {
 fn write_unit(plane_run: u32, unit: u32) {
     let place = place_of(plane_run);
     set_length(plane_run, unit, place);
-    let run = clip(place.run);
+    let run = written(place.run);
     key_write(place, run, unit);
     value_write(place, run, unit);
 }

@@ -181,7 +181,7 @@ impl Layout {
 pub(crate) const fn runs(placement: Placement) -> u32 {
     match placement {
         Placement::Linear => 1,
-        Placement::Ring { .. } => PIECES as u32,
+        Placement::Ring { .. } => PIECES,
     }
 }
 

@@ -25,7 +25,7 @@ pub enum Placement {
     /// The last `window` positions stay, and the first `sinks`; positions grow for ever and `max_seq_len` does not
     /// bound them. A plane has `sinks + window + slack` slots.
     ///
-    /// Sinks are those of StreamingLLM (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
+    /// Sinks are those of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
     Ring {
         /// Positions before the end that are valid.
         window: u32,
@@ -40,18 +40,17 @@ pub enum Placement {
 }
 
 /// Runs of slots in which contiguous positions of a ring lie: sinks, and up to two pieces of the rest.
-pub(crate) const PIECES: usize = 3;
+pub(crate) const PIECES: u32 = 3;
 
 impl Placement {
-    /// The slot of a position. Of a ring too long to count, any.
+    /// The slot of a position.
     #[must_use]
     pub const fn slot(&self, position: u32) -> u32 {
         match *self {
-            Placement::Ring { window, sinks, slack } if position >= sinks => {
-                let wrapped = (position - sinks) as u64 % (window as u64 + slack as u64);
-                // Below window + slack, which fits because sinks + window + slack does.
-                sinks.wrapping_add(wrapped as u32)
-            }
+            Placement::Ring { window, sinks, slack } if position >= sinks => match window.saturating_add(slack) {
+                0 => sinks,
+                rows => sinks.saturating_add((position - sinks) % rows),
+            },
             _ => position,
         }
     }
@@ -122,7 +121,7 @@ mod tests {
                     let expected: Vec<_> = (start..end).map(|position| (position, ring.slot(position))).collect();
                     assert_eq!(slots, expected, "{ring:?} {start}..{end}");
                     assert!(slots.iter().all(|&(_, slot)| slot < sinks + rows));
-                    assert!(ring.pieces(start..end).count() <= PIECES);
+                    assert!(ring.pieces(start..end).count() <= PIECES as usize);
                 }
             }
         }

@@ -356,7 +356,7 @@ fn stored(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; 2] {
 }
 
 /// The slots in which they lie, three pieces at most.
-pub(crate) fn stored_slots(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; PIECES] {
+pub(crate) fn stored_slots(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; PIECES as usize] {
     let mut pieces = stored(placement, length, oldest).into_iter().flat_map(|positions| placement.pieces(positions));
     std::array::from_fn(|_| pieces.next().map_or(0..0, |(_, slots)| slots))
 }

@@ -10,7 +10,7 @@ use std::fmt;
 
 pub use data::{Layout, Rows};
 
-use crate::{CacheConfig, Difference, Error, Format, Side, Write};
+use crate::{CacheConfig, Difference, Error, Format, PerSequence, Placement, Side, Write};
 
 /// A cache and what is done to it.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct Program {
     pub config: CacheConfig,
     /// Number of layers.
     pub num_layers: usize,
+    /// Placement of the first layers, instead of that of `config`.
+    pub placements: Vec<Placement>,
     /// Fills every byte of the storage with NaN first, to show that no operation lets such a row out.
     pub poison: bool,
     /// What is done, in order.
@@ -67,8 +69,84 @@ pub enum Operation {
         /// The layer.
         layer: usize,
     },
+    /// An operation on whole sequences of all layers.
+    Sequences {
+        /// What is done.
+        change: Change,
+        /// Recorded into a compute pass instead of an encoder.
+        in_pass: bool,
+    },
+    /// Copies one sequence of all layers out.
+    Extract {
+        /// The sequence.
+        sequence: u32,
+    },
+    /// Makes a sequence of all layers one of some length.
+    Insert {
+        /// The sequence; the first that is not there makes the batch larger.
+        sequence: u32,
+        /// Its length.
+        length: u32,
+        /// Its valid rows.
+        rows: Rows,
+    },
     /// Makes every layer as new.
     Reset,
+}
+
+/// What is done to whole sequences, of all layers at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// [`BatchedKvCache::truncate`](crate::BatchedKvCache::truncate).
+    Truncate(Lengths),
+    /// [`BatchedKvCache::clear_sequence`](crate::BatchedKvCache::clear_sequence).
+    Clear(u32),
+    /// [`BatchedKvCache::select`](crate::BatchedKvCache::select).
+    Select(Vec<u32>),
+    /// [`BatchedKvCache::reorder`](crate::BatchedKvCache::reorder).
+    Reorder(Vec<u32>),
+    /// [`BatchedKvCache::repeat`](crate::BatchedKvCache::repeat).
+    Repeat(u32),
+    /// [`BatchedKvCache::copy_sequence`](crate::BatchedKvCache::copy_sequence).
+    CopySequence {
+        /// The sequence copied.
+        from: u32,
+        /// The sequence that becomes like it.
+        to: u32,
+    },
+    /// [`BatchedKvCache::copy_range`](crate::BatchedKvCache::copy_range).
+    CopyRange {
+        /// The sequence copied from.
+        from: u32,
+        /// First position.
+        start: u32,
+        /// Position after the last.
+        end: u32,
+        /// The sequence copied to.
+        to: u32,
+        /// Position of the first row there.
+        position: u32,
+    },
+}
+
+/// An owned [`PerSequence`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lengths {
+    /// The same for every sequence.
+    All(u32),
+    /// `[batch]`.
+    Each(Vec<u32>),
+}
+
+impl Lengths {
+    /// The same as the argument of a truncation.
+    pub fn per_sequence(&self) -> PerSequence<'_> {
+        match self {
+            Lengths::All(length) => PerSequence::All(*length),
+            Lengths::Each(lengths) => PerSequence::Each(lengths),
+        }
+    }
 }
 
 /// Where rows go and how many: an owned [`Write`].
@@ -156,7 +234,13 @@ pub enum FailureKind {
 impl Program {
     /// An empty program.
     pub fn new(config: CacheConfig, num_layers: usize) -> Self {
-        Program { config, num_layers, poison: false, operations: Vec::new() }
+        Program { config, num_layers, placements: Vec::new(), poison: false, operations: Vec::new() }
+    }
+
+    /// Shape and formats of each layer.
+    pub fn layers(&self) -> Vec<CacheConfig> {
+        let placement = |layer: usize| self.placements.get(layer).copied().unwrap_or(self.config.placement);
+        (0..self.num_layers).map(|layer| self.config.placement(placement(layer))).collect()
     }
 }
 

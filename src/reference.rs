@@ -267,9 +267,11 @@ impl ReferenceCache {
                 for plane in &planes[sequence] {
                     for row in 0..count {
                         let position = wanted.get(row).filter(|&&position| position < self.lengths[sequence]);
-                        for element in 0..dim as usize {
-                            let bits = position.map_or(0, |&position| plane[self.slot(position)][element]);
-                            push(&mut bytes, format, bits);
+                        match position {
+                            Some(&position) => {
+                                plane[self.slot(position)].iter().for_each(|&bits| push(&mut bytes, format, bits));
+                            }
+                            None => (0..dim).for_each(|_| push(&mut bytes, format, 0)),
                         }
                     }
                 }

@@ -1,13 +1,13 @@
 //! Running a program on the device and on the reference.
 
 use super::{
-    Failure, FailureKind, Operation, Path, Program, Rows, Span,
+    Change, Failure, FailureKind, Operation, Path, Program, Rows, Span,
     data::{mix, upper_half},
     poison,
 };
 use crate::{
-    BatchedKvCache, Context, Destination, Error, HostTensor, KvCache, Pair, ReferenceCache, Result, RowsIn, Side,
-    Source, compare_tensors,
+    BatchedKvCache, CacheConfig, Context, Destination, Error, HostTensor, KvCache, Pair, Placement, Recorder,
+    ReferenceCache, Result, RowsIn, Side, Source, compare_tensors,
     program::data::{Dense, Strided},
     tensor::read_buffer,
 };
@@ -16,8 +16,7 @@ use crate::{
 const GUARD_BYTES: usize = 12;
 const GUARD: u8 = 0xa5;
 
-struct Pass<'a> {
-    program: &'a Program,
+struct Pass {
     device: BatchedKvCache,
     reference: Vec<ReferenceCache>,
 }
@@ -31,9 +30,9 @@ impl Program {
     pub fn run(&self, context: &Context) -> Result<(), Failure> {
         let at = |operation| move |kind| Failure { operation, kind };
         let make = || {
-            let device = BatchedKvCache::new(context, self.config, self.num_layers)?;
-            let reference = (0..self.num_layers).map(|_| ReferenceCache::new(self.config)).collect::<Result<_>>()?;
-            Ok(Pass { program: self, device, reference })
+            let device = BatchedKvCache::with_layers(context, &self.layers())?;
+            let reference = self.layers().into_iter().map(ReferenceCache::new).collect::<Result<_>>()?;
+            Ok(Pass { device, reference })
         };
         let mut pass = make().map_err(FailureKind::Device).map_err(at(0))?;
         if self.poison {
@@ -46,7 +45,7 @@ impl Program {
     }
 }
 
-impl Pass<'_> {
+impl Pass {
     fn apply(&mut self, operation: &Operation) -> Result<(), FailureKind> {
         match operation {
             Operation::Update { layer, span, rows, path } => {
@@ -74,10 +73,52 @@ impl Pass<'_> {
                 }
             }
             Operation::GetAll { layer } => {
-                let expected =
-                    self.reference_layer(*layer).and_then(|reference| reference.get(0..reference.write_pos()));
+                let expected = self.reference_layer(*layer).map(|reference| reference.get_all());
                 let actual = self.device.get_all(*layer).and_then(|range| range.read());
                 compare_ranges(*layer, agree(expected, actual)?)
+            }
+            Operation::Sequences { change, in_pass } => {
+                let expected = self.change_reference(change);
+                let actual = self.submit(|device, encoder| {
+                    if *in_pass {
+                        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                        change.record(device, &mut pass)
+                    } else {
+                        change.record(device, encoder)
+                    }
+                });
+                agree(expected, actual).map(drop)
+            }
+            Operation::Extract { sequence } => {
+                let expected: Result<Vec<_>> =
+                    self.reference.iter().map(|reference| reference.extract(*sequence)).collect();
+                let actual = self
+                    .device
+                    .extract(*sequence)
+                    .and_then(|layers| layers.iter().map(Pair::read).collect::<Result<Vec<_>>>());
+                let Some((expected, actual)) = agree(expected, actual)? else { return Ok(()) };
+                let layers = expected.into_iter().zip(actual).enumerate();
+                layers.into_iter().try_for_each(|(layer, ranges)| compare_ranges(layer, Some(ranges)))
+            }
+            Operation::Insert { sequence, length, rows } => {
+                let rows: Vec<_> = (0u64..)
+                    .zip(&self.reference)
+                    .map(|(layer, reference)| {
+                        let rows = Rows { seed: mix(rows.seed ^ layer), ..*rows };
+                        inserted(reference.config(), *length, &rows)
+                    })
+                    .collect();
+                let before = self.reference.clone();
+                let mut layers = self.reference.iter_mut().zip(&rows);
+                let expected = layers.try_for_each(|(layer, [keys, values])| {
+                    layer.insert(*sequence, *length, keys.rows(), values.rows())
+                });
+                if expected.is_err() {
+                    self.reference = before;
+                }
+                let rows: Vec<_> =
+                    rows.iter().map(|[keys, values]| Pair { keys: keys.rows(), values: values.rows() }).collect();
+                agree(expected, self.device.insert(*sequence, *length, &rows)).map(drop)
             }
             Operation::Reset => {
                 self.reference.iter_mut().for_each(ReferenceCache::reset);
@@ -111,26 +152,44 @@ impl Pass<'_> {
         self.reference.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
     }
 
-    /// Elements of one side of an update; a program that is to be refused may ask for any number of tokens.
-    fn dense(&self, side: Side, span: &Span, rows: &Rows) -> Dense {
-        let config = &self.program.config;
-        let tokens = span.tokens.min(config.max_seq_len + 1) as usize;
+    /// Does the same to all layers of the reference, or nothing.
+    fn change_reference(&mut self, change: &Change) -> Result<()> {
+        let before = self.reference.clone();
+        let changed = self.reference.iter_mut().try_for_each(|reference| change.apply(reference));
+        if changed.is_err() {
+            self.reference = before;
+        }
+        changed
+    }
+
+    /// The layer's configuration as it is now, and the rows that a source holds: a program that is to be refused may ask
+    /// for any number of tokens.
+    fn source(&self, layer: usize, span: &Span) -> (CacheConfig, u32) {
+        let reference = self.reference.get(layer).or(self.reference.first()).expect("a program has a layer");
+        let config = *reference.config();
+        let most = config.slots().max(if config.placement == Placement::Linear { config.max_seq_len } else { 0 });
+        (config, span.tokens.min(4 * most + 1))
+    }
+
+    /// Elements of one side of an update.
+    fn dense(&self, layer: usize, side: Side, span: &Span, rows: &Rows) -> Dense {
+        let (config, tokens) = self.source(layer, span);
+        let tokens = tokens as usize;
         rows.dense(side, config.batch_size as usize * config.num_heads as usize * tokens * config.dim(side) as usize)
     }
 
     fn update_reference(&mut self, layer: usize, span: &Span, rows: &Rows) -> Result<()> {
-        let [keys, values] = Side::BOTH.map(|side| self.dense(side, span, rows));
+        let [keys, values] = Side::BOTH.map(|side| self.dense(layer, side, span, rows));
         self.reference_layer(layer)?.update(keys.rows(), values.rows(), span.write())
     }
 
     fn update_device(&mut self, layer: usize, span: &Span, rows: &Rows, path: Path) -> Result<()> {
-        let [keys, values] = Side::BOTH.map(|side| self.dense(side, span, rows));
+        let [keys, values] = Side::BOTH.map(|side| self.dense(layer, side, span, rows));
         let layout = match path {
             Path::Host => return self.device.update(layer, keys.rows(), values.rows(), span.write()),
             Path::Encoder(layout) | Path::Pass(layout) => layout,
         };
-        let config = self.program.config;
-        let tokens = span.tokens.min(config.max_seq_len + 1);
+        let (config, tokens) = self.source(layer, span);
         let [key_rows, value_rows] = [(Side::Keys, &keys), (Side::Values, &values)]
             .map(|(side, rows)| rows.strided(&config, side, tokens, layout));
         let context = self.device.context().clone();
@@ -206,8 +265,8 @@ impl Pass<'_> {
 
     /// Fills the storage of device and reference with NaN.
     fn poison(&mut self) -> Result<()> {
-        let config = self.program.config;
         for (layer, reference) in self.reference.iter_mut().enumerate() {
+            let config = *reference.config();
             for side in Side::BOTH {
                 let bits = poison(config.format(side));
                 let word = if config.format(side).element_bytes() == 4 { bits } else { bits | (bits << 16) };
@@ -227,7 +286,7 @@ impl Pass<'_> {
 
     /// Writes bits straight into the storage of device and reference, as an engine's projection kernel would.
     fn poke_span(&mut self, layer: usize, span: &Span, seed: u64) -> Result<(), FailureKind> {
-        let config = self.program.config;
+        let config = *self.reference[layer].config();
         let after = {
             let mut after = self.reference[layer].clone();
             after.advance(span.write()).map_err(FailureKind::Device)?;
@@ -236,17 +295,24 @@ impl Pass<'_> {
         for side in Side::BOTH {
             let width = 8 * config.format(side).element_bytes();
             let mut edits = Vec::new();
-            for at in coordinates(config.shape(side)) {
-                let sequence = at[0] as usize;
-                let count = span.counts.as_ref().map_or(span.tokens, |counts| counts[sequence]);
-                let end = after[sequence];
-                if count > 0 && (end - count..end).contains(&at[2]) {
-                    let place = at.into_iter().fold(side as u64, |hash, axis| hash * 1009 + u64::from(axis));
-                    edits.push((at, upper_half(mix(seed ^ mix(place))) >> (32 - width)));
+            for (sequence, index) in (0..config.batch_size).zip(0..) {
+                let index: usize = index;
+                let count = span.counts.as_ref().map_or(span.tokens, |counts| counts[index]);
+                // Of a ring, the rows that are not overwritten by later ones.
+                let (first, end) = (after[index] - count, after[index]);
+                let sinks = first..config.placement.sinks().min(end);
+                let others = first.max(config.placement.first_stored(end))..end;
+                for position in sinks.chain(others) {
+                    for [_, head, _, element] in coordinates([1, config.num_heads, 1, config.dim(side)]) {
+                        let at = [sequence, head, position, element];
+                        let place = at.into_iter().fold(side as u64, |hash, axis| hash * 1009 + u64::from(axis));
+                        edits.push((at, upper_half(mix(seed ^ mix(place))) >> (32 - width)));
+                    }
                 }
             }
-            for &(at, bits) in &edits {
-                self.reference[layer].poke(side, at, bits).map_err(FailureKind::Device)?;
+            for &([sequence, head, position, element], bits) in &edits {
+                let slot = config.placement.slot(position);
+                self.reference[layer].poke(side, [sequence, head, slot, element], bits).map_err(FailureKind::Device)?;
             }
             write_through_view(&self.device.layers()[layer], side, &edits).map_err(FailureKind::Device)?;
         }
@@ -271,6 +337,43 @@ fn write_through_view(device: &KvCache, side: Side, edits: &[([u32; 4], u32)]) -
         context.queue().write_buffer(segment.buffer, 0, &bytes);
     }
     Ok(())
+}
+
+impl Change {
+    fn record(&self, device: &mut BatchedKvCache, recorder: &mut impl Recorder) -> Result<()> {
+        match self {
+            Change::Truncate(lengths) => device.record_truncate(recorder, lengths.per_sequence()),
+            Change::Clear(sequence) => device.record_clear_sequence(recorder, *sequence),
+            Change::Select(sources) => device.record_select(recorder, sources),
+            Change::Reorder(sources) => device.record_reorder(recorder, sources),
+            Change::Repeat(times) => device.record_repeat(recorder, *times),
+            &Change::CopySequence { from, to } => device.record_copy_sequence(recorder, from, to),
+            &Change::CopyRange { from, start, end, to, position } => {
+                device.record_copy_range(recorder, from, start..end, to, position)
+            }
+        }
+    }
+
+    fn apply(&self, reference: &mut ReferenceCache) -> Result<()> {
+        match self {
+            Change::Truncate(lengths) => reference.truncate(lengths.per_sequence()),
+            Change::Clear(sequence) => reference.clear_sequence(*sequence),
+            Change::Select(sources) => reference.select(sources),
+            Change::Reorder(sources) => reference.reorder(sources),
+            Change::Repeat(times) => reference.repeat(*times),
+            &Change::CopySequence { from, to } => reference.copy_sequence(from, to),
+            &Change::CopyRange { from, start, end, to, position } => {
+                reference.copy_range(from, start..end, to, position)
+            }
+        }
+    }
+}
+
+/// Keys and values of a sequence of some length; a program that is to be refused may ask for any.
+fn inserted(config: &CacheConfig, length: u32, rows: &Rows) -> [Dense; 2] {
+    let valid: u32 = config.placement.valid(length).into_iter().map(|range| range.end - range.start).sum();
+    let count = valid.min(config.slots() + 1) as usize * config.num_heads as usize;
+    Side::BOTH.map(|side| rows.dense(side, count * config.dim(side) as usize))
 }
 
 /// Every index of a shape.

@@ -1,28 +1,40 @@
-//! Random programs for `kv-cache verify --random`.
+//! Random programs: for `kv-cache verify --random`, and for the tests.
 
 use fastrand::Rng;
 use wgpu_kv_cache::{
-    CacheConfig, Format,
-    program::{Layout, Operation, Path, Positions, Program, Rows, Span},
+    CacheConfig, Format, Placement,
+    program::{Change, Layout, Lengths, Operation, Path, Positions, Program, Rows, Span},
 };
+
+/// Programs that share a shape, and so the kernels made for it.
+pub const PROGRAMS_OF_A_SHAPE: u64 = 25;
 
 /// Head sizes: the usual ones, small ones, and odd ones.
 const DIMS: [u32; 14] = [1, 2, 3, 4, 5, 8, 16, 46, 64, 72, 80, 96, 128, 256];
 
-/// The program of a seed.
+/// The program of a seed. Seeds with the same `seed / PROGRAMS_OF_A_SHAPE` share everything that kernels are made for.
 pub fn program(seed: u64) -> Program {
-    let rng = &mut Rng::with_seed(seed);
-    let most = rng.u32(1..=24);
-    let head_dim = dim(rng);
-    let value_dim = if rng.bool() { head_dim } else { dim(rng) };
-    let config = CacheConfig::new(rng.u32(1..=4), rng.u32(1..=4), head_dim, most)
+    let shape = &mut Rng::with_seed(seed / PROGRAMS_OF_A_SHAPE);
+    let head_dim = dim(shape);
+    let value_dim = if shape.bool() { head_dim } else { dim(shape) };
+    let batch_size = shape.u32(1..=3);
+    let config = CacheConfig::new(batch_size, shape.u32(1..=3), head_dim, shape.u32(1..=24))
+        .max_batch_size(batch_size + shape.u32(0..=2))
         .value_dim(value_dim)
-        .formats(format(rng), format(rng));
-    let num_layers = rng.usize(1..=2);
-    let mut program = Program::new(config, num_layers);
+        .formats(format(shape), format(shape))
+        .placement(placement(shape));
+    let mut program = Program::new(config, shape.usize(1..=2));
+    if shape.u32(..3) == 0 {
+        program.placements.push(placement(shape));
+    }
+    let formats = [(); 2].map(|()| (format(shape), format(shape)));
+
+    let rng = &mut Rng::with_seed(seed);
     program.poison = rng.bool();
-    let operations = rng.usize(2..=10);
-    program.operations = (0..operations).map(|_| operation(rng, &config, num_layers)).collect();
+    let layers = program.layers();
+    let mut drawing = Drawing { rng, formats, lengths: vec![vec![0; batch_size as usize]; layers.len()], layers };
+    let operations = drawing.rng.usize(2..=14);
+    program.operations = (0..operations).map(|_| drawing.operation()).collect();
     program
 }
 
@@ -34,53 +46,224 @@ fn format(rng: &mut Rng) -> Format {
     Format::ALL[rng.usize(..Format::ALL.len())]
 }
 
-fn operation(rng: &mut Rng, config: &CacheConfig, num_layers: usize) -> Operation {
-    // Now and then a layer that is not there.
-    let layer = if rng.u32(..20) == 0 { num_layers } else { rng.usize(..num_layers) };
-    match rng.u32(..20) {
-        0..10 => Operation::Update {
-            layer,
-            span: span(rng, config),
-            rows: Rows { key_format: format(rng), value_format: format(rng), seed: rng.u64(..) },
-            path: path(rng),
-        },
-        10..13 => Operation::Advance { layer, span: span(rng, config), seed: rng.u64(..) },
-        13..17 => {
-            let (start, end) = (rng.u32(..=config.max_seq_len), rng.u32(..=config.max_seq_len));
-            let (start, end) = if rng.u32(..10) == 0 { (start, end) } else { (start.min(end), start.max(end)) };
-            Operation::Get { layer, start, end, guarded: rng.bool() }
+fn placement(rng: &mut Rng) -> Placement {
+    if rng.bool() {
+        Placement::Linear
+    } else {
+        Placement::Ring { window: rng.u32(1..=6), sinks: rng.u32(0..=3), slack: rng.u32(0..=3) }
+    }
+}
+
+/// A program on its way. It keeps roughly where each sequence ends, so that most operations are legal.
+struct Drawing<'a> {
+    rng: &'a mut Rng,
+    formats: [(Format, Format); 2],
+    layers: Vec<CacheConfig>,
+    /// `[layer][sequence]`.
+    lengths: Vec<Vec<u32>>,
+}
+
+impl Drawing<'_> {
+    fn batch(&self) -> u32 {
+        self.lengths[0].len() as u32
+    }
+
+    /// 1 in so many times, else 0.
+    fn one_of(&mut self, times: u32) -> u32 {
+        u32::from(self.rng.u32(..times) == 0)
+    }
+
+    fn sequence(&mut self) -> u32 {
+        // Now and then one that is not there.
+        let beyond = self.one_of(20);
+        self.rng.u32(..self.batch() + beyond)
+    }
+
+    fn operation(&mut self) -> Operation {
+        // Now and then a layer that is not there.
+        let layers = self.layers.len();
+        let layer = if self.rng.u32(..20) == 0 { layers } else { self.rng.usize(..layers) };
+        match self.rng.u32(..40) {
+            0..14 => {
+                let rows = self.rows();
+                let path = self.path();
+                Operation::Update { layer, span: self.span(layer), rows, path }
+            }
+            14..17 => Operation::Advance { layer, span: self.span(layer), seed: self.rng.u64(..) },
+            17..21 => {
+                let longest = self.lengths.get(layer).and_then(|lengths| lengths.iter().max()).copied().unwrap_or(3);
+                let beyond = self.one_of(10);
+                let end = self.rng.u32(..=longest + beyond);
+                // The last rows, which a ring has.
+                let back = self.rng.u32(..=8);
+                let start = if self.rng.u32(..10) == 0 { end + 1 } else { end.saturating_sub(back) };
+                Operation::Get { layer, start, end, guarded: self.rng.bool() }
+            }
+            21..24 => Operation::GetAll { layer },
+            24..27 => Operation::Extract { sequence: self.sequence() },
+            27..29 => self.insert(),
+            29..39 => {
+                let change = self.change();
+                Operation::Sequences { change, in_pass: self.rng.bool() }
+            }
+            _ => {
+                self.lengths.iter_mut().flatten().for_each(|length| *length = 0);
+                Operation::Reset
+            }
         }
-        17..19 => Operation::GetAll { layer },
-        _ => Operation::Reset,
     }
-}
 
-fn path(rng: &mut Rng) -> Path {
-    let layout = Layout::ALL[rng.usize(..Layout::ALL.len())];
-    match rng.u32(..3) {
-        0 => Path::Host,
-        1 => Path::Encoder(layout),
-        _ => Path::Pass(layout),
+    fn rows(&mut self) -> Rows {
+        let (key_format, value_format) = self.formats[self.rng.usize(..2)];
+        Rows { key_format, value_format, seed: self.rng.u64(..) }
     }
-}
 
-/// Mostly legal; now and then past the end, or with too many tokens.
-fn span(rng: &mut Rng, config: &CacheConfig) -> Span {
-    let most = config.max_seq_len;
-    let tokens = match rng.u32(..12) {
-        0 => rng.u32(0..=most + 1),
-        1 => most,
-        _ => rng.u32(1..=most.min(5)),
-    };
-    let room = if rng.u32(..12) == 0 { most } else { most.saturating_sub(tokens) };
-    let positions = match rng.u32(..5) {
-        0..3 => Positions::Append,
-        3 => Positions::At(rng.u32(..=room)),
-        _ => Positions::Each((0..config.batch_size).map(|_| rng.u32(..=room)).collect()),
-    };
-    let counts = rng.bool().then(|| {
-        let extra = u32::from(rng.u32(..20) == 0);
-        (0..config.batch_size).map(|_| rng.u32(..=tokens + extra)).collect()
-    });
-    Span { tokens, positions, counts }
+    fn path(&mut self) -> Path {
+        let layout = Layout::ALL[self.rng.usize(..Layout::ALL.len())];
+        match self.rng.u32(..3) {
+            0 => Path::Host,
+            1 => Path::Encoder(layout),
+            _ => Path::Pass(layout),
+        }
+    }
+
+    /// Mostly legal; now and then past the end, too far back, or with too many tokens.
+    fn span(&mut self, layer: usize) -> Span {
+        let config = self.layers[layer.min(self.layers.len() - 1)];
+        let slots = config.slots();
+        let ring = config.placement != Placement::Linear;
+        let tokens = match self.rng.u32(..12) {
+            0 => self.rng.u32(0..=slots + 1),
+            1 => slots,
+            2 if ring => self.rng.u32(slots..=2 * slots + 1),
+            _ => self.rng.u32(1..=slots.min(5)),
+        };
+        let lengths = self.lengths.get(layer).unwrap_or(&self.lengths[0]).clone();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let room = if ring { longest + 4 } else { slots.saturating_sub(tokens) };
+        let room = if self.rng.u32(..12) == 0 { slots } else { room };
+        let near = |rng: &mut Rng, length: u32| (length + rng.u32(..=4)).saturating_sub(2).min(room);
+        let positions = match self.rng.u32(..6) {
+            0..3 => Positions::Append,
+            3 if ring => Positions::At(near(self.rng, longest)),
+            3 => Positions::At(self.rng.u32(..=room)),
+            4 if ring => Positions::Each(lengths.iter().map(|&length| near(self.rng, length)).collect()),
+            _ => Positions::Each(lengths.iter().map(|_| self.rng.u32(..=room)).collect()),
+        };
+        let counts = self.rng.bool().then(|| {
+            let extra = u32::from(self.rng.u32(..20) == 0);
+            lengths.iter().map(|_| self.rng.u32(..=tokens + extra)).collect::<Vec<_>>()
+        });
+        if let Some(known) = self.lengths.get_mut(layer) {
+            for (index, length) in known.iter_mut().enumerate() {
+                let count = counts.as_ref().map_or(tokens, |counts| counts[index]);
+                let position = match &positions {
+                    Positions::Append => *length,
+                    Positions::At(position) => *position,
+                    Positions::Each(positions) => positions[index],
+                };
+                if count > 0 && (ring || position + count <= slots) {
+                    *length = position + count;
+                }
+            }
+        }
+        Span { tokens, positions, counts }
+    }
+
+    fn insert(&mut self) -> Operation {
+        let sequence = self.rng.u32(..=self.batch());
+        let slots = self.layers.iter().map(CacheConfig::slots).min().unwrap_or(1);
+        let length = self.rng.u32(..=slots + 2);
+        if sequence < self.layers[0].max_batch_size {
+            for lengths in &mut self.lengths {
+                lengths.resize(lengths.len().max(sequence as usize + 1), 0);
+                lengths[sequence as usize] = length;
+            }
+        }
+        Operation::Insert { sequence, length, rows: self.rows() }
+    }
+
+    fn change(&mut self) -> Change {
+        let (batch, max) = (self.batch(), self.layers[0].max_batch_size);
+        match self.rng.u32(..9) {
+            0..3 => {
+                // By a few, which a ring's slack may allow, or to anything. All layers are cut to the same.
+                let least = |sequence: usize| self.lengths.iter().map(|lengths| lengths[sequence]).min().unwrap_or(0);
+                let known: Vec<u32> = (0..batch as usize).map(least).collect();
+                let some = self.rng.bool();
+                let cut = |rng: &mut Rng, length: u32| {
+                    if some { length.saturating_sub(rng.u32(..=3)) } else { rng.u32(..=length) }
+                };
+                let lengths = if self.rng.u32(..4) == 0 {
+                    Lengths::All(cut(self.rng, known.iter().copied().min().unwrap_or(0)))
+                } else {
+                    Lengths::Each(known.iter().map(|&length| cut(self.rng, length)).collect())
+                };
+                for lengths_of in &mut self.lengths {
+                    for (index, length) in lengths_of.iter_mut().enumerate() {
+                        *length = match &lengths {
+                            Lengths::All(all) => *all,
+                            Lengths::Each(each) => each[index],
+                        };
+                    }
+                }
+                Change::Truncate(lengths)
+            }
+            3 => {
+                let sequence = self.sequence();
+                for lengths in &mut self.lengths {
+                    lengths.get_mut(sequence as usize).into_iter().for_each(|length| *length = 0);
+                }
+                Change::Clear(sequence)
+            }
+            4 | 5 => {
+                let beyond = self.one_of(10);
+                let count = self.rng.u32(1..=max + beyond);
+                let sources: Vec<u32> = (0..count).map(|_| self.sequence()).collect();
+                self.select(&sources);
+                Change::Select(sources)
+            }
+            6 => {
+                let sources: Vec<u32> = (0..batch).map(|_| self.sequence()).collect();
+                self.select(&sources);
+                Change::Reorder(sources)
+            }
+            7 if self.rng.bool() => {
+                let times = self.rng.u32(..=2);
+                let sources: Vec<u32> = (0..batch * times).map(|sequence| sequence / times).collect();
+                self.select(&sources);
+                Change::Repeat(times)
+            }
+            7 => {
+                let (from, to) = (self.sequence(), self.sequence());
+                let sources: Vec<u32> = (0..batch).map(|other| if other == to { from } else { other }).collect();
+                if to < batch {
+                    self.select(&sources);
+                }
+                Change::CopySequence { from, to }
+            }
+            _ => {
+                let (from, to) = (self.sequence(), self.sequence());
+                let length = |sequence: u32| self.lengths[0].get(sequence as usize).copied().unwrap_or(0);
+                let (end, target) = (length(from), length(to));
+                let start = end.saturating_sub(self.rng.u32(1..=4));
+                let position = (target + self.rng.u32(..=2)).saturating_sub(self.rng.u32(..=2));
+                if from < batch && to < batch && end > start {
+                    for lengths in &mut self.lengths {
+                        lengths[to as usize] = position + end - start;
+                    }
+                }
+                Change::CopyRange { from, start, end, to, position }
+            }
+        }
+    }
+
+    fn select(&mut self, sources: &[u32]) {
+        let legal = !sources.is_empty() && sources.len() <= self.layers[0].max_batch_size as usize;
+        if legal && sources.iter().all(|&source| source < self.batch()) {
+            for lengths in &mut self.lengths {
+                *lengths = sources.iter().map(|&source| lengths[source as usize]).collect();
+            }
+        }
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// With FILE, does what `demo` does with your trace: a safetensors file with `layers.{i}.keys` and
 /// `layers.{i}.values` for every layer i from 0, each `[batch, kv_head, tokens, dim]` in F32, F16 or BF16.
 ///
-/// With --random, runs programs of updates, copies and resets over random shapes and formats, and compares results,
+/// With --random, runs programs of all operations over random shapes, formats and placements, and compares results,
 /// lengths and the whole storage with the reference after every operation. A third of them goes by kernels, a third by
 /// the device's copies where they are possible, a third by what is typical of the device.
 #[derive(Args)]
@@ -70,15 +70,22 @@ fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> 
         let label = adapter_label(&adapter.get_info());
         let context = Context::open(&adapter)?;
         let bar = output::progress(programs, &label);
-        let mut operations = 0;
+        let (mut operations, mut shape) = (0, None);
         for index in 0..programs {
             let seed = seed.wrapping_add(index);
             let program = random::program(seed);
-            // A context of its own, so that the pipelines of its head sizes end with it.
-            let forms = [CostModel::KERNELS, CostModel::COPIES, *context.costs()];
-            let costs = forms[(seed % 3) as usize];
-            let context = Context::with_costs(context.device(), context.queue(), costs);
-            program.run(&context).map_err(|failure| {
+            let number = seed / random::PROGRAMS_OF_A_SHAPE;
+            let of_shape = match &shape {
+                Some((known, context)) if *known == number => context,
+                _ => {
+                    // A context for each shape, so that the pipelines of its head sizes end with it.
+                    let forms = [CostModel::KERNELS, CostModel::COPIES, *context.costs()];
+                    let costs = forms[(number % 3) as usize];
+                    let fresh = Context::with_costs(context.device(), context.queue(), costs);
+                    &shape.insert((number, fresh)).1
+                }
+            };
+            program.run(of_shape).map_err(|failure| {
                 bar.finish_and_clear();
                 Failure::Program { adapter: label.clone(), seed, failure: Box::new(failure) }
             })?;

@@ -133,6 +133,16 @@ pub enum Error {
         /// The rows of the source.
         tokens: u32,
     },
+    /// More queries than a sequence has tokens.
+    #[error("sequence {sequence} has {length} tokens, but {queries} queries are asked for")]
+    QueriesBeyondLength {
+        /// The sequence.
+        sequence: u32,
+        /// The queries.
+        queries: u32,
+        /// Its length.
+        length: u32,
+    },
     /// A batch of no sequence.
     #[error("a selection must have at least 1 sequence, but has 0")]
     EmptySelection,
@@ -352,3 +362,26 @@ pub enum Error {
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The rule's stable name, such as `write_beyond_capacity`: the variant's in lower case.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::Error;
+    /// assert_eq!(Error::NoTokens.kind(), "no_tokens");
+    /// assert_eq!(Error::RangeReversed { start: 2, end: 1 }.kind(), "range_reversed");
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let text = format!("{self:?}");
+        let name = text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default();
+        let mut kind = String::new();
+        for letter in name.chars() {
+            if letter.is_uppercase() && !kind.is_empty() {
+                kind.push('_');
+            }
+            kind.extend(letter.to_lowercase());
+        }
+        kind
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     BoundSource, CacheConfig, CacheView, Context, Error, Form, HostRows, HostTensor, Pair, Recorder, Result, RowsIn,
-    Side, Source, Strides, Write,
+    Side, Source, Strides, Visible, Write,
     bound::Writes,
     copies::CopySource,
     layout::{Layout, runs},
@@ -124,6 +124,41 @@ impl KvCache {
     pub fn valid_positions(&self, sequence: u32) -> Result<impl Iterator<Item = u32> + use<>> {
         let (length, _) = self.sequences.get(sequence)?;
         Ok(self.config.placement.valid(length).into_iter().flatten())
+    }
+
+    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring keeps all of
+    /// it for `slack + 1` tokens after an update of as many.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see is no
+    /// longer stored.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let ring = Placement::Ring { window: 3, sinks: 1, slack: 1 };
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 0).placement(ring))?;
+    /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
+    /// let visible = cache.visible(0, 2)?;
+    /// assert_eq!((visible[0].position, visible[0].sinks.clone(), visible[0].window.clone()), (7, 0..1, 5..8));
+    /// assert_eq!((visible[1].position, visible[1].sinks.clone(), visible[1].window.clone()), (8, 0..1, 6..9));
+    /// assert_eq!(visible[1].slots().collect::<Vec<_>>(), [(0, 0), (6, 2), (7, 3), (8, 4)]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn visible(&self, sequence: u32, queries: u32) -> Result<Vec<Visible>> {
+        let (length, oldest) = self.sequences.get(sequence)?;
+        let first = length.checked_sub(queries).ok_or(Error::QueriesBeyondLength { sequence, queries, length })?;
+        let visible: Vec<Visible> =
+            (first..length).map(|position| Visible::new(self.config.placement, position)).collect();
+        match visible.first() {
+            Some(earliest) if !earliest.window.is_empty() && earliest.window.start < oldest => {
+                Err(Error::Evicted { sequence, position: earliest.window.start, oldest })
+            }
+            _ => Ok(visible),
+        }
     }
 
     /// The largest length: where the next append of a lock-step batch goes.

@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 pub use format::{Format, HostRows, Side};
 pub use half;
 pub use layer::KvCache;
-pub use placement::Placement;
+pub use placement::{Placement, Visible};
 pub use record::Recorder;
 pub use reference::{Difference, ReferenceCache, compare_tensors};
 pub use report::MemoryReport;

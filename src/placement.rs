@@ -39,6 +39,35 @@ pub enum Placement {
     },
 }
 
+/// What one query may see.
+///
+/// A query sees itself and, of a ring, the `window - 1` positions before it and the sinks; on linear placement everything
+/// before it. That is the sliding window of Mistral and of Transformers' caches, and ONNX `Attention` (opset 24) with
+/// `is_causal` and a left window of `window - 1`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visible {
+    /// The query's own position.
+    pub position: u32,
+    /// Positions of sinks that it sees; empty on linear placement.
+    pub sinks: Range<u32>,
+    /// The other positions that it sees, itself the last.
+    pub window: Range<u32>,
+    placement: Placement,
+}
+
+impl Visible {
+    pub(crate) fn new(placement: Placement, position: u32) -> Self {
+        let [sinks, window] = placement.valid(position + 1);
+        Visible { position, sinks, window, placement }
+    }
+
+    /// Every position that it sees, in order, and the slot in which it lies.
+    pub fn slots(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let placement = self.placement;
+        self.sinks.clone().chain(self.window.clone()).map(move |position| (position, placement.slot(position)))
+    }
+}
+
 /// Runs of slots in which contiguous positions of a ring lie: sinks, and up to two pieces of the rest.
 pub(crate) const PIECES: u32 = 3;
 

@@ -266,6 +266,87 @@ fn broken_comparisons_are_refused() {
     assert!(fails(&["bench", "--report", "/nowhere/page.html"], 1).contains("/nowhere/page.html"));
 }
 
+const REPLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/replay.json");
+
+#[test]
+fn the_documented_program_replays_byte_for_byte_on_every_adapter() {
+    let expected = include_str!("../examples/replay.results.json");
+    let out = file("replay.out.json", b"");
+    for adapter in 0..json(&["adapters", "--json"]).as_array().unwrap().len() {
+        let told = passes(&["replay", REPLAY, "--adapter", &adapter.to_string(), "--out", &out]);
+        assert!(told.contains("15 operations, 3 of them refused, device and reference agree"), "{told}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), expected, "adapter {adapter}");
+    }
+    assert_eq!(passes(&["replay", REPLAY, "--json"]), expected);
+}
+
+#[test]
+fn refused_operations_of_a_program_leave_it_as_it_was() {
+    let program = file(
+        "refusals.json",
+        br#"{"config": {"layers": 2, "batch_size": 1, "num_heads": 1, "head_dim": 1, "max_seq_len": 2},
+             "ops": [
+                {"op": "update", "layer": 1, "tokens": 1, "keys": ["NaN"], "values": ["-Infinity"]},
+                {"op": "update", "layer": 0, "tokens": 1, "keys": [1, 2], "values": [3]},
+                {"op": "update", "layer": 0, "tokens": 1, "keys": [1], "values": [3], "positions": [0, 1]},
+                {"op": "update", "layer": 0, "tokens": 1, "keys": [1], "values": [3], "positions": 2},
+                {"op": "update", "layer": 0, "tokens": 1, "keys": [1], "values": [3], "counts": 2},
+                {"op": "get_all", "layer": 2},
+                {"op": "truncate", "lengths": [3]},
+                {"op": "select", "sources": []},
+                {"op": "repeat", "times": 2},
+                {"op": "copy_range", "from": 0, "start": 0, "end": 1, "to": 0, "position": 1},
+                {"op": "clear_sequence", "sequence": 1},
+                {"op": "storage", "layer": 1}]}"#,
+    );
+    let results = json(&["replay", &program, "--json"]);
+    let results = results["results"].as_array().unwrap();
+    let kinds: Vec<_> = results.iter().map(|result| result["kind"].as_str()).collect();
+    assert_eq!(
+        kinds,
+        [
+            None,
+            Some("slice_length"),
+            Some("per_sequence_length"),
+            Some("write_beyond_capacity"),
+            Some("count_above_tokens"),
+            Some("layer_out_of_range"),
+            Some("truncate_beyond_length"),
+            Some("empty_selection"),
+            Some("batch_too_large"),
+            Some("range_beyond_written"),
+            Some("index_out_of_range"),
+            None
+        ]
+    );
+    assert_eq!((&results[0]["lengths"], &results[1]["lengths"]), (&serde_json::json!([1]), &serde_json::json!([0])));
+    assert_eq!(results[11]["keys"], serde_json::json!(["NaN", 0.0]));
+    assert_eq!(results[11]["values"], serde_json::json!(["-Infinity", 0.0]));
+}
+
+#[test]
+fn broken_programs_are_refused() {
+    let config = r#""config": {"layers": 1, "batch_size": 1, "num_heads": 1, "head_dim": 1, "max_seq_len": 2"#;
+    for (text, word) in [
+        (format!("{{{config}}}, \"ops\": [], \"more\": 1}}"), "unknown field `more`"),
+        (format!("{{{config}, \"window\": 1}}, \"ops\": []}}"), "unknown field `window`"),
+        (format!("{{{config}}}, \"ops\": [{{\"op\": \"reset\", \"layer\": 1}}]}}"), "unknown field `layer`"),
+        (format!("{{{config}}}, \"ops\": [{{\"op\": \"swap\"}}]}}"), "unknown variant `swap`"),
+        (format!("{{{config}}}, \"ops\": [{{\"op\": \"repeat\"}}]}}"), "missing field `times`"),
+        (format!("{{{config}, \"key_format\": \"f8\"}}, \"ops\": []}}"), "f8"),
+        (
+            format!("{{{config}, \"placement\": {{\"kind\": \"ring\", \"window\": 0}}}}, \"ops\": []}}"),
+            "window must be at least 1",
+        ),
+        ("[]".to_owned(), "not a program"),
+    ] {
+        let program = file("broken.json", text.as_bytes());
+        let told = fails(&["replay", &program], 1);
+        assert!(told.contains(word), "{word}: {told}");
+    }
+    assert!(fails(&["replay", "/nowhere.json"], 1).contains("/nowhere.json"));
+}
+
 #[test]
 fn plans_need_no_gpu() {
     let plan = json(&[
@@ -362,7 +443,7 @@ fn broken_plans_are_refused() {
 #[test]
 fn help_tells_a_newcomer() {
     let help = passes(&["--help"]);
-    for word in ["demo", "verify", "adapters", "plan", "bench", "Without a subcommand it runs `demo`"] {
+    for word in ["demo", "verify", "adapters", "plan", "bench", "replay", "Without a subcommand it runs `demo`"] {
         assert!(help.contains(word), "{word:?} is not in\n{help}");
     }
     assert!(passes(&["verify", "--help"]).contains("layers.{i}.keys"));

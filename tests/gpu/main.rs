@@ -10,6 +10,7 @@ mod engine;
 mod host;
 mod large;
 mod programs;
+mod sequences;
 
 use std::sync::Arc;
 
@@ -82,7 +83,15 @@ fn trials() -> Vec<Trial> {
                     continue;
                 }
             };
-            let tests = [host::TESTS, engine::TESTS, conversions::TESTS, programs::TESTS, bugs::TESTS, large::TESTS];
+            let tests = [
+                host::TESTS,
+                engine::TESTS,
+                conversions::TESTS,
+                programs::TESTS,
+                sequences::TESTS,
+                bugs::TESTS,
+                large::TESTS,
+            ];
             for &(name, test) in tests.into_iter().flatten() {
                 let gpu = gpu.clone();
                 trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || test(&gpu)));

@@ -94,6 +94,72 @@ fn of_a_long_update_only_what_survives_is_written_once() {
     assert_eq!(ring_runs(ring, (3, 2), Write::at(18, 1)).unwrap(), [[4, 7, 7, 0], [2, 3, 4, 0]]);
 }
 
+/// Every window up to 5, with and without sinks and slack, from every cursor, of every length that matters, after a rollback
+/// and over a gap: what the runs do to the slots, beside each position taking its slot in turn.
+#[test]
+fn every_small_ring_writes_as_if_position_by_position() {
+    for (window, sinks, slack) in (1..=5).flat_map(|w| (0..=2).flat_map(move |s| (0..=2).map(move |k| (w, s, k)))) {
+        let ring = Placement::Ring { window, sinks, slack };
+        let config = config(1, 0).placement(ring);
+        let slots = config.slots() as usize;
+        for cursor in 0..=2 * (window + slack) + sinks + 1 {
+            let mut planes: Vec<Option<u32>> = vec![None; slots];
+            (0..cursor).for_each(|position| planes[ring.slot(position) as usize] = Some(position));
+            let known = Sequences { lengths: vec![cursor], oldest: vec![ring.first_stored(cursor)] };
+            for tokens in [1, window - 1, window, window + 1, 2 * window + 1] {
+                for position in cursor.saturating_sub(slack)..=cursor + 3 {
+                    let mut step = Step::default();
+                    let planned = plan_write(&config, &known, &Write::at(position, tokens), &mut step);
+                    if tokens == 0 {
+                        assert_eq!(planned, Err(Error::NoTokens));
+                        continue;
+                    }
+                    planned.unwrap_or_else(|error| panic!("{ring:?} at {cursor}, {tokens} at {position}: {error}"));
+                    // Zero where it is a gap, else 1000 and the token.
+                    let mut expected = planes.clone();
+                    for at in cursor.min(position)..position + tokens {
+                        let row = if at < position { 0 } else { 1000 + at - position };
+                        expected[ring.slot(at) as usize] = Some(row);
+                    }
+                    let mut actual = planes.clone();
+                    let mut touched = vec![false; slots];
+                    for run in &step.runs {
+                        for slot in run.first..run.end {
+                            let row = if slot < run.start { 0 } else { 1000 + run.token + slot - run.start };
+                            actual[slot as usize] = Some(row);
+                            assert!(!std::mem::replace(&mut touched[slot as usize], true), "{slot} is written twice");
+                        }
+                    }
+                    assert_eq!(actual, expected, "{ring:?} at {cursor}, {tokens} at {position}");
+                    assert_eq!(step.lengths().collect::<Vec<_>>(), [position + tokens]);
+                    // What is stored afterwards is what a rollback can rely on.
+                    let (end, oldest) = (position + tokens, step.oldest[0]);
+                    for at in oldest.max(sinks)..end {
+                        let row = if at < cursor.min(position) {
+                            Some(at)
+                        } else {
+                            Some(if at < position { 0 } else { 1000 + at - position })
+                        };
+                        assert_eq!(actual[ring.slot(at) as usize], row, "{ring:?} at {cursor}: position {at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// After an update of up to slack + 1 tokens every key that any of those queries may see is stored, and after one more not.
+#[test]
+fn slack_keeps_what_the_queries_of_one_update_see() {
+    for (window, sinks, slack) in (1..=5).flat_map(|w| (0..=2).flat_map(move |s| (0..=3).map(move |k| (w, s, k)))) {
+        let ring = Placement::Ring { window, sinks, slack };
+        let end = sinks + 5 * (window + slack);
+        let stored = ring.first_stored(end);
+        let seen = |queries: u32| crate::Visible::new(ring, end - queries).window.start;
+        assert!(seen(slack + 1) >= stored && seen(slack + 2) < stored, "{ring:?}");
+    }
+}
+
 #[test]
 fn a_single_token_of_a_ring_is_planned_as_on_linear_placement() {
     let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };

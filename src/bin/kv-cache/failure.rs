@@ -16,6 +16,10 @@ pub enum Failure {
     Trace { path: String, rule: String },
     #[error("{}: not a JSON object: {message}", path.display())]
     NotJson { path: PathBuf, message: String },
+    #[error("{}: not a program: {message}", path.display())]
+    NotProgram { path: PathBuf, message: String },
+    #[error("{adapter}: operation {operation}: {difference}")]
+    Replay { adapter: String, operation: usize, difference: String },
     #[error("{}: not a report of bench --json: {message}", path.display())]
     NotReport { path: PathBuf, message: String },
     #[error("{path}: {rule}")]

@@ -7,6 +7,7 @@ mod failure;
 mod output;
 mod plan;
 mod random;
+mod replay;
 mod timing;
 mod trace;
 mod trial;
@@ -35,6 +36,7 @@ enum Command {
     Adapters(adapters::Arguments),
     Plan(plan::Arguments),
     Bench(bench::Arguments),
+    Replay(replay::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Adapters(arguments) => adapters::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

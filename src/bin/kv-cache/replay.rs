@@ -1,0 +1,269 @@
+//! `kv-cache replay`.
+
+mod form;
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+use console::style;
+use wgpu_kv_cache::{
+    BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, Side, Write, adapter_label,
+    adapters, compare_tensors, find_adapter,
+};
+
+use self::form::{Floats, Numbers, Operation, Outcome, Program, Rows};
+use crate::Failure;
+
+/// Run a recorded program on an adapter and on the reference, and compare after each operation.
+///
+/// FILE is JSON: {"config": {…}, "ops": […]}, as README.md describes. An operation that breaks a rule must be refused by both
+/// for the same reason; the program goes on. Results, lengths and the whole storage of all layers are compared bit for bit.
+#[derive(Args)]
+pub struct Arguments {
+    /// The program.
+    #[arg(value_name = "FILE.json")]
+    file: PathBuf,
+    /// This adapter instead of the first: its index or a part of its name, as `kv-cache adapters` prints them.
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Write what each operation gave.
+    #[arg(long, value_name = "FILE.json")]
+    out: Option<PathBuf>,
+    /// Print what each operation gave instead of a summary.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let file = |source| Failure::File { path: arguments.file.clone(), source };
+    let text = fs::read_to_string(&arguments.file).map_err(file)?;
+    let program: Program = serde_json::from_str(&text)
+        .map_err(|error| Failure::NotProgram { path: arguments.file.clone(), message: error.to_string() })?;
+    let adapter = match &arguments.adapter {
+        Some(wanted) => find_adapter(wanted)?,
+        None => adapters()?.swap_remove(0),
+    };
+    let label = adapter_label(&adapter.get_info());
+    let mut replay = Replay::new(&Context::open(&adapter)?, &program)?;
+    let mut results = Vec::with_capacity(program.ops.len());
+    for (index, operation) in program.ops.iter().enumerate() {
+        let outcome = replay.step(operation).map_err(|difference| match difference {
+            Stop::Device(error) => Failure::Cache(error),
+            Stop::Differs(difference) => Failure::Replay { adapter: label.clone(), operation: index, difference },
+        })?;
+        results.push(outcome);
+    }
+    let refused = results.iter().filter(|outcome| !outcome.ok).count();
+    let text = form::results(&results);
+    if let Some(path) = &arguments.out {
+        fs::write(path, &text).map_err(|source| Failure::File { path: path.clone(), source })?;
+    }
+    if arguments.json {
+        print!("{text}");
+    } else {
+        println!(
+            "{} {label}: {} operations, {refused} of them refused, device and reference agree in every bit",
+            style("replayed").green().bold(),
+            program.ops.len()
+        );
+    }
+    Ok(())
+}
+
+/// Device and reference on their way through a program.
+struct Replay {
+    device: BatchedKvCache,
+    reference: Vec<ReferenceCache>,
+}
+
+/// Why a replay ends early.
+enum Stop {
+    Device(Error),
+    Differs(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Stop::Device(error)
+    }
+}
+
+/// What both made of an operation.
+type Both<T> = (Result<T, Error>, Result<T, Error>);
+
+impl Replay {
+    fn new(context: &Context, program: &Program) -> Result<Self, Failure> {
+        let layers = program.config.layers()?;
+        let device = BatchedKvCache::with_layers(context, &layers)?;
+        let reference = layers.into_iter().map(ReferenceCache::new).collect::<Result<_, _>>()?;
+        Ok(Replay { device, reference })
+    }
+
+    /// One operation and the comparison after it.
+    fn step(&mut self, operation: &Operation) -> Result<Outcome, Stop> {
+        let layer = operation.layer().unwrap_or(0);
+        let done = self.apply(operation)?;
+        self.compare()?;
+        // Of a layer that is not there, none.
+        let lengths = self.reference.get(layer).map_or(&[][..], ReferenceCache::lengths).to_vec();
+        let write_pos = lengths.iter().copied().max().unwrap_or(0);
+        Ok(match done {
+            Ok(rows) => Outcome::done(lengths, write_pos, rows),
+            Err(error) => Outcome::refused(lengths, write_pos, &error),
+        })
+    }
+
+    /// What the operation gave, on both alike.
+    fn apply(&mut self, operation: &Operation) -> Result<Result<Option<Rows>, Error>, Stop> {
+        match operation {
+            Operation::Update { layer, tokens, keys, values, positions, counts } => {
+                let batch = self.device.config().batch_size as usize;
+                let counts = counts.as_ref().map(|counts| counts.each(batch));
+                let write = match positions {
+                    None => Write::append(*tokens),
+                    Some(Numbers::One(position)) => Write::at(*position, *tokens),
+                    Some(Numbers::Each(positions)) => Write::at_each(positions, *tokens),
+                };
+                let write = match &counts {
+                    Some(counts) => write.counts(counts),
+                    None => write,
+                };
+                let (Floats(keys), Floats(values)) = (keys, values);
+                let expected =
+                    self.reference_layer(*layer).and_then(|reference| reference.update(&keys[..], &values[..], write));
+                agree((expected, self.device.update(*layer, &keys[..], &values[..], write)), None)
+            }
+            Operation::Truncate { lengths } => {
+                let lengths = match lengths {
+                    Numbers::One(length) => PerSequence::All(*length),
+                    Numbers::Each(lengths) => PerSequence::Each(lengths),
+                };
+                let expected = self.on_reference(|reference| reference.truncate(lengths));
+                agree((expected, self.device.truncate(lengths)), None)
+            }
+            Operation::ClearSequence { sequence } => {
+                let expected = self.on_reference(|reference| reference.clear_sequence(*sequence));
+                agree((expected, self.device.clear_sequence(*sequence)), None)
+            }
+            Operation::Reorder { sources } => {
+                let expected = self.on_reference(|reference| reference.reorder(sources));
+                agree((expected, self.device.reorder(sources)), None)
+            }
+            Operation::Select { sources } => {
+                let expected = self.on_reference(|reference| reference.select(sources));
+                agree((expected, self.device.select(sources)), None)
+            }
+            Operation::Repeat { times } => {
+                let expected = self.on_reference(|reference| reference.repeat(*times));
+                agree((expected, self.device.repeat(*times)), None)
+            }
+            Operation::CopySequence { from, to } => {
+                let expected = self.on_reference(|reference| reference.copy_sequence(*from, *to));
+                agree((expected, self.device.copy_sequence(*from, *to)), None)
+            }
+            Operation::CopyRange { from, start, end, to, position } => {
+                let range = || *start..*end;
+                let expected = self.on_reference(|reference| reference.copy_range(*from, range(), *to, *position));
+                agree((expected, self.device.copy_range(*from, range(), *to, *position)), None)
+            }
+            Operation::Get { layer, start, end } => {
+                let expected = self.reference_layer(*layer).and_then(|reference| reference.get(*start..*end));
+                let actual = self.device.get(*layer, *start..*end).and_then(|rows| rows.read());
+                let positions = self.positions(*layer, |length, _| (*start..*end).filter(|at| *at < length).collect());
+                agree_rows((expected, actual), positions)
+            }
+            Operation::GetAll { layer } => {
+                let expected = self.reference_layer(*layer).map(|reference| reference.get_all());
+                let actual = self.device.get_all(*layer).and_then(|rows| rows.read());
+                let positions = self.positions(*layer, |_, valid| valid);
+                agree_rows((expected, actual), positions)
+            }
+            Operation::Storage { layer } => {
+                if let Err(error) = self.reference_layer(*layer) {
+                    return Ok(Err(error));
+                }
+                // It is compared with the reference after every operation.
+                let device = self.device.layer(*layer)?;
+                let batch = device.config().batch_size;
+                Ok(Ok(Some(Rows::storage(&device.read_storage()?, batch))))
+            }
+            Operation::Reset {} => {
+                self.reference.iter_mut().for_each(ReferenceCache::reset);
+                self.device.reset()?;
+                Ok(Ok(None))
+            }
+        }
+    }
+
+    fn reference_layer(&mut self, layer: usize) -> Result<&mut ReferenceCache, Error> {
+        let num_layers = self.reference.len();
+        self.reference.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
+    }
+
+    /// Does the same to all layers, or nothing.
+    fn on_reference(&mut self, change: impl Fn(&mut ReferenceCache) -> Result<(), Error>) -> Result<(), Error> {
+        let before = self.reference.clone();
+        let changed = self.reference.iter_mut().try_for_each(change);
+        if changed.is_err() {
+            self.reference = before;
+        }
+        changed
+    }
+
+    /// Which positions each sequence's rows are, from its length and its valid positions.
+    fn positions(&self, layer: usize, of: impl Fn(u32, Vec<u32>) -> Vec<u32>) -> Vec<Vec<u32>> {
+        let Some(reference) = self.reference.get(layer) else { return Vec::new() };
+        let valid = |sequence| reference.valid_positions(sequence).expect("the sequence is in the batch");
+        (0..).zip(reference.lengths()).map(|(sequence, &length)| of(length, valid(sequence))).collect()
+    }
+
+    /// Lengths and the whole storage of every layer.
+    fn compare(&self) -> Result<(), Stop> {
+        for (layer, (device, reference)) in self.device.layers().iter().zip(&self.reference).enumerate() {
+            let on_device = device.read_lengths()?;
+            if device.lengths() != reference.lengths() || on_device != reference.lengths() {
+                return Err(Stop::Differs(format!(
+                    "lengths of layer {layer} should be {:?}, but are {:?} on the host and {on_device:?} on the device",
+                    reference.lengths(),
+                    device.lengths()
+                )));
+            }
+            if let Some(difference) = reference.compare_storage(layer, &device.read_storage()?)? {
+                return Err(Stop::Differs(format!("storage: {difference}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Both must do it, or refuse it for the same reason.
+fn agree(both: Both<()>, rows: Option<Rows>) -> Result<Result<Option<Rows>, Error>, Stop> {
+    match both {
+        (Ok(()), Ok(())) => Ok(Ok(rows)),
+        (Err(expected), Err(actual)) if expected == actual => Ok(Err(actual)),
+        (expected, actual) => Err(parted(expected.err(), actual.err())),
+    }
+}
+
+/// The same for rows, which must be equal.
+fn agree_rows(both: Both<Pair<HostTensor>>, positions: Vec<Vec<u32>>) -> Result<Result<Option<Rows>, Error>, Stop> {
+    let (expected, actual) = match both {
+        (Ok(expected), Ok(actual)) => (expected, actual),
+        (expected, actual) => return agree((expected.map(drop), actual.map(drop)), None),
+    };
+    for side in Side::BOTH {
+        let (expected, actual) = match side {
+            Side::Keys => (&expected.keys, &actual.keys),
+            Side::Values => (&expected.values, &actual.values),
+        };
+        if let Some(difference) = compare_tensors(0, side, expected, actual)? {
+            return Err(Stop::Differs(format!("copied rows: {difference}")));
+        }
+    }
+    Ok(Ok(Some(Rows::copied(&actual, positions))))
+}
+
+fn parted(expected: Option<Error>, actual: Option<Error>) -> Stop {
+    let text = |error: Option<Error>| error.map_or_else(|| "did it".to_owned(), |error| format!("refused: {error}"));
+    Stop::Differs(format!("the reference {}; the device {}", text(expected), text(actual)))
+}

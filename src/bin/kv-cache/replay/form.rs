@@ -1,0 +1,295 @@
+//! The form of programs and of their results.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use wgpu_kv_cache::{CacheConfig, Error, Format, HostTensor, Pair, Placement};
+
+/// A recorded program.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    pub config: Config,
+    pub ops: Vec<Operation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    layers: usize,
+    batch_size: u32,
+    max_batch_size: Option<u32>,
+    num_heads: u32,
+    head_dim: u32,
+    value_dim: Option<u32>,
+    #[serde(default)]
+    max_seq_len: u32,
+    #[serde(default = "f32_format", deserialize_with = "format")]
+    key_format: Format,
+    #[serde(default = "f32_format", deserialize_with = "format")]
+    value_format: Format,
+    #[serde(default)]
+    placement: Placements,
+}
+
+/// Of all layers, or of each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Placements {
+    All(Placement),
+    Each(Vec<Placement>),
+}
+
+impl Default for Placements {
+    fn default() -> Self {
+        Placements::All(Placement::Linear)
+    }
+}
+
+/// What is done, by the name in `op`.
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    Update {
+        layer: usize,
+        tokens: u32,
+        keys: Floats,
+        values: Floats,
+        positions: Option<Numbers>,
+        counts: Option<Numbers>,
+    },
+    Truncate {
+        lengths: Numbers,
+    },
+    ClearSequence {
+        sequence: u32,
+    },
+    Reorder {
+        sources: Vec<u32>,
+    },
+    Select {
+        sources: Vec<u32>,
+    },
+    Repeat {
+        times: u32,
+    },
+    CopySequence {
+        from: u32,
+        to: u32,
+    },
+    CopyRange {
+        from: u32,
+        start: u32,
+        end: u32,
+        to: u32,
+        position: u32,
+    },
+    Get {
+        layer: usize,
+        start: u32,
+        end: u32,
+    },
+    GetAll {
+        layer: usize,
+    },
+    Storage {
+        layer: usize,
+    },
+    Reset {},
+}
+
+/// One number for all sequences, or one for each.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub enum Numbers {
+    One(u32),
+    Each(Vec<u32>),
+}
+
+/// Numbers of f32; NaN and infinities are strings.
+pub struct Floats(pub Vec<f32>);
+
+/// What an operation gave.
+#[derive(Serialize)]
+pub struct Outcome {
+    pub ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    lengths: Vec<u32>,
+    write_pos: u32,
+    #[serde(flatten)]
+    rows: Option<Rows>,
+}
+
+/// Rows that were copied out, or the storage.
+#[derive(Serialize)]
+pub struct Rows {
+    shape: [u32; 4],
+    keys: Floats,
+    /// Where it differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_shape: Option<[u32; 4]>,
+    values: Floats,
+    /// `[batch][rows]`; absent of the storage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    positions: Option<Vec<Vec<Option<u32>>>>,
+}
+
+impl Config {
+    /// The configuration of each layer.
+    pub fn layers(&self) -> Result<Vec<CacheConfig>, Error> {
+        let config = CacheConfig::new(self.batch_size, self.num_heads, self.head_dim, self.max_seq_len)
+            .max_batch_size(self.max_batch_size.unwrap_or(self.batch_size))
+            .value_dim(self.value_dim.unwrap_or(self.head_dim))
+            .formats(self.key_format, self.value_format);
+        match &self.placement {
+            Placements::All(placement) => {
+                // Before room for so many is asked for.
+                let bytes = config.placement(*placement).bytes_per_layer()?;
+                let layers = self.layers;
+                bytes.checked_mul(layers as u64).ok_or_else(|| Error::SizeOverflow {
+                    what: "bytes of all layers",
+                    factors: format!("{layers} × {bytes}"),
+                    bits: 64,
+                })?;
+                Ok(std::iter::repeat_n(config.placement(*placement), layers).collect())
+            }
+            Placements::Each(placements) if placements.len() == self.layers => {
+                Ok(placements.iter().map(|placement| config.placement(*placement)).collect())
+            }
+            Placements::Each(placements) => {
+                Err(Error::LayerOutOfRange { layer: placements.len(), num_layers: self.layers })
+            }
+        }
+    }
+}
+
+impl Operation {
+    /// The layer that it is about, if it is about one.
+    pub fn layer(&self) -> Option<usize> {
+        match self {
+            Operation::Update { layer, .. }
+            | Operation::Get { layer, .. }
+            | Operation::GetAll { layer }
+            | Operation::Storage { layer } => Some(*layer),
+            _ => None,
+        }
+    }
+}
+
+impl Numbers {
+    /// One for each of a batch.
+    pub fn each(&self, batch: usize) -> Vec<u32> {
+        match self {
+            Numbers::One(number) => vec![*number; batch],
+            Numbers::Each(numbers) => numbers.clone(),
+        }
+    }
+}
+
+impl Outcome {
+    pub fn done(lengths: Vec<u32>, write_pos: u32, rows: Option<Rows>) -> Self {
+        Outcome { ok: true, kind: None, error: None, lengths, write_pos, rows }
+    }
+
+    pub fn refused(lengths: Vec<u32>, write_pos: u32, error: &Error) -> Self {
+        let (kind, error) = (Some(error.kind()), Some(error.to_string()));
+        Outcome { ok: false, kind, error, lengths, write_pos, rows: None }
+    }
+}
+
+/// `{"results": […]}`, an operation a line.
+pub fn results(outcomes: &[Outcome]) -> String {
+    let line = |outcome: &Outcome| serde_json::to_string(outcome).expect("keys are strings");
+    let lines: Vec<String> = outcomes.iter().map(line).collect();
+    format!("{{\"results\": [\n{}\n]}}\n", lines.join(",\n"))
+}
+
+impl Rows {
+    fn new(pair: &Pair<HostTensor>, positions: Option<Vec<Vec<Option<u32>>>>) -> Self {
+        let (shape, value_shape) = (pair.keys.shape(), pair.values.shape());
+        Rows {
+            shape,
+            keys: Floats(pair.keys.to_f32()),
+            value_shape: (value_shape != shape).then_some(value_shape),
+            values: Floats(pair.values.to_f32()),
+            positions,
+        }
+    }
+
+    /// Rows of a range, with the positions that each sequence has of them.
+    pub fn copied(pair: &Pair<HostTensor>, positions: Vec<Vec<u32>>) -> Self {
+        let rows = pair.keys.shape()[2] as usize;
+        let padded = |known: Vec<u32>| {
+            let mut padded: Vec<_> = known.into_iter().map(Some).collect();
+            padded.resize(rows, None);
+            padded
+        };
+        Self::new(pair, Some(positions.into_iter().map(padded).collect()))
+    }
+
+    /// The planes of the sequences in the batch.
+    pub fn storage(pair: &Pair<HostTensor>, batch: u32) -> Self {
+        let mut rows = Self::new(pair, None);
+        for (shape, floats) in [(Some(&mut rows.shape), &mut rows.keys), (rows.value_shape.as_mut(), &mut rows.values)]
+        {
+            let sequences = pair.keys.shape()[0] as usize;
+            floats.0.truncate(floats.0.len() / sequences * batch as usize);
+            if let Some(shape) = shape {
+                shape[0] = batch;
+            }
+        }
+        rows
+    }
+}
+
+impl Serialize for Floats {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|float| match *float {
+            float if float.is_nan() => Float::Text("NaN"),
+            f32::INFINITY => Float::Text("Infinity"),
+            f32::NEG_INFINITY => Float::Text("-Infinity"),
+            float => Float::Number(float),
+        }))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Float {
+    Number(f32),
+    Text(&'static str),
+}
+
+impl<'de> Deserialize<'de> for Floats {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Float {
+            Number(f64),
+            Text(String),
+        }
+        let floats = Vec::<Float>::deserialize(deserializer)?;
+        let float = |float| match float {
+            // Of all that JSON can say, the nearest.
+            Float::Number(number) => Ok(number as f32),
+            Float::Text(text) => match text.as_str() {
+                "NaN" | "nan" => Ok(f32::NAN),
+                "Infinity" | "inf" => Ok(f32::INFINITY),
+                "-Infinity" | "-inf" => Ok(f32::NEG_INFINITY),
+                _ => {
+                    Err(D::Error::custom(format!("a number must be one, \"NaN\" or \"±Infinity\", but is \"{text}\"")))
+                }
+            },
+        };
+        floats.into_iter().map(float).collect::<Result<_, _>>().map(Floats)
+    }
+}
+
+fn f32_format() -> Format {
+    Format::F32
+}
+
+fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Format, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}

@@ -1,0 +1,238 @@
+//! Operations on sequences and rings, by worked examples: published ones, and those of bugs that others had.
+
+use std::ops::Range;
+
+use wgpu_kv_cache::{CacheConfig, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, Write};
+
+use crate::{DONE, Gpu, Outcome, Test};
+
+pub const TESTS: &[Test] = &[
+    ("sequences::tensor_scatter", tensor_scatter),
+    ("sequences::a_fork_is_independent", a_fork_is_independent),
+    ("sequences::requests_join_and_leave", requests_join_and_leave),
+    ("sequences::refusals_change_nothing", refusals_change_nothing),
+    ("sequences::a_ring_rolls_back_by_its_slack", a_ring_rolls_back_by_its_slack),
+    ("sequences::a_source_is_bound_for_its_batch", a_source_is_bound_for_its_batch),
+];
+
+/// Rows of one element: keys are these numbers, values their negatives.
+fn rows(numbers: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    (numbers.to_vec(), numbers.iter().map(|number| -number).collect())
+}
+
+fn update(cache: &mut KvCache, numbers: &[f32], write: Write<'_>) -> Result<(), Error> {
+    let (keys, values) = rows(numbers);
+    cache.update(&keys[..], &values[..], write)
+}
+
+/// Asserts on keys, and on values as their negatives.
+fn assert_rows(pair: &Pair<HostTensor>, shape: [u32; 4], numbers: &[f32]) {
+    assert_eq!((pair.keys.shape(), pair.keys.to_f32()), (shape, numbers.to_vec()));
+    let negatives: Vec<f32> = numbers.iter().map(|number| 0.0 - number).collect();
+    assert_eq!((pair.values.shape(), pair.values.to_f32()), (shape, negatives));
+}
+
+/// A node test of the operator.
+struct Case {
+    name: &'static str,
+    placement: Placement,
+    past: [[f32; 5]; 4],
+    updates: &'static [&'static [f32]],
+    write_indices: &'static [u32],
+    /// Of each sequence, the rows of the present cache that differ from the past.
+    changes: &'static [&'static [(usize, f32)]],
+}
+
+/// ONNX `TensorScatter` (opset 24): the published node tests of `onnx` 1.23, in both modes. The past cache is written first,
+/// which makes all of it valid; then the update goes to `write_indices`. Circular is a ring of `max_sequence_length`.
+fn tensor_scatter(gpu: &Gpu) -> Outcome {
+    const PAST: [[f32; 5]; 4] =
+        [[1., 2., 3., 4., 5.], [5., 6., 7., 8., 9.], [8., 7., 6., 5., 4.], [4., 3., 2., 1., 0.]];
+    const PAST_3D: [[f32; 5]; 4] =
+        [[1., 2., 3., 4., 5.], [5., 6., 7., 8., 9.], [8., 7., 6., 5., 4.], [5., 4., 3., 2., 1.]];
+    let circular = Placement::Ring { window: 4, sinks: 0, slack: 0 };
+    // Each row of an update is one number five times, and changes one row of the past.
+    let cases = [
+        Case {
+            name: "tensorscatter",
+            placement: Placement::Linear,
+            past: PAST,
+            updates: &[&[5.], &[1.]],
+            write_indices: &[1, 2],
+            changes: &[&[(1, 5.)], &[(2, 1.)]],
+        },
+        Case {
+            name: "tensorscatter_circular",
+            placement: circular,
+            past: PAST,
+            updates: &[&[5., 6.], &[1., 2.]],
+            write_indices: &[1, 3],
+            changes: &[&[(1, 5.), (2, 6.)], &[(3, 1.), (0, 2.)]],
+        },
+        Case {
+            name: "tensorscatter_3d",
+            placement: Placement::Linear,
+            past: PAST_3D,
+            updates: &[&[4., 5.], &[6., 7.], &[2., 3.]],
+            write_indices: &[1, 2, 0],
+            changes: &[&[(1, 4.), (2, 5.)], &[(2, 6.), (3, 7.)], &[(0, 2.), (1, 3.)]],
+        },
+    ];
+    for Case { name, placement, past, updates, write_indices, changes } in cases {
+        let batch = updates.len();
+        let mut cache = KvCache::new(&gpu.context, CacheConfig::new(batch as u32, 1, 5, 4).placement(placement))?;
+        let past: Vec<f32> = (0..batch).flat_map(|_| past).flatten().collect();
+        update(&mut cache, &past, Write::append(4))?;
+        let rows: Vec<f32> = updates.iter().flat_map(|rows| rows.iter().flat_map(|&number| [number; 5])).collect();
+        update(&mut cache, &rows, Write::at_each(write_indices, updates[0].len() as u32))?;
+        let mut present = past;
+        for (sequence, changes) in changes.iter().enumerate() {
+            for &(row, number) in *changes {
+                present[(sequence * 4 + row) * 5..][..5].fill(number);
+            }
+        }
+        let storage = cache.read_storage()?;
+        assert_eq!(storage.keys.to_f32(), present, "{name}");
+        assert!(storage.values.to_f32().iter().zip(&present).all(|(value, key)| *value == -key), "{name}");
+    }
+    // Its refusals: an update beyond the end, and one longer than the cache.
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 5, 4))?;
+    let refused = update(&mut cache, &[0.; 10], Write::at_each(&[3], 2));
+    assert_eq!(refused, Err(Error::WriteBeyondCapacity { sequence: 0, position: 3, count: 2, max_seq_len: 4 }));
+    let refused = update(&mut cache, &[0.; 25], Write::at_each(&[0], 5));
+    assert_eq!(refused, Err(Error::WriteBeyondCapacity { sequence: 0, position: 0, count: 5, max_seq_len: 4 }));
+    DONE
+}
+
+fn a_fork_is_independent(gpu: &Gpu) -> Outcome {
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(2, 1, 1, 4).max_batch_size(3))?;
+    update(&mut cache, &[1., 2., 3., 4.], Write::append(2))?;
+    cache.copy_sequence(0, 1)?;
+    update(&mut cache, &[5., 6.], Write::append(1))?;
+    assert_rows(&cache.get_all()?.read()?, [2, 1, 3, 1], &[1., 2., 5., 1., 2., 6.]);
+    cache.select(&[1, 0, 1])?;
+    assert_rows(&cache.get_all()?.read()?, [3, 1, 3, 1], &[1., 2., 6., 1., 2., 5., 1., 2., 6.]);
+    // Overlapping, within one sequence.
+    cache.copy_range(0, 0..3, 0, 1)?;
+    assert_rows(&cache.get_all()?.read()?, [3, 1, 4, 1], &[1., 1., 2., 6., 1., 2., 5., 0., 1., 2., 6., 0.]);
+    cache.clear_sequence(1)?;
+    cache.truncate(&[2, 0, 1])?;
+    assert_rows(&cache.get_all()?.read()?, [3, 1, 2, 1], &[1., 1., 0., 0., 1., 0.]);
+    assert_eq!(cache.read_lengths()?, [2, 0, 1]);
+    DONE
+}
+
+fn requests_join_and_leave(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 3, sinks: 1, slack: 1 };
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 1, 0).max_batch_size(2).placement(ring))?;
+    let numbers: Vec<f32> = (0..9u8).map(|position| f32::from(position) + 1.).collect();
+    update(&mut cache, &numbers, Write::append(9))?;
+    let left = cache.extract(0)?.read()?;
+    assert_rows(&left, [1, 1, 4, 1], &[1., 7., 8., 9.]);
+    cache.clear_sequence(0)?;
+    update(&mut cache, &[50.], Write::append(1))?;
+    // It comes back as another sequence, at its position.
+    cache.insert(1, 9, &left.keys.to_f32()[..], &left.values.to_f32()[..])?;
+    assert_eq!(cache.lengths(), [1, 9]);
+    update(&mut cache, &[51., 10.], Write::append(1))?;
+    assert_rows(&cache.get_all()?.read()?, [2, 1, 4, 1], &[50., 51., 0., 0., 1., 8., 9., 10.]);
+    assert_eq!(cache.valid_positions(1)?.collect::<Vec<_>>(), [0, 7, 8, 9]);
+    DONE
+}
+
+fn refusals_change_nothing(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 2, sinks: 1, slack: 0 };
+    let config = CacheConfig::new(2, 1, 1, 0).max_batch_size(3).placement(ring).formats(Format::F16, Format::Bf16);
+    let mut cache = KvCache::new(&gpu.context, config)?;
+    update(&mut cache, &[1., 2., 3., 4., 5., 6., 7., 8., 9., 10.], Write::append(5).counts(&[5, 3]))?;
+    let before = cache.read_storage()?;
+    let index = |index| Err(Error::IndexOutOfRange { name: "sequence", index, count: 2 });
+    let refused = [
+        (cache.select(&[]), Err(Error::EmptySelection)),
+        (cache.select(&[0, 2]), index(2)),
+        (cache.select(&[0; 4]), Err(Error::BatchTooLarge { batch_size: 4, max_batch_size: 3 })),
+        (cache.repeat(0), Err(Error::EmptySelection)),
+        (cache.repeat(2), Err(Error::BatchTooLarge { batch_size: 4, max_batch_size: 3 })),
+        (cache.repeat(u32::MAX), Err(Error::BatchTooLarge { batch_size: u32::MAX, max_batch_size: 3 })),
+        (cache.reorder(&[0]), Err(Error::PerSequenceLength { name: "sources", batch_size: 2, actual: 1 })),
+        (cache.copy_sequence(2, 0), index(2)),
+        (cache.copy_sequence(0, 2), index(2)),
+        (cache.clear_sequence(7), index(7)),
+        (cache.truncate(&[1]), Err(Error::PerSequenceLength { name: "lengths", batch_size: 2, actual: 1 })),
+        (cache.truncate(&[5, 4]), Err(Error::TruncateBeyondLength { sequence: 1, length: 4, current: 3 })),
+        (
+            cache.truncate(PerSequence::Each(&[4, 3])),
+            Err(Error::RollbackEvicted { sequence: 0, length: 4, shortest: 5, sinks: 1, oldest: 3 }),
+        ),
+        (cache.copy_range(0, 1..4, 1, 3), Err(Error::Evicted { sequence: 0, position: 1, oldest: 3 })),
+        (cache.copy_range(0, 4..6, 1, 3), Err(Error::RangeBeyondWritten { end: 6, write_pos: 5 })),
+        (cache.copy_range(0, Range { start: 5, end: 4 }, 1, 3), Err(Error::RangeReversed { start: 5, end: 4 })),
+        (cache.copy_range(0, 4..4, 1, 3), Err(Error::NoTokens)),
+        (
+            cache.insert(3, 1, &[0f32][..], &[0f32][..]),
+            Err(Error::IndexOutOfRange { name: "sequence", index: 3, count: 2 }),
+        ),
+        (cache.insert(0, 0, &[0f32; 0][..], &[0f32; 0][..]), Err(Error::NoTokens)),
+        (
+            cache.insert(0, 9, &[0f32; 9][..], &[0f32; 3][..]),
+            Err(Error::SliceLength { side: wgpu_kv_cache::Side::Keys, expected: 3, actual: 9 }),
+        ),
+        (cache.get(1..5).map(drop), Err(Error::Evicted { sequence: 0, position: 1, oldest: 3 })),
+        (cache.visible(0, 6).map(drop), Err(Error::QueriesBeyondLength { sequence: 0, queries: 6, length: 5 })),
+        (cache.visible(0, 2).map(drop), Err(Error::Evicted { sequence: 0, position: 2, oldest: 3 })),
+    ];
+    for (number, (actual, expected)) in refused.into_iter().enumerate() {
+        assert_eq!(actual, expected, "refusal {number}");
+    }
+    assert_eq!(cache.read_storage()?, before);
+    assert_eq!((cache.lengths(), cache.read_lengths()?), (&[5, 3][..], vec![5, 3]));
+    let zero = CacheConfig::new(1, 1, 1, 0).placement(Placement::Ring { window: 0, sinks: 4, slack: 4 });
+    assert_eq!(KvCache::new(&gpu.context, zero).err(), Some(Error::ZeroDimension { name: "window" }));
+    let large = CacheConfig::new(2, 1, 1, 4).max_batch_size(1);
+    let refused = Error::BatchTooLarge { batch_size: 2, max_batch_size: 1 };
+    assert_eq!(KvCache::new(&gpu.context, large).err(), Some(refused));
+    DONE
+}
+
+/// Speculative decoding on a window that has wrapped: drafts are taken back, and what they overwrote was not needed.
+fn a_ring_rolls_back_by_its_slack(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 3, sinks: 0, slack: 2 };
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 1, 0).placement(ring))?;
+    update(&mut cache, &[1., 2., 3., 4., 5., 6., 7., 8.], Write::append(8))?;
+    // Two drafts, both refused.
+    update(&mut cache, &[90., 91.], Write::append(2))?;
+    assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[8., 90., 91.]);
+    cache.truncate(8)?;
+    assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[6., 7., 8.]);
+    update(&mut cache, &[9.], Write::append(1))?;
+    assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[7., 8., 9.]);
+    // After the ten positions that there were, 7 is the least that has a whole window; now there are nine.
+    let refused = Error::RollbackEvicted { sequence: 0, length: 7, shortest: 8, sinks: 0, oldest: 5 };
+    assert_eq!(cache.truncate(7), Err(refused));
+    cache.truncate(0)?;
+    update(&mut cache, &[1.], Write::append(1))?;
+    assert_rows(&cache.get_all()?.read()?, [1, 1, 1, 1], &[1.]);
+    DONE
+}
+
+fn a_source_is_bound_for_its_batch(gpu: &Gpu) -> Outcome {
+    use wgpu_kv_cache::{RowsIn, Source, Strides};
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(2, 1, 4, 4))?;
+    let buffer = gpu.context.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 2 * 4 * 4,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    });
+    let rows = || RowsIn { buffer: &buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 1, 4) };
+    let source = cache.bind_source(&Source { keys: rows(), values: rows(), tokens: 1 })?;
+    cache.select(&[1])?;
+    let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let refused = cache.record_update(&mut encoder, &source, Write::append(1));
+    assert_eq!(refused, Err(Error::BatchChanged { bound: 2, batch_size: 1 }));
+    let again = cache.bind_source(&Source { keys: rows(), values: rows(), tokens: 1 })?;
+    cache.record_update(&mut encoder, &again, Write::append(1))?;
+    gpu.context.queue().submit([encoder.finish()]);
+    assert_eq!(cache.lengths(), [1]);
+    DONE
+}

@@ -18,8 +18,8 @@ use crate::{
     tensor::read_buffer,
 };
 
-/// The cache of one layer: keys `[batch, kv_head, max_seq_len, head_dim]` and values
-/// `[batch, kv_head, max_seq_len, value_dim]`, allocated once, reading as zero.
+/// The cache of one layer: keys `[max_batch_size, kv_head, slots, head_dim]` and values
+/// `[max_batch_size, kv_head, slots, value_dim]`, allocated once, reading as zero.
 ///
 /// There are two ways in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes slices,
 /// submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
@@ -126,8 +126,8 @@ impl KvCache {
         Ok(self.config.placement.valid(length).into_iter().flatten())
     }
 
-    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring keeps all of
-    /// it for `slack + 1` tokens after an update of as many.
+    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring has all of
+    /// it for the last `slack + 1`.
     ///
     /// # Errors
     /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see is no

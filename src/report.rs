@@ -14,7 +14,7 @@ const MB: f64 = 1024.0 * 1024.0;
 pub struct MemoryReport {
     /// Layers of the model.
     pub num_layers: usize,
-    /// Sequences in the batch.
+    /// Sequences in the batch now.
     pub batch_size: u32,
     /// KV heads.
     pub num_heads: u32,
@@ -22,13 +22,13 @@ pub struct MemoryReport {
     pub head_dim: u32,
     /// Elements of one value row.
     pub value_dim: u32,
-    /// Positions that each sequence has room for.
+    /// Positions that each sequence has room for; of a ring without meaning.
     pub max_seq_len: u32,
     /// Number format, `keys/values` where they differ.
     pub dtype: String,
     /// `write_pos` of the first layer.
     pub tokens_generated: u32,
-    /// Keys and values of one layer, as allocated.
+    /// Keys and values of one layer, the first, as allocated.
     pub per_layer_allocated_mb: f64,
     /// Keys and values of all layers, as allocated.
     pub total_allocated_mb: f64,
@@ -42,7 +42,9 @@ impl MemoryReport {
     pub(crate) fn new(cache: &BatchedKvCache) -> Self {
         let config = cache.config();
         let per_layer = cache.layers().first().map_or(0, KvCache::memory_allocated_bytes);
-        let per_token = config.bytes_per_token().expect("the configuration was checked when the cache was made");
+        let checked = "the configuration was checked when the cache was made";
+        let of_layer = |layer: &KvCache| layer.config().bytes_per_token().expect(checked);
+        let per_token: u64 = cache.layers().iter().map(of_layer).sum();
         MemoryReport {
             num_layers: cache.num_layers(),
             batch_size: config.batch_size,
@@ -55,7 +57,7 @@ impl MemoryReport {
             per_layer_allocated_mb: per_layer as f64 / MB,
             total_allocated_mb: cache.memory_allocated_bytes() as f64 / MB,
             total_used_mb: cache.memory_used_bytes() as f64 / MB,
-            growth_per_token_mb: (per_token * cache.num_layers() as u64) as f64 / MB,
+            growth_per_token_mb: per_token as f64 / MB,
         }
     }
 

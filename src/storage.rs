@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     CacheConfig, Context, HostTensor, Pair, Result, Side,
     layout::Layout,
-    tensor::{elements, read_buffer},
+    tensor::{elements, read_buffers},
 };
 
 /// Planes `planes` of keys and of values.
@@ -92,24 +92,25 @@ impl Storage {
 
     /// Every row of every plane as it lies in the storage, valid or not.
     pub fn read(&self, context: &Context, config: &CacheConfig, layout: &Layout) -> Result<Pair<HostTensor>> {
-        let side = |side: Side| -> Result<HostTensor> {
+        let sources: Vec<_> = Side::BOTH
+            .into_iter()
+            .flat_map(|side| self.segments.iter().map(move |segment| segment.side(side)))
+            .map(|buffer| (buffer, 0..buffer.size()))
+            .collect();
+        let read = read_buffers(context, &sources)?;
+        let host = |bytes: u64| usize::try_from(bytes).expect("what was read fits the address space");
+        let (keys, values) = read.split_at(host(layout.side_bytes(Side::Keys)));
+        let side = |side: Side, read: &[u8]| {
             let sizes = layout.side(side);
-            let row_count = usize::try_from(sizes.row_bytes).expect("a row fits a plane");
-            let dense_bytes = row_count * config.slots() as usize;
+            let dense_bytes = host(sizes.row_bytes) * config.slots() as usize;
             let shape = config.shape(side);
-            let total = elements(shape) * u64::from(sizes.format.element_bytes());
-            let mut bytes = Vec::with_capacity(usize::try_from(total).unwrap_or(0));
-            for segment in &self.segments {
-                let buffer = segment.side(side);
-                let read = read_buffer(context, buffer, 0, buffer.size())?;
-                let plane_bytes = usize::try_from(sizes.plane_bytes).expect("a plane fits a buffer");
-                for plane in read.chunks_exact(plane_bytes) {
-                    bytes.extend_from_slice(&plane[..dense_bytes]);
-                }
+            let mut bytes = Vec::with_capacity(host(elements(shape) * u64::from(sizes.format.element_bytes())));
+            for plane in read.chunks_exact(host(sizes.plane_bytes)) {
+                bytes.extend_from_slice(&plane[..dense_bytes]);
             }
-            Ok(HostTensor::new(shape, sizes.format, bytes))
+            HostTensor::new(shape, sizes.format, bytes)
         };
-        Ok(Pair { keys: side(Side::Keys)?, values: side(Side::Values)? })
+        Ok(Pair { keys: side(Side::Keys, keys), values: side(Side::Values, values) })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Dense tensors: [`HostTensor`] in host memory, [`GpuTensor`] on the device.
 
 use std::{
+    ops::Range,
     sync::mpsc::{RecvTimeoutError, channel},
     time::Duration,
 };
@@ -149,24 +150,38 @@ pub(crate) fn elements(shape: [u32; 4]) -> u64 {
     shape.into_iter().map(u64::from).product()
 }
 
-/// Copies a range of a buffer to the host, in pieces. Offset and length are multiples of 4.
+/// Copies a range of a buffer to the host. Offset and length are multiples of 4.
 pub(crate) fn read_buffer(context: &Context, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+    read_buffers(context, &[(buffer, offset..offset + bytes)])
+}
+
+/// Copies ranges of buffers to the host, one after the other, in as few submissions as staging of a bearable size allows.
+/// Bounds are multiples of 4.
+pub(crate) fn read_buffers(context: &Context, sources: &[(&wgpu::Buffer, Range<u64>)]) -> Result<Vec<u8>> {
     const DURING: &str = "reading back";
+    let bytes: u64 = sources.iter().map(|(_, range)| range.end - range.start).sum();
     let mut read = Vec::with_capacity(host_len(bytes));
     if bytes == 0 {
         return Ok(read);
     }
-    let piece_bytes = bytes.min(READ_BYTES).min(context.limits().max_buffer_size);
+    let room = bytes.min(READ_BYTES).min(context.limits().max_buffer_size);
     let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
-    let staging = context.create_buffer("read back", piece_bytes, usage, false)?;
-    let mut at = 0;
-    while at < bytes {
-        let piece = piece_bytes.min(bytes - at);
+    let staging = context.create_buffer("read back", room, usage, false)?;
+    let mut sources = sources.iter().filter(|(_, range)| range.start < range.end).cloned();
+    let mut rest = sources.next();
+    while rest.is_some() {
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, offset + at, &staging, 0, piece);
+        let mut filled = 0;
+        while let Some((buffer, range)) = rest.clone().filter(|_| filled < room) {
+            let piece = (range.end - range.start).min(room - filled);
+            encoder.copy_buffer_to_buffer(buffer, range.start, &staging, filled, piece);
+            filled += piece;
+            let left = range.start + piece..range.end;
+            rest = if left.start < left.end { Some((buffer, left)) } else { sources.next() };
+        }
         context.queue().submit([encoder.finish()]);
         let (sender, receiver) = channel();
-        staging.map_async(wgpu::MapMode::Read, 0..piece, move |result| drop(sender.send(result)));
+        staging.map_async(wgpu::MapMode::Read, 0..filled, move |result| drop(sender.send(result)));
         let lost = || Error::DeviceLost { during: DURING };
         // Another thread may poll the same device and run the callback a little after this thread's poll returned.
         let mapped = loop {
@@ -177,9 +192,8 @@ pub(crate) fn read_buffer(context: &Context, buffer: &wgpu::Buffer, offset: u64,
             }
         };
         mapped.map_err(|_| lost())?.map_err(|_| lost())?;
-        read.extend_from_slice(&staging.get_mapped_range(0..piece).map_err(|_| lost())?);
+        read.extend_from_slice(&staging.get_mapped_range(0..filled).map_err(|_| lost())?);
         staging.unmap();
-        at += piece;
     }
     Ok(read)
 }

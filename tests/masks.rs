@@ -1,0 +1,63 @@
+//! What queries may see, beside ONNX `Attention` (opset 25) with a causal mask and a left window: `scripts/record_masks.py`
+//! recorded it from the operator's reference implementation. No device is touched.
+
+use serde_json::Value;
+use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Visible, Write};
+
+fn numbers(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|number| number.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn queries_see_what_those_of_onnx_attention_do() {
+    let recorded: Value = serde_json::from_str(include_str!("data/onnx_windows.json")).unwrap();
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    let context = Context::new(&device, &queue);
+    let cases = recorded["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 18);
+    for case in cases {
+        let window = case["window"].as_u64().unwrap() as u32;
+        let queries = case["queries"].as_u64().unwrap() as u32;
+        let lengths = numbers(&case["lengths"]);
+        let ring = Placement::Ring { window, sinks: 0, slack: queries - 1 };
+        // A window that nothing lies before is no window.
+        let placements = if window == 12 { vec![ring, Placement::Linear] } else { vec![ring] };
+        for placement in placements {
+            let config = CacheConfig::new(lengths.len() as u32, 1, 1, 12).placement(placement);
+            let mut cache = KvCache::new(&context, config).unwrap();
+            // The queries are the last update, as in a step of speculative decoding.
+            let before: Vec<u32> = lengths.iter().map(|length| length - queries).collect();
+            let rows = vec![0f32; lengths.len() * 12];
+            if before.iter().any(|count| *count > 0) {
+                cache.update(&rows[..], &rows[..], Write::append(12).counts(&before)).unwrap();
+            }
+            let rows = vec![0f32; lengths.len() * queries as usize];
+            cache.update(&rows[..], &rows[..], Write::append(queries)).unwrap();
+            for (sequence, expected) in (0..).zip(case["visible"].as_array().unwrap()) {
+                let visible = cache.visible(sequence, queries).unwrap();
+                let positions: Vec<Vec<u32>> =
+                    visible.iter().map(|query| query.slots().map(|(position, _)| position).collect()).collect();
+                let expected: Vec<Vec<u32>> = expected.as_array().unwrap().iter().map(numbers).collect();
+                assert_eq!(positions, expected, "{placement:?}, sequence {sequence} of {case}");
+                for (position, slot) in visible.iter().flat_map(Visible::slots) {
+                    assert_eq!(slot, placement.slot(position));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sinks_are_seen_by_every_query_after_them() {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    let ring = Placement::Ring { window: 2, sinks: 2, slack: 8 };
+    let mut cache = KvCache::new(&Context::new(&device, &queue), CacheConfig::new(1, 1, 1, 0).placement(ring)).unwrap();
+    cache.update(&[0f32; 6][..], &[0f32; 6][..], Write::append(6)).unwrap();
+    let seen: Vec<Vec<u32>> = cache
+        .visible(0, 6)
+        .unwrap()
+        .iter()
+        .map(|query| query.slots().map(|(position, _)| position).collect())
+        .collect();
+    assert_eq!(seen, [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3], vec![0, 1, 3, 4], vec![0, 1, 4, 5]]);
+}

@@ -297,6 +297,16 @@ impl ReferenceCache {
 
     /// [`KvCache::truncate`](crate::KvCache::truncate).
     ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.truncate(&[2, 1])?;
+    /// assert_eq!(cache.get(0..2)?.keys.to_f32(), [1., 2., 3., 0.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, for the arguments.
     pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
@@ -319,6 +329,16 @@ impl ReferenceCache {
 
     /// [`KvCache::clear_sequence`](crate::KvCache::clear_sequence).
     ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.clear_sequence(0)?;
+    /// assert_eq!(cache.get(0..2)?.keys.to_f32(), [0., 0., 3., 4.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, for the arguments.
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
@@ -328,6 +348,16 @@ impl ReferenceCache {
     }
 
     /// [`KvCache::select`](crate::KvCache::select).
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.select(&[1, 1, 0])?;
+    /// assert_eq!(cache.get_all().keys.to_f32(), [3., 4., 3., 4., 1., 2.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As there, for the arguments.
@@ -364,6 +394,16 @@ impl ReferenceCache {
 
     /// [`KvCache::reorder`](crate::KvCache::reorder).
     ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.reorder(&[1, 0])?;
+    /// assert_eq!(cache.get_all().keys.to_f32(), [3., 4., 1., 2.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, for the arguments.
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
@@ -375,6 +415,16 @@ impl ReferenceCache {
     }
 
     /// [`KvCache::repeat`](crate::KvCache::repeat).
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.repeat(2)?;
+    /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 1., 2., 3., 4., 3., 4.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As there, for the arguments.
@@ -390,6 +440,16 @@ impl ReferenceCache {
 
     /// [`KvCache::copy_sequence`](crate::KvCache::copy_sequence).
     ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.copy_sequence(0, 1)?;
+    /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 1., 2.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As there, for the arguments.
     pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
@@ -401,6 +461,18 @@ impl ReferenceCache {
     }
 
     /// [`KvCache::copy_range`](crate::KvCache::copy_range).
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
+    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
+    /// cache.copy_range(0, 0..2, 1, 1)?; // over what follows position 1
+    /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 0., 3., 1., 2.]);
+    /// cache.copy_range(1, 0..2, 1, 1)?; // overlapping: as if through a copy
+    /// assert_eq!(cache.get(0..3)?.keys.to_f32()[3..], [3., 3., 1.]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As there, for the arguments.
@@ -434,6 +506,21 @@ impl ReferenceCache {
     }
 
     /// [`KvCache::extract`](crate::KvCache::extract): the valid rows of a sequence, `[1, kv_head, rows, dim]`.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
+    ///
+    /// # use wgpu_kv_cache::Placement;
+    /// let ring = Placement::Ring { window: 2, sinks: 1, slack: 0 };
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(1, 1, 1, 0).max_batch_size(2).placement(ring))?;
+    /// cache.update(&[1f32, 2., 3., 4., 5.][..], &[0f32; 5][..], Write::append(5))?;
+    /// let left = cache.extract(0)?;
+    /// assert_eq!(left.keys.to_f32(), [1., 4., 5.]); // positions 0, 3 and 4
+    /// cache.clear_sequence(0)?;
+    /// cache.insert(1, 5, &left.keys.to_f32()[..], &left.values.to_f32()[..])?; // joins as another sequence
+    /// assert_eq!((cache.lengths(), cache.extract(1)?), (&[0, 5][..], left));
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As there, for the arguments.

@@ -61,3 +61,33 @@ fn sinks_are_seen_by_every_query_after_them() {
         .collect();
     assert_eq!(seen, [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3], vec![0, 1, 3, 4], vec![0, 1, 4, 5]]);
 }
+
+/// Transformers 5.23: a query sees the keys of `sliding_window_overlay` (`masking_utils.py`) on top of a causal mask, among
+/// those that `DynamicSlidingWindowLayer.get_mask_sizes` (`cache_utils.py`) says the cache returns.
+#[test]
+fn queries_see_what_those_of_transformers_sliding_caches_do() {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    let context = Context::new(&device, &queue);
+    for (window, before, queries) in
+        (1..=5u32).flat_map(|w| (0..=12u32).flat_map(move |b| (1..=4u32).map(move |q| (w, b, q))))
+    {
+        let ring = Placement::Ring { window, sinks: 0, slack: queries - 1 };
+        let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 0).placement(ring)).unwrap();
+        for tokens in [before, queries].into_iter().filter(|tokens| *tokens > 0) {
+            let rows = vec![0f32; tokens as usize];
+            cache.update(&rows[..], &rows[..], Write::append(tokens)).unwrap();
+        }
+        let visible = cache.visible(0, queries).unwrap();
+        // get_mask_sizes, called before the update
+        let kv_offset = (before + 1).saturating_sub(window);
+        let kv_length = if before >= window { window - 1 + queries } else { before + queries };
+        assert_eq!(visible[0].window.start, kv_offset);
+        assert_eq!(visible[visible.len() - 1].window.end - kv_offset, kv_length);
+        for (query, q_idx) in visible.iter().zip(before..) {
+            let causal = |kv_idx: &u32| *kv_idx <= q_idx;
+            let overlay = |kv_idx: &u32| i64::from(*kv_idx) > i64::from(q_idx) - i64::from(window);
+            let expected: Vec<u32> = (kv_offset..kv_offset + kv_length).filter(causal).filter(overlay).collect();
+            assert_eq!(query.slots().map(|(position, _)| position).collect::<Vec<_>>(), expected);
+        }
+    }
+}

@@ -2,14 +2,13 @@
 // head through all sequences, one hop after the other, so that nothing is overwritten before it was read: the host has put
 // the hops in such an order, and lets a cycle start by keeping a unit aside.
 //
-// Grid:    x and z together count units of a plane, in workgroups; y counts heads.
-// Shapes:  lengths                    [sequence]
-//          key_planes, value_planes   [sequence, head, slot, dim], the only segment of the cache
+// Grid:    x and z together count units of a plane, in workgroups; y counts heads. Layers are done one after the other.
+// Shapes:  hops   [layer, hop and then sequence]
 // Bounds:  the host proves that every sequence and slot of a hop is there; the kernel drops the units past the end.
 
 struct Selection {
     hops: u32,
-    sequences: u32, // of the batch; their new lengths follow the hops, as `source`
+    sequences: u32, // of the batch; their new lengths follow the hops of a layer, as `source`
     spare_0: u32,
     spare_1: u32,
 }
@@ -29,7 +28,11 @@ const ASIDE = 0xffffffffu;
 
 @group(0) @binding(0) var<uniform> selection: Selection;
 @group(0) @binding(1) var<storage, read> hops: array<Hop>;
-@group(0) @binding(2) var<storage, read_write> lengths: array<u32>;
+
+// Hop or length `index` of a layer.
+fn hop_of(layer: u32, index: u32) -> Hop {
+    return hops[layer * (selection.hops + selection.sequences) + index];
+}
 
 fn moves(hop: Hop, slot: u32) -> bool {
     return (slot >= hop.first_0 && slot < hop.end_0)
@@ -44,9 +47,5 @@ fn permute(
     @builtin(local_invocation_index) local: u32,
 ) {
     let unit = (group.z * groups.x + group.x) * WORKGROUP_SIZE + local;
-    key_permute(group.y, unit);
-    value_permute(group.y, unit);
-    if group.y == 0u && unit < selection.sequences {
-        lengths[unit] = hops[selection.hops + unit].source;
-    }
+    permute_unit(group.y, unit);
 }

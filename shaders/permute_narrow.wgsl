@@ -19,7 +19,7 @@ fn side_permute(head: u32, unit: u32) {
     }
     var aside = 0u;
     for (var i = 0u; i < selection.hops; i++) {
-        let hop = hops[i];
+        let hop = hop_of(SIDE_LAYER, i);
         var bits = aside;
         if hop.source != ASIDE {
             bits = side_planes[(hop.source * HEADS + head) * SIDE_PLANE_WORDS + unit];

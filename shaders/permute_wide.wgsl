@@ -1,4 +1,5 @@
-// permute_wide: sixteen bytes a unit. Needs rows that are multiples of 16 bytes. Joined once as key_ and once as value_.
+// permute_wide: sixteen bytes a unit. Needs rows that are multiples of 16 bytes. Joined for keys and
+// for values of each layer.
 
 @group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<vec4<u32>>;
 
@@ -9,7 +10,7 @@ fn side_permute(head: u32, unit: u32) {
     }
     var aside = vec4<u32>();
     for (var i = 0u; i < selection.hops; i++) {
-        let hop = hops[i];
+        let hop = hop_of(SIDE_LAYER, i);
         var bits = aside;
         if hop.source != ASIDE {
             bits = side_planes[(hop.source * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit];

@@ -114,7 +114,7 @@ impl Context {
 
     /// The layout of the first bind group of a kernel's variants.
     pub(crate) fn bindings_layout(&self, entry: Entry) -> wgpu::BindGroupLayout {
-        self.kernels().bindings[entry as usize].clone()
+        self.kernels().bindings(self.device(), entry)
     }
 
     /// The layout of the second: a step at a dynamic offset.

@@ -59,11 +59,12 @@ pub(crate) struct WriteVariant {
 pub(crate) enum Kernel {
     Scatter(WriteVariant),
     Advance(WriteVariant),
-    /// Sides without sources; `wide` says whether rows are whole vectors.
+    /// Sides without sources, of so many layers; `wide` says whether rows are whole vectors.
     Permute {
         keys: SideVariant,
         values: SideVariant,
         heads: u32,
+        layers: u32,
     },
     Gather {
         stored: Format,
@@ -129,19 +130,19 @@ pub(crate) struct Window {
 }
 
 /// What all variants of a kernel share: the entry point, and what they bind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Entry {
     Scatter,
     Advance,
-    Permute,
+    Permute { layers: u32 },
     Gather,
 }
 
 /// Layouts of the bind groups, and the pipelines made so far.
 #[derive(Debug)]
 pub(crate) struct Kernels {
-    /// The first group, by [`Entry`].
-    pub bindings: [wgpu::BindGroupLayout; 4],
+    /// The first group.
+    bindings: HashMap<Entry, wgpu::BindGroupLayout>,
     /// The second group, where the step does not come as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
@@ -244,10 +245,10 @@ impl WriteVariant {
 impl Kernel {
     /// Which of the kernels it is a variant of.
     pub const fn entry(&self) -> Entry {
-        match self {
+        match *self {
             Kernel::Scatter(_) => Entry::Scatter,
             Kernel::Advance(_) => Entry::Advance,
-            Kernel::Permute { .. } => Entry::Permute,
+            Kernel::Permute { layers, .. } => Entry::Permute { layers },
             Kernel::Gather { .. } => Entry::Gather,
         }
     }
@@ -301,17 +302,28 @@ impl Kernel {
                 text.push_str(&named(keys.text(2, 4), "key"));
                 text.push_str(&named(values.text(3, 5), "value"));
             }
-            Kernel::Permute { keys, values, .. } => {
+            Kernel::Permute { keys, values, layers, .. } => {
                 text.push_str(include_str!("../shaders/permute.wgsl"));
-                for (side, name, binding) in [(keys, "key", 3), (values, "value", 4)] {
-                    let mut side_text = side.constants(binding, 0);
-                    side_text.push_str(if side.wide {
-                        include_str!("../shaders/permute_wide.wgsl")
-                    } else {
-                        include_str!("../shaders/permute_narrow.wgsl")
-                    });
-                    text.push_str(&named(side_text, name));
+                for layer in 0..*layers {
+                    let layer_text = include_str!("../shaders/permute_layer.wgsl");
+                    let numbered = layer_text.replace("LAYER", &layer.to_string());
+                    text.push_str(&numbered.replace("LENGTHS_BINDING", &(2 + 3 * layer).to_string()));
+                    for (side, name, binding) in [(keys, "key", 3 + 3 * layer), (values, "value", 4 + 3 * layer)] {
+                        let mut side_text = side.constants(binding, 0);
+                        line(&mut side_text, format_args!("const SIDE_LAYER = {layer}u;"));
+                        side_text.push_str(if side.wide {
+                            include_str!("../shaders/permute_wide.wgsl")
+                        } else {
+                            include_str!("../shaders/permute_narrow.wgsl")
+                        });
+                        text.push_str(&named(side_text, &format!("{name}_{layer}")));
+                    }
                 }
+                line(&mut text, format_args!("fn permute_unit(head: u32, unit: u32) {{"));
+                for layer in 0..*layers {
+                    line(&mut text, format_args!("    permute_layer_{layer}(head, unit);"));
+                }
+                text.push_str("}\n");
             }
             &Kernel::Gather { stored, dim, slots, wide, .. } => {
                 let plane_words = (u64::from(dim) * u64::from(slots)).div_ceil(lanes(stored).into());
@@ -335,31 +347,34 @@ impl Kernel {
 }
 
 impl Entry {
-    const ALL: [Entry; 4] = [Entry::Scatter, Entry::Advance, Entry::Permute, Entry::Gather];
-
     /// Name of the file, of the entry point and of the pipelines.
     pub const fn name(self) -> &'static str {
         match self {
             Entry::Scatter => "scatter",
             Entry::Advance => "advance",
-            Entry::Permute => "permute",
+            Entry::Permute { .. } => "permute",
             Entry::Gather => "gather",
         }
     }
 
     /// Of the storage that the first bind group holds after a uniform, which is only read.
-    const fn read_only(self) -> &'static [bool] {
+    fn read_only(self) -> Vec<bool> {
         match self {
-            Entry::Scatter => &[false, false, false, true, true],
-            Entry::Advance => &[false, false, false],
-            Entry::Permute => &[true, false, false, false],
-            Entry::Gather => &[true, false],
+            Entry::Scatter => vec![false, false, false, true, true],
+            Entry::Advance => vec![false, false, false],
+            // After the hops lengths, keys and values of each layer.
+            Entry::Permute { layers } => {
+                let mut read_only = vec![false; 1 + 3 * layers as usize];
+                read_only[0] = true;
+                read_only
+            }
+            Entry::Gather => vec![true, false],
         }
     }
 
     /// The first bind group.
     fn layout(self, device: &wgpu::Device) -> wgpu::BindGroupLayout {
-        let storage = self.read_only().iter().map(|&read_only| wgpu::BufferBindingType::Storage { read_only });
+        let storage = self.read_only().into_iter().map(|read_only| wgpu::BufferBindingType::Storage { read_only });
         let kinds = std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage);
         let entries: Vec<_> = (0..).zip(kinds).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
         device
@@ -378,17 +393,22 @@ impl Kernels {
             label: Some("step"),
             entries: &[buffer_entry(0, wgpu::BufferBindingType::Storage { read_only: true }, true)],
         });
-        let bindings = Entry::ALL.map(|entry| entry.layout(device));
-        Kernels { bindings, step, pipelines: HashMap::new() }
+        Kernels { bindings: HashMap::new(), step, pipelines: HashMap::new() }
+    }
+
+    /// The layout of the first group of a kernel's variants.
+    pub fn bindings(&mut self, device: &wgpu::Device, entry: Entry) -> wgpu::BindGroupLayout {
+        self.bindings.entry(entry).or_insert_with(|| entry.layout(device)).clone()
     }
 
     /// The kernel's pipeline, made on first use.
     pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
-        let Kernels { bindings, step, pipelines } = self;
+        let bindings = self.bindings(device, kernel.entry());
+        let Kernels { step, pipelines, .. } = self;
         pipelines.entry(kernel).or_insert_with(|| {
             log::debug!("compiling {kernel:?}");
             let entry = kernel.entry();
-            let both = [Some(&bindings[entry as usize]), Some(&*step)];
+            let both = [Some(&bindings), Some(&*step)];
             let (bind_group_layouts, immediate_size) = match kernel.step() {
                 Some(StepPath::Ring) => (&both[..], 0),
                 Some(StepPath::Immediate) => (&both[..1], IMMEDIATE_BYTES),

@@ -1,12 +1,11 @@
 //! The order of moves between sequences: each is read before it is overwritten.
 
 use crate::{
-    Context, Result, Side,
+    Context, Recorder, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer},
-    kernels::{Entry, Hop, Kernel, Selection, SideVariant},
+    kernels::{Hop, Kernel, Selection, SideVariant},
     layout::Layout,
     plan::{grid_of_planes, stored_slots},
-    record::Dispatch,
     sequences::Sequences,
     storage::Storage,
 };
@@ -22,46 +21,57 @@ pub(crate) struct Permutation {
     grid: [u32; 3],
 }
 
-impl Permutation {
-    /// Sequence `i` of the new batch becomes what `sources[i]` is now.
-    pub fn new(
-        context: &Context,
-        layout: &Layout,
-        storage: &Storage,
-        sequences: &Sequences,
-        sources: &[u32],
-    ) -> Result<Self> {
-        let hop = |(read, source, destination): (u32, u32, u32)| {
-            let (length, oldest) = (sequences.lengths[read as usize], sequences.oldest[read as usize]);
-            let pieces = stored_slots(layout.placement, length, oldest).map(|slots| [slots.start, slots.end]);
-            Hop { source, destination, pieces }
-        };
-        let hops: Vec<Hop> = order(sources).into_iter().map(hop).collect();
-        let lengths =
-            sources.iter().map(|&source| Hop { source: sequences.lengths[source as usize], ..Hop::default() });
-        let count = |count: usize| u32::try_from(count).expect("a batch size is 32 bits wide");
-        let selection = Selection { hops: count(hops.len()), sequences: count(sources.len()), spare_0: 0, spare_1: 0 };
-        let hops: Vec<Hop> = hops.into_iter().chain(lengths).collect();
+/// The most layers of one dispatch: its text grows with them.
+const MOST_LAYERS: u32 = 16;
 
-        let [keys, values] = Side::BOTH.map(|side| SideVariant::moved(layout, side));
-        let pipeline = context.pipeline(Kernel::Permute { keys, values, heads: layout.heads })?;
-        let uniform = uniform_buffer(context, &[selection])?;
-        let hops = context.create_filled("hops", bytemuck::cast_slice(&hops), wgpu::BufferUsages::STORAGE)?;
-        let segment = storage.segments.first().expect("a cache has a segment");
-        let bindings = [
-            uniform_binding::<Selection>(context, &uniform, 0),
-            hops.as_entire_binding(),
-            storage.lengths.buffer.as_entire_binding(),
-            segment.keys.as_entire_binding(),
-            segment.values.as_entire_binding(),
-        ];
-        let units = keys.moved_units().max(values.moved_units()).max(sources.len() as u64);
-        let grid = grid_of_planes(units, layout.heads, context.limits());
-        Ok(Permutation { pipeline, bindings: bind(context, Entry::Permute, &bindings)?, grid })
+impl Permutation {
+    /// How many layers one dispatch can bind.
+    pub fn layers_at_once(context: &Context) -> usize {
+        let buffers = context.limits().max_storage_buffers_per_shader_stage;
+        (buffers.saturating_sub(1) / 3).clamp(1, MOST_LAYERS) as usize
     }
 
-    pub fn dispatch(&self) -> Dispatch<'_> {
-        Dispatch { pipeline: &self.pipeline, bindings: &self.bindings, grid: self.grid }
+    /// Sequence `i` of the new batch becomes what `sources[i]` is now, in layers of one layout with one segment each.
+    pub fn new<'a>(
+        context: &Context,
+        layout: &Layout,
+        layers: impl ExactSizeIterator<Item = (&'a Storage, &'a Sequences)>,
+        sources: &[u32],
+    ) -> Result<Self> {
+        let count = |count: usize| u32::try_from(count).expect("a batch size is 32 bits wide");
+        let order = order(sources);
+        let selection = Selection { hops: count(order.len()), sequences: count(sources.len()), spare_0: 0, spare_1: 0 };
+        let number = count(layers.len());
+        let (mut hops, mut buffers) = (Vec::new(), Vec::new());
+        for (storage, sequences) in layers {
+            let length = |source: u32| sequences.lengths[source as usize];
+            hops.extend(order.iter().map(|&(read, source, destination)| {
+                let slots = stored_slots(layout.placement, length(read), sequences.oldest[read as usize]);
+                Hop { source, destination, pieces: slots.map(|slots| [slots.start, slots.end]) }
+            }));
+            hops.extend(sources.iter().map(|&source| Hop { source: length(source), ..Hop::default() }));
+            let segment = storage.segments.first().expect("a cache has a segment");
+            buffers.extend([&storage.lengths.buffer, &segment.keys, &segment.values]);
+        }
+        let [keys, values] = Side::BOTH.map(|side| SideVariant::moved(layout, side));
+        let kernel = Kernel::Permute { keys, values, heads: layout.heads, layers: number };
+        let pipeline = context.pipeline(kernel)?;
+        let uniform = uniform_buffer(context, &[selection])?;
+        let hops = context.create_filled("hops", bytemuck::cast_slice(&hops), wgpu::BufferUsages::STORAGE)?;
+        let mut bindings = vec![uniform_binding::<Selection>(context, &uniform, 0), hops.as_entire_binding()];
+        bindings.extend(buffers.into_iter().map(wgpu::Buffer::as_entire_binding));
+        let units = keys.moved_units().max(values.moved_units()).max(sources.len() as u64);
+        let grid = grid_of_planes(units, layout.heads, context.limits());
+        Ok(Permutation { pipeline, bindings: bind(context, kernel.entry(), &bindings)?, grid })
+    }
+
+    pub fn record(&self, recorder: &mut impl Recorder) {
+        let [x, y, z] = self.grid;
+        recorder.in_pass("kv-cache select", |pass| {
+            pass.set_pipeline(&self.pipeline);
+            pass.set_bind_group(0, &self.bindings, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        });
     }
 }
 

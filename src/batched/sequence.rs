@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use crate::{BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result};
+use crate::{BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result, permute::Permutation};
 
-/// Each is one call for all layers, checked for every layer before anything is recorded, and one dispatch (or, of lengths in
-/// an encoder, one copy) a layer, because every layer has buffers of its own.
+/// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many layers of
+/// one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an encoder, and one
+/// dispatch in a pass.
 impl BatchedKvCache {
     /// [`KvCache::truncate`] of all layers.
     ///
@@ -61,7 +62,22 @@ impl BatchedKvCache {
     /// As there.
     pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
         self.layers.iter().try_for_each(|layer| layer.check_selection(sources).map(drop))?;
-        self.layers.iter_mut().try_for_each(|layer| layer.record_select(recorder, sources))
+        let batch_size = self.first().check_selection(sources)?;
+        let most = Permutation::layers_at_once(self.context());
+        let runs = || self.layers.chunk_by(KvCache::moves_like).flat_map(|alike| alike.chunks(most));
+        // Everything that can fail for want of memory, before anything is recorded.
+        let in_place = |run: &&[KvCache]| run[0].moves_in_place(sources);
+        let permutations: Vec<Permutation> =
+            runs().filter(in_place).map(|run| KvCache::permutation(run, sources)).collect::<Result<_>>()?;
+        permutations.iter().for_each(|permutation| permutation.record(recorder));
+        for layer in &mut self.layers {
+            if layer.moves_in_place(sources) {
+                layer.adopt(sources, batch_size);
+            } else {
+                layer.record_select(recorder, sources)?;
+            }
+        }
+        Ok(())
     }
 
     /// [`KvCache::reorder`] of all layers.

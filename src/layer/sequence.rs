@@ -10,7 +10,6 @@ use crate::{
         KEEP_LENGTH, Step, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid,
         plan_truncate, plan_write,
     },
-    record::Dispatch,
     sequences::Sequences,
 };
 
@@ -132,42 +131,49 @@ impl KvCache {
     /// As there.
     pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
         let batch_size = self.check_selection(sources)?;
-        let moves = (0..).zip(sources).any(|(to, from)| to != *from);
-        let in_place = moves && self.storage.segments.len() == 1;
-        let permutation = if in_place {
-            let (layout, storage) = (&self.layout, &self.storage);
-            Some(Permutation::new(&self.context, layout, storage, &self.sequences, sources)?)
-        } else {
-            None
-        };
-        let placed = if moves && !in_place { self.take_aside(recorder, sources, batch_size)? } else { Vec::new() };
+        if self.moves_in_place(sources) {
+            let layer = [(&self.storage, &self.sequences)];
+            let permutation = Permutation::new(&self.context, &self.layout, layer.into_iter(), sources)?;
+            permutation.record(recorder);
+            self.adopt(sources, batch_size);
+            return Ok(());
+        }
+        let placed = self.take_aside(recorder, sources, batch_size)?;
+        self.adopt(sources, batch_size);
+        for Placed { source, step } in placed {
+            self.record_placed(recorder, &source, &step)?;
+        }
+        let lengths = PerSequence::Each(&self.sequences.lengths);
+        plan_truncate(self.config.placement, &self.sequences, lengths, &mut self.step)?;
+        self.record_lengths(recorder)
+    }
 
+    /// Whether a selection moves rows, and can do so in place.
+    pub(crate) fn moves_in_place(&self, sources: &[u32]) -> bool {
+        self.storage.segments.len() == 1 && (0..).zip(sources).any(|(to, from)| to != *from)
+    }
+
+    /// Whether one dispatch can move rows of both layers.
+    pub(crate) fn moves_like(&self, other: &KvCache) -> bool {
+        self.layout == other.layout
+    }
+
+    /// One dispatch that moves the rows of layers that move alike.
+    pub(crate) fn permutation(layers: &[KvCache], sources: &[u32]) -> Result<Permutation> {
+        let first = layers.first().expect("some layer moves");
+        let parts = layers.iter().map(|layer| (&layer.storage, &layer.sequences));
+        Permutation::new(&first.context, &first.layout, parts, sources)
+    }
+
+    /// Makes the batch on the host what was selected.
+    pub(crate) fn adopt(&mut self, sources: &[u32], batch_size: u32) {
         let of = |known: &[u32]| sources.iter().map(|&source| known[source as usize]).collect::<Vec<_>>();
         let (lengths, oldest) = (of(&self.sequences.lengths), of(&self.sequences.oldest));
+        self.sequences = Sequences { lengths, oldest };
         if batch_size != self.config.batch_size {
             self.config.batch_size = batch_size;
             self.advance = None;
         }
-        self.sequences = Sequences { lengths, oldest };
-        if let Some(permutation) = permutation {
-            recorder.in_pass("kv-cache select", |pass| {
-                let Dispatch { pipeline, bindings, grid: [x, y, z] } = permutation.dispatch();
-                pass.set_pipeline(pipeline);
-                pass.set_bind_group(0, bindings, &[]);
-                pass.dispatch_workgroups(x, y, z);
-            });
-            return Ok(());
-        }
-        for Placed { source, step } in placed {
-            self.record_placed(recorder, &source, &step)?;
-        }
-        plan_truncate(
-            self.config.placement,
-            &self.sequences,
-            PerSequence::Each(&self.sequences.lengths),
-            &mut self.step,
-        )?;
-        self.record_lengths(recorder)
     }
 
     /// [`select`](Self::select) of as many sequences as there are: a permutation of the batch, or what a beam search keeps.

@@ -58,8 +58,13 @@ fn kernels() -> Vec<Kernel> {
                 kernels.push(Kernel::Gather { stored, dim, heads: 3, slots: 77, step, runs, wide });
             }
             let side = SideVariant { source: None, stored, dim, slots: 77, wide, strides: None };
-            kernels.push(Kernel::Permute { keys: side, values: SideVariant { dim: 3, wide: false, ..side }, heads: 3 });
-            kernels.push(Kernel::Permute { keys: side, values: side, heads: 3 });
+            kernels.push(Kernel::Permute {
+                keys: side,
+                values: SideVariant { dim: 3, wide: false, ..side },
+                heads: 3,
+                layers: 1,
+            });
+            kernels.push(Kernel::Permute { keys: side, values: side, heads: 3, layers: 2 });
         }
     }
     kernels
@@ -133,7 +138,7 @@ fn bindings_are_those_of_the_text() {
             })
             .collect();
         found.sort_unstable_by_key(|&(binding, _)| binding);
-        let storage = kernel.entry().read_only().iter().map(|&read_only| Some(read_only));
+        let storage = kernel.entry().read_only().into_iter().map(Some);
         let declared: Vec<_> = (0..).zip(std::iter::once(None).chain(storage)).collect();
         assert_eq!(found, declared, "{kernel:?}");
     }
@@ -213,7 +218,7 @@ fn mirrors_have_the_offsets_of_the_text() {
     check_members(&scatter, "Chunk", Some(size_of::<Chunk>()), &chunk);
     check_members(&advance, "Chunk", None, &chunk[..4]);
     let side = SideVariant { source: None, stored: Format::F16, dim: 64, slots: 77, wide: true, strides: None };
-    let permute = Kernel::Permute { keys: side, values: side, heads: 3 };
+    let permute = Kernel::Permute { keys: side, values: side, heads: 3, layers: 1 };
     check_members(
         &permute,
         "Selection",

@@ -17,7 +17,7 @@ use std::ops::Range;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields))]
+#[cfg_attr(feature = "serde", serde(tag = "kind", rename_all = "snake_case", from = "Form"))]
 pub enum Placement {
     /// Position `p` in slot `p`, up to `max_seq_len`.
     #[default]
@@ -30,13 +30,36 @@ pub enum Placement {
         /// Positions before the end that are valid.
         window: u32,
         /// First positions that are never evicted.
-        #[cfg_attr(feature = "serde", serde(default))]
         sinks: u32,
         /// Rows beyond the window. By so many tokens a sequence can be rolled back after it has wrapped, and after an
         /// update of up to `slack + 1` tokens every key that any of these queries may see is still stored.
-        #[cfg_attr(feature = "serde", serde(default))]
         slack: u32,
     },
+}
+
+/// How a placement is read: a variant without fields would take any.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum Form {
+    Linear {},
+    Ring {
+        window: u32,
+        #[serde(default)]
+        sinks: u32,
+        #[serde(default)]
+        slack: u32,
+    },
+}
+
+#[cfg(feature = "serde")]
+impl From<Form> for Placement {
+    fn from(form: Form) -> Self {
+        match form {
+            Form::Linear {} => Placement::Linear,
+            Form::Ring { window, sinks, slack } => Placement::Ring { window, sinks, slack },
+        }
+    }
 }
 
 /// What one query may see.

@@ -338,6 +338,12 @@ fn broken_programs_are_refused() {
             format!("{{{config}, \"placement\": {{\"kind\": \"ring\", \"window\": 0}}}}, \"ops\": []}}"),
             "window must be at least 1",
         ),
+        (
+            format!("{{{config}, \"placement\": {{\"kind\": \"linear\", \"window\": 3}}}}, \"ops\": []}}"),
+            "unknown field `window`",
+        ),
+        (format!("{{{config}, \"placement\": [{{\"kind\": \"page\"}}]}}, \"ops\": []}}"), "unknown variant `page`"),
+        (format!("{{{config}}}, \"ops\": [{{\"op\": \"truncate\", \"lengths\": -1}}]}}"), "a whole number"),
         ("[]".to_owned(), "not a program"),
     ] {
         let program = file("broken.json", text.as_bytes());

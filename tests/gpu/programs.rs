@@ -10,7 +10,7 @@ mod random;
 pub const TESTS: &[Test] =
     &[("programs::random", random), ("programs::random_in_small_bindings", random_in_small_bindings)];
 
-/// Programs for each form and device, none twice: 5000 for each adapter.
+/// Programs for each form and device, none twice: 5000 for each adapter. `KV_CACHE_PROGRAMS` asks for another number.
 const PROGRAMS: u64 = 1250;
 
 fn random(gpu: &Gpu) -> Outcome {
@@ -24,8 +24,13 @@ fn random_in_small_bindings(gpu: &Gpu) -> Outcome {
 fn run(context: &Context, first: u64) -> Outcome {
     let copies = *context.costs() == CostModel::COPIES;
     let first = first + if copies { PROGRAMS } else { 0 };
+    let asked = std::env::var("KV_CACHE_PROGRAMS").ok();
+    let programs = match asked {
+        Some(number) => number.parse().map_err(|_| format!("KV_CACHE_PROGRAMS must be a number, but is {number}"))?,
+        None => PROGRAMS,
+    };
     let mut shape = None;
-    for seed in first..first + PROGRAMS {
+    for seed in first..first + programs {
         // A context for each shape, so that the pipelines of its head sizes end with it.
         let number = seed / random::PROGRAMS_OF_A_SHAPE;
         let context = match &shape {

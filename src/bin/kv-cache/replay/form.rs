@@ -31,11 +31,21 @@ pub struct Config {
 }
 
 /// Of all layers, or of each.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Placements {
     All(Placement),
     Each(Vec<Placement>),
+}
+
+impl<'de> Deserialize<'de> for Placements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        let placements = if value.is_array() {
+            serde_json::from_value(value).map(Placements::Each)
+        } else {
+            serde_json::from_value(value).map(Placements::All)
+        };
+        placements.map_err(D::Error::custom)
+    }
 }
 
 impl Default for Placements {
@@ -98,7 +108,7 @@ pub enum Operation {
 
 /// One number for all sequences, or one for each.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a whole number from 0 to 4294967295, or a list of them, one for each sequence")]
 pub enum Numbers {
     One(u32),
     Each(Vec<u32>),
@@ -264,7 +274,7 @@ enum Float {
 impl<'de> Deserialize<'de> for Floats {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "a number, \"NaN\", \"Infinity\" or \"-Infinity\"")]
         enum Float {
             Number(f64),
             Text(String),

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use wgpu_kv_cache::{CacheConfig, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, Write};
+use wgpu_kv_cache::{
+    CacheConfig, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, Write,
+    program::{Change, Layout, Operation, Path, Positions, Program, Rows, Span},
+};
 
 use crate::{DONE, Gpu, Outcome, Test};
 
@@ -13,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("sequences::refusals_change_nothing", refusals_change_nothing),
     ("sequences::a_ring_rolls_back_by_its_slack", a_ring_rolls_back_by_its_slack),
     ("sequences::a_source_is_bound_for_its_batch", a_source_is_bound_for_its_batch),
+    ("sequences::every_row_width_wraps_and_moves", every_row_width_wraps_and_moves),
 ];
 
 /// Rows of one element: keys are these numbers, values their negatives.
@@ -234,5 +238,47 @@ fn a_source_is_bound_for_its_batch(gpu: &Gpu) -> Outcome {
     cache.record_update(&mut encoder, &again, Write::append(1))?;
     gpu.context.queue().submit([encoder.finish()]);
     assert_eq!(cache.lengths(), [1]);
+    DONE
+}
+
+/// Rows that share words with their neighbours, across the ends of a ring's runs, and rows of whole vectors; cycles and
+/// duplicates of sequences whose rows lie in all three pieces of a ring.
+fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
+    for (dim, value_dim, format) in
+        [(1, 3, Format::F16), (3, 1, Format::Bf16), (4, 8, Format::F32), (8, 1, Format::F16), (1, 4, Format::F32)]
+    {
+        for sinks in [1, 2] {
+            let config = CacheConfig::new(2, 2, dim, 0)
+                .max_batch_size(4)
+                .value_dim(value_dim)
+                .formats(format, format)
+                .placement(Placement::Ring { window: 3, sinks, slack: 1 });
+            let mut program = Program::new(config, 2);
+            program.poison = true;
+            let update = |layer, tokens, counts, seed| Operation::Update {
+                layer,
+                span: Span { tokens, positions: Positions::Append, counts },
+                rows: Rows { key_format: format, value_format: Format::F32, seed },
+                path: Path::Pass(Layout::Bthd),
+            };
+            let change = |change| Operation::Sequences { change, in_pass: true };
+            for tokens in 1..=9 {
+                program.operations.extend([
+                    Operation::Reset,
+                    update(0, tokens, None, 1),
+                    update(1, tokens, Some(vec![tokens, tokens / 2]), 2),
+                    change(Change::Reorder(vec![1, 0])),
+                    update(0, 1, None, 3),
+                    change(Change::Select(vec![1, 0, 1, 0])),
+                    change(Change::Reorder(vec![3, 2, 0, 1])),
+                    update(1, 2, Some(vec![1, 2, 0, 1]), 4),
+                    Operation::GetAll { layer: 0 },
+                    Operation::GetAll { layer: 1 },
+                    change(Change::Select(vec![2, 0])),
+                ]);
+            }
+            program.run(&gpu.context).map_err(|failure| format!("{config:?}: {failure}"))?;
+        }
+    }
     DONE
 }

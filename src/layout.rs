@@ -120,7 +120,11 @@ impl Layout {
                 WORKGROUP_SIZE.into(),
                 limits.max_compute_invocations_per_workgroup.into(),
             ),
-            ("max_compute_workgroups_per_dimension", 2, limits.max_compute_workgroups_per_dimension.into()),
+            (
+                "max_compute_workgroups_per_dimension",
+                layout.runs().max(2).into(),
+                limits.max_compute_workgroups_per_dimension.into(),
+            ),
             ("max_storage_buffer_binding_size", Step::bytes(batch, layout.runs()), binding_limit(limits)),
         ];
         if let Some(&(limit, needed, available)) = wanted.iter().find(|(_, needed, available)| available < needed) {

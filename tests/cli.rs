@@ -344,6 +344,10 @@ fn broken_programs_are_refused() {
         ),
         (format!("{{{config}, \"placement\": [{{\"kind\": \"page\"}}]}}, \"ops\": []}}"), "unknown variant `page`"),
         (format!("{{{config}}}, \"ops\": [{{\"op\": \"truncate\", \"lengths\": -1}}]}}"), "a whole number"),
+        (
+            format!("{{{config}}}, \"ops\": []}}").replace("\"layers\": 1", "\"layers\": 1099511627776"),
+            "`1099511627776`, expected u16",
+        ),
         ("[]".to_owned(), "not a program"),
     ] {
         let program = file("broken.json", text.as_bytes());

@@ -2,8 +2,8 @@
 //! rule and the number, and leaves lengths and bytes as they were.
 
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, ReferenceCache,
-    RowsIn, Side, Source, Strides, Write, compare_tensors,
+    BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, Placement,
+    ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors,
 };
 
 fn context() -> Context {
@@ -110,6 +110,11 @@ fn limits_that_are_too_small() {
     let tiny = wgpu::Limits { max_storage_buffer_binding_size: 1024, ..Default::default() };
     let error = KvCache::new(&context_with(tiny), CacheConfig::new(100, 1, 1, 1)).unwrap_err();
     assert!(matches!(error, Error::DeviceLimit { needed: 2400, available: 1024, .. }), "{error}");
+    // Three runs of a sequence lie above each other in a grid.
+    let low = wgpu::Limits { max_compute_workgroups_per_dimension: 2, ..Default::default() };
+    let ring = CacheConfig::new(1, 1, 1, 0).placement(Placement::Ring { window: 1, sinks: 0, slack: 0 });
+    let error = KvCache::new(&context_with(low), ring).unwrap_err();
+    assert!(matches!(error, Error::DeviceLimit { needed: 3, available: 2, .. }), "{error}");
 }
 
 #[test]

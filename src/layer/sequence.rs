@@ -105,7 +105,8 @@ impl KvCache {
     ///
     /// # Performance
     /// In one segment: one dispatch, in place, that moves each byte once (of a cycle of sequences, one goes through
-    /// registers), without scratch memory beyond 32 bytes a sequence. A cache of more segments than one goes through
+    /// registers), without scratch memory beyond 32 bytes a sequence. A cache of more segments than one, or of more heads
+    /// than a grid is high (65 535 by wgpu's default limits), goes through
     /// scratch memory as large as the rows that move: two dispatches a side and sequence, and one to put it back.
     ///
     /// # Examples
@@ -148,9 +149,10 @@ impl KvCache {
         self.record_lengths(recorder)
     }
 
-    /// Whether a selection moves rows, and can do so in place.
+    /// Whether a selection moves rows, and can do so in place: in one segment, with heads above each other in one grid.
     pub(crate) fn moves_in_place(&self, sources: &[u32]) -> bool {
-        self.storage.segments.len() == 1 && (0..).zip(sources).any(|(to, from)| to != *from)
+        let fits = self.config.num_heads <= self.context.limits().max_compute_workgroups_per_dimension;
+        fits && self.storage.segments.len() == 1 && (0..).zip(sources).any(|(to, from)| to != *from)
     }
 
     /// Whether one dispatch can move rows of both layers.

@@ -2,7 +2,7 @@
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Format, KvCache, Side,
-    program::{Layout, Operation, Path, Positions, Program, Rows, Span},
+    program::{Change, Layout, Operation, Path, Positions, Program, Rows, Span},
 };
 
 use crate::{DONE, Gpu, Outcome, Test};
@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = &[
     ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
     ("large::more_than_65535_workgroups", more_than_65535_workgroups),
     ("large::grids_that_are_eleven_wide", grids_that_are_eleven_wide),
+    ("large::more_heads_than_a_grid_is_high", more_heads_than_a_grid_is_high),
     ("large::every_head_size", every_head_size),
     ("large::odd_starts_in_16_bit_formats", odd_starts_in_16_bit_formats),
     ("large::sources_larger_than_a_binding", sources_larger_than_a_binding),
@@ -70,6 +71,21 @@ fn grids_that_are_eleven_wide(gpu: &Gpu) -> Outcome {
     program.operations = vec![
         update(Span::append(1400), rows(Format::F32, Format::F32, 7), Path::Encoder(Layout::Bthd)),
         Operation::Get { layer: 0, start: 3, end: 1398, guarded: true },
+    ];
+    run(&context, &program)
+}
+
+/// A cycle and a duplicate of sequences, in two layers, whose heads are more than one grid holds.
+fn more_heads_than_a_grid_is_high(gpu: &Gpu) -> Outcome {
+    let limits = wgpu::Limits { max_compute_workgroups_per_dimension: 11, ..gpu.adapter.limits() };
+    let context = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
+    let mut program = Program::new(CacheConfig::new(3, 12, 3, 5).formats(Format::F16, Format::F32), 2);
+    let change = |sources: &[u32]| Operation::Sequences { change: Change::Reorder(sources.to_vec()), in_pass: true };
+    program.operations = vec![
+        update(Span::append(4), rows(Format::F32, Format::F32, 3), Path::Encoder(Layout::Bthd)),
+        change(&[2, 0, 1]),
+        change(&[1, 1, 2]),
+        Operation::GetAll { layer: 0 },
     ];
     run(&context, &program)
 }

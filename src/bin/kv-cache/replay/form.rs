@@ -14,7 +14,7 @@ pub struct Program {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    layers: usize,
+    layers: u16,
     batch_size: u32,
     max_batch_size: Option<u32>,
     num_heads: u32,
@@ -153,22 +153,12 @@ impl Config {
             .value_dim(self.value_dim.unwrap_or(self.head_dim))
             .formats(self.key_format, self.value_format);
         match &self.placement {
-            Placements::All(placement) => {
-                // Before room for so many is asked for.
-                let bytes = config.placement(*placement).bytes_per_layer()?;
-                let layers = self.layers;
-                bytes.checked_mul(layers as u64).ok_or_else(|| Error::SizeOverflow {
-                    what: "bytes of all layers",
-                    factors: format!("{layers} × {bytes}"),
-                    bits: 64,
-                })?;
-                Ok(std::iter::repeat_n(config.placement(*placement), layers).collect())
-            }
-            Placements::Each(placements) if placements.len() == self.layers => {
+            Placements::All(placement) => Ok(vec![config.placement(*placement); self.layers.into()]),
+            Placements::Each(placements) if placements.len() == usize::from(self.layers) => {
                 Ok(placements.iter().map(|placement| config.placement(*placement)).collect())
             }
             Placements::Each(placements) => {
-                Err(Error::LayerOutOfRange { layer: placements.len(), num_layers: self.layers })
+                Err(Error::LayerOutOfRange { layer: placements.len(), num_layers: self.layers.into() })
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod ranges;
 mod sequence;
+mod transfer;
 
 use std::sync::Arc;
 

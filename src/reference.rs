@@ -4,13 +4,18 @@
 //! beyond the types of its arguments: planes are nested vectors, and rows are taken from the source one after the
 //! other.
 
-use std::{fmt, ops::Range};
+mod difference;
+mod sequence;
+
+use std::ops::Range;
 
 use half::{bf16, f16};
 
+pub use difference::{Difference, compare_tensors};
+
 use crate::{
-    CacheConfig, Error, Format, HostRows, HostTensor, Pair, PerSequence, Placement, Result, Side, Write,
-    format::low_half, write::Positions,
+    CacheConfig, Error, Format, HostRows, HostTensor, Pair, Placement, Result, Side, Write, format::low_half,
+    write::Positions,
 };
 
 /// Elements of one row, as stored bits.
@@ -40,43 +45,6 @@ pub struct ReferenceCache {
     lengths: Vec<u32>,
     /// `[max_batch_size][slot]`: the position whose row the slot holds.
     held: Vec<Vec<Option<u32>>>,
-}
-
-/// The first element in which two caches differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The layer.
-    pub layer: usize,
-    /// Keys or values.
-    pub side: Side,
-    /// The sequence.
-    pub sequence: usize,
-    /// The KV head.
-    pub head: usize,
-    /// The position; in a copied range, counted from the range's start.
-    pub position: usize,
-    /// The element of the row.
-    pub element: usize,
-    /// Format of both.
-    pub format: Format,
-    /// Bits of the reference.
-    pub expected: u32,
-    /// Bits of the device.
-    pub actual: u32,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Difference { layer, side, sequence, head, position, element, format, expected, actual } = *self;
-        let digits = format.element_bytes() as usize * 2;
-        write!(
-            f,
-            "layer {layer}, {side}, sequence {sequence}, head {head}, position {position}, element {element}: expected \
-             {} (0x{expected:0digits$x}), the device has {} (0x{actual:0digits$x})",
-            format.decode(expected),
-            format.decode(actual),
-        )
-    }
 }
 
 impl ReferenceCache {
@@ -295,315 +263,6 @@ impl ReferenceCache {
         self.held.iter_mut().flatten().for_each(|held| *held = None);
     }
 
-    /// [`KvCache::truncate`](crate::KvCache::truncate).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.truncate(&[2, 1])?;
-    /// assert_eq!(cache.get(0..2)?.keys.to_f32(), [1., 2., 3., 0.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
-        let lengths = match lengths.into() {
-            PerSequence::All(length) => vec![length; self.lengths.len()],
-            PerSequence::Each(lengths) if lengths.len() == self.lengths.len() => lengths.to_vec(),
-            PerSequence::Each(lengths) => {
-                let (batch_size, actual) = (self.config.batch_size, lengths.len());
-                return Err(Error::PerSequenceLength { name: "lengths", batch_size, actual });
-            }
-        };
-        for (sequence, &length) in (0..).zip(&lengths) {
-            self.check_rollback(sequence, length)?;
-        }
-        for (sequence, &length) in lengths.iter().enumerate() {
-            self.cut(sequence, length);
-        }
-        Ok(())
-    }
-
-    /// [`KvCache::clear_sequence`](crate::KvCache::clear_sequence).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.clear_sequence(0)?;
-    /// assert_eq!(cache.get(0..2)?.keys.to_f32(), [0., 0., 3., 4.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
-        self.check_sequence(sequence)?;
-        self.cut(sequence as usize, 0);
-        Ok(())
-    }
-
-    /// [`KvCache::select`](crate::KvCache::select).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.select(&[1, 1, 0])?;
-    /// assert_eq!(cache.get_all().keys.to_f32(), [3., 4., 3., 4., 1., 2.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn select(&mut self, sources: &[u32]) -> Result<()> {
-        if sources.is_empty() {
-            return Err(Error::EmptySelection);
-        }
-        let max_batch_size = self.config.max_batch_size;
-        let batch_size = u32::try_from(sources.len()).unwrap_or(u32::MAX);
-        if batch_size > max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
-        }
-        for &source in sources {
-            self.check_sequence(source)?;
-        }
-        let before = self.clone();
-        for (sequence, &source) in sources.iter().enumerate() {
-            let from = source as usize;
-            for (slot, held) in before.held[from].iter().enumerate() {
-                if held.is_some() {
-                    for (planes, old) in [(&mut self.keys, &before.keys), (&mut self.values, &before.values)] {
-                        for (plane, old) in planes[sequence].iter_mut().zip(&old[from]) {
-                            plane[slot].clone_from(&old[slot]);
-                        }
-                    }
-                }
-            }
-            self.held[sequence].clone_from(&before.held[from]);
-        }
-        self.lengths = sources.iter().map(|&source| before.lengths[source as usize]).collect();
-        self.config.batch_size = batch_size;
-        Ok(())
-    }
-
-    /// [`KvCache::reorder`](crate::KvCache::reorder).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.reorder(&[1, 0])?;
-    /// assert_eq!(cache.get_all().keys.to_f32(), [3., 4., 1., 2.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
-        if sources.len() != self.lengths.len() {
-            let (batch_size, actual) = (self.config.batch_size, sources.len());
-            return Err(Error::PerSequenceLength { name: "sources", batch_size, actual });
-        }
-        self.select(sources)
-    }
-
-    /// [`KvCache::repeat`](crate::KvCache::repeat).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.repeat(2)?;
-    /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 1., 2., 3., 4., 3., 4.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn repeat(&mut self, times: u32) -> Result<()> {
-        let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
-        let wanted = batch_size.saturating_mul(times);
-        if wanted > max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size: wanted, max_batch_size });
-        }
-        let neighbours = |sequence| std::iter::repeat_n(sequence, times as usize);
-        self.select(&(0..batch_size).flat_map(neighbours).collect::<Vec<_>>())
-    }
-
-    /// [`KvCache::copy_sequence`](crate::KvCache::copy_sequence).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.copy_sequence(0, 1)?;
-    /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 1., 2.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
-        self.check_sequence(from)?;
-        self.check_sequence(to)?;
-        let sources: Vec<u32> =
-            (0..self.config.batch_size).map(|sequence| if sequence == to { from } else { sequence }).collect();
-        self.select(&sources)
-    }
-
-    /// [`KvCache::copy_range`](crate::KvCache::copy_range).
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
-    /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.copy_range(0, 0..2, 1, 1)?; // over what follows position 1
-    /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 0., 3., 1., 2.]);
-    /// cache.copy_range(1, 0..2, 1, 1)?; // overlapping: as if through a copy
-    /// assert_eq!(cache.get(0..3)?.keys.to_f32()[3..], [3., 3., 1.]);
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
-        self.check_sequence(from)?;
-        self.check_sequence(to)?;
-        let length = self.lengths[from as usize];
-        if range.start > range.end {
-            return Err(Error::RangeReversed { start: range.start, end: range.end });
-        }
-        if range.end > length {
-            return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
-        }
-        if let Some(evicted) = range.clone().find(|&position| !self.is_valid(length, position)) {
-            return Err(Error::Evicted { sequence: from, position: evicted, oldest: self.oldest_valid(length) });
-        }
-        let count = range.end - range.start;
-        if count == 0 {
-            return Err(Error::NoTokens);
-        }
-        let mut counts = vec![0; self.lengths.len()];
-        counts[to as usize] = count;
-        let spans = self.spans(&Write::at(position, count).counts(&counts))?;
-        let span = &spans[to as usize];
-        let old = self.clone();
-        self.zero_gap(to as usize, span);
-        for (source, target) in range.zip(span.clone()) {
-            self.copy_row(&old, (from as usize, source), (to as usize, target));
-        }
-        Ok(())
-    }
-
-    /// [`KvCache::extract`](crate::KvCache::extract): the valid rows of a sequence, `[1, kv_head, rows, dim]`.
-    ///
-    /// ```
-    /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
-    ///
-    /// # use wgpu_kv_cache::Placement;
-    /// let ring = Placement::Ring { window: 2, sinks: 1, slack: 0 };
-    /// let mut cache = ReferenceCache::new(CacheConfig::new(1, 1, 1, 0).max_batch_size(2).placement(ring))?;
-    /// cache.update(&[1f32, 2., 3., 4., 5.][..], &[0f32; 5][..], Write::append(5))?;
-    /// let left = cache.extract(0)?;
-    /// assert_eq!(left.keys.to_f32(), [1., 4., 5.]); // positions 0, 3 and 4
-    /// cache.clear_sequence(0)?;
-    /// cache.insert(1, 5, &left.keys.to_f32()[..], &left.values.to_f32()[..])?; // joins as another sequence
-    /// assert_eq!((cache.lengths(), cache.extract(1)?), (&[0, 5][..], left));
-    /// # Ok::<(), wgpu_kv_cache::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn extract(&self, sequence: u32) -> Result<Pair<HostTensor>> {
-        self.check_sequence(sequence)?;
-        let index = sequence as usize;
-        Ok(self.rows(index..index + 1, |sequence| self.valid(sequence)))
-    }
-
-    /// [`KvCache::insert`](crate::KvCache::insert).
-    ///
-    /// # Errors
-    /// As there, for the arguments.
-    pub fn insert<'r>(
-        &mut self,
-        sequence: u32,
-        length: u32,
-        keys: impl Into<HostRows<'r>>,
-        values: impl Into<HostRows<'r>>,
-    ) -> Result<()> {
-        let batch_size = self.config.batch_size.max(sequence.saturating_add(1));
-        if sequence > self.config.batch_size {
-            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: self.config.batch_size });
-        }
-        if batch_size > self.config.max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size, max_batch_size: self.config.max_batch_size });
-        }
-        if length == 0 {
-            return Err(Error::NoTokens);
-        }
-        let max_seq_len = self.config.max_seq_len;
-        match self.config.placement {
-            Placement::Linear if length > max_seq_len => {
-                return Err(Error::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len });
-            }
-            Placement::Ring { .. } if length == u32::MAX => {
-                return Err(Error::PositionOverflow { sequence, position: 0, count: length });
-            }
-            _ => {}
-        }
-        let positions: Vec<u32> = self.near(length).filter(|&position| self.is_valid(length, position)).collect();
-        let (keys, values) = (keys.into(), values.into());
-        let rows = self.config.num_heads as usize * positions.len();
-        for (side, source, dim) in
-            [(Side::Keys, keys, self.config.head_dim), (Side::Values, values, self.config.value_dim)]
-        {
-            if source.len() != rows * dim as usize {
-                let (expected, actual) = ((rows * dim as usize) as u64, source.len() as u64);
-                return Err(Error::SliceLength { side, expected, actual });
-            }
-        }
-        self.lengths.resize(batch_size as usize, 0);
-        self.config.batch_size = batch_size;
-        let index = sequence as usize;
-        self.cut(index, 0);
-        let slots: Vec<usize> = positions.iter().map(|&position| self.slot(position)).collect();
-        let sides =
-            [(&mut self.keys, keys, self.config.key_format), (&mut self.values, values, self.config.value_format)];
-        for (planes, source, stored) in sides {
-            let mut elements = source.bits();
-            for plane in &mut planes[index] {
-                for &slot in &slots {
-                    for element in &mut plane[slot] {
-                        let bits = elements.next().expect("the rows were counted");
-                        *element = convert(bits, source.format(), stored);
-                    }
-                }
-            }
-        }
-        positions.into_iter().for_each(|position| self.hold(index, position));
-        Ok(())
-    }
-
-    fn copy_row(&mut self, old: &ReferenceCache, from: (usize, u32), to: (usize, u32)) {
-        let (source, target) = (self.slot(from.1), self.slot(to.1));
-        for (planes, old) in [(&mut self.keys, &old.keys), (&mut self.values, &old.values)] {
-            for (plane, old) in planes[to.0].iter_mut().zip(&old[from.0]) {
-                plane[target].clone_from(&old[source]);
-            }
-        }
-        self.hold(to.0, to.1);
-    }
-
     fn check_sequence(&self, sequence: u32) -> Result<()> {
         let count = self.config.batch_size;
         if sequence < count { Ok(()) } else { Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count }) }
@@ -641,46 +300,6 @@ impl ReferenceCache {
         let slot = self.slot(position);
         self.held[sequence][slot] = Some(position);
         self.lengths[sequence] = position + 1;
-    }
-
-    /// The first difference between this cache's whole storage and a device's, as
-    /// [`KvCache::read_storage`](crate::KvCache::read_storage) reads it.
-    ///
-    /// # Errors
-    /// [`Error::NotComparable`] where shapes or formats differ.
-    pub fn compare_storage(&self, layer: usize, device: &Pair<HostTensor>) -> Result<Option<Difference>> {
-        for (side, planes, actual) in
-            [(Side::Keys, &self.keys, &device.keys), (Side::Values, &self.values, &device.values)]
-        {
-            let (shape, format) = (self.config.shape(side), self.config.format(side));
-            if (shape, format) != (actual.shape(), actual.format()) {
-                return Err(not_comparable((shape, format), (actual.shape(), actual.format())));
-            }
-            let mut actual = actual.bits();
-            for (sequence, heads) in planes.iter().enumerate() {
-                for (head, plane) in heads.iter().enumerate() {
-                    for (position, row) in plane.iter().enumerate() {
-                        for (element, &expected) in row.iter().enumerate() {
-                            let actual = actual.next().expect("equal shapes have equal numbers of elements");
-                            if expected != actual {
-                                return Ok(Some(Difference {
-                                    layer,
-                                    side,
-                                    sequence,
-                                    head,
-                                    position,
-                                    element,
-                                    format,
-                                    expected,
-                                    actual,
-                                }));
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(None)
     }
 
     /// Where each sequence's new rows go; empty for a sequence that takes none.
@@ -784,39 +403,6 @@ impl ReferenceCache {
             self.hold(sequence, position);
         }
     }
-}
-
-/// The first difference between two tensors of one side, such as two results of a `get`.
-///
-/// # Errors
-/// [`Error::NotComparable`] where shapes or formats differ.
-pub fn compare_tensors(
-    layer: usize,
-    side: Side,
-    expected: &HostTensor,
-    actual: &HostTensor,
-) -> Result<Option<Difference>> {
-    if (expected.shape(), expected.format()) != (actual.shape(), actual.format()) {
-        return Err(not_comparable((expected.shape(), expected.format()), (actual.shape(), actual.format())));
-    }
-    let [_, heads, rows, dim] = expected.shape().map(|axis| axis as usize);
-    let differing = expected.bits().zip(actual.bits()).enumerate().find(|(_, (expected, actual))| expected != actual);
-    Ok(differing.map(|(index, (expected_bits, actual_bits))| Difference {
-        layer,
-        side,
-        sequence: index / dim / rows / heads,
-        head: index / dim / rows % heads,
-        position: index / dim % rows,
-        element: index % dim,
-        format: expected.format(),
-        expected: expected_bits,
-        actual: actual_bits,
-    }))
-}
-
-fn not_comparable(left: ([u32; 4], Format), right: ([u32; 4], Format)) -> Error {
-    let text = |(shape, format): ([u32; 4], Format)| format!("{shape:?} of {format}");
-    Error::NotComparable { left: text(left), right: text(right) }
 }
 
 /// The stored bits of a source element, by the crate `half`. Equal formats keep their bits.

@@ -1,0 +1,117 @@
+//! [`Difference`]: where a device and the reference part.
+
+use std::fmt;
+
+use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, Side};
+
+/// The first element in which two caches differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The layer.
+    pub layer: usize,
+    /// Keys or values.
+    pub side: Side,
+    /// The sequence.
+    pub sequence: usize,
+    /// The KV head.
+    pub head: usize,
+    /// The position; in a copied range, counted from the range's start.
+    pub position: usize,
+    /// The element of the row.
+    pub element: usize,
+    /// Format of both.
+    pub format: Format,
+    /// Bits of the reference.
+    pub expected: u32,
+    /// Bits of the device.
+    pub actual: u32,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Difference { layer, side, sequence, head, position, element, format, expected, actual } = *self;
+        let digits = format.element_bytes() as usize * 2;
+        write!(
+            f,
+            "layer {layer}, {side}, sequence {sequence}, head {head}, position {position}, element {element}: expected \
+             {} (0x{expected:0digits$x}), the device has {} (0x{actual:0digits$x})",
+            format.decode(expected),
+            format.decode(actual),
+        )
+    }
+}
+
+impl ReferenceCache {
+    /// The first difference between this cache's whole storage and a device's, as
+    /// [`KvCache::read_storage`](crate::KvCache::read_storage) reads it.
+    ///
+    /// # Errors
+    /// [`Error::NotComparable`] where shapes or formats differ.
+    pub fn compare_storage(&self, layer: usize, device: &Pair<HostTensor>) -> Result<Option<Difference>> {
+        for (side, planes, actual) in
+            [(Side::Keys, &self.keys, &device.keys), (Side::Values, &self.values, &device.values)]
+        {
+            let (shape, format) = (self.config.shape(side), self.config.format(side));
+            if (shape, format) != (actual.shape(), actual.format()) {
+                return Err(not_comparable((shape, format), (actual.shape(), actual.format())));
+            }
+            let mut actual = actual.bits();
+            for (sequence, heads) in planes.iter().enumerate() {
+                for (head, plane) in heads.iter().enumerate() {
+                    for (position, row) in plane.iter().enumerate() {
+                        for (element, &expected) in row.iter().enumerate() {
+                            let actual = actual.next().expect("equal shapes have equal numbers of elements");
+                            if expected != actual {
+                                return Ok(Some(Difference {
+                                    layer,
+                                    side,
+                                    sequence,
+                                    head,
+                                    position,
+                                    element,
+                                    format,
+                                    expected,
+                                    actual,
+                                }));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The first difference between two tensors of one side, such as two results of a `get`.
+///
+/// # Errors
+/// [`Error::NotComparable`] where shapes or formats differ.
+pub fn compare_tensors(
+    layer: usize,
+    side: Side,
+    expected: &HostTensor,
+    actual: &HostTensor,
+) -> Result<Option<Difference>> {
+    if (expected.shape(), expected.format()) != (actual.shape(), actual.format()) {
+        return Err(not_comparable((expected.shape(), expected.format()), (actual.shape(), actual.format())));
+    }
+    let [_, heads, rows, dim] = expected.shape().map(|axis| axis as usize);
+    let differing = expected.bits().zip(actual.bits()).enumerate().find(|(_, (expected, actual))| expected != actual);
+    Ok(differing.map(|(index, (expected_bits, actual_bits))| Difference {
+        layer,
+        side,
+        sequence: index / dim / rows / heads,
+        head: index / dim / rows % heads,
+        position: index / dim % rows,
+        element: index % dim,
+        format: expected.format(),
+        expected: expected_bits,
+        actual: actual_bits,
+    }))
+}
+
+fn not_comparable(left: ([u32; 4], Format), right: ([u32; 4], Format)) -> Error {
+    let text = |(shape, format): ([u32; 4], Format)| format!("{shape:?} of {format}");
+    Error::NotComparable { left: text(left), right: text(right) }
+}

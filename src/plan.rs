@@ -136,21 +136,9 @@ impl Step {
         self.rows = rows;
     }
 
-    /// Plans the copy of the positions of a range that a sequence has, all of which must be valid.
-    fn push_range(&mut self, placement: Placement, sequence: u32, length: u32, range: &Range<u32>) -> Result<()> {
-        let end = length.clamp(range.start, range.end);
-        let sinks = placement.sinks().clamp(range.start, end);
-        let oldest = placement.first_valid(length);
-        if sinks < end && sinks < oldest {
-            return Err(Error::Evicted { sequence, position: sinks, oldest });
-        }
-        self.push_read(placement, length, 0, [range.start..sinks, sinks..end]);
-        Ok(())
-    }
-
-    /// Plans the copy of positions, all stored, to rows from `row` on.
-    fn push_read(&mut self, placement: Placement, length: u32, row: u32, ranges: [Range<u32>; 2]) {
-        let mut token = row;
+    /// Plans the copy of positions, all stored, to rows from 0 on.
+    fn push_read(&mut self, placement: Placement, length: u32, ranges: [Range<u32>; 2]) {
+        let mut token = 0;
         let pieces = ranges.into_iter().flat_map(|positions| placement.pieces(positions));
         let runs = pieces.map(|(_, slots)| {
             let run = Run { first: slots.start, start: slots.start, end: slots.end, token, length };
@@ -207,6 +195,7 @@ pub(crate) fn plan_write(
         };
         let end = position.checked_add(count);
         if placement == Placement::Linear {
+            // What `push_write` would plan, without its pieces: this is the path of every decoding step.
             let max_seq_len = config.max_seq_len;
             let end = end.filter(|end| *end <= max_seq_len).ok_or(Error::WriteBeyondCapacity {
                 sequence,
@@ -244,12 +233,11 @@ pub(crate) fn plan_read(
     if range.end > write_pos {
         return Err(Error::RangeBeyondWritten { end: range.end, write_pos });
     }
-    step.clear(runs(placement));
-    for (sequence, &length) in (0..).zip(&sequences.lengths) {
-        step.push_range(placement, sequence, length, range)?;
-    }
+    plan_rows(placement, sequences, step, |sequence, length, _| {
+        range_of(placement, sequence, length, range).map(Some)
+    })?;
+    // Also where every sequence ends before.
     step.rows = range.end - range.start;
-    step.compact();
     Ok(())
 }
 
@@ -257,21 +245,46 @@ pub(crate) fn plan_read(
 pub(crate) fn plan_read_one(
     placement: Placement,
     sequences: &Sequences,
-    sequence: u32,
+    wanted: u32,
     range: &Range<u32>,
     step: &mut Step,
 ) -> Result<()> {
+    plan_rows(placement, sequences, step, |sequence, length, _| {
+        (sequence == wanted).then(|| range_of(placement, sequence, length, range)).transpose()
+    })
+}
+
+/// Plans the copy of some stored positions of each sequence, in order from row 0 on: what `of` says of the sequence, its
+/// length, and the first position beyond the sinks that it stores.
+fn plan_rows(
+    placement: Placement,
+    sequences: &Sequences,
+    step: &mut Step,
+    of: impl Fn(u32, u32, u32) -> Result<Option<[Range<u32>; 2]>>,
+) -> Result<()> {
     step.clear(runs(placement));
-    for (other, &length) in (0..).zip(&sequences.lengths) {
-        if other == sequence {
-            step.push_range(placement, sequence, length, range)?;
-        } else {
-            step.push(length, std::iter::empty());
+    for (sequence, (&length, &oldest)) in (0..).zip(sequences.lengths.iter().zip(&sequences.oldest)) {
+        match of(sequence, length, oldest)? {
+            Some(ranges) => {
+                step.rows = step.rows.max(ranges.iter().map(|range| range.end - range.start).sum());
+                step.push_read(placement, length, ranges);
+            }
+            None => step.push(length, std::iter::empty()),
         }
     }
-    step.rows = range.end - range.start;
     step.compact();
     Ok(())
+}
+
+/// The positions of a range that a sequence has, all of which must be valid.
+fn range_of(placement: Placement, sequence: u32, length: u32, range: &Range<u32>) -> Result<[Range<u32>; 2]> {
+    let end = length.clamp(range.start, range.end);
+    let sinks = placement.sinks().clamp(range.start, end);
+    let oldest = placement.first_valid(length);
+    if sinks < end && sinks < oldest {
+        return Err(Error::Evicted { sequence, position: sinks, oldest });
+    }
+    Ok([range.start..sinks, sinks..end])
 }
 
 /// Checks lengths to cut sequences to, and plans the lengths afterwards: runs that touch no row.
@@ -310,7 +323,7 @@ pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence:
     for (other, index) in (0..sequences.count()).zip(0..) {
         let index: usize = index;
         if other == sequence {
-            step.push_read(placement, length, 0, placement.valid(length));
+            step.push_read(placement, length, placement.valid(length));
             step.oldest.push(placement.first_valid(length));
         } else {
             step.push(sequences.lengths[index], std::iter::empty());
@@ -322,23 +335,14 @@ pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence:
 }
 
 /// Plans all stored rows of one sequence, valid or there for a rollback, from row 0 of an output on.
-pub(crate) fn plan_read_stored(placement: Placement, sequences: &Sequences, sequence: u32, step: &mut Step) {
-    step.clear(runs(placement));
-    for (other, (&length, &oldest)) in (0..).zip(sequences.lengths.iter().zip(&sequences.oldest)) {
-        if other == sequence {
-            let ranges = stored(placement, length, oldest);
-            step.rows = ranges.iter().map(|range| range.end - range.start).sum();
-            step.push_read(placement, length, 0, ranges);
-        } else {
-            step.push(length, std::iter::empty());
-        }
-    }
-    step.compact();
+pub(crate) fn plan_read_stored(placement: Placement, sequences: &Sequences, wanted: u32, step: &mut Step) {
+    let of = |sequence, length, oldest| Ok((sequence == wanted).then(|| stored(placement, length, oldest)));
+    plan_rows(placement, sequences, step, of).expect("what is stored can be read");
 }
 
 /// The same rows, from a source to the same slots of other sequences, `count` in all. Lengths stay.
 pub(crate) fn plan_place_stored(read: &[Run], count: u32, wanted: impl Fn(u32) -> bool, step: &mut Step) {
-    step.clear(u32::try_from(read.len()).expect("a ring has three runs"));
+    step.clear(u32::try_from(read.len()).expect("a sequence has three runs at most"));
     for sequence in 0..count {
         if wanted(sequence) {
             step.push(KEEP_LENGTH, read.iter().map(|&run| Run { length: KEEP_LENGTH, ..run }));
@@ -368,17 +372,8 @@ pub(crate) fn plan_read_valid(
     wanted: impl Fn(u32) -> bool,
     step: &mut Step,
 ) {
-    step.clear(runs(placement));
-    for (sequence, &length) in (0..).zip(&sequences.lengths) {
-        if wanted(sequence) {
-            let ranges = placement.valid(length);
-            step.rows = step.rows.max(ranges.iter().map(|range| range.end - range.start).sum());
-            step.push_read(placement, length, 0, ranges);
-        } else {
-            step.push(length, std::iter::empty());
-        }
-    }
-    step.compact();
+    let of = |sequence, length, _| Ok(wanted(sequence).then(|| placement.valid(length)));
+    plan_rows(placement, sequences, step, of).expect("what is valid can be read");
 }
 
 /// Checks that host rows hold exactly the elements of `tokens` tokens.

@@ -40,32 +40,24 @@ pub(crate) struct Writes {
     uniform_bytes: u64,
 }
 
+/// A step of some [`Writes`] that can be recorded without failing.
 #[derive(Debug)]
-struct BoundChunk {
-    planes: u32,
-    first_token: u32,
-    bindings: wgpu::BindGroup,
+pub(crate) struct Prepared<'a> {
+    chunks: &'a [BoundChunk],
+    pipeline: &'a wgpu::ComputePipeline,
+    data: StepData,
+    units: u64,
+    runs: u32,
+    single_rows: bool,
+    tokens: u32,
+    context: &'a Context,
 }
 
-impl Writes {
-    /// Records a step; nothing is recorded where it fails.
-    pub fn record(
-        &self,
-        recorder: &mut impl Recorder,
-        label: &'static str,
-        context: &Context,
-        ring: &StepRing,
-        step: &Step,
-        tokens: u32,
-    ) -> Result<()> {
+impl Prepared<'_> {
+    pub fn record(self, recorder: &mut impl Recorder, label: &'static str) {
+        let Prepared { chunks, pipeline, data, units, runs, single_rows, tokens, context } = self;
         let limits = context.limits();
-        let single_rows = step.rows <= 1;
-        let data = StepData::new(context, ring, step)?;
-        let runs = step.per_sequence;
-        let variant = WriteVariant { step: data.path(), single_rows, runs, ..self.variant };
-        let pipeline = self.pipeline(context, variant)?;
-        let units = variant.units(step.rows);
-        let chunks = self.chunks.iter().filter(|chunk| chunk.first_token < tokens);
+        let chunks = chunks.iter().filter(|chunk| chunk.first_token < tokens);
         let dispatches = chunks.map(|chunk| Dispatch {
             pipeline,
             bindings: &chunk.bindings,
@@ -76,7 +68,32 @@ impl Writes {
             },
         });
         dispatch(recorder, label, data, dispatches);
-        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct BoundChunk {
+    planes: u32,
+    first_token: u32,
+    bindings: wgpu::BindGroup,
+}
+
+impl Writes {
+    /// Does for a step all that can fail.
+    pub fn prepare<'a>(
+        &'a self,
+        context: &'a Context,
+        ring: &StepRing,
+        step: &Step,
+        tokens: u32,
+    ) -> Result<Prepared<'a>> {
+        let single_rows = step.rows <= 1;
+        let data = StepData::new(context, ring, step)?;
+        let runs = step.per_sequence;
+        let variant = WriteVariant { step: data.path(), single_rows, runs, ..self.variant };
+        let pipeline = self.pipeline(context, variant)?;
+        let units = variant.units(step.rows);
+        Ok(Prepared { chunks: &self.chunks, pipeline, data, units, runs, single_rows, tokens, context })
     }
 
     /// The pipeline for steps of one kind.

@@ -272,6 +272,24 @@ pub enum Error {
         /// The capacity.
         max_seq_len: u32,
     },
+    /// A write of which every row must be kept is longer than a ring.
+    #[error(
+        "sequence {sequence} must keep all {count} tokens at position {position}, but of what ends at {} a ring of {rows} \
+         rows beyond its sinks keeps nothing before {oldest}",
+        u64::from(*position) + u64::from(*count)
+    )]
+    WriteBeyondRing {
+        /// The sequence.
+        sequence: u32,
+        /// Where its write starts.
+        position: u32,
+        /// How many tokens it writes.
+        count: u32,
+        /// Rows of the ring, window and slack.
+        rows: u32,
+        /// The first position beyond the sinks that would be stored.
+        oldest: u32,
+    },
     /// `start` of a range lies after its `end`.
     #[error("a range must start at or before its end, but {start} > {end}")]
     RangeReversed {

@@ -53,9 +53,17 @@ pub struct KvCache {
     /// Scratch for the step being planned.
     step: Step,
     /// Made by the first [`record_advance`](Self::record_advance) of a batch.
-    advance: Option<Writes>,
+    advance: Option<Advance>,
     /// What its bound sources know it by.
     identity: Arc<()>,
+}
+
+/// What advances lengths.
+#[derive(Debug)]
+struct Advance {
+    /// The batch that it was made for.
+    batch_size: u32,
+    writes: Writes,
 }
 
 impl KvCache {
@@ -272,7 +280,8 @@ impl KvCache {
             let run = |i| Run { token: i * unlike, length: KEEP_LENGTH, ..Run::default() };
             self.step.runs.extend((0..self.config.batch_size * runs).map(run));
             let (writes, tokens) = (source.writes(), source.tokens);
-            writes.record(&mut encoder, "kv-cache warm-up", &self.context, &self.ring, &self.step, tokens)?;
+            let prepared = writes.prepare(&self.context, &self.ring, &self.step, tokens)?;
+            prepared.record(&mut encoder, "kv-cache warm-up");
         }
         self.context.queue().submit([encoder.finish()]);
         Ok(())
@@ -343,12 +352,11 @@ impl KvCache {
         if let (Some(copies), Some(encoder)) = (copies, recorder.encoder()) {
             let slot = self.ring.write(&self.context, &self.step)?;
             copies.record(encoder, &self.step, &self.layout, &self.storage);
-            let lengths = &self.storage.lengths;
-            encoder.copy_buffer_to_buffer(&slot.buffer, slot.lengths, &lengths.buffer, lengths.offset, lengths.bytes);
-            encoder.on_submitted_work_done(move || drop(slot.mark));
+            slot.copy_lengths(encoder, &self.storage.lengths);
         } else {
             let (writes, tokens) = (source.writes(), write.tokens());
-            writes.record(recorder, "kv-cache update", &self.context, &self.ring, &self.step, tokens)?;
+            let prepared = writes.prepare(&self.context, &self.ring, &self.step, tokens)?;
+            prepared.record(recorder, "kv-cache update");
         }
         self.commit();
         Ok(())
@@ -369,9 +377,10 @@ impl KvCache {
             return Ok(());
         }
         self.step.gaps_only();
-        self.make_advance()?;
-        let writes = self.advance.as_ref().expect("it was made just now");
-        writes.record(recorder, "kv-cache advance", &self.context, &self.ring, &self.step, write.tokens())?;
+        self.make_advance(self.config.batch_size)?;
+        let advance = self.advance.as_ref().expect("it was made just now");
+        let prepared = advance.writes.prepare(&self.context, &self.ring, &self.step, write.tokens())?;
+        prepared.record(recorder, "kv-cache advance");
         self.commit();
         Ok(())
     }
@@ -446,11 +455,11 @@ impl KvCache {
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
-    /// Makes the kernel that advances lengths, for the batch as it is.
-    fn make_advance(&mut self) -> Result<()> {
-        if self.advance.is_none() {
-            let (layout, storage, batch_size) = (&self.layout, &self.storage, self.config.batch_size);
-            self.advance = Some(Writes::advance(&self.context, layout, storage, batch_size)?);
+    /// Makes the kernel that advances lengths, for a batch of some size.
+    fn make_advance(&mut self, batch_size: u32) -> Result<()> {
+        if self.advance.as_ref().is_none_or(|advance| advance.batch_size != batch_size) {
+            let writes = Writes::advance(&self.context, &self.layout, &self.storage, batch_size)?;
+            self.advance = Some(Advance { batch_size, writes });
         }
         Ok(())
     }
@@ -460,7 +469,7 @@ impl KvCache {
     }
 
     /// Takes over the lengths of the step that was recorded.
-    fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) {
         self.sequences.lengths.clear();
         self.sequences.lengths.extend(self.step.lengths());
         self.sequences.oldest.clear();

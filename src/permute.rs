@@ -60,8 +60,12 @@ impl Permutation {
         let hops = context.create_filled("hops", bytemuck::cast_slice(&hops), wgpu::BufferUsages::STORAGE)?;
         let mut bindings = vec![uniform_binding::<Selection>(context, &uniform, 0), hops.as_entire_binding()];
         bindings.extend(buffers.into_iter().map(wgpu::Buffer::as_entire_binding));
-        let units = keys.moved_units().max(values.moved_units()).max(sources.len() as u64);
-        let grid = grid_of_planes(units, layout.heads, context.limits());
+        // Where nothing moves, lengths are set.
+        let (units, heads) = match selection.hops {
+            0 => (0, 1),
+            _ => (keys.moved_units().max(values.moved_units()), layout.heads),
+        };
+        let grid = grid_of_planes(units.max(sources.len() as u64), heads, context.limits());
         Ok(Permutation { pipeline, bindings: bind(context, kernel.entry(), &bindings)?, grid })
     }
 

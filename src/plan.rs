@@ -99,6 +99,11 @@ impl Step {
         self.sequences().map(|runs| runs[0].length)
     }
 
+    /// What the host knows of the sequences afterwards.
+    pub fn sequences_afterwards(&self) -> Sequences {
+        Sequences { lengths: self.lengths().collect(), oldest: self.oldest.clone() }
+    }
+
     /// The step as immediates, if it does the same to every sequence.
     pub fn immediate(&self) -> Option<Run> {
         let (&run, rest) = self.runs.split_first()?;
@@ -210,6 +215,10 @@ pub(crate) fn plan_write(
             continue;
         }
         let end = end.filter(|end| *end < KEEP_LENGTH).ok_or(Error::PositionOverflow { sequence, position, count })?;
+        let (first, rows) = (placement.first_stored(end), config.slots() - placement.sinks());
+        if write.whole && first > position.max(placement.sinks()) {
+            return Err(Error::WriteBeyondRing { sequence, position, count, rows, oldest: first });
+        }
         let oldest =
             if position < length { Sequences::rollback(placement, sequence, oldest, position)? } else { oldest };
         step.push_write(placement, length, position, end);

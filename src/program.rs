@@ -158,6 +158,8 @@ pub struct Span {
     pub positions: Positions,
     /// How many each sequence takes, instead of all.
     pub counts: Option<Vec<u32>>,
+    /// Every row must be stored afterwards.
+    pub whole: bool,
 }
 
 /// Positions of a [`Span`].
@@ -247,7 +249,7 @@ impl Program {
 impl Span {
     /// All tokens of the source after each sequence's own length.
     pub fn append(tokens: u32) -> Self {
-        Span { tokens, positions: Positions::Append, counts: None }
+        Span { tokens, positions: Positions::Append, counts: None, whole: false }
     }
 
     /// The same as the argument of an update.
@@ -257,6 +259,7 @@ impl Span {
             Positions::At(position) => Write::at(*position, self.tokens),
             Positions::Each(positions) => Write::at_each(positions, self.tokens),
         };
+        let write = if self.whole { write.whole() } else { write };
         match &self.counts {
             Some(counts) => write.counts(counts),
             None => write,

@@ -344,6 +344,14 @@ impl ReferenceCache {
                 Placement::Ring { .. } if end >= u64::from(u32::MAX) => {
                     return Err(Error::PositionOverflow { sequence, position, count });
                 }
+                // Of as many tokens as a ring has rows, none is overwritten by a later one.
+                Placement::Ring { sinks, .. }
+                    if write.whole && end > u64::from(position.max(sinks)) + u64::from(self.config.slots() - sinks) =>
+                {
+                    let rows = self.config.slots() - sinks;
+                    let oldest = position + count - rows;
+                    return Err(Error::WriteBeyondRing { sequence, position, count, rows, oldest });
+                }
                 // A write before the end takes the sequence back first.
                 _ => self.check_rollback(sequence, position.min(self.lengths[b]))?,
             }

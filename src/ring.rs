@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Context, Error, Result, plan::Step};
+use crate::{Context, Error, Result, plan::Step, storage::Lengths};
 
 /// Bytes of the first block of slots, where one slot is no larger.
 const FIRST_BLOCK_BYTES: u64 = 16 << 10;
@@ -51,6 +51,14 @@ pub(crate) struct StepSlot {
     pub lengths: u64,
     /// Keeps the slot from being written again.
     pub mark: Arc<()>,
+}
+
+impl StepSlot {
+    /// Records the copy of the lengths afterwards, and keeps the slot until it is done.
+    pub fn copy_lengths(self, encoder: &mut wgpu::CommandEncoder, lengths: &Lengths) {
+        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths, &lengths.buffer, lengths.offset, lengths.bytes);
+        encoder.on_submitted_work_done(move || drop(self.mark));
+    }
 }
 
 impl StepRing {

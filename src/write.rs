@@ -19,6 +19,8 @@ pub struct Write<'a> {
     pub(crate) tokens: u32,
     pub(crate) positions: Positions<'a>,
     pub(crate) counts: Option<&'a [u32]>,
+    /// Every row of it must be stored afterwards.
+    pub(crate) whole: bool,
 }
 
 /// Where the tokens of a [`Write`] go.
@@ -71,23 +73,34 @@ impl<'a> From<&'a Vec<u32>> for PerSequence<'a> {
 impl<'a> Write<'a> {
     /// `tokens` rows after each sequence's own length.
     pub const fn append(tokens: u32) -> Self {
-        Write { tokens, positions: Positions::Append, counts: None }
+        Write { tokens, positions: Positions::Append, counts: None, whole: false }
     }
 
     /// `tokens` rows from one position on, the same for all sequences.
     pub const fn at(position: u32, tokens: u32) -> Self {
-        Write { tokens, positions: Positions::At(position), counts: None }
+        Write { tokens, positions: Positions::At(position), counts: None, whole: false }
     }
 
     /// `tokens` rows from one position per sequence on, as ONNX `TensorScatter` (opset 24) writes them.
     pub const fn at_each(positions: &'a [u32], tokens: u32) -> Self {
-        Write { tokens, positions: Positions::Each(positions), counts: None }
+        Write { tokens, positions: Positions::Each(positions), counts: None, whole: false }
     }
 
     /// How many of the tokens each sequence takes, `0..=tokens`, instead of all.
     #[must_use]
     pub const fn counts(mut self, counts: &'a [u32]) -> Self {
         self.counts = Some(counts);
+        self
+    }
+
+    /// Refuses what a ring would keep only the end of: more tokens than it has rows beyond the sinks. Linear placement always
+    /// keeps every row.
+    ///
+    /// ONNX `TensorScatter` (opset 24) in mode `circular` is `Write::at_each(write_indices, tokens).whole()`: it refuses an
+    /// update that is longer than the cache.
+    #[must_use]
+    pub const fn whole(mut self) -> Self {
+        self.whole = true;
         self
     }
 

@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::{BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result, permute::Permutation};
 
 /// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many layers of
-/// one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an encoder, and one
-/// dispatch in a pass.
+/// one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an encoder, and as
+/// many layers in a dispatch in a pass.
 impl BatchedKvCache {
     /// [`KvCache::truncate`] of all layers.
     ///
@@ -28,7 +28,20 @@ impl BatchedKvCache {
     ) -> Result<()> {
         let lengths = lengths.into();
         self.layers.iter_mut().try_for_each(|layer| layer.plan_truncate(lengths))?;
-        self.layers.iter_mut().try_for_each(|layer| layer.record_lengths(recorder))
+        self.record_lengths(recorder)
+    }
+
+    /// Records the lengths that every layer has planned.
+    fn record_lengths(&mut self, recorder: &mut impl Recorder) -> Result<()> {
+        if recorder.encoder().is_some() {
+            return self.layers.iter_mut().try_for_each(|layer| layer.record_lengths(recorder));
+        }
+        let most = Permutation::layers_at_once(self.context());
+        let runs = self.layers.chunk_by(KvCache::moves_like).flat_map(|alike| alike.chunks(most));
+        let permutations: Vec<Permutation> = runs.map(KvCache::relength).collect::<Result<_>>()?;
+        permutations.iter().for_each(|permutation| permutation.record(recorder));
+        self.layers.iter_mut().for_each(KvCache::commit);
+        Ok(())
     }
 
     /// [`KvCache::clear_sequence`] of all layers.
@@ -44,8 +57,8 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
-        self.layers.iter().try_for_each(|layer| layer.valid_positions(sequence).map(drop))?;
-        self.layers.iter_mut().try_for_each(|layer| layer.record_clear_sequence(recorder, sequence))
+        self.layers.iter_mut().try_for_each(|layer| layer.plan_clear(sequence))?;
+        self.record_lengths(recorder)
     }
 
     /// [`KvCache::select`] of all layers.

@@ -11,6 +11,29 @@ use crate::{
     tensor::elements,
 };
 
+/// A copy of rows that can be recorded without failing.
+pub(super) enum PreparedRead<'a> {
+    Copies { cache: &'a KvCache, step: &'a Step, sequences: &'a Range<u32>, destinations: Pair<Destination<'a>> },
+    Kernels { keys: Reads, values: Reads, data: StepData },
+}
+
+impl PreparedRead<'_> {
+    pub fn record(self, recorder: &mut impl Recorder) {
+        match self {
+            PreparedRead::Kernels { keys, values, data } => {
+                dispatch(recorder, "kv-cache get", data, keys.dispatches().chain(values.dispatches()));
+            }
+            PreparedRead::Copies { cache, step, sequences, destinations } => {
+                let encoder = recorder.encoder().expect("copies are prepared for an encoder");
+                for side in Side::BOTH {
+                    let &Destination { buffer, offset } = destinations.side(side);
+                    record_range(encoder, step, sequences, &cache.layout, &cache.storage, side, (buffer, offset));
+                }
+            }
+        }
+    }
+}
+
 impl KvCache {
     /// Copies positions `range` of every sequence into new dense tensors `[batch, kv_head, range, dim]`, and
     /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
@@ -53,7 +76,9 @@ impl KvCache {
         range: Range<u32>,
         destinations: Pair<Destination<'_>>,
     ) -> Result<()> {
-        self.record_read(recorder, &self.plan_range(&range)?, &(0..self.config.batch_size), &destinations)
+        self.prepare_read(recorder, &self.plan_range(&range)?, &(0..self.config.batch_size), &destinations)?
+            .record(recorder);
+        Ok(())
     }
 
     /// Records [`get_all`](Self::get_all) into buffers of the caller's, as [`record_get`](Self::record_get) does.
@@ -61,7 +86,8 @@ impl KvCache {
     /// # Errors
     /// As [`record_get`](Self::record_get), less those of the range.
     pub fn record_get_all(&self, recorder: &mut impl Recorder, destinations: Pair<Destination<'_>>) -> Result<()> {
-        self.record_read(recorder, &self.plan_valid(), &(0..self.config.batch_size), &destinations)
+        self.prepare_read(recorder, &self.plan_valid(), &(0..self.config.batch_size), &destinations)?.record(recorder);
+        Ok(())
     }
 
     fn plan_range(&self, range: &Range<u32>) -> Result<Step> {
@@ -93,19 +119,19 @@ impl KvCache {
     pub(super) fn copy_out(&self, step: &Step, sequences: &Range<u32>) -> Result<Pair<GpuTensor>> {
         let tensors = self.tensors(step, sequences)?;
         let mut encoder = self.encoder();
-        self.record_read(&mut encoder, step, sequences, &tensors.destinations())?;
+        self.prepare_read(&mut encoder, step, sequences, &tensors.destinations())?.record(&mut encoder);
         self.context.queue().submit([encoder.finish()]);
         Ok(tensors)
     }
 
-    /// Records the copy of the rows of a step that some sequences have.
-    pub(super) fn record_read(
-        &self,
+    /// Does all that can fail of the copy of the rows of a step that some sequences have.
+    pub(super) fn prepare_read<'a>(
+        &'a self,
         recorder: &mut impl Recorder,
-        step: &Step,
-        sequences: &Range<u32>,
-        destinations: &Pair<Destination<'_>>,
-    ) -> Result<()> {
+        step: &'a Step,
+        sequences: &'a Range<u32>,
+        destinations: &Pair<Destination<'a>>,
+    ) -> Result<PreparedRead<'a>> {
         let bytes =
             |side| elements(self.shape(side, step, sequences)) * u64::from(self.config.format(side).element_bytes());
         for side in Side::BOTH {
@@ -125,12 +151,8 @@ impl KvCache {
             .into_iter()
             .all(|side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()));
         let copies = copyable && self.prefers_copies_of(step, sequences);
-        if let (true, Some(encoder)) = (copies, recorder.encoder()) {
-            for side in Side::BOTH {
-                let &Destination { buffer, offset } = destinations.side(side);
-                record_range(encoder, step, sequences, &self.layout, &self.storage, side, (buffer, offset));
-            }
-            return Ok(());
+        if copies && recorder.encoder().is_some() {
+            return Ok(PreparedRead::Copies { cache: self, step, sequences, destinations: *destinations });
         }
         let data = StepData::new(&self.context, &self.ring, step)?;
         let reads = |side: Side| {
@@ -138,8 +160,7 @@ impl KvCache {
             Reads::new(&self.context, layout, storage, side, sequences, (step, &data), destinations.side(side))
         };
         let (keys, values) = (reads(Side::Keys)?, reads(Side::Values)?);
-        dispatch(recorder, "kv-cache get", data, keys.dispatches().chain(values.dispatches()));
-        Ok(())
+        Ok(PreparedRead::Kernels { keys, values, data })
     }
 
     /// The form that [`record_get`](Self::record_get) gives a range in an encoder, by the context's cost model, into

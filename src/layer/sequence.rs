@@ -1,10 +1,27 @@
 //! Operations on whole sequences: they are cut, reordered, forked, and join and leave the batch.
 
 use crate::{
-    Error, KvCache, PerSequence, Recorder, Result, permute::Permutation, plan::plan_truncate, sequences::Sequences,
+    Error, KvCache, PerSequence, Recorder, Result, bound::Prepared, permute::Permutation, plan::plan_truncate,
+    ring::StepSlot, sequences::Sequences, storage::Lengths,
 };
 
-use super::transfer::Placed;
+/// New lengths that can be recorded without failing.
+enum PreparedLengths<'a> {
+    Copy(StepSlot),
+    Kernel(Prepared<'a>),
+}
+
+impl PreparedLengths<'_> {
+    fn record(self, recorder: &mut impl Recorder, lengths: &Lengths) {
+        match self {
+            PreparedLengths::Kernel(prepared) => prepared.record(recorder, "kv-cache lengths"),
+            PreparedLengths::Copy(slot) => {
+                let encoder = recorder.encoder().expect("a copy is prepared for an encoder");
+                slot.copy_lengths(encoder, lengths);
+            }
+        }
+    }
+}
 
 impl KvCache {
     /// Takes sequences back to a length each, or one for all, and submits. What was cut reads as zero through
@@ -73,10 +90,16 @@ impl KvCache {
     /// # Errors
     /// As there.
     pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
+        self.plan_clear(sequence)?;
+        self.record_lengths(recorder)
+    }
+
+    /// Checks that a sequence is there and plans to empty it.
+    pub(crate) fn plan_clear(&mut self, sequence: u32) -> Result<()> {
         self.sequences.get(sequence)?;
         let mut lengths = self.sequences.lengths.clone();
         lengths[sequence as usize] = 0;
-        self.record_truncate(recorder, &lengths)
+        self.plan_truncate(PerSequence::Each(&lengths))
     }
 
     /// Makes a new batch, whose sequence `i` is what `sources[i]` is now, and submits. Sequences may come more than once,
@@ -126,14 +149,25 @@ impl KvCache {
             self.adopt(sources, batch_size);
             return Ok(());
         }
-        let placed = self.take_aside(recorder, sources, batch_size)?;
-        self.adopt(sources, batch_size);
-        for Placed { source, step } in placed {
-            self.record_placed(recorder, &source, &step)?;
+        let aside = self.plan_aside(sources, batch_size)?;
+        let selected = self.selected(sources);
+        let lengths = PerSequence::Each(&selected.lengths);
+        plan_truncate(self.config.placement, &selected, lengths, &mut self.step)?;
+        self.make_lengths(recorder, batch_size)?;
+        let destinations: Vec<_> = aside.iter().map(|aside| aside.tensors.destinations()).collect();
+        let mut reads = Vec::with_capacity(aside.len());
+        let mut places = Vec::with_capacity(aside.len());
+        for (aside, destinations) in aside.iter().zip(&destinations) {
+            reads.push(self.prepare_read(recorder, &aside.read, &aside.sequences, destinations)?);
+            places.push(self.prepare_placed(&aside.source, &aside.place)?);
         }
-        let lengths = PerSequence::Each(&self.sequences.lengths);
-        plan_truncate(self.config.placement, &self.sequences, lengths, &mut self.step)?;
-        self.record_lengths(recorder)
+        let lengths = self.prepare_lengths(recorder)?;
+        reads.into_iter().for_each(|read| read.record(recorder));
+        places.into_iter().for_each(|place| place.record(recorder, "kv-cache place"));
+        lengths.record(recorder, &self.storage.lengths);
+        self.set_batch_size(batch_size);
+        self.commit();
+        Ok(())
     }
 
     /// Whether a selection moves rows, and can do so in place: in one segment, with heads above each other in one grid.
@@ -154,14 +188,34 @@ impl KvCache {
         Permutation::new(&first.context, &first.layout, parts, sources)
     }
 
+    /// One dispatch that sets the lengths that layers which move alike have planned.
+    pub(crate) fn relength(layers: &[KvCache]) -> Result<Permutation> {
+        let first = layers.first().expect("some layer is cut");
+        let planned: Vec<Sequences> = layers.iter().map(|layer| layer.step.sequences_afterwards()).collect();
+        let parts = layers.iter().zip(&planned).map(|(layer, planned)| (&layer.storage, planned));
+        let same: Vec<u32> = (0..first.config.batch_size).collect();
+        Permutation::new(&first.context, &first.layout, parts, &same)
+    }
+
     /// Makes the batch on the host what was selected.
     pub(crate) fn adopt(&mut self, sources: &[u32], batch_size: u32) {
+        self.sequences = self.selected(sources);
+        self.set_batch_size(batch_size);
+    }
+
+    /// What the host would know of the sequences of a selection.
+    fn selected(&self, sources: &[u32]) -> Sequences {
         let of = |known: &[u32]| sources.iter().map(|&source| known[source as usize]).collect::<Vec<_>>();
-        let (lengths, oldest) = (of(&self.sequences.lengths), of(&self.sequences.oldest));
-        self.sequences = Sequences { lengths, oldest };
+        Sequences { lengths: of(&self.sequences.lengths), oldest: of(&self.sequences.oldest) }
+    }
+
+    /// What is bound for a batch of another size is made anew.
+    pub(super) fn set_batch_size(&mut self, batch_size: u32) {
         if batch_size != self.config.batch_size {
             self.config.batch_size = batch_size;
-            self.advance = None;
+            if self.advance.as_ref().is_some_and(|advance| advance.batch_size != batch_size) {
+                self.advance = None;
+            }
         }
     }
 
@@ -269,18 +323,25 @@ impl KvCache {
 
     /// Records new lengths only, which are the step.
     pub(crate) fn record_lengths(&mut self, recorder: &mut impl Recorder) -> Result<()> {
-        if let Some(encoder) = recorder.encoder() {
-            let slot = self.ring.write(&self.context, &self.step)?;
-            let lengths = &self.storage.lengths;
-            encoder.copy_buffer_to_buffer(&slot.buffer, slot.lengths, &lengths.buffer, lengths.offset, lengths.bytes);
-            encoder.on_submitted_work_done(move || drop(slot.mark));
-        } else {
-            self.make_advance()?;
-            let writes = self.advance.as_ref().expect("it was made just now");
-            writes.record(recorder, "kv-cache lengths", &self.context, &self.ring, &self.step, 1)?;
-        }
+        self.make_lengths(recorder, self.config.batch_size)?;
+        self.prepare_lengths(recorder)?.record(recorder, &self.storage.lengths);
         self.commit();
         Ok(())
+    }
+
+    /// Makes what sets lengths in a pass.
+    fn make_lengths(&mut self, recorder: &mut impl Recorder, batch_size: u32) -> Result<()> {
+        if recorder.encoder().is_none() { self.make_advance(batch_size) } else { Ok(()) }
+    }
+
+    /// Does all that can fail of setting the lengths of the step.
+    fn prepare_lengths(&self, recorder: &mut impl Recorder) -> Result<PreparedLengths<'_>> {
+        Ok(if recorder.encoder().is_some() {
+            PreparedLengths::Copy(self.ring.write(&self.context, &self.step)?)
+        } else {
+            let advance = self.advance.as_ref().expect("it was made before");
+            PreparedLengths::Kernel(advance.writes.prepare(&self.context, &self.ring, &self.step, 1)?)
+        })
     }
 
     /// Records into an encoder of its own and submits.

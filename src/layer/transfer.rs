@@ -5,15 +5,21 @@ use std::ops::Range;
 use crate::{
     BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, Recorder, Result, RowsIn, Side,
     Source, Strides, Write,
+    bound::Prepared,
     plan::{
         KEEP_LENGTH, Step, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid, plan_write,
     },
 };
 
-/// Rows on their way from scratch memory into the cache.
-pub(super) struct Placed {
+/// Rows of a sequence on their way through scratch memory.
+pub(super) struct Aside {
+    /// The sequence that they are read from.
+    pub sequences: Range<u32>,
+    pub tensors: Pair<GpuTensor>,
+    pub read: Step,
+    /// The scratch memory, from which they are placed.
     pub source: BoundSource,
-    pub step: Step,
+    pub place: Step,
 }
 
 impl KvCache {
@@ -45,11 +51,12 @@ impl KvCache {
         let read = self.plan_copy_range(from, &range, to, position)?;
         let tensors = self.tensors(&read, &(from..from + 1))?;
         let source = self.bind_placed(&tensors, self.config.batch_size)?;
-        self.record_read(recorder, &read, &(from..from + 1), &tensors.destinations())?;
-        let step = std::mem::take(&mut self.step);
-        let recorded = self.record_placed(recorder, &source, &step);
-        self.step = step;
-        recorded?;
+        let sequences = from..from + 1;
+        let destinations = tensors.destinations();
+        let read = self.prepare_read(recorder, &read, &sequences, &destinations)?;
+        let placed = self.prepare_placed(&source, &self.step)?;
+        read.record(recorder);
+        placed.record(recorder, "kv-cache place");
         self.commit();
         Ok(())
     }
@@ -163,17 +170,12 @@ impl KvCache {
         }
         let batch_size = self.config.batch_size.max(sequence + 1);
         let source = self.bind_one(source, batch_size)?;
-        if batch_size != self.config.batch_size {
-            self.config.batch_size = batch_size;
-            self.advance = None;
-            self.sequences.lengths.push(0);
-            self.sequences.oldest.push(self.config.placement.sinks());
-        }
-        plan_insert(self.config.placement, &self.sequences, sequence, length, &mut self.step);
-        let step = std::mem::take(&mut self.step);
-        let recorded = self.record_placed(recorder, &source, &step);
-        self.step = step;
-        recorded?;
+        let mut sequences = self.sequences.clone();
+        sequences.lengths.resize(batch_size as usize, 0);
+        sequences.oldest.resize(batch_size as usize, self.config.placement.sinks());
+        plan_insert(self.config.placement, &sequences, sequence, length, &mut self.step);
+        self.prepare_placed(&source, &self.step)?.record(recorder, "kv-cache insert");
+        self.set_batch_size(batch_size);
         self.commit();
         Ok(())
     }
@@ -214,15 +216,9 @@ impl KvCache {
         Ok(())
     }
 
-    /// Copies every sequence that moves into scratch memory, and plans where it goes.
-    pub(super) fn take_aside(
-        &self,
-        recorder: &mut impl Recorder,
-        sources: &[u32],
-        batch_size: u32,
-    ) -> Result<Vec<Placed>> {
-        let mut placed: Vec<Placed> = Vec::new();
-        let mut reads = Vec::new();
+    /// Scratch memory for every sequence that moves, how it gets there, and where it goes from there.
+    pub(super) fn plan_aside(&self, sources: &[u32], batch_size: u32) -> Result<Vec<Aside>> {
+        let mut aside = Vec::new();
         for from in 0..self.config.batch_size {
             let wanted = |to: u32| sources[to as usize] == from && to != from;
             if !(0..batch_size).any(wanted) {
@@ -233,18 +229,15 @@ impl KvCache {
             if read.rows == 0 {
                 continue;
             }
-            let tensors = self.tensors(&read, &(from..from + 1))?;
+            let sequences = from..from + 1;
+            let tensors = self.tensors(&read, &sequences)?;
             let source = self.bind_placed(&tensors, batch_size)?;
-            let mut step = Step::default();
+            let mut place = Step::default();
             let runs = read.sequences().nth(from as usize).expect("every sequence has runs");
-            plan_place_stored(runs, batch_size, wanted, &mut step);
-            placed.push(Placed { source, step });
-            reads.push((from, read, tensors));
+            plan_place_stored(runs, batch_size, wanted, &mut place);
+            aside.push(Aside { sequences, tensors, read, source, place });
         }
-        for (from, read, tensors) in reads {
-            self.record_read(recorder, &read, &(from..from + 1), &tensors.destinations())?;
-        }
-        Ok(placed)
+        Ok(aside)
     }
 
     /// Binds scratch rows `[1, kv_head, rows, dim]`.
@@ -275,9 +268,8 @@ impl KvCache {
         BoundSource::new(&self.context, &config, &self.layout, &self.storage, &self.identity, &source)
     }
 
-    /// Records the scatter of scratch rows by a step.
-    pub(super) fn record_placed(&self, recorder: &mut impl Recorder, source: &BoundSource, step: &Step) -> Result<()> {
-        let (writes, tokens) = (source.writes(), source.tokens);
-        writes.record(recorder, "kv-cache place", &self.context, &self.ring, step, tokens)
+    /// Does all that can fail of the scatter of scratch rows by a step.
+    pub(super) fn prepare_placed<'a>(&'a self, source: &'a BoundSource, step: &Step) -> Result<Prepared<'a>> {
+        source.writes().prepare(&self.context, &self.ring, step, source.tokens)
     }
 }

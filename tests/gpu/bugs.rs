@@ -77,6 +77,7 @@ fn bug_03_nothing_lands_beside_the_rows(gpu: &Gpu) -> Outcome {
                 tokens: 1,
                 positions: Positions::At(4),
                 counts: Some((0..3).map(|b| u32::from(b == sequence)).collect()),
+                whole: false,
             },
             rows: Rows { key_format: Format::F32, value_format: format, seed: 9 },
             path: Path::Encoder(Layout::Gaps),
@@ -145,12 +146,17 @@ fn bug_08_a_gap_spares_the_neighbours(gpu: &Gpu) -> Outcome {
         program.operations = vec![
             update(Span::append(2), Path::Host),
             update(
-                Span { tokens: 2, positions: Positions::Each(vec![2, 6, 2]), counts: Some(vec![0, 2, 1]) },
+                Span {
+                    tokens: 2,
+                    positions: Positions::Each(vec![2, 6, 2]),
+                    counts: Some(vec![0, 2, 1]),
+                    whole: false,
+                },
                 Path::Pass(Layout::Bthd),
             ),
             Operation::Advance {
                 layer: 0,
-                span: Span { tokens: 1, positions: Positions::At(7), counts: Some(vec![1, 0, 0]) },
+                span: Span { tokens: 1, positions: Positions::At(7), counts: Some(vec![1, 0, 0]), whole: false },
                 seed: 5,
             },
         ];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wgpu_kv_cache::{
     CacheConfig, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, Write,
-    program::{Change, Layout, Operation, Path, Positions, Program, Rows, Span},
+    program::{Change, Layout, Lengths, Operation, Path, Positions, Program, Rows, Span},
 };
 
 use crate::{DONE, Gpu, Outcome, Test};
@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("sequences::a_ring_rolls_back_by_its_slack", a_ring_rolls_back_by_its_slack),
     ("sequences::a_source_is_bound_for_its_batch", a_source_is_bound_for_its_batch),
     ("sequences::every_row_width_wraps_and_moves", every_row_width_wraps_and_moves),
+    ("sequences::lengths_of_many_layers_in_a_pass", lengths_of_many_layers_in_a_pass),
 ];
 
 /// Rows of one element: keys are these numbers, values their negatives.
@@ -88,7 +89,7 @@ fn tensor_scatter(gpu: &Gpu) -> Outcome {
         let past: Vec<f32> = (0..batch).flat_map(|_| past).flatten().collect();
         update(&mut cache, &past, Write::append(4))?;
         let rows: Vec<f32> = updates.iter().flat_map(|rows| rows.iter().flat_map(|&number| [number; 5])).collect();
-        update(&mut cache, &rows, Write::at_each(write_indices, updates[0].len() as u32))?;
+        update(&mut cache, &rows, Write::at_each(write_indices, updates[0].len() as u32).whole())?;
         let mut present = past;
         for (sequence, changes) in changes.iter().enumerate() {
             for &(row, number) in *changes {
@@ -105,6 +106,13 @@ fn tensor_scatter(gpu: &Gpu) -> Outcome {
     assert_eq!(refused, Err(Error::WriteBeyondCapacity { sequence: 0, position: 3, count: 2, max_seq_len: 4 }));
     let refused = update(&mut cache, &[0.; 25], Write::at_each(&[0], 5));
     assert_eq!(refused, Err(Error::WriteBeyondCapacity { sequence: 0, position: 0, count: 5, max_seq_len: 4 }));
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 5, 0).placement(circular))?;
+    let refused = update(&mut cache, &[1.; 25], Write::at_each(&[2], 5).whole());
+    assert_eq!(refused, Err(Error::WriteBeyondRing { sequence: 0, position: 2, count: 5, rows: 4, oldest: 3 }));
+    assert_eq!(cache.lengths(), [0]);
+    assert!(cache.read_storage()?.keys.to_f32().iter().all(|key| *key == 0.));
+    update(&mut cache, &[1.; 20], Write::at_each(&[2], 4).whole())?;
+    assert_eq!(cache.lengths(), [6]);
     DONE
 }
 
@@ -241,6 +249,37 @@ fn a_source_is_bound_for_its_batch(gpu: &Gpu) -> Outcome {
     DONE
 }
 
+/// More layers than one dispatch takes, of two placements, each at lengths of its own.
+fn lengths_of_many_layers_in_a_pass(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 4, sinks: 1, slack: 2 };
+    let mut program = Program::new(CacheConfig::new(3, 2, 8, 12), 40);
+    program.placements = (0..40).map(|layer| if layer % 7 < 5 { Placement::Linear } else { ring }).collect();
+    program.poison = true;
+    program.operations.extend((0..40).map(|layer| Operation::Update {
+        layer,
+        span: Span {
+            tokens: 9,
+            positions: Positions::Append,
+            counts: Some([8, 7, 6].map(|count| count + (layer % 3 == 1) as u32).to_vec()),
+            whole: false,
+        },
+        rows: Rows { key_format: Format::F32, value_format: Format::Bf16, seed: layer as u64 },
+        path: Path::Pass(Layout::Fused),
+    }));
+    program.operations.extend(
+        [
+            Change::Truncate(Lengths::Each(vec![8, 6, 6])),
+            Change::Clear(1),
+            Change::Truncate(Lengths::Each(vec![9, 0, 6])),
+        ]
+        .map(|change| Operation::Sequences { change, in_pass: true }),
+    );
+    program.operations.push(Operation::GetAll { layer: 39 });
+    program.run(&gpu.context)?;
+    program.run(&gpu.small)?;
+    DONE
+}
+
 /// Rows that share words with their neighbours, across the ends of a ring's runs, and rows of whole vectors; cycles and
 /// duplicates of sequences whose rows lie in all three pieces of a ring.
 fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
@@ -257,7 +296,7 @@ fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
             program.poison = true;
             let update = |layer, tokens, counts, seed| Operation::Update {
                 layer,
-                span: Span { tokens, positions: Positions::Append, counts },
+                span: Span { tokens, positions: Positions::Append, counts, whole: false },
                 rows: Rows { key_format: format, value_format: Format::F32, seed },
                 path: Path::Pass(Layout::Bthd),
             };

@@ -154,6 +154,7 @@ impl Drawing<'_> {
             let extra = u32::from(self.rng.u32(..20) == 0);
             lengths.iter().map(|_| self.rng.u32(..=tokens + extra)).collect::<Vec<_>>()
         });
+        let whole = self.one_of(8) == 1;
         if let Some(known) = self.lengths.get_mut(layer) {
             for (index, length) in known.iter_mut().enumerate() {
                 let count = counts.as_ref().map_or(tokens, |counts| counts[index]);
@@ -162,12 +163,12 @@ impl Drawing<'_> {
                     Positions::At(position) => *position,
                     Positions::Each(positions) => positions[index],
                 };
-                if count > 0 && (ring || position + count <= slots) {
+                if count > 0 && (ring && !whole || position + count <= slots) {
                     *length = position + count;
                 }
             }
         }
-        Span { tokens, positions, counts }
+        Span { tokens, positions, counts, whole }
     }
 
     fn insert(&mut self) -> Operation {

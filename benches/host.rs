@@ -122,7 +122,7 @@ fn record_layer(criterion: &mut Criterion) {
             cache.record_update(encoder, &bound, Write::at_each(&positions, 1)).expect("it is in range");
         });
         record("range", &mut |cache, encoder| {
-            let destination = |buffer| Destination { buffer, offset: 0 };
+            let destination = |buffer| Destination::new(buffer, 0);
             let destinations = Pair { keys: destination(&keys), values: destination(&values) };
             cache.record_get(encoder, 0..1, destinations).expect("it is in range");
         });

@@ -55,7 +55,7 @@ fn update(criterion: &mut Criterion) {
     ] {
         let mut cache = KvCache::new(&context, config(to)).expect("it fits");
         for tokens in [1, TOKENS] {
-            let bytes = u64::from(HEADS * tokens * DIM * from.element_bytes());
+            let bytes = u64::from(HEADS * tokens * DIM * from.unit_bytes());
             let buffers = [(); 2].map(|()| buffer(&context, bytes));
             let bound = cache.bind_source(&source(&buffers, from, tokens)).expect("the buffers are right");
             cache.warm_up(&bound).expect("the device works");
@@ -89,7 +89,7 @@ fn range(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(bytes));
     group.bench_function("record_get", |bencher| {
         bencher.iter(|| {
-            let destination = |buffer| Destination { buffer, offset: 0 };
+            let destination = |buffer| Destination::new(buffer, 0);
             let destinations = Pair { keys: destination(&to[0]), values: destination(&to[1]) };
             submit(&context, |encoder| cache.record_get(encoder, 100..100 + TOKENS, destinations));
         });

@@ -219,7 +219,7 @@ fn range(context: &Context, repetitions: usize, table: &mut Table) -> Result<()>
             repetitions,
             &mut [
                 Box::new(|encoder| {
-                    let to = |buffer| Destination { buffer, offset: 0 };
+                    let to = |buffer| Destination::new(buffer, 0);
                     cache.record_get(encoder, range.clone(), Pair { keys: to(&to_keys), values: to(&to_values) })
                 }),
                 one_copy(context, bytes),

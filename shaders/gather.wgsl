@@ -1,4 +1,4 @@
-// gather: copies a range of rows of keys or of values into a dense tensor, as stored bits. Rows that a
+// gather: copies a range of rows of keys or of values into a dense tensor, as stored bits or in another format. Rows that a
 // sequence does not have come out as zero, whatever the storage holds there.
 //
 // Grid:    x and z together count units of one plane's output, in workgroups; y counts planes of the window.
@@ -11,7 +11,7 @@ struct Window {
     first_plane: u32,   // the window's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32, // the same plane, counted inside its segment
-    spare_0: u32,
+    scale: u32,         // of what is stored, as the bits of an f32
     first_row: u32,     // rows of the output that the window holds of each of its planes
     rows: u32,
     offset: u32,        // elements from the start of the output binding to the window's first row

@@ -1,18 +1,9 @@
-// gather_narrow: one word of the output a unit, for every head size. A word belongs to the plane whose output holds its
+// gather_narrow: one word of the output a unit, for every head size and format, with rows_same, rows_packed or rows_converted. A word belongs to the plane whose output holds its
 // first element, or to the window's first plane; its other element may be the next plane's first. Bits of a word that
 // the window shares with its neighbours stay.
 
 @group(0) @binding(1) var<storage, read> planes: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<u32>;
-
-fn stored(plane: u32, slot: u32, dim: u32) -> u32 {
-    let element = slot * DIM + dim;
-    let word = planes[(window.segment_plane + plane) * PLANE_WORDS + element / LANES];
-    if LANES == 1u {
-        return word;
-    }
-    return (word >> ((element % LANES) * BITS)) & LANE_MASK;
-}
 
 // The bits that one lane of a word gets, and a mask of them.
 fn lane_of(plane: u32, element: u32) -> vec2<u32> {

@@ -3,12 +3,19 @@
 
 @group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<u32>;
 
+// The slot of a lane of a word. The scales of packed rows lie behind the codes of all slots.
+fn side_slot(unit: u32, lane: u32) -> u32 {
+    if SIDE_SCALE_WORDS > 0u && unit >= SIDE_SLOTS * SIDE_CODE_UNITS {
+        return (unit - SIDE_SLOTS * SIDE_CODE_UNITS) / max(SIDE_SCALE_WORDS, 1u);
+    }
+    return (unit * SIDE_LANES + lane) / SIDE_CODE_UNITS;
+}
+
 // The bits of a word that a hop moves.
 fn side_moved(hop: Hop, unit: u32) -> u32 {
-    let element = unit * SIDE_LANES;
-    var mask = select(0u, SIDE_LANE_MASK, moves(hop, element / SIDE_DIM));
+    var mask = select(0u, SIDE_LANE_MASK, moves(hop, side_slot(unit, 0u)));
     if SIDE_LANES == 2u {
-        mask |= select(0u, 0xffff0000u, moves(hop, (element + 1u) / SIDE_DIM));
+        mask |= select(0u, 0xffff0000u, moves(hop, side_slot(unit, 1u)));
     }
     return mask;
 }

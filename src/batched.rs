@@ -241,7 +241,7 @@ impl BatchedKvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait.
     /// Bound sources hold [`BoundSource::device_bytes`] more.
     pub fn overhead_bytes(&self) -> u64 {
-        let lengths: u64 = self.layers.iter().map(|layer| layer.view().lengths_on_device().bytes).sum();
+        let lengths: u64 = self.layers.iter().map(|layer| layer.overhead_bytes() - layer.slot_bytes()).sum();
         // Layers share the slots.
         lengths + self.layers.first().map_or(0, KvCache::slot_bytes)
     }

@@ -185,7 +185,8 @@ impl BoundSource {
             if storage.contains(rows.buffer) {
                 return Err(Error::OwnStorage { side });
             }
-            rows.check(side, [config.batch_size, config.num_heads, source.tokens, config.dim(side)])?;
+            let shape = [config.batch_size, config.num_heads, source.tokens, config.dim(side)];
+            rows.check(side, config.format(side), shape)?;
         }
         let mut keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
         let mut values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());

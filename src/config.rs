@@ -1,6 +1,6 @@
 //! [`CacheConfig`]: the shape and the formats of a cache, and what they cost.
 
-use crate::{Format, Placement, Result, Side, kernels::IMMEDIATE_BYTES, layout::Layout};
+use crate::{Format, Placement, Result, Scale, Side, kernels::IMMEDIATE_BYTES, layout::Layout};
 
 /// Shape and formats of one layer's cache.
 ///
@@ -38,6 +38,10 @@ pub struct CacheConfig {
     /// How values are stored.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::report::as_name"))]
     pub value_format: Format,
+    /// What codes of keys are multiplied by, where they are stored as [`Format::Fp8E4M3`]; other formats do not read it.
+    pub key_scale: Scale,
+    /// The same of values.
+    pub value_scale: Scale,
 }
 
 impl CacheConfig {
@@ -53,6 +57,8 @@ impl CacheConfig {
             placement: Placement::Linear,
             key_format: Format::F32,
             value_format: Format::F32,
+            key_scale: Scale::ONE,
+            value_scale: Scale::ONE,
         }
     }
 
@@ -68,6 +74,14 @@ impl CacheConfig {
     pub const fn formats(mut self, keys: Format, values: Format) -> Self {
         self.key_format = keys;
         self.value_format = values;
+        self
+    }
+
+    /// Scales of keys and of values in [`Format::Fp8E4M3`]. The largest magnitude that is stored is 448 times as much.
+    #[must_use]
+    pub const fn scales(mut self, keys: f32, values: f32) -> Self {
+        self.key_scale = Scale::new(keys);
+        self.value_scale = Scale::new(values);
         self
     }
 
@@ -110,15 +124,30 @@ impl CacheConfig {
         }
     }
 
+    /// Scale of one side; 1 unless it is [`Format::Fp8E4M3`].
+    pub const fn scale(&self, side: Side) -> Scale {
+        match (side, self.format(side)) {
+            (Side::Keys, Format::Fp8E4M3) => self.key_scale,
+            (Side::Values, Format::Fp8E4M3) => self.value_scale,
+            _ => Scale::ONE,
+        }
+    }
+
+    /// Units of one row of a side: elements, or words of a packed format.
+    pub(crate) const fn units(&self, side: Side) -> u32 {
+        self.format(side).units(self.dim(side))
+    }
+
     /// Shape of one side's storage, `[max_batch_size, kv_head, slots, dim]`.
     pub fn shape(&self, side: Side) -> [u32; 4] {
         [self.max_batch_size, self.num_heads, self.slots(), self.dim(side)]
     }
 
-    /// Checks that no dimension is zero, that the batch has room, and that every size can be computed.
+    /// Checks that no dimension is zero, that the batch has room, that scales are positive and finite, and that every size can
+    /// be computed.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::BatchTooLarge`](crate::Error::BatchTooLarge),
+    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::Scale`](crate::Error::Scale), [`Error::BatchTooLarge`](crate::Error::BatchTooLarge),
     /// [`Error::SizeOverflow`](crate::Error::SizeOverflow).
     pub fn validate(&self) -> Result<()> {
         Layout::unbounded(self).map(drop)
@@ -127,7 +156,8 @@ impl CacheConfig {
     /// Bytes that keys and values of one layer take on the device.
     ///
     /// Rows are dense. A plane, the `[slots, dim]` rows of one sequence and head, starts on a multiple of
-    /// 4 bytes; that adds 2 bytes to a plane with an odd number of 16-bit elements and nothing to any other.
+    /// 4 bytes, of a packed format of 16; that adds 2 bytes to a plane with an odd number of 16-bit elements, up to 12 to one of
+    /// a packed format, and nothing to any other.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).

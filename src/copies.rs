@@ -29,12 +29,13 @@ pub(crate) struct CopySource {
 impl CopySide {
     fn new(rows: &RowsIn<'_>, layout: &Layout, side: Side) -> Option<Self> {
         let sizes = layout.side(side);
-        let width = u64::from(rows.format.element_bytes());
+        let width = u64::from(rows.format.unit_bytes());
         let strides = [rows.strides.sequence, rows.strides.head, rows.strides.token];
-        let contiguous = rows.strides.token == u64::from(sizes.dim);
+        let contiguous = rows.strides.token == u64::from(sizes.units);
         // A stride that is never taken may be anything.
         let strides = strides.map(|stride| stride.saturating_mul(width));
-        let words = sizes.row_bytes.is_multiple_of(4)
+        let words = sizes.is_contiguous()
+            && sizes.row_bytes.is_multiple_of(4)
             && rows.offset.is_multiple_of(4)
             && strides.into_iter().all(|stride| stride.is_multiple_of(4));
         let copyable = rows.format == sizes.format && rows.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
@@ -98,7 +99,8 @@ impl CopySource {
 
 /// Whether a range of one side can be copied to a buffer of this usage.
 pub(crate) fn range_is_copyable(layout: &Layout, side: Side, usage: wgpu::BufferUsages) -> bool {
-    layout.side(side).row_bytes.is_multiple_of(4) && usage.contains(wgpu::BufferUsages::COPY_DST)
+    let sizes = layout.side(side);
+    sizes.is_contiguous() && sizes.row_bytes.is_multiple_of(4) && usage.contains(wgpu::BufferUsages::COPY_DST)
 }
 
 /// How many copies and clears a range of one side takes.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    Context, Error, Result, Side,
+    Context, Error, Format, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
     kernels::{Entry, Kernel, Window},
     layout::{Layout, binding_limit},
@@ -19,6 +19,8 @@ pub struct Destination<'a> {
     pub buffer: &'a wgpu::Buffer,
     /// Bytes before the first element; a multiple of 4.
     pub offset: u64,
+    /// f32, f16 or bf16, into which rows are converted; or as they are stored.
+    pub format: Option<Format>,
 }
 
 /// Dispatches that copy rows of one side out.
@@ -28,7 +30,12 @@ pub(crate) struct Reads {
     windows: Vec<(wgpu::BindGroup, [u32; 3])>,
 }
 
-impl Destination<'_> {
+impl<'a> Destination<'a> {
+    /// A destination of rows as they are stored.
+    pub const fn new(buffer: &'a wgpu::Buffer, offset: u64) -> Self {
+        Destination { buffer, offset, format: None }
+    }
+
     /// Checks usage, alignment and range for a dense tensor of `bytes` bytes.
     pub(crate) fn check(&self, side: Side, bytes: u64) -> Result<()> {
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
@@ -58,10 +65,13 @@ impl Reads {
     ) -> Result<Self> {
         let (sizes, rows) = (layout.side(side), step.rows);
         let wanted = sequences.start * layout.heads..sequences.end * layout.heads;
-        let width = u64::from(sizes.format.element_bytes());
-        let wide = sizes.row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
+        let output = destination.format.unwrap_or(sizes.format);
+        let (width, row_bytes) = (u64::from(output.unit_bytes()), output.row_bytes(sizes.dim));
+        let vectors = row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
+        let wide = vectors && output == sizes.format && sizes.is_contiguous();
         let kernel = Kernel::Gather {
             stored: sizes.format,
+            output,
             dim: sizes.dim,
             heads: layout.heads,
             slots: layout.slots,
@@ -75,8 +85,8 @@ impl Reads {
         // Only a block of one plane has fewer than all rows, so every block is contiguous in the output.
         let bytes = |block: &Block| -> (Range<u64>, u64) {
             let first = u64::from(block.planes.start - wanted.start) * u64::from(rows) + u64::from(block.tokens.start);
-            let start = destination.offset + first * sizes.row_bytes;
-            let end = start + u64::from(block.plane_count()) * u64::from(block.token_count()) * sizes.row_bytes;
+            let start = destination.offset + first * row_bytes;
+            let end = start + u64::from(block.plane_count()) * u64::from(block.token_count()) * row_bytes;
             let aligned = start - start % alignment;
             (aligned..end.next_multiple_of(4), start - aligned)
         };
@@ -91,7 +101,7 @@ impl Reads {
                 let mut parts = Vec::new();
                 split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::DeviceLimit {
                     limit: "max_storage_buffer_binding_size",
-                    needed: sizes.row_bytes + alignment,
+                    needed: row_bytes + alignment,
                     available: limit,
                 })?;
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
@@ -103,7 +113,7 @@ impl Reads {
                 first_plane: block.planes.start,
                 planes: block.plane_count(),
                 segment_plane: block.planes.start - segment.planes.start,
-                spare_0: 0,
+                scale: sizes.scale.get().to_bits(),
                 first_row: block.tokens.start,
                 rows: block.token_count(),
                 offset: u32::try_from(bytes(block).1 / width).expect("an offset inside its alignment"),
@@ -116,7 +126,7 @@ impl Reads {
             .map(|(at, (segment, block))| {
                 let (window, _) = bytes(block);
                 // One more word than a plane's output has bytes for, where it starts in the middle of one.
-                let plane_bytes = u64::from(block.token_count()) * sizes.row_bytes;
+                let plane_bytes = u64::from(block.token_count()) * row_bytes;
                 let units = if wide { plane_bytes / 16 } else { plane_bytes / 4 + 1 };
                 let bindings = [
                     uniform_binding::<Window>(context, &buffer, at),

@@ -1,6 +1,6 @@
 //! The one error type. Every variant names the rule and the numbers that broke it.
 
-use crate::{Format, Side};
+use crate::{Format, Scale, Side};
 
 /// Why an operation was refused. The state and the bytes of the cache are as they were before the call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -11,6 +11,44 @@ pub enum Error {
     ZeroDimension {
         /// The field of [`CacheConfig`](crate::CacheConfig), or `num_layers`.
         name: &'static str,
+    },
+    /// A scale that is zero, negative or not finite.
+    #[error("a scale must be positive and finite, but is {scale}")]
+    Scale {
+        /// The scale given.
+        scale: Scale,
+    },
+    /// Rows of a packed format for a cache of another.
+    #[error("rows in {source_format} can only go to {side} stored in the same format, but they are stored in {stored}")]
+    PackedSource {
+        /// Keys or values.
+        side: Side,
+        /// Format of the rows.
+        source_format: Format,
+        /// Format of the cache.
+        stored: Format,
+    },
+    /// A range cannot be converted to a packed format.
+    #[error("{side} can be copied out in f32, f16, bf16 or as they are stored, in {stored}, but not in {wanted}")]
+    PackedDestination {
+        /// Keys or values.
+        side: Side,
+        /// Format of the cache.
+        stored: Format,
+        /// Format asked for.
+        wanted: Format,
+    },
+    /// Bytes that are no row.
+    #[error("a row of {dim} elements in {format} takes {expected} bytes, but there are {actual}")]
+    RowBytes {
+        /// Format of the row.
+        format: Format,
+        /// Its elements.
+        dim: u32,
+        /// Bytes that it takes.
+        expected: u64,
+        /// Bytes given.
+        actual: u64,
     },
     /// A product of dimensions does not fit its integer.
     #[error("{what} must fit {bits} bits, but {factors} does not")]

@@ -6,7 +6,8 @@
 use std::{collections::HashMap, fmt::Write as _};
 
 use crate::{
-    Format, Side,
+    Format, Scale, Side,
+    format::BLOCK,
     layout::{Layout, SideLayout, WORKGROUP_SIZE},
     plan::Run,
 };
@@ -28,6 +29,8 @@ pub(crate) struct SideVariant {
     /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in one
     /// piece. An engine decodes from one such layout or a few, so they may be constants; those of prompts are data.
     pub strides: Option<[u32; 2]>,
+    /// The scale of the side is not 1.
+    pub scaled: bool,
 }
 
 /// How a step reaches a kernel.
@@ -68,6 +71,8 @@ pub(crate) enum Kernel {
     },
     Gather {
         stored: Format,
+        /// Format of the output.
+        output: Format,
         dim: u32,
         heads: u32,
         slots: u32,
@@ -122,7 +127,7 @@ pub(crate) struct Window {
     pub first_plane: u32,
     pub planes: u32,
     pub segment_plane: u32,
-    pub spare_0: u32,
+    pub scale: u32,
     pub first_row: u32,
     pub rows: u32,
     pub offset: u32,
@@ -150,15 +155,37 @@ pub(crate) struct Kernels {
 
 impl SideVariant {
     pub fn new(layout: &Layout, side: Side, source: Option<Format>, aligned: bool) -> Self {
-        let &SideLayout { format, dim, .. } = layout.side(side);
-        let wide = source.is_some() && aligned && dim.is_multiple_of(8);
-        SideVariant { source, stored: format, dim, slots: layout.slots, wide, strides: None }
+        let &SideLayout { format, dim, scale, .. } = layout.side(side);
+        let wide = source.is_some() && aligned && dim.is_multiple_of(8) && !format.is_packed();
+        let scaled = scale != Scale::ONE;
+        SideVariant { source, stored: format, dim, slots: layout.slots, wide, strides: None, scaled }
     }
 
     /// Units of `rows` rows, with those of a word that they share with another.
     pub fn units(&self, rows: u32) -> u64 {
+        if self.stored.is_packed() {
+            return u64::from(rows) * u64::from(self.row_parts());
+        }
         let elements = u64::from(rows) * u64::from(self.dim);
         if self.wide { elements / 8 } else { elements / u64::from(lanes(self.stored)) + self.shared_words() }
+    }
+
+    /// Whether rows of another format are quantised.
+    fn quantises(&self) -> bool {
+        self.stored.is_packed() && self.source.is_some_and(|source| source != self.stored)
+    }
+
+    /// Parts of a packed row that a thread writes each: words, or two blocks where they are quantised together.
+    fn row_parts(&self) -> u32 {
+        match self.stored {
+            Format::Q8_0 | Format::Q4_0 if self.quantises() => self.stored.scale_words(self.dim),
+            stored => stored.units(self.dim),
+        }
+    }
+
+    /// Words of a plane.
+    fn plane_words(&self) -> u64 {
+        plane_words(self.stored, self.dim, self.slots)
     }
 
     /// Words that a run can touch beyond its own size, where a row may start in the middle of one.
@@ -168,20 +195,22 @@ impl SideVariant {
 
     /// A side whose rows are moved as they are.
     pub fn moved(layout: &Layout, side: Side) -> Self {
-        let &SideLayout { format, dim, row_bytes, .. } = layout.side(side);
-        let wide = row_bytes.is_multiple_of(16);
-        SideVariant { source: None, stored: format, dim, slots: layout.slots, wide, strides: None }
+        let sizes = layout.side(side);
+        let wide = sizes.row_bytes.is_multiple_of(16) && sizes.is_contiguous();
+        let (stored, dim, slots) = (sizes.format, sizes.dim, layout.slots);
+        SideVariant { source: None, stored, dim, slots, wide, strides: None, scaled: false }
     }
 
     /// Units of a whole plane, where it is moved: vectors or words.
     pub fn moved_units(&self) -> u64 {
-        let words = (u64::from(self.dim) * u64::from(self.slots)).div_ceil(lanes(self.stored).into());
+        let words = self.plane_words();
         if self.wide { words / 4 } else { words }
     }
 
     /// What the text of this side, with `side_` as placeholder for its name, begins with.
     fn constants(&self, planes_binding: u32, source_binding: u32) -> String {
-        let plane_words = (u64::from(self.dim) * u64::from(self.slots)).div_ceil(lanes(self.stored).into());
+        let packed = self.stored.is_packed();
+        let words = |words: u32| if packed { words } else { 0 };
         let mut text = String::new();
         let mut constant = |name, value: u64| line(&mut text, format_args!("const SIDE_{name} = {value}u;"));
         constant("PLANES_BINDING", planes_binding.into());
@@ -192,13 +221,20 @@ impl SideVariant {
         constant("LANE_MASK", lane_mask(self.stored).into());
         constant("SOURCE_LANES", self.source.map_or(1, lanes).into());
         constant("SLOTS", self.slots.into());
-        constant("PLANE_WORDS", plane_words);
+        constant("PLANE_WORDS", self.plane_words());
+        constant("CODE_UNITS", if packed { self.stored.code_words(self.dim) } else { self.dim }.into());
+        constant("CODE_WORDS", words(self.stored.code_words(self.dim)).into());
+        constant("SCALE_WORDS", words(self.stored.scale_words(self.dim)).into());
+        constant("ROW_PARTS", words(self.row_parts()).into());
+        constant("BLOCKS", self.dim.div_ceil(BLOCK).into());
+        constant("BLOCK_WORDS", if self.stored == Format::Q8_0 { 8 } else { 4 });
         constant("SHARED_WORDS", self.shared_words());
         constant("ROW_UNITS", (self.dim / 8).into());
         constant("PLANE_UNITS", u64::from(self.dim / 8) * u64::from(self.slots));
         constant("UNIT_VECTORS", (2 / lanes(self.stored)).into());
-        constant("ROW_VECTORS", (self.dim / (4 * lanes(self.stored))).into());
+        constant("ROW_VECTORS", self.stored.row_bytes(self.dim) / 16);
         line(&mut text, format_args!("const SIDE_SAME_FORMAT = {};", self.source == Some(self.stored)));
+        line(&mut text, format_args!("const SIDE_SCALED = {};", self.scaled));
         text
     }
 
@@ -209,7 +245,8 @@ impl SideVariant {
             let decoded = if source == Format::F32 { "bits".to_owned() } else { format!("{source}_decode(bits)") };
             let encoded = match self.stored {
                 stored if stored == source => "bits".to_owned(),
-                Format::F32 => decoded,
+                // Packed rows are made of the bits of f32.
+                stored if stored == Format::F32 || stored.is_packed() => decoded,
                 stored => format!("{stored}_encode({decoded})"),
             };
             line(&mut text, format_args!("fn side_convert(bits: u32) -> u32 {{\n    return {encoded};\n}}"));
@@ -226,11 +263,27 @@ impl SideVariant {
             (Some(_), false) => include_str!("../shaders/source_narrow.wgsl"),
             (Some(_), true) => include_str!("../shaders/source_wide.wgsl"),
         });
-        text.push_str(if self.wide {
-            include_str!("../shaders/planes_wide.wgsl")
+        if self.stored.is_packed() {
+            text.push_str(include_str!("../shaders/planes_packed.wgsl"));
+            for part in match self.stored {
+                _ if !self.quantises() => &[include_str!("../shaders/pack_words.wgsl")][..],
+                Format::Q8_0 => {
+                    &[include_str!("../shaders/pack_blocks.wgsl"), include_str!("../shaders/pack_q8_0.wgsl")]
+                }
+                Format::Q4_0 => {
+                    &[include_str!("../shaders/pack_blocks.wgsl"), include_str!("../shaders/pack_q4_0.wgsl")]
+                }
+                _ => &[include_str!("../shaders/pack_fp8_e4m3.wgsl")],
+            } {
+                text.push_str(part);
+            }
         } else {
-            include_str!("../shaders/planes_narrow.wgsl")
-        });
+            text.push_str(if self.wide {
+                include_str!("../shaders/planes_wide.wgsl")
+            } else {
+                include_str!("../shaders/planes_narrow.wgsl")
+            });
+        }
         text
     }
 }
@@ -286,6 +339,10 @@ impl Kernel {
                 let WriteVariant { keys, values, single_rows, .. } = variant;
                 text.push_str(include_str!("../shaders/format_f16.wgsl"));
                 text.push_str(include_str!("../shaders/format_bf16.wgsl"));
+                if keys.quantises() || values.quantises() {
+                    text.push_str(include_str!("../shaders/float.wgsl"));
+                    text.push_str(include_str!("../shaders/format_fp8_e4m3.wgsl"));
+                }
                 text.push_str(if matches!(self, Kernel::Scatter(_)) {
                     include_str!("../shaders/scatter.wgsl")
                 } else {
@@ -299,8 +356,11 @@ impl Kernel {
                 } else {
                     include_str!("../shaders/grid_planes.wgsl")
                 });
-                text.push_str(&named(keys.text(2, 4), "key"));
-                text.push_str(&named(values.text(3, 5), "value"));
+                for (side, name, binding, from_end) in [(keys, "key", 2, 2), (values, "value", 3, 1)] {
+                    let mut side_text = side.text(binding, binding + 2);
+                    line(&mut side_text, format_args!("const SIDE_SCALE_FROM_END = {from_end}u;"));
+                    text.push_str(&named(side_text, name));
+                }
             }
             Kernel::Permute { keys, values, layers, .. } => {
                 text.push_str(include_str!("../shaders/permute.wgsl"));
@@ -325,21 +385,37 @@ impl Kernel {
                 }
                 text.push_str("}\n");
             }
-            &Kernel::Gather { stored, dim, slots, wide, .. } => {
-                let plane_words = (u64::from(dim) * u64::from(slots)).div_ceil(lanes(stored).into());
-                let row_vectors = dim / (4 * lanes(stored));
-                line(&mut text, format_args!("const DIM = {dim}u;\nconst SLOTS = {slots}u;"));
-                line(&mut text, format_args!("const LANES = {}u;", lanes(stored)));
-                line(&mut text, format_args!("const BITS = {}u;", 32 / lanes(stored)));
-                line(&mut text, format_args!("const LANE_MASK = {}u;", lane_mask(stored)));
-                line(&mut text, format_args!("const PLANE_WORDS = {plane_words}u;"));
-                line(&mut text, format_args!("const ROW_VECTORS = {row_vectors}u;"));
+            &Kernel::Gather { stored, output, dim, slots, wide, .. } => {
+                let mut constant = |name, value: u64| line(&mut text, format_args!("const {name} = {value}u;"));
+                constant("DIM", output.units(dim).into());
+                constant("SLOTS", slots.into());
+                constant("LANES", lanes(output).into());
+                constant("BITS", (32 / lanes(output)).into());
+                constant("LANE_MASK", lane_mask(output).into());
+                constant("STORED_LANES", lanes(stored).into());
+                constant("PLANE_WORDS", plane_words(stored, dim, slots));
+                constant("CODE_WORDS", stored.code_words(dim).into());
+                constant("SCALE_WORDS", stored.scale_words(dim).into());
+                constant("ROW_VECTORS", output.row_bytes(dim) / 16);
                 text.push_str(include_str!("../shaders/gather.wgsl"));
                 text.push_str(if wide {
                     include_str!("../shaders/gather_wide.wgsl")
                 } else {
                     include_str!("../shaders/gather_narrow.wgsl")
                 });
+                for part in rows_text(stored, output, wide) {
+                    text.push_str(part);
+                }
+                if !wide && stored != output {
+                    let coded = |name: &str, direction: &str, format: Format| match format {
+                        Format::F16 | Format::Bf16 => {
+                            format!("fn {name}(bits: u32) -> u32 {{\n    return {format}_{direction}(bits);\n}}\n")
+                        }
+                        _ => format!("fn {name}(bits: u32) -> u32 {{\n    return bits;\n}}\n"),
+                    };
+                    text.push_str(&coded("decoded", "decode", stored));
+                    text.push_str(&coded("encoded", "encode", output));
+                }
             }
         }
         text
@@ -435,14 +511,51 @@ impl Kernels {
     }
 }
 
-/// Elements of one word.
+/// How the narrow gather reads a stored row.
+fn rows_text(stored: Format, output: Format, wide: bool) -> Vec<&'static str> {
+    if wide {
+        return Vec::new();
+    }
+    if stored == output {
+        return vec![if stored.is_packed() {
+            include_str!("../shaders/rows_packed.wgsl")
+        } else {
+            include_str!("../shaders/rows_same.wgsl")
+        }];
+    }
+    let mut parts = vec![
+        include_str!("../shaders/format_f16.wgsl"),
+        include_str!("../shaders/format_bf16.wgsl"),
+        include_str!("../shaders/rows_converted.wgsl"),
+    ];
+    if stored.is_packed() {
+        parts.push(include_str!("../shaders/float.wgsl"));
+    }
+    parts.extend(match stored {
+        Format::Fp8E4M3 => {
+            &[include_str!("../shaders/format_fp8_e4m3.wgsl"), include_str!("../shaders/unpack_fp8_e4m3.wgsl")][..]
+        }
+        Format::Q8_0 => &[include_str!("../shaders/unpack_blocks.wgsl"), include_str!("../shaders/unpack_q8_0.wgsl")],
+        Format::Q4_0 => &[include_str!("../shaders/unpack_blocks.wgsl"), include_str!("../shaders/unpack_q4_0.wgsl")],
+        _ => &[include_str!("../shaders/unpack_element.wgsl")],
+    });
+    parts
+}
+
+/// Words of a plane.
+fn plane_words(stored: Format, dim: u32, slots: u32) -> u64 {
+    let words = (u64::from(stored.units(dim)) * u64::from(slots)).div_ceil(lanes(stored).into());
+    if stored.is_packed() { words.next_multiple_of(4) } else { words }
+}
+
+/// Units of one word.
 const fn lanes(format: Format) -> u32 {
-    4 / format.element_bytes()
+    4 / format.unit_bytes()
 }
 
 /// The bits of one element in a word's lowest lane.
 const fn lane_mask(format: Format) -> u32 {
-    u32::MAX >> (32 - 8 * format.element_bytes())
+    u32::MAX >> (32 - 8 * format.unit_bytes())
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {

@@ -85,7 +85,7 @@ impl KvCache {
     pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
         let layout = Layout::for_limits(&config, context.limits())?;
         Ok(KvCache {
-            storage: Storage::new(context, &layout, Lengths::allocate(context, config.max_batch_size)?)?,
+            storage: Storage::new(context, &layout, Lengths::allocate(context, &layout)?)?,
             context: context.clone(),
             ring: ring.clone(),
             sequences: Sequences::new(&config),
@@ -193,7 +193,7 @@ impl KvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
     /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
     pub fn overhead_bytes(&self) -> u64 {
-        self.storage.lengths.bytes + self.slot_bytes()
+        self.storage.lengths.buffer.size() + self.slot_bytes()
     }
 
     /// Bytes of the slots in which steps wait.
@@ -232,7 +232,7 @@ impl KvCache {
             buffer,
             offset: 0,
             format: rows.format(),
-            strides: Strides::bhtd(self.config.num_heads, tokens, dim),
+            strides: Strides::bhtd(self.config.num_heads, tokens, rows.format().units(dim)),
         };
         let source = self.bind_source(&Source {
             keys: rows_in(keys, &key_buffer, self.config.head_dim),

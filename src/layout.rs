@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{CacheConfig, Error, Format, Placement, Result, Side, placement::PIECES, plan::Step};
+use crate::{CacheConfig, Error, Format, Placement, Result, Scale, Side, placement::PIECES, plan::Step};
 
 /// The largest binding that is safe on every driver: 2^31 − 4 bytes.
 pub(crate) const MAX_BINDING_BYTES: u64 = (1 << 31) - 4;
@@ -17,9 +17,12 @@ pub(crate) const WORKGROUP_SIZE: u32 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SideLayout {
     pub format: Format,
+    pub scale: Scale,
     pub dim: u32,
+    /// Elements of a row, or words of a packed one.
+    pub units: u32,
     pub row_bytes: u64,
-    /// `slots` rows, rounded up to whole words, so that no two planes share a word.
+    /// `slots` rows, rounded up to whole words, so that no two planes share a word; of a packed format to 16 bytes.
     pub plane_bytes: u64,
 }
 
@@ -36,19 +39,35 @@ pub(crate) struct Layout {
 }
 
 impl SideLayout {
+    /// Bytes of the codes of a packed row; of any other, of the row.
+    pub fn code_bytes(&self) -> u64 {
+        if self.format.is_packed() { 4 * u64::from(self.format.code_words(self.dim)) } else { self.row_bytes }
+    }
+
+    /// Bytes of the scales of a row, which lie behind the codes of all slots.
+    pub fn scale_bytes(&self) -> u64 {
+        self.row_bytes - self.code_bytes()
+    }
+
+    /// Whether a run of rows is one run of bytes.
+    pub fn is_contiguous(&self) -> bool {
+        self.scale_bytes() == 0
+    }
+
     fn new(config: &CacheConfig, side: Side) -> Result<Self> {
         let (format, dim) = (config.format(side), config.dim(side));
-        let row_bytes = u64::from(dim) * u64::from(format.element_bytes());
+        let units = config.units(side);
+        let row_bytes = format.row_bytes(dim);
         let overflow = || Error::SizeOverflow {
             what: "bytes of one plane",
-            factors: format!("{} × {dim} × {}", config.slots(), format.element_bytes()),
+            factors: format!("{} × {units} × {}", config.slots(), format.unit_bytes()),
             bits: 64,
         };
         let plane_bytes = row_bytes
             .checked_mul(config.slots().into())
-            .and_then(|bytes| bytes.checked_next_multiple_of(4))
+            .and_then(|bytes| bytes.checked_next_multiple_of(if format.is_packed() { 16 } else { 4 }))
             .ok_or_else(overflow)?;
-        Ok(SideLayout { format, dim, row_bytes, plane_bytes })
+        Ok(SideLayout { format, scale: config.scale(side), dim, units, row_bytes, plane_bytes })
     }
 }
 
@@ -68,6 +87,8 @@ impl Layout {
         if let Some(&(name, _)) = dimensions.iter().find(|(_, value)| *value == 0) {
             return Err(Error::ZeroDimension { name });
         }
+        config.key_scale.check()?;
+        config.value_scale.check()?;
         let (batch, heads) = (config.max_batch_size, config.num_heads);
         if config.batch_size > batch {
             return Err(Error::BatchTooLarge { batch_size: config.batch_size, max_batch_size: batch });

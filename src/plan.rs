@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::{
     CacheConfig, Error, HostRows, PerSequence, Placement, Result, Side, Write, layout::runs, placement::PIECES,
-    sequences::Sequences, write::Positions,
+    sequences::Sequences, source::check_source_format, write::Positions,
 };
 
 /// In place of a length: it stays as it is.
@@ -387,12 +387,15 @@ pub(crate) fn plan_read_valid(
 
 /// Checks that host rows hold exactly the elements of `tokens` tokens.
 pub(crate) fn check_rows(config: &CacheConfig, side: Side, rows: HostRows<'_>, tokens: u32) -> Result<()> {
-    let expected = [config.batch_size, config.num_heads, tokens, config.dim(side)]
+    check_source_format(side, rows.format(), config.format(side))?;
+    let units = rows.format().units(config.dim(side));
+    let expected = [config.batch_size, config.num_heads, tokens, units]
         .into_iter()
         .try_fold(1u64, |product, factor| product.checked_mul(factor.into()))
         .unwrap_or(u64::MAX);
     let actual = rows.len() as u64;
-    if expected == actual { Ok(()) } else { Err(Error::SliceLength { side, expected, actual }) }
+    let whole = (rows.bytes().len() as u64).is_multiple_of(rows.format().unit_bytes().into());
+    if expected == actual && whole { Ok(()) } else { Err(Error::SliceLength { side, expected, actual }) }
 }
 
 /// A rectangle of work: planes of one segment, and tokens (of a gather: rows) of each.

@@ -298,5 +298,7 @@ pub(crate) fn poison(format: Format) -> u32 {
         Format::F32 => 0x7fc0_dead,
         Format::F16 => 0x7ead,
         Format::Bf16 => 0x7fad,
+        // Codes and scales, whichever the word holds.
+        Format::Fp8E4M3 | Format::Q8_0 | Format::Q4_0 => 0x7f7f_7f7f,
     }
 }

@@ -14,11 +14,11 @@ use half::{bf16, f16};
 pub use difference::{Difference, compare_tensors};
 
 use crate::{
-    CacheConfig, Error, Format, HostRows, HostTensor, Pair, Placement, Result, Side, Write, format::low_half,
+    CacheConfig, Error, Format, HostRows, HostTensor, Pair, Placement, Result, Scale, Side, Write, format::low_half,
     write::Positions,
 };
 
-/// Elements of one row, as stored bits.
+/// Elements of one row, of a packed format words, as stored bits.
 type Row = Vec<u32>;
 /// `[sequence][head][slot]` of rows.
 type Planes = Vec<Vec<Vec<Row>>>;
@@ -54,13 +54,13 @@ impl ReferenceCache {
     /// As [`CacheConfig::validate`].
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
-        let empty = |dim: u32| {
-            let plane = vec![vec![0; dim as usize]; config.slots() as usize];
+        let empty = |side| {
+            let plane = vec![vec![0; config.units(side) as usize]; config.slots() as usize];
             vec![vec![plane; config.num_heads as usize]; config.max_batch_size as usize]
         };
         Ok(ReferenceCache {
-            keys: empty(config.head_dim),
-            values: empty(config.value_dim),
+            keys: empty(Side::Keys),
+            values: empty(Side::Values),
             lengths: vec![0; config.batch_size as usize],
             held: vec![vec![None; config.slots() as usize]; config.max_batch_size as usize],
             config,
@@ -95,14 +95,8 @@ impl ReferenceCache {
         let spans = self.spans(&write)?;
         let (keys, values) = (keys.into(), values.into());
         let rows = self.lengths.len() * self.config.num_heads as usize * write.tokens as usize;
-        for (side, source, dim) in
-            [(Side::Keys, keys, self.config.head_dim), (Side::Values, values, self.config.value_dim)]
-        {
-            if source.len() != rows * dim as usize {
-                let (expected, actual) = ((rows * dim as usize) as u64, source.len() as u64);
-                return Err(Error::SliceLength { side, expected, actual });
-            }
-        }
+        self.check_source(Side::Keys, keys, rows)?;
+        self.check_source(Side::Values, values, rows)?;
         self.write(&spans, write.tokens, keys, values);
         Ok(())
     }
@@ -168,6 +162,22 @@ impl ReferenceCache {
         Ok(self.rows(0..self.lengths.len(), |_| range.clone().collect()))
     }
 
+    /// [`get`](Self::get) in a format of floating point.
+    ///
+    /// # Errors
+    /// As there; [`Error::PackedDestination`].
+    pub fn get_as(&self, range: Range<u32>, format: Format) -> Result<Pair<HostTensor>> {
+        let rows = self.get(range)?;
+        for side in Side::BOTH {
+            let stored = self.config.format(side);
+            if format.is_packed() && format != stored {
+                return Err(Error::PackedDestination { side, stored, wanted: format });
+            }
+        }
+        let side = |tensor: HostTensor| if tensor.format() == format { tensor } else { converted(&tensor, format) };
+        Ok(Pair { keys: side(rows.keys), values: side(rows.values) })
+    }
+
     /// Everything that is valid, `[batch, kv_head, rows, dim]`: the rows of each sequence's
     /// [`valid_positions`](Self::valid_positions) in order, then zero.
     pub fn get_all(&self) -> Pair<HostTensor> {
@@ -229,7 +239,8 @@ impl ReferenceCache {
     fn rows(&self, sequences: Range<usize>, positions: impl Fn(usize) -> Vec<u32>) -> Pair<HostTensor> {
         let wanted: Vec<Vec<u32>> = sequences.clone().map(positions).collect();
         let count = wanted.iter().map(Vec::len).max().unwrap_or(0);
-        let copy = |planes: &Planes, dim: u32, format: Format| {
+        let copy = |planes: &Planes, side: Side| {
+            let (dim, format) = (self.config.dim(side), self.config.format(side));
             let mut bytes = Vec::new();
             for (sequence, wanted) in sequences.clone().zip(&wanted) {
                 for plane in &planes[sequence] {
@@ -239,19 +250,16 @@ impl ReferenceCache {
                             Some(&position) => {
                                 plane[self.slot(position)].iter().for_each(|&bits| push(&mut bytes, format, bits));
                             }
-                            None => (0..dim).for_each(|_| push(&mut bytes, format, 0)),
+                            None => bytes.resize(bytes.len() + plane[0].len() * format.unit_bytes() as usize, 0),
                         }
                     }
                 }
             }
             let count = u32::try_from(count).expect("positions are 32 bits wide");
             let batch = u32::try_from(sequences.len()).expect("a batch size is 32 bits wide");
-            HostTensor::new([batch, self.config.num_heads, count, dim], format, bytes)
+            HostTensor::new([batch, self.config.num_heads, count, dim], format, self.config.scale(side), bytes)
         };
-        Pair {
-            keys: copy(&self.keys, self.config.head_dim, self.config.key_format),
-            values: copy(&self.values, self.config.value_dim, self.config.value_format),
-        }
+        Pair { keys: copy(&self.keys, Side::Keys), values: copy(&self.values, Side::Values) }
     }
 
     /// Makes everything as new, bytes included.
@@ -261,6 +269,20 @@ impl ReferenceCache {
         }
         self.lengths.fill(0);
         self.held.iter_mut().flatten().for_each(|held| *held = None);
+    }
+
+    /// Whether host rows are so many of a side.
+    fn check_source(&self, side: Side, source: HostRows<'_>, rows: usize) -> Result<()> {
+        let (source_format, stored) = (source.format(), self.config.format(side));
+        if source_format.is_packed() && source_format != stored {
+            return Err(Error::PackedSource { side, source_format, stored });
+        }
+        let row_bytes = source_format.row_bytes(self.config.dim(side));
+        if source.bytes().len() as u64 == rows as u64 * row_bytes {
+            return Ok(());
+        }
+        let expected = rows as u64 * row_bytes / u64::from(source_format.unit_bytes());
+        Err(Error::SliceLength { side, expected, actual: source.len() as u64 })
     }
 
     fn check_sequence(&self, sequence: u32) -> Result<()> {
@@ -368,16 +390,15 @@ impl ReferenceCache {
         }
         let slots: Vec<Vec<usize>> =
             spans.iter().map(|span| span.clone().map(|position| self.slot(position)).collect()).collect();
-        let sides =
-            [(&mut self.keys, keys, self.config.key_format), (&mut self.values, values, self.config.value_format)];
-        for (planes, source, stored) in sides {
-            let mut elements = source.bits();
+        let config = self.config;
+        for (planes, source, side) in [(&mut self.keys, keys, Side::Keys), (&mut self.values, values, Side::Values)] {
+            let mut units = source.bits();
+            let count = source.format().units(config.dim(side)) as usize;
             for (heads, slots) in planes.iter_mut().zip(&slots) {
                 for plane in heads {
                     for token in 0..tokens as usize {
-                        let dim = plane[0].len();
-                        let row: Row =
-                            elements.by_ref().take(dim).map(|bits| convert(bits, source.format(), stored)).collect();
+                        let row: Row = units.by_ref().take(count).collect();
+                        let row = stored_row(&config, side, source.format(), row);
                         // A ring takes every row in turn; the last of a slot stays.
                         if let Some(&slot) = slots.get(token) {
                             plane[slot] = row;
@@ -413,6 +434,39 @@ impl ReferenceCache {
     }
 }
 
+/// The stored row of a row of a source.
+fn stored_row(config: &CacheConfig, side: Side, source: Format, row: Row) -> Row {
+    let stored = config.format(side);
+    if source == stored {
+        return row;
+    }
+    if !stored.is_packed() {
+        return row.into_iter().map(|bits| convert(bits, source, stored)).collect();
+    }
+    let numbers: Vec<f32> = row.into_iter().map(|bits| f32::from_bits(convert(bits, source, Format::F32))).collect();
+    let bytes = stored.encode_row(&numbers, config.scale(side)).expect("the scale was checked");
+    bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+}
+
+/// A dense tensor in a format of floating point, each row as it decodes.
+fn converted(tensor: &HostTensor, wanted: Format) -> HostTensor {
+    let (stored, dim) = (tensor.format(), tensor.shape()[3]);
+    let mut bytes = Vec::new();
+    let row_bytes = usize::try_from(stored.row_bytes(dim)).expect("the row is in memory");
+    for row in tensor.bytes().chunks_exact(row_bytes) {
+        if stored.is_packed() {
+            let numbers = stored.decode_row(row, dim, tensor.scale()).expect("a tensor has whole rows");
+            numbers
+                .into_iter()
+                .for_each(|number| push(&mut bytes, wanted, convert(number.to_bits(), Format::F32, wanted)));
+        } else {
+            let units = HostRows::Stored { format: stored, bytes: row }.bits();
+            units.for_each(|bits| push(&mut bytes, wanted, convert(bits, stored, wanted)));
+        }
+    }
+    HostTensor::new(tensor.shape(), wanted, Scale::ONE, bytes)
+}
+
 /// The stored bits of a source element, by the crate `half`. Equal formats keep their bits.
 fn convert(bits: u32, source: Format, stored: Format) -> u32 {
     let half = low_half(bits);
@@ -424,12 +478,13 @@ fn convert(bits: u32, source: Format, stored: Format) -> u32 {
         (Format::F16, Format::Bf16) => bf16::from_f32(f16::from_bits(half).to_f32()).to_bits().into(),
         (Format::Bf16, Format::F32) => bf16::from_bits(half).to_f32().to_bits(),
         (Format::Bf16, Format::F16) => f16::from_f32(bf16::from_bits(half).to_f32()).to_bits().into(),
+        _ => unreachable!("packed rows are converted as a whole"),
     }
 }
 
 fn push(bytes: &mut Vec<u8>, format: Format, bits: u32) {
     match format {
-        Format::F32 => bytes.extend_from_slice(&bits.to_le_bytes()),
         Format::F16 | Format::Bf16 => bytes.extend_from_slice(&low_half(bits).to_le_bytes()),
+        _ => bytes.extend_from_slice(&bits.to_le_bytes()),
     }
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::{Error, Format, Result, Side, plan::Block};
 
-/// Distances between rows of a strided tensor, in elements. The elements of one row are contiguous.
+/// Distances between rows of a strided tensor, in elements; where rows are in a packed format, in words of 4 bytes. A row is
+/// contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
     /// From one sequence to the next.
@@ -43,7 +44,7 @@ pub struct RowsIn<'a> {
     pub buffer: &'a wgpu::Buffer,
     /// Bytes before the first element; a multiple of the element's size.
     pub offset: u64,
-    /// Number format of the elements.
+    /// Number format of the elements: f32, f16 or bf16, or the packed format in which the cache stores them.
     pub format: Format,
     /// Distances between rows.
     pub strides: Strides,
@@ -72,22 +73,31 @@ pub(crate) struct SourceWindow {
     pub strides: [u32; 3],
 }
 
+/// Packed rows go only where they need no conversion.
+pub(crate) fn check_source_format(side: Side, source_format: Format, stored: Format) -> Result<()> {
+    if source_format.is_packed() && source_format != stored {
+        return Err(Error::PackedSource { side, source_format, stored });
+    }
+    Ok(())
+}
+
 impl RowsIn<'_> {
     /// Elements per axis, `[sequence, head, token]`.
     fn strides(&self) -> [u64; 3] {
         [self.strides.sequence, self.strides.head, self.strides.token]
     }
 
-    /// Checks usage, alignment and range of the whole source.
-    pub(crate) fn check(&self, side: Side, shape: [u32; 4]) -> Result<()> {
+    /// Checks format, usage, alignment and range of the whole source, `[batch, heads, tokens, dim]`.
+    pub(crate) fn check(&self, side: Side, stored: Format, [batch, heads, tokens, dim]: [u32; 4]) -> Result<()> {
+        check_source_format(side, self.format, stored)?;
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(Error::BufferUsage { side, needed: "STORAGE", actual: format!("{:?}", self.buffer.usage()) });
         }
-        let alignment = u64::from(self.format.element_bytes());
+        let alignment = u64::from(self.format.unit_bytes());
         if !self.offset.is_multiple_of(alignment) {
             return Err(Error::Misaligned { side, offset: self.offset, alignment });
         }
-        let [batch, heads, tokens, dim] = shape.map(u64::from);
+        let [batch, heads, tokens, dim] = [batch, heads, tokens, self.format.units(dim)].map(u64::from);
         let needed = [batch, heads, tokens]
             .into_iter()
             .zip(self.strides())
@@ -104,13 +114,13 @@ impl RowsIn<'_> {
     /// The window that holds a block, after [`check`](Self::check).
     pub(crate) fn window(&self, block: &Block, heads: u32, dim: u32, alignment: u32) -> SourceWindow {
         let (first, last) = block_corners(block, heads);
-        let width = u64::from(self.format.element_bytes());
+        let width = u64::from(self.format.unit_bytes());
         let strides = self.strides();
         let element = |corner: [u32; 3]| -> u64 {
             corner.into_iter().zip(strides).map(|(index, stride)| u64::from(index) * stride).sum()
         };
         let start = self.offset + element(first) * width;
-        let end = (self.offset + (element(last) + u64::from(dim)) * width).next_multiple_of(4);
+        let end = (self.offset + (element(last) + u64::from(self.format.units(dim))) * width).next_multiple_of(4);
         let aligned = start - start % u64::from(alignment);
         let axis = |i: usize| if first[i] == last[i] { 0 } else { clamp_u32(strides[i]) };
         SourceWindow {
@@ -122,8 +132,10 @@ impl RowsIn<'_> {
 
     /// Whether every row starts on a multiple of 16 bytes.
     pub(crate) fn is_wide(&self) -> bool {
-        let elements = u64::from(16 / self.format.element_bytes());
-        self.offset.is_multiple_of(16) && self.strides().into_iter().all(|stride| stride.is_multiple_of(elements))
+        let elements = u64::from(16 / self.format.unit_bytes());
+        !self.format.is_packed()
+            && self.offset.is_multiple_of(16)
+            && self.strides().into_iter().all(|stride| stride.is_multiple_of(elements))
     }
 
     /// Whether tokens reach farther than heads and sequences in this block, so that cutting them helps more.

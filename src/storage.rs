@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     CacheConfig, Context, HostTensor, Pair, Result, Side,
     layout::Layout,
-    tensor::{elements, read_buffers},
+    tensor::{dense_bytes, read_buffers},
 };
 
 /// Planes `planes` of keys and of values.
@@ -23,7 +23,7 @@ pub(crate) struct Storage {
     pub lengths: Lengths,
 }
 
-/// Lengths of the sequences of one layer, `[sequence]` of u32.
+/// Lengths of the sequences of one layer, `[sequence]` of u32, and after them the scales of keys and of values, f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Lengths {
     pub buffer: wgpu::Buffer,
@@ -34,13 +34,17 @@ pub(crate) struct Lengths {
 impl Lengths {
     /// Lengths of one layer. Each layer has a buffer of its own: wgpu tracks whole buffers, so that steps of two layers
     /// that write to one buffer would wait for each other.
-    pub fn allocate(context: &Context, batch_size: u32) -> Result<Self> {
-        let bytes = u64::from(batch_size) * 4;
-        Ok(Lengths { buffer: context.create_buffer("cached lengths", bytes, USAGE, false)?, offset: 0, bytes })
+    pub fn allocate(context: &Context, layout: &Layout) -> Result<Self> {
+        let batch_size = layout.planes / layout.heads;
+        let mut contents = vec![0; batch_size as usize];
+        contents.extend(Side::BOTH.map(|side| layout.side(side).scale.get().to_bits()));
+        let buffer = context.create_filled("cached lengths", bytemuck::cast_slice(&contents), USAGE)?;
+        Ok(Lengths { buffer, offset: 0, bytes: u64::from(batch_size) * 4 })
     }
 
+    /// Lengths and scales.
     pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.bytes
+        self.offset..self.buffer.size()
     }
 }
 
@@ -102,13 +106,20 @@ impl Storage {
         let (keys, values) = read.split_at(host(layout.side_bytes(Side::Keys)));
         let side = |side: Side, read: &[u8]| {
             let sizes = layout.side(side);
-            let dense_bytes = host(sizes.row_bytes) * config.slots() as usize;
             let shape = config.shape(side);
-            let mut bytes = Vec::with_capacity(host(elements(shape) * u64::from(sizes.format.element_bytes())));
+            let slots = config.slots() as usize;
+            let mut bytes = Vec::with_capacity(host(dense_bytes(shape, sizes.format)));
             for plane in read.chunks_exact(host(sizes.plane_bytes)) {
-                bytes.extend_from_slice(&plane[..dense_bytes]);
+                let (codes, scales) = plane.split_at(host(sizes.code_bytes()) * slots);
+                if sizes.is_contiguous() {
+                    bytes.extend_from_slice(codes);
+                    continue;
+                }
+                let rows =
+                    codes.chunks_exact(host(sizes.code_bytes())).zip(scales.chunks_exact(host(sizes.scale_bytes())));
+                rows.for_each(|(codes, scales)| bytes.extend(codes.iter().chain(scales)));
             }
-            HostTensor::new(shape, sizes.format, bytes)
+            HostTensor::new(shape, sizes.format, sizes.scale, bytes)
         };
         Ok(Pair { keys: side(Side::Keys, keys), values: side(Side::Values, values) })
     }

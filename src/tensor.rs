@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Context, Destination, Error, Format, Result, Side};
+use crate::{Context, Destination, Error, Format, HostRows, Result, Scale, Side};
 
 /// Bytes that are read back in one piece.
 const READ_BYTES: u64 = 32 << 20;
@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(10);
 pub struct HostTensor {
     shape: [u32; 4],
     format: Format,
+    scale: Scale,
     bytes: Vec<u8>,
 }
 
@@ -30,6 +31,7 @@ pub struct GpuTensor {
     buffer: wgpu::Buffer,
     shape: [u32; 4],
     format: Format,
+    scale: Scale,
 }
 
 /// Keys and values of one range.
@@ -52,9 +54,9 @@ impl<T> Pair<T> {
 }
 
 impl HostTensor {
-    pub(crate) fn new(shape: [u32; 4], format: Format, bytes: Vec<u8>) -> Self {
-        debug_assert_eq!(elements(shape) * u64::from(format.element_bytes()), bytes.len() as u64);
-        HostTensor { shape, format, bytes }
+    pub(crate) fn new(shape: [u32; 4], format: Format, scale: Scale, bytes: Vec<u8>) -> Self {
+        debug_assert_eq!(dense_bytes(shape, format), bytes.len() as u64);
+        HostTensor { shape, format, scale, bytes }
     }
 
     /// `[batch, kv_head, row, dim]`.
@@ -67,21 +69,33 @@ impl HostTensor {
         self.format
     }
 
+    /// What codes of [`Format::Fp8E4M3`] are multiplied by.
+    pub const fn scale(&self) -> Scale {
+        self.scale
+    }
+
+    /// The same rows as an argument of [`insert`](crate::KvCache::insert) or [`update`](crate::KvCache::update).
+    pub fn rows(&self) -> HostRows<'_> {
+        HostRows::Stored { format: self.format, bytes: &self.bytes }
+    }
+
     /// The stored bytes, row-major, little-endian.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The stored bits of every element, row-major.
+    /// The stored bits of every element, of a packed format of every word, row-major.
     pub fn bits(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
         self.bytes
-            .chunks_exact(self.format.element_bytes() as usize)
+            .chunks_exact(self.format.unit_bytes() as usize)
             .map(|element| element.iter().rev().fold(0, |bits, &byte| (bits << 8) | u32::from(byte)))
     }
 
-    /// The numbers, row-major; exact for every format.
+    /// The numbers, row-major, as [`Format::decode_row`] reads each row.
     pub fn to_f32(&self) -> Vec<f32> {
-        self.bits().map(|bits| self.format.decode(bits)).collect()
+        let dim = self.shape[3];
+        let rows = self.bytes.chunks_exact(host_len(self.format.row_bytes(dim)).max(1));
+        rows.flat_map(|row| self.format.decode_row(row, dim, self.scale).expect("a tensor has whole rows")).collect()
     }
 }
 
@@ -93,11 +107,17 @@ impl std::fmt::Debug for HostTensor {
 
 impl GpuTensor {
     /// An uninitialised tensor; wgpu lets it read as zero.
-    pub(crate) fn new(context: &Context, what: &'static str, shape: [u32; 4], format: Format) -> Result<Self> {
-        let bytes = elements(shape) * u64::from(format.element_bytes());
+    pub(crate) fn new(
+        context: &Context,
+        what: &'static str,
+        shape: [u32; 4],
+        format: Format,
+        scale: Scale,
+    ) -> Result<Self> {
+        let bytes = dense_bytes(shape, format);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = context.create_buffer(what, bytes.next_multiple_of(4).max(4), usage, false)?;
-        Ok(GpuTensor { context: context.clone(), buffer, shape, format })
+        Ok(GpuTensor { context: context.clone(), buffer, shape, format, scale })
     }
 
     /// `[batch, kv_head, row, dim]`.
@@ -115,25 +135,27 @@ impl GpuTensor {
         &self.buffer
     }
 
+    /// All of it as a destination.
+    pub(crate) fn destination(&self) -> Destination<'_> {
+        Destination { buffer: &self.buffer, offset: 0, format: Some(self.format) }
+    }
+
     /// Waits for the device and copies the tensor to the host.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::OutOfMemory`].
     pub fn read(&self) -> Result<HostTensor> {
-        let bytes = elements(self.shape) * u64::from(self.format.element_bytes());
+        let bytes = dense_bytes(self.shape, self.format);
         let mut read = read_buffer(&self.context, &self.buffer, 0, bytes.next_multiple_of(4))?;
         read.truncate(host_len(bytes));
-        Ok(HostTensor::new(self.shape, self.format, read))
+        Ok(HostTensor::new(self.shape, self.format, self.scale, read))
     }
 }
 
 impl Pair<GpuTensor> {
     /// Both as destinations, from their starts on.
     pub(crate) fn destinations(&self) -> Pair<Destination<'_>> {
-        Pair {
-            keys: Destination { buffer: &self.keys.buffer, offset: 0 },
-            values: Destination { buffer: &self.values.buffer, offset: 0 },
-        }
+        Pair { keys: self.keys.destination(), values: self.values.destination() }
     }
 
     /// Waits for the device and copies both tensors to the host.
@@ -145,9 +167,9 @@ impl Pair<GpuTensor> {
     }
 }
 
-/// Elements of a tensor whose size was checked when its cache was planned.
-pub(crate) fn elements(shape: [u32; 4]) -> u64 {
-    shape.into_iter().map(u64::from).product()
+/// Bytes of a dense tensor whose size was checked when its cache was planned.
+pub(crate) fn dense_bytes([batch, heads, rows, dim]: [u32; 4], format: Format) -> u64 {
+    [batch, heads, rows].into_iter().map(u64::from).product::<u64>() * format.row_bytes(dim)
 }
 
 /// Copies a range of a buffer to the host. Offset and length are multiples of 4.

@@ -57,19 +57,23 @@ pub struct SlotView<'a> {
     pub offset: u64,
     /// Bytes from a plane to the next; a head is one plane, a sequence `num_heads` planes.
     pub plane_bytes: u64,
-    /// Bytes from a token to the next.
+    /// Bytes from a token to the next; of a packed format, of codes.
     pub token_bytes: u64,
+    /// Where the scales of the row lie, in bytes from the same start as `offset`; empty where the format has none.
+    pub scales: Range<u64>,
 }
 
 /// Where one row lies.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RowView<'a> {
     /// The buffer of its segment.
     pub buffer: &'a wgpu::Buffer,
     /// Bytes from the buffer's start.
     pub offset: u64,
-    /// Bytes of the row.
+    /// Bytes of the row; of a packed format, of its codes.
     pub bytes: u64,
+    /// Where its scales lie, in bytes from the buffer's start; empty where the format has none.
+    pub scales: Range<u64>,
 }
 
 /// Where the lengths of a layer lie on the device, `[batch]` of u32.
@@ -124,20 +128,24 @@ impl<'a> SideView<'a> {
         self.sizes().format
     }
 
-    /// Bytes of one row.
+    /// Bytes of one row, of a packed format with its scales.
     pub fn row_bytes(&self) -> u64 {
         self.sizes().row_bytes
     }
 
-    /// Bytes from one plane to the next: the slots of a plane, rounded up to 4.
+    /// Bytes from one plane to the next: the slots of a plane, rounded up to 4; of a packed format to 16.
     pub fn plane_bytes(&self) -> u64 {
         self.sizes().plane_bytes
     }
 
-    /// Distances between rows inside one segment, in elements.
+    /// Distances between rows inside one segment, in elements; of a packed format between their codes, in words.
     pub fn strides(&self) -> Strides {
-        let head = self.plane_bytes() / u64::from(self.format().element_bytes());
-        Strides { sequence: head * u64::from(self.layout.heads), head, token: self.sizes().dim.into() }
+        let head = self.plane_bytes() / u64::from(self.format().unit_bytes());
+        Strides {
+            sequence: head * u64::from(self.layout.heads),
+            head,
+            token: self.sizes().code_bytes() / u64::from(self.format().unit_bytes()),
+        }
     }
 
     /// The buffers, in order of planes. One, unless a side is larger than a binding.
@@ -159,9 +167,16 @@ impl<'a> SideView<'a> {
     /// [`Error::IndexOutOfRange`].
     pub fn slots_at(&self, position: u32) -> Result<impl ExactSizeIterator<Item = SlotView<'a>> + use<'a>> {
         let slot = self.slot(position)?;
-        let &SideLayout { row_bytes, plane_bytes, .. } = self.sizes();
-        let offset = row_bytes * u64::from(slot);
-        Ok(self.segments().map(move |segment| SlotView { segment, offset, plane_bytes, token_bytes: row_bytes }))
+        let (plane_bytes, token_bytes) = (self.sizes().plane_bytes, self.sizes().code_bytes());
+        let offset = token_bytes * u64::from(slot);
+        let scales = self.scales(slot);
+        Ok(self.segments().map(move |segment| SlotView {
+            segment,
+            offset,
+            plane_bytes,
+            token_bytes,
+            scales: scales.clone(),
+        }))
     }
 
     /// Where the row of a sequence, head and position lies, valid or not.
@@ -173,8 +188,17 @@ impl<'a> SideView<'a> {
         check_index("head", head, self.layout.heads)?;
         let slot = self.slot(position)?;
         let (buffer, plane) = self.storage.plane(self.layout, self.side, sequence, head);
-        let bytes = self.row_bytes();
-        Ok(RowView { buffer, offset: plane + bytes * u64::from(slot), bytes })
+        let bytes = self.sizes().code_bytes();
+        let scales = self.scales(slot);
+        let scales = plane + scales.start..plane + scales.end;
+        Ok(RowView { buffer, offset: plane + bytes * u64::from(slot), bytes, scales })
+    }
+
+    /// Where the scales of a slot lie in a plane: behind the codes of all slots.
+    fn scales(&self, slot: u32) -> Range<u64> {
+        let (codes, scales) = (self.sizes().code_bytes(), self.sizes().scale_bytes());
+        let start = codes * u64::from(self.layout.slots) + scales * u64::from(slot);
+        start..start + scales
     }
 
     /// The slot of a position. A ring has one for every position.

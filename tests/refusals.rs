@@ -362,8 +362,8 @@ fn destinations() {
     let plain = buffer(&context, 64, wgpu::BufferUsages::COPY_DST);
     let own = cache.view().side(Side::Keys).segments().next().unwrap().buffer.clone();
     let to = |keys, key_offset, values, value_offset| Pair {
-        keys: Destination { buffer: keys, offset: key_offset },
-        values: Destination { buffer: values, offset: value_offset },
+        keys: Destination::new(keys, key_offset),
+        values: Destination::new(values, value_offset),
     };
     let cases = [
         (to(&short, 0, &good, 0), Error::BufferRange { side: Side::Keys, needed: 32, actual: 28 }),

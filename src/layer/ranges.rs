@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use crate::{
-    Destination, Error, Form, GpuTensor, KvCache, Pair, Recorder, Result, Side,
+    Destination, Error, Form, Format, GpuTensor, KvCache, Pair, Recorder, Result, Scale, Side,
     copies::{count_range, range_is_copyable, record_range},
     destination::Reads,
     plan::{Step, plan_read, plan_read_valid},
     record::{StepData, dispatch},
-    tensor::elements,
+    tensor::dense_bytes,
 };
 
 /// A copy of rows that can be recorded without failing.
@@ -26,7 +26,7 @@ impl PreparedRead<'_> {
             PreparedRead::Copies { cache, step, sequences, destinations } => {
                 let encoder = recorder.encoder().expect("copies are prepared for an encoder");
                 for side in Side::BOTH {
-                    let &Destination { buffer, offset } = destinations.side(side);
+                    let &Destination { buffer, offset, .. } = destinations.side(side);
                     record_range(encoder, step, sequences, &cache.layout, &cache.storage, side, (buffer, offset));
                 }
             }
@@ -46,7 +46,32 @@ impl KvCache {
     /// # Performance
     /// One dispatch a side for each segment, or copies where [`range_form`](Self::range_form) says so.
     pub fn get(&self, range: Range<u32>) -> Result<Pair<GpuTensor>> {
-        self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size))
+        self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), None)
+    }
+
+    /// [`get`](Self::get) in another format: f32, f16 or bf16, in which rows of a packed format are multiplied out.
+    ///
+    /// # Errors
+    /// As there; [`Error::PackedDestination`] for a packed format that is not the cache's.
+    ///
+    /// # Performance
+    /// One dispatch a side for each segment.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Error, Format, KvCache, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let config = CacheConfig::new(1, 1, 64, 8).formats(Format::Q8_0, Format::Q4_0);
+    /// let mut cache = KvCache::new(&context, config)?;
+    /// cache.update(&[0.5f32; 64][..], &[0.25f32; 64][..], Write::append(1))?;
+    /// assert_eq!(cache.get(0..1)?.keys.format(), Format::Q8_0);
+    /// assert_eq!(cache.get_as(0..1, Format::F16)?.keys.format(), Format::F16);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn get_as(&self, range: Range<u32>, format: Format) -> Result<Pair<GpuTensor>> {
+        self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), Some(format))
     }
 
     /// Copies everything that is valid into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a
@@ -56,7 +81,7 @@ impl KvCache {
     /// # Errors
     /// As [`get`](Self::get), less those of the range.
     pub fn get_all(&self) -> Result<Pair<GpuTensor>> {
-        self.copy_out(&self.plan_valid(), &(0..self.config.batch_size))
+        self.copy_out(&self.plan_valid(), &(0..self.config.batch_size), None)
     }
 
     /// Records the copy of positions `range` into buffers of the caller's, dense `[batch, kv_head, range, dim]` in
@@ -108,16 +133,39 @@ impl KvCache {
     }
 
     /// Tensors for the rows of a step.
-    pub(super) fn tensors(&self, step: &Step, sequences: &Range<u32>) -> Result<Pair<GpuTensor>> {
+    pub(super) fn tensors(
+        &self,
+        step: &Step,
+        sequences: &Range<u32>,
+        format: Option<Format>,
+    ) -> Result<Pair<GpuTensor>> {
         let tensor = |side: Side, what| {
-            GpuTensor::new(&self.context, what, self.shape(side, step, sequences), self.config.format(side))
+            let stored = self.config.format(side);
+            let format = format.unwrap_or(stored);
+            let scale = if format == stored { self.config.scale(side) } else { Scale::ONE };
+            self.check_output(side, format)?;
+            GpuTensor::new(&self.context, what, self.shape(side, step, sequences), format, scale)
         };
         Ok(Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? })
     }
 
+    /// Whether rows can be copied out in a format.
+    fn check_output(&self, side: Side, wanted: Format) -> Result<()> {
+        let stored = self.config.format(side);
+        if wanted.is_packed() && wanted != stored {
+            return Err(Error::PackedDestination { side, stored, wanted });
+        }
+        Ok(())
+    }
+
     /// Copies the rows of a step into new tensors and submits.
-    pub(super) fn copy_out(&self, step: &Step, sequences: &Range<u32>) -> Result<Pair<GpuTensor>> {
-        let tensors = self.tensors(step, sequences)?;
+    pub(super) fn copy_out(
+        &self,
+        step: &Step,
+        sequences: &Range<u32>,
+        format: Option<Format>,
+    ) -> Result<Pair<GpuTensor>> {
+        let tensors = self.tensors(step, sequences, format)?;
         let mut encoder = self.encoder();
         self.prepare_read(&mut encoder, step, sequences, &tensors.destinations())?.record(&mut encoder);
         self.context.queue().submit([encoder.finish()]);
@@ -132,13 +180,14 @@ impl KvCache {
         sequences: &'a Range<u32>,
         destinations: &Pair<Destination<'a>>,
     ) -> Result<PreparedRead<'a>> {
-        let bytes =
-            |side| elements(self.shape(side, step, sequences)) * u64::from(self.config.format(side).element_bytes());
+        let output = |side| destinations.side(side).format.unwrap_or(self.config.format(side));
+        let bytes = |side| dense_bytes(self.shape(side, step, sequences), output(side));
         for side in Side::BOTH {
             let destination = destinations.side(side);
             if self.storage.contains(destination.buffer) {
                 return Err(Error::OwnStorage { side });
             }
+            self.check_output(side, output(side))?;
             destination.check(side, bytes(side))?;
         }
         let Pair { keys, values } = &destinations;
@@ -149,7 +198,10 @@ impl KvCache {
         }
         let copyable = Side::BOTH
             .into_iter()
-            .all(|side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()));
+            .filter(|&side| output(side) == self.config.format(side))
+            .filter(|&side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()))
+            .count()
+            == 2;
         let copies = copyable && self.prefers_copies_of(step, sequences);
         if copies && recorder.encoder().is_some() {
             return Ok(PreparedRead::Copies { cache: self, step, sequences, destinations: *destinations });

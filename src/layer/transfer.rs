@@ -7,7 +7,8 @@ use crate::{
     Source, Strides, Write,
     bound::Prepared,
     plan::{
-        KEEP_LENGTH, Step, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid, plan_write,
+        KEEP_LENGTH, Step, check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored,
+        plan_read_valid, plan_write,
     },
 };
 
@@ -49,7 +50,7 @@ impl KvCache {
         position: u32,
     ) -> Result<()> {
         let read = self.plan_copy_range(from, &range, to, position)?;
-        let tensors = self.tensors(&read, &(from..from + 1))?;
+        let tensors = self.tensors(&read, &(from..from + 1), None)?;
         let source = self.bind_placed(&tensors, self.config.batch_size)?;
         let sequences = from..from + 1;
         let destinations = tensors.destinations();
@@ -97,7 +98,7 @@ impl KvCache {
         self.sequences.get(sequence)?;
         let mut step = Step::default();
         plan_read_valid(self.config.placement, &self.sequences, |other| other == sequence, &mut step);
-        self.copy_out(&step, &(sequence..sequence + 1))
+        self.copy_out(&step, &(sequence..sequence + 1), None)
     }
 
     /// Makes a sequence one of `length` positions, whose valid rows these are, `[1, kv_head, rows, dim]` in order of
@@ -142,7 +143,7 @@ impl KvCache {
             buffer,
             offset: 0,
             format: rows_of.format(),
-            strides: Strides::bhtd(self.config.num_heads, rows, dim),
+            strides: Strides::bhtd(self.config.num_heads, rows, rows_of.format().units(dim)),
         };
         let source = Source {
             keys: rows_in(keys, &key_buffer, self.config.head_dim),
@@ -206,14 +207,9 @@ impl KvCache {
 
     /// Checks the rows of an inserted sequence.
     pub(crate) fn check_inserted(&self, rows: u32, keys: HostRows<'_>, values: HostRows<'_>) -> Result<()> {
-        for (side, given) in [(Side::Keys, keys), (Side::Values, values)] {
-            let expected = u64::from(self.config.num_heads) * u64::from(rows) * u64::from(self.config.dim(side));
-            let actual = given.len() as u64;
-            if expected != actual {
-                return Err(Error::SliceLength { side, expected, actual });
-            }
-        }
-        Ok(())
+        let one = CacheConfig { batch_size: 1, ..self.config };
+        check_rows(&one, Side::Keys, keys, rows)?;
+        check_rows(&one, Side::Values, values, rows)
     }
 
     /// Scratch memory for every sequence that moves, how it gets there, and where it goes from there.
@@ -230,7 +226,7 @@ impl KvCache {
                 continue;
             }
             let sequences = from..from + 1;
-            let tensors = self.tensors(&read, &sequences)?;
+            let tensors = self.tensors(&read, &sequences, None)?;
             let source = self.bind_placed(&tensors, batch_size)?;
             let mut place = Step::default();
             let runs = read.sequences().nth(from as usize).expect("every sequence has runs");
@@ -244,7 +240,7 @@ impl KvCache {
     fn bind_placed(&self, tensors: &Pair<GpuTensor>, batch_size: u32) -> Result<BoundSource> {
         let [_, heads, tokens, _] = tensors.keys.shape();
         let rows_in = |tensor: &GpuTensor| {
-            let strides = Strides::bhtd(heads, tokens, tensor.shape()[3]);
+            let strides = Strides::bhtd(heads, tokens, tensor.format().units(tensor.shape()[3]));
             (tensor.format(), strides)
         };
         let side = |tensor, (format, strides)| RowsIn { buffer: GpuTensor::buffer(tensor), offset: 0, format, strides };

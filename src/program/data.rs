@@ -62,6 +62,7 @@ impl Rows {
             Format::F32 => Dense::F32(bits.map(f32::from_bits).collect()),
             Format::F16 => Dense::F16(bits.map(|bits| f16::from_bits(low_half(bits))).collect()),
             Format::Bf16 => Dense::Bf16(bits.map(|bits| bf16::from_bits(low_half(bits))).collect()),
+            packed => unreachable!("no source of a program is in {packed}"),
         }
     }
 }
@@ -80,7 +81,7 @@ impl Dense {
         let (heads, dim) = (config.num_heads, config.dim(side));
         let dense = self.rows();
         let format = dense.format();
-        let width = format.element_bytes() as usize;
+        let width = format.unit_bytes() as usize;
         let (first, strides) = match layout {
             Layout::Bhtd => (0, Strides::bhtd(heads, tokens, dim)),
             Layout::Bthd => (0, Strides::bthd(heads, tokens, dim)),
@@ -133,8 +134,8 @@ fn pattern(format: Format, random: u64) -> u32 {
             let exponent = 100 + (bits >> 24) % 45;
             (bits & 0x807f_ffff) | (exponent << 23)
         }
-        Format::F32 => bits,
         Format::F16 | Format::Bf16 => bits & 0xffff,
+        _ => bits,
     }
 }
 

@@ -244,7 +244,7 @@ impl Pass {
             context.create_filled("guarded", &filled, usage).map_err(FailureKind::Device)
         };
         let buffers = Pair { keys: buffer(Side::Keys)?, values: buffer(Side::Values)? };
-        let destination = |side| Destination { buffer: buffers.side(side), offset: GUARD_BYTES as u64 };
+        let destination = |side| Destination::new(buffers.side(side), GUARD_BYTES as u64);
         let destinations = Pair { keys: destination(Side::Keys), values: destination(Side::Values) };
         let actual = self.submit(|device, encoder| device.record_get(layer, encoder, start..end, destinations));
         let Some((expected, ())) = agree(expected, actual)? else { return Ok(()) };
@@ -257,7 +257,7 @@ impl Pass {
             if let Some((byte, _)) = changed {
                 return Err(FailureKind::Guard { side, byte });
             }
-            let actual = HostTensor::new(expected.shape(), expected.format(), read[inside].to_vec());
+            let actual = HostTensor::new(expected.shape(), expected.format(), expected.scale(), read[inside].to_vec());
             compare_side(layer, side, expected, &actual)?;
         }
         Ok(())
@@ -269,14 +269,15 @@ impl Pass {
             let config = *reference.config();
             for side in Side::BOTH {
                 let bits = poison(config.format(side));
-                let word = if config.format(side).element_bytes() == 4 { bits } else { bits | (bits << 16) };
+                let word = if config.format(side).unit_bytes() == 4 { bits } else { bits | (bits << 16) };
                 for segment in self.device.layer(layer)?.view().side(side).segments() {
                     let words =
                         vec![word; usize::try_from(segment.buffer.size() / 4).expect("a poisoned storage is small")];
                     let queue = self.device.context().queue();
                     queue.write_buffer(segment.buffer, 0, bytemuck::cast_slice(&words));
                 }
-                for at in coordinates(config.shape(side)) {
+                let [batch, heads, slots, _] = config.shape(side);
+                for at in coordinates([batch, heads, slots, config.units(side)]) {
                     reference.poke(side, at, bits)?;
                 }
             }
@@ -293,7 +294,7 @@ impl Pass {
             after.lengths().to_vec()
         };
         for side in Side::BOTH {
-            let width = 8 * config.format(side).element_bytes();
+            let width = 8 * config.format(side).unit_bytes();
             let mut edits = Vec::new();
             for (sequence, index) in (0..config.batch_size).zip(0..) {
                 let index: usize = index;
@@ -303,7 +304,7 @@ impl Pass {
                 let sinks = first..config.placement.sinks().min(end);
                 let others = first.max(config.placement.first_stored(end))..end;
                 for position in sinks.chain(others) {
-                    for [_, head, _, element] in coordinates([1, config.num_heads, 1, config.dim(side)]) {
+                    for [_, head, _, element] in coordinates([1, config.num_heads, 1, config.units(side)]) {
                         let at = [sequence, head, position, element];
                         let place = at.into_iter().fold(side as u64, |hash, axis| hash * 1009 + u64::from(axis));
                         edits.push((at, upper_half(mix(seed ^ mix(place))) >> (32 - width)));
@@ -323,14 +324,15 @@ impl Pass {
 /// Sets elements of the device's storage where the view says that they lie.
 fn write_through_view(device: &KvCache, side: Side, edits: &[([u32; 4], u32)]) -> Result<()> {
     let (context, view) = (device.context(), device.view().side(side));
-    let width = view.format().element_bytes() as usize;
+    let width = view.format().unit_bytes() as usize;
     for segment in view.segments() {
         let mut bytes = read_buffer(context, segment.buffer, 0, segment.buffer.size())?;
         for &([sequence, head, position, element], bits) in edits {
             let row = view.row(sequence, head, position)?;
             if row.buffer == segment.buffer {
-                let at =
-                    usize::try_from(row.offset).expect("the segment was read to the host") + element as usize * width;
+                let unit = u64::from(element) * width as u64;
+                let at = if unit < row.bytes { row.offset + unit } else { row.scales.start + unit - row.bytes };
+                let at = usize::try_from(at).expect("the segment was read to the host");
                 bytes[at..at + width].copy_from_slice(&bits.to_le_bytes()[..width]);
             }
         }

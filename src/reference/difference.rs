@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, Side};
+use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, Scale, Side};
 
 /// The first element in which two caches differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Difference {
     pub head: usize,
     /// The position; in a copied range, counted from the range's start.
     pub position: usize,
-    /// The element of the row.
+    /// The element of the row; of a packed row, the word.
     pub element: usize,
     /// Format of both.
     pub format: Format,
@@ -30,14 +30,22 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Difference { layer, side, sequence, head, position, element, format, expected, actual } = *self;
-        let digits = format.element_bytes() as usize * 2;
-        write!(
-            f,
-            "layer {layer}, {side}, sequence {sequence}, head {head}, position {position}, element {element}: expected \
-             {} (0x{expected:0digits$x}), the device has {} (0x{actual:0digits$x})",
-            format.decode(expected),
-            format.decode(actual),
-        )
+        let digits = format.unit_bytes() as usize * 2;
+        let what = if format.is_packed() { "word" } else { "element" };
+        write!(f, "layer {layer}, {side}, sequence {sequence}, head {head}, position {position}, {what} {element}: ")?;
+        let number = |f: &mut fmt::Formatter<'_>, bits: u32| {
+            // A word of a packed row is no number.
+            if !format.is_packed() {
+                let row = &bits.to_le_bytes()[..format.unit_bytes() as usize];
+                let number = format.decode_row(row, 1, Scale::ONE).unwrap_or_default();
+                number.iter().try_for_each(|number| write!(f, "{number} "))?;
+            }
+            write!(f, "(0x{bits:0digits$x})")
+        };
+        f.write_str("expected ")?;
+        number(f, expected)?;
+        f.write_str(", the device has ")?;
+        number(f, actual)
     }
 }
 
@@ -96,7 +104,8 @@ pub fn compare_tensors(
     if (expected.shape(), expected.format()) != (actual.shape(), actual.format()) {
         return Err(not_comparable((expected.shape(), expected.format()), (actual.shape(), actual.format())));
     }
-    let [_, heads, rows, dim] = expected.shape().map(|axis| axis as usize);
+    let [_, heads, rows, dim] = expected.shape();
+    let [heads, rows, dim] = [heads, rows, expected.format().units(dim)].map(|axis| axis as usize);
     let differing = expected.bits().zip(actual.bits()).enumerate().find(|(_, (expected, actual))| expected != actual);
     Ok(differing.map(|(index, (expected_bits, actual_bits))| Difference {
         layer,

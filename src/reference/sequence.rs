@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{Error, HostRows, HostTensor, Pair, PerSequence, Placement, ReferenceCache, Result, Side, Write};
 
-use super::convert;
+use super::stored_row;
 
 impl ReferenceCache {
     /// [`KvCache::truncate`](crate::KvCache::truncate).
@@ -276,29 +276,20 @@ impl ReferenceCache {
         let positions: Vec<u32> = self.near(length).filter(|&position| self.is_valid(length, position)).collect();
         let (keys, values) = (keys.into(), values.into());
         let rows = self.config.num_heads as usize * positions.len();
-        for (side, source, dim) in
-            [(Side::Keys, keys, self.config.head_dim), (Side::Values, values, self.config.value_dim)]
-        {
-            if source.len() != rows * dim as usize {
-                let (expected, actual) = ((rows * dim as usize) as u64, source.len() as u64);
-                return Err(Error::SliceLength { side, expected, actual });
-            }
-        }
+        self.check_source(Side::Keys, keys, rows)?;
+        self.check_source(Side::Values, values, rows)?;
         self.lengths.resize(batch_size as usize, 0);
         self.config.batch_size = batch_size;
         let index = sequence as usize;
         self.cut(index, 0);
         let slots: Vec<usize> = positions.iter().map(|&position| self.slot(position)).collect();
-        let sides =
-            [(&mut self.keys, keys, self.config.key_format), (&mut self.values, values, self.config.value_format)];
-        for (planes, source, stored) in sides {
-            let mut elements = source.bits();
+        let config = self.config;
+        for (planes, source, side) in [(&mut self.keys, keys, Side::Keys), (&mut self.values, values, Side::Values)] {
+            let mut units = source.bits();
+            let count = source.format().units(config.dim(side)) as usize;
             for plane in &mut planes[index] {
                 for &slot in &slots {
-                    for element in &mut plane[slot] {
-                        let bits = elements.next().expect("the rows were counted");
-                        *element = convert(bits, source.format(), stored);
-                    }
+                    plane[slot] = stored_row(&config, side, source.format(), units.by_ref().take(count).collect());
                 }
             }
         }

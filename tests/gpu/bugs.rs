@@ -205,7 +205,7 @@ fn bug_19_the_offset_of_a_source_counts(gpu: &Gpu) -> Outcome {
 
 fn bug_21_appending_changes_no_stored_bit(gpu: &Gpu) -> Outcome {
     for format in Format::ALL {
-        for dim in [1, 3, 8] {
+        for dim in [1, 3, 8, 70] {
             let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, dim, 9).formats(format, format))?;
             let mut stored: Vec<Vec<u32>> = Vec::new();
             for step in 0..9 {
@@ -214,13 +214,14 @@ fn bug_21_appending_changes_no_stored_bit(gpu: &Gpu) -> Outcome {
                 cache.update(&keys, &values, Write::append(1))?;
                 let storage = cache.read_storage()?;
                 let bits: Vec<u32> = storage.keys.bits().chain(storage.values.bits()).collect();
-                let plane = 9 * dim as usize;
+                let units = format.units(dim) as usize;
+                let plane = 9 * units;
                 for (before, row) in stored.iter().zip(0..) {
                     let row: usize = row;
-                    let at = row * dim as usize;
-                    assert_eq!(before[at..at + dim as usize], bits[at..at + dim as usize], "{format}, row {row}");
+                    let at = row * units;
+                    assert_eq!(before[at..at + units], bits[at..at + units], "{format}, row {row}");
                     let at = plane + at;
-                    assert_eq!(before[at..at + dim as usize], bits[at..at + dim as usize], "{format}, row {row}");
+                    assert_eq!(before[at..at + units], bits[at..at + units], "{format}, row {row}");
                 }
                 stored.push(bits);
             }

@@ -1,7 +1,7 @@
 //! Every 16-bit pattern and the rounding edges of f32, from every format into every format.
 
 use wgpu_kv_cache::{
-    CacheConfig, Format, HostRows, KvCache, Side, Write,
+    CacheConfig, Format, HostRows, KvCache, Scale, Side, Write,
     half::{bf16, f16},
 };
 
@@ -18,13 +18,19 @@ const DIMS: [u32; 3] = [64, 4, 1];
 
 /// What the cache stores of `bits`.
 fn expected(bits: u32, source: Format, stored: Format) -> u32 {
-    if source == stored { bits } else { stored.encode(source.decode(bits)) }
+    if source == stored {
+        return bits;
+    }
+    let bytes = &bits.to_le_bytes()[..source.unit_bytes() as usize];
+    let number = source.decode_row(bytes, 1, Scale::ONE).unwrap();
+    let row = stored.encode_row(&number, Scale::ONE).unwrap();
+    row.iter().rev().fold(0, |bits, &byte| (bits << 8) | u32::from(byte))
 }
 
 fn check(gpu: &Gpu, keys: HostRows<'_>, values: HostRows<'_>) -> Outcome {
     for dim in DIMS {
         let tokens = u32::try_from(keys.len()).unwrap() / dim;
-        for stored in Format::ALL {
+        for stored in Format::FLOATS {
             let config = CacheConfig::new(1, 1, dim, tokens).formats(stored, stored);
             let mut cache = KvCache::new(&gpu.context, config)?;
             cache.update(keys, values, Write::append(tokens))?;

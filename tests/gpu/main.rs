@@ -7,6 +7,7 @@
 mod bugs;
 mod conversions;
 mod engine;
+mod formats;
 mod host;
 mod large;
 mod programs;
@@ -87,6 +88,7 @@ fn trials() -> Vec<Trial> {
                 host::TESTS,
                 engine::TESTS,
                 conversions::TESTS,
+                formats::TESTS,
                 programs::TESTS,
                 sequences::TESTS,
                 bugs::TESTS,

@@ -16,10 +16,14 @@ use crate::plan::Run;
 fn sides() -> Vec<SideVariant> {
     let mut sides = Vec::new();
     for stored in Format::ALL {
-        for source in [None, Some(Format::F32), Some(Format::F16), Some(Format::Bf16)] {
+        let packed = stored.is_packed().then_some(Some(stored));
+        for source in [None, Some(Format::F32), Some(Format::F16), Some(Format::Bf16)].into_iter().chain(packed) {
             for (dim, wide) in [(64, true), (64, false), (3, false)] {
-                if source.is_some() || !wide {
-                    sides.push(SideVariant { source, stored, dim, slots: 77, wide, strides: None });
+                if !wide || source.is_some() && !stored.is_packed() {
+                    sides.push(SideVariant { source, stored, dim, slots: 77, wide, strides: None, scaled: false });
+                    if stored == Format::Fp8E4M3 && source != Some(stored) {
+                        sides.push(SideVariant { scaled: true, ..sides[sides.len() - 1] });
+                    }
                     if source.is_some() {
                         sides.push(SideVariant { strides: Some([500, 100]), ..sides[sides.len() - 1] });
                     }
@@ -55,9 +59,12 @@ fn kernels() -> Vec<Kernel> {
     for stored in Format::ALL {
         for (dim, wide) in [(64, true), (64, false), (3, false)] {
             for (step, runs) in [(StepPath::Ring, 1), (StepPath::Ring, 3), (StepPath::Immediate, 1)] {
-                kernels.push(Kernel::Gather { stored, dim, heads: 3, slots: 77, step, runs, wide });
+                for output in Format::FLOATS.into_iter().chain([stored]) {
+                    let wide = wide && output == stored;
+                    kernels.push(Kernel::Gather { stored, output, dim, heads: 3, slots: 77, step, runs, wide });
+                }
             }
-            let side = SideVariant { source: None, stored, dim, slots: 77, wide, strides: None };
+            let side = SideVariant { source: None, stored, dim, slots: 77, wide, strides: None, scaled: false };
             kernels.push(Kernel::Permute {
                 keys: side,
                 values: SideVariant { dim: 3, wide: false, ..side },
@@ -164,7 +171,15 @@ fn check_members(kernel: &Kernel, name: &str, size: Option<usize>, expected: &[(
 
 #[test]
 fn mirrors_have_the_offsets_of_the_text() {
-    let side = |source| SideVariant { source, stored: Format::F16, dim: 64, slots: 77, wide: false, strides: None };
+    let side = |source| SideVariant {
+        source,
+        stored: Format::F16,
+        dim: 64,
+        slots: 77,
+        wide: false,
+        strides: None,
+        scaled: false,
+    };
     let variant = |source| WriteVariant {
         keys: side(source),
         values: side(source),
@@ -177,8 +192,16 @@ fn mirrors_have_the_offsets_of_the_text() {
     let scatter = Kernel::Scatter(variant(Some(Format::F32)));
     let advance = Kernel::Advance(variant(None));
     let immediate = Kernel::Advance(WriteVariant { step: StepPath::Immediate, ..variant(None) });
-    let gather =
-        Kernel::Gather { stored: Format::F16, dim: 64, heads: 3, slots: 77, step: StepPath::Ring, runs: 1, wide: true };
+    let gather = Kernel::Gather {
+        stored: Format::F16,
+        output: Format::F16,
+        dim: 64,
+        heads: 3,
+        slots: 77,
+        step: StepPath::Ring,
+        runs: 1,
+        wide: true,
+    };
 
     for kernel in [&scatter, &advance, &immediate, &gather] {
         check_members(
@@ -217,7 +240,8 @@ fn mirrors_have_the_offsets_of_the_text() {
     ];
     check_members(&scatter, "Chunk", Some(size_of::<Chunk>()), &chunk);
     check_members(&advance, "Chunk", None, &chunk[..4]);
-    let side = SideVariant { source: None, stored: Format::F16, dim: 64, slots: 77, wide: true, strides: None };
+    let side =
+        SideVariant { source: None, stored: Format::F16, dim: 64, slots: 77, wide: true, strides: None, scaled: false };
     let permute = Kernel::Permute { keys: side, values: side, heads: 3, layers: 1 };
     check_members(
         &permute,
@@ -254,7 +278,7 @@ fn mirrors_have_the_offsets_of_the_text() {
             ("first_plane", offset_of!(Window, first_plane)),
             ("planes", offset_of!(Window, planes)),
             ("segment_plane", offset_of!(Window, segment_plane)),
-            ("spare_0", offset_of!(Window, spare_0)),
+            ("scale", offset_of!(Window, scale)),
             ("first_row", offset_of!(Window, first_row)),
             ("rows", offset_of!(Window, rows)),
             ("offset", offset_of!(Window, offset)),
@@ -265,8 +289,15 @@ fn mirrors_have_the_offsets_of_the_text() {
 
 #[test]
 fn the_host_counts_units_as_the_text_does() {
-    let side =
-        |stored, dim, wide| SideVariant { source: Some(Format::F32), stored, dim, slots: 77, wide, strides: None };
+    let side = |stored, dim, wide| SideVariant {
+        source: Some(Format::F32),
+        stored,
+        dim,
+        slots: 77,
+        wide,
+        strides: None,
+        scaled: false,
+    };
     assert_eq!(side(Format::F32, 64, true).units(3), 24);
     assert_eq!(side(Format::F16, 64, true).units(3), 24);
     assert_eq!(side(Format::F32, 5, false).units(3), 15);

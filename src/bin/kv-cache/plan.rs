@@ -204,7 +204,7 @@ impl Plan {
         let total = layer.checked_mul(layers.into()).ok_or_else(|| overflow("bytes of all layers", layer))?;
         let planes = u64::from(config.batch_size) * u64::from(config.num_heads);
         let side = |side: Side| {
-            let row = u64::from(config.dim(side)) * u64::from(config.format(side).element_bytes());
+            let row = u64::from(config.dim(side)) * u64::from(config.format(side).unit_bytes());
             (side, (row * u64::from(config.max_seq_len)).next_multiple_of(4))
         };
         let (largest, plane) = Side::BOTH.map(side).into_iter().max_by_key(|(_, bytes)| *bytes).expect("two sides");

@@ -22,12 +22,13 @@ pub fn program(seed: u64) -> Program {
         .max_batch_size(batch_size + shape.u32(0..=2))
         .value_dim(value_dim)
         .formats(format(shape), format(shape))
+        .scales(scale(shape), scale(shape))
         .placement(placement(shape));
     let mut program = Program::new(config, shape.usize(1..=2));
     if shape.u32(..3) == 0 {
         program.placements.push(placement(shape));
     }
-    let formats = [(); 2].map(|()| (format(shape), format(shape)));
+    let formats = [(); 2].map(|()| (float(shape), float(shape)));
 
     let rng = &mut Rng::with_seed(seed);
     program.poison = rng.bool();
@@ -44,6 +45,19 @@ fn dim(rng: &mut Rng) -> u32 {
 
 fn format(rng: &mut Rng) -> Format {
     Format::ALL[rng.usize(..Format::ALL.len())]
+}
+
+/// 1, a power of two, or any, of fp8.
+fn scale(rng: &mut Rng) -> f32 {
+    match rng.u32(..3) {
+        0 => 1.0,
+        1 => 0.25,
+        _ => 0.01 + rng.f32(),
+    }
+}
+
+fn float(rng: &mut Rng) -> Format {
+    Format::FLOATS[rng.usize(..Format::FLOATS.len())]
 }
 
 fn placement(rng: &mut Rng) -> Placement {

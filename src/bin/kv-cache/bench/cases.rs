@@ -152,7 +152,7 @@ impl Bench<'_> {
 
     fn prefill(&self, tokens: u32, dim: u32, from: Format, to: Format) -> Result<Figure, Failure> {
         let config = CacheConfig::new(1, HEADS, dim, tokens).formats(to, to);
-        let rows = self.buffer(u64::from(HEADS) * u64::from(tokens) * u64::from(dim * from.element_bytes()));
+        let rows = self.buffer(u64::from(HEADS) * u64::from(tokens) * u64::from(dim * from.unit_bytes()));
         let more = self.buffer(rows.size());
         let bind = |cache: &KvCache| cache.bind_source(&source(&rows, &more, from, tokens, dim));
         let write = Write::at(0, tokens);
@@ -233,7 +233,7 @@ impl Bench<'_> {
             let cache = full(context)?;
             let (to, range) = (&to, range.clone());
             records.push(Box::new(move |encoder| {
-                let destination = |buffer| Destination { buffer, offset: 0 };
+                let destination = |buffer| Destination::new(buffer, 0);
                 let destinations = Pair { keys: destination(&to[0]), values: destination(&to[1]) };
                 Ok(cache.record_get(encoder, range.clone(), destinations)?)
             }));

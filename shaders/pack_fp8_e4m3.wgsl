@@ -1,0 +1,24 @@
+// pack_fp8_e4m3: a part of a row is one word, four elements. Elements past the head size are zero. Joined once as key_ and once
+// as value_.
+
+fn side_code(place: Place, token: u32, dim: u32) -> u32 {
+    if dim >= SIDE_DIM {
+        return 0u;
+    }
+    var bits = side_element(place, token, dim);
+    if SIDE_SCALED && (bits & 0x7fffffffu) < 0x7f800000u {
+        bits = float_divide(bits, lengths[arrayLength(&lengths) - SIDE_SCALE_FROM_END]);
+    }
+    return fp8_e4m3_encode(bits);
+}
+
+fn side_part(place: Place, run: Run, slot: u32, part: u32) {
+    var word = 0u;
+    if slot >= run.start {
+        let token = run.token + (slot - run.start);
+        let dim = part * 4u;
+        word = side_code(place, token, dim) | (side_code(place, token, dim + 1u) << 8u)
+            | (side_code(place, token, dim + 2u) << 16u) | (side_code(place, token, dim + 3u) << 24u);
+    }
+    side_planes[side_codes_at(place.plane, slot, part)] = word;
+}

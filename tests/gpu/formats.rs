@@ -1,0 +1,298 @@
+//! Packed formats: byte for byte what ggml's and OCP's quantisation make of the recorded rows, on the CPU and on the device, and
+//! what is special in them. `scripts/record_formats.py` recorded the rows.
+
+use wgpu_kv_cache::{
+    CacheConfig, Error, Format, HostRows, KvCache, Pair, Placement, ReferenceCache, Scale, Side, Write,
+    compare_tensors,
+    half::{bf16, f16},
+};
+
+use crate::{DONE, Gpu, Outcome, Test};
+
+pub const TESTS: &[Test] = &[
+    ("formats::blocks_are_those_of_gguf", blocks_are_those_of_gguf),
+    ("formats::fp8_is_that_of_ml_dtypes", fp8_is_that_of_ml_dtypes),
+    ("formats::products_and_quotients_are_rounded_as_on_the_cpu", products_and_quotients_are_rounded_as_on_the_cpu),
+    ("formats::what_is_no_number", what_is_no_number),
+    ("formats::every_stored_word_is_read", every_stored_word_is_read),
+    ("formats::packed_rows_leave_and_return", packed_rows_leave_and_return),
+    ("formats::refusals", refusals),
+];
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+}
+
+/// The rows of a recorded format: of `dim` elements each, codes first, then scales.
+fn recorded_rows(format: Format, blocks: &[u8], dim: usize) -> Vec<u8> {
+    let block_bytes = if format == Format::Q8_0 { 34 } else { 18 };
+    let mut rows = Vec::new();
+    for row in blocks.chunks_exact(block_bytes * dim / 32) {
+        row.chunks_exact(block_bytes).for_each(|block| rows.extend(&block[2..]));
+        row.chunks_exact(block_bytes).for_each(|block| rows.extend(&block[..2]));
+        rows.resize(rows.len().next_multiple_of(4), 0);
+    }
+    rows
+}
+
+fn blocks_are_those_of_gguf(gpu: &Gpu) -> Outcome {
+    let numbers = floats(include_bytes!("../data/formats/blocks.f32"));
+    let recorded = [
+        (Format::Q8_0, &include_bytes!("../data/formats/blocks.q8_0")[..]),
+        (Format::Q4_0, &include_bytes!("../data/formats/blocks.q4_0")[..]),
+    ];
+    for dim in [32, 96, 160] {
+        let rows = numbers.len() / dim;
+        let numbers = &numbers[..rows * dim];
+        let [keys, values] = recorded.map(|(format, blocks)| recorded_rows(format, blocks, dim)[..].to_vec());
+        let (keys, values) = (&keys[..rows * Format::Q8_0.row_bytes(dim as u32) as usize], &values[..]);
+        let values = &values[..rows * Format::Q4_0.row_bytes(dim as u32) as usize];
+        for (format, expected) in [(Format::Q8_0, keys), (Format::Q4_0, values)] {
+            let encoded: Vec<u8> =
+                numbers.chunks(dim).flat_map(|row| format.encode_row(row, Scale::ONE).unwrap()).collect();
+            assert_eq!(encoded, expected, "{format} on the CPU");
+        }
+        for (key_format, value_format, keys, values) in
+            [(Format::Q8_0, Format::Q4_0, keys, values), (Format::Q4_0, Format::Q8_0, values, keys)]
+        {
+            let config = CacheConfig::new(1, 1, dim as u32, rows as u32).formats(key_format, value_format);
+            let mut cache = KvCache::new(&gpu.context, config)?;
+            cache.update(numbers, numbers, Write::append(rows as u32))?;
+            let storage = cache.read_storage()?;
+            for (side, expected) in [(Side::Keys, keys), (Side::Values, values)] {
+                let row_bytes = config.format(side).row_bytes(dim as u32) as usize;
+                let actual = storage.side(side).bytes().chunks(row_bytes).zip(expected.chunks(row_bytes)).enumerate();
+                for (row, (actual, expected)) in actual {
+                    assert_eq!(actual, expected, "{side} in {}, head size {dim}, row {row}", config.format(side));
+                }
+            }
+        }
+    }
+    DONE
+}
+
+fn fp8_is_that_of_ml_dtypes(gpu: &Gpu) -> Outcome {
+    let numbers = floats(include_bytes!("../data/formats/fp8.f32"));
+    let codes = include_bytes!("../data/formats/fp8.e4m3");
+    let decoded = floats(include_bytes!("../data/formats/fp8.decoded.f32"));
+    for (number, code) in numbers.iter().zip(codes) {
+        let row = Format::Fp8E4M3.encode_row(&[*number], Scale::ONE)?;
+        assert_eq!(row, [*code, 0, 0, 0], "{number} (0x{:08x})", number.to_bits());
+    }
+    let all: Vec<u8> = (0..=255).collect();
+    let same = |left: &[f32], right: &[f32]| {
+        left.iter().zip(right).all(|(left, right)| left.to_bits() == right.to_bits() || left.is_nan() && right.is_nan())
+    };
+    assert!(same(&Format::Fp8E4M3.decode_row(&all, 256, Scale::ONE)?, &decoded));
+
+    for dim in [1, 16, 7] {
+        let rows = numbers.len() / dim;
+        let config = CacheConfig::new(1, 1, dim as u32, rows as u32).formats(Format::Fp8E4M3, Format::Fp8E4M3);
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        let negatives: Vec<f32> = numbers[..rows * dim].iter().map(|number| -number).collect();
+        cache.update(&numbers[..rows * dim], &negatives, Write::append(rows as u32))?;
+        let storage = cache.read_storage()?;
+        for (side, sign) in [(Side::Keys, 0), (Side::Values, 0x80)] {
+            let stored = storage.side(side).bytes().chunks(dim.next_multiple_of(4)).flat_map(|row| &row[..dim]);
+            for ((actual, code), number) in stored.zip(codes).zip(&numbers) {
+                assert_eq!(*actual, code ^ sign, "{side}, {number}");
+            }
+        }
+    }
+    // All codes, read by the device.
+    let config = CacheConfig::new(1, 1, 256, 1).formats(Format::Fp8E4M3, Format::Fp8E4M3);
+    let mut cache = KvCache::new(&gpu.context, config)?;
+    let rows = HostRows::Stored { format: Format::Fp8E4M3, bytes: &all };
+    cache.update(rows, rows, Write::append(1))?;
+    assert!(same(&cache.get_as(0..1, Format::F32)?.read()?.keys.to_f32(), &decoded));
+    DONE
+}
+
+/// The integer arithmetic of the kernels beside the CPU's own, by way of fp8's scale: as many quotients as codes can tell, and
+/// products of every code with scales of every size, whose results are subnormal, rounded, and infinite.
+fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 32) as u32
+    };
+    let mut scales: Vec<f32> = vec![1e-45, 3e-42, f32::MIN_POSITIVE, 1e-38, f32::MAX, 1.5, 1.0 / 3.0, 8_388_609.0];
+    scales.extend(
+        (0..24).map(|_| f32::from_bits(random() & 0x7fff_ffff)).filter(|scale| scale.is_finite() && *scale > 0.0),
+    );
+    for pair in scales.chunks_exact(2) {
+        // Numbers near the edges between codes of this scale, and any others.
+        let numbers = |scale: f32, random: &mut dyn FnMut() -> u32| -> Vec<f32> {
+            (0..1024)
+                .map(|index| {
+                    let edge = f64::from(index % 127) / 8.0 * f64::from(scale);
+                    let bits = if index < 512 { (edge as f32).to_bits() } else { random() };
+                    f32::from_bits(bits.wrapping_add(random() % 3).wrapping_sub(1))
+                })
+                .collect()
+        };
+        let (keys, values) = (numbers(pair[0], &mut random), numbers(pair[1], &mut random));
+        let config =
+            CacheConfig::new(1, 1, 32, 32 + 8).formats(Format::Fp8E4M3, Format::Fp8E4M3).scales(pair[0], pair[1]);
+        let mut reference = ReferenceCache::new(config)?;
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        let all: Vec<u8> = (0..=255).collect();
+        let codes = HostRows::Stored { format: Format::Fp8E4M3, bytes: &all };
+        reference.update(&keys, &values, Write::append(32))?;
+        cache.update(&keys, &values, Write::append(32))?;
+        reference.update(codes, codes, Write::append(8))?;
+        cache.update(codes, codes, Write::append(8))?;
+        if let Some(difference) = reference.compare_storage(0, &cache.read_storage()?)? {
+            return Err(format!("scales {pair:?}: {difference}").into());
+        }
+        for format in Format::FLOATS {
+            compare(&reference.get_as(0..40, format)?, &cache.get_as(0..40, format)?.read()?)
+                .map_err(|difference| format!("scales {pair:?}, as {format}: {difference}"))?;
+        }
+    }
+    DONE
+}
+
+fn compare(expected: &Pair<wgpu_kv_cache::HostTensor>, actual: &Pair<wgpu_kv_cache::HostTensor>) -> Result<(), String> {
+    for side in Side::BOTH {
+        let difference =
+            compare_tensors(0, side, expected.side(side), actual.side(side)).map_err(|error| error.to_string())?;
+        if let Some(difference) = difference {
+            return Err(difference.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn what_is_no_number(gpu: &Gpu) -> Outcome {
+    for number in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut row = [0.5f32; 64];
+        row[40] = number;
+        let config = CacheConfig::new(1, 1, 64, 2).formats(Format::Q8_0, Format::Q4_0);
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        cache.update(&row[..], &row[..], Write::append(1))?;
+        let read = cache.get_as(0..1, Format::F32)?.read()?;
+        for side in Side::BOTH {
+            let numbers = read.side(side).to_f32();
+            assert!(
+                numbers[..32].iter().all(|read| (read - 0.5).abs() < 0.01),
+                "{side}: the block before is as it was"
+            );
+            assert!(numbers[32..].iter().all(|read| read.to_bits() == 0x7fc0_0000), "{side}: {:?}", &numbers[32..]);
+        }
+        let config = CacheConfig::new(1, 1, 64, 2).formats(Format::Fp8E4M3, Format::Fp8E4M3).scales(2.0, 0.5);
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        cache.update(&row[..], &row[..], Write::append(1))?;
+        let read = cache.get_as(0..1, Format::F32)?.read()?;
+        for (side, most) in [(Side::Keys, 896.0), (Side::Values, 224.0)] {
+            let read = read.side(side).to_f32()[40];
+            let saturated = read == if number < 0.0 { -most } else { most };
+            assert!(if number.is_nan() { read.is_nan() } else { saturated }, "{side}: {number} became {read}");
+        }
+    }
+    // Blocks so small that the inverse of their scale is no number, and zeros of both signs.
+    for number in [1e-38f32, -1e-38, 1e-45, 0.0, -0.0] {
+        let config = CacheConfig::new(1, 1, 32, 1).formats(Format::Q8_0, Format::Q4_0);
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        cache.update(&[number; 32][..], &[number; 32][..], Write::append(1))?;
+        let storage = cache.read_storage()?;
+        assert_eq!(storage.keys.bytes()[..32], [0; 32]);
+        assert_eq!(storage.values.bytes()[..16], [0x88; 16]);
+        assert!(storage.keys.to_f32().iter().chain(&storage.values.to_f32()).all(|read| *read == 0.0));
+    }
+    DONE
+}
+
+/// Random words, among them every scale that there is, read in each format as on the CPU.
+fn every_stored_word_is_read(gpu: &Gpu) -> Outcome {
+    let mut state = 7u32;
+    let mut random = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    };
+    for (dim, tokens) in [(32, 65_536u32), (80, 256), (1, 64), (256, 16)] {
+        for format in [Format::Q8_0, Format::Q4_0, Format::Fp8E4M3] {
+            if dim == 32 && format == Format::Fp8E4M3 {
+                continue;
+            }
+            let mut bytes: Vec<u8> = Vec::new();
+            for row in 0..tokens {
+                bytes.extend((0..format.row_bytes(dim)).map(|_| random() as u8));
+                if dim == 32 {
+                    // Each f16 is a scale once.
+                    let scale = bytes.len() - 4;
+                    bytes[scale..scale + 2].copy_from_slice(&(row as u16).to_le_bytes());
+                }
+            }
+            let config = CacheConfig::new(1, 1, dim, tokens).formats(format, format);
+            let mut cache = KvCache::new(&gpu.context, config)?;
+            let mut reference = ReferenceCache::new(config)?;
+            let rows = HostRows::Stored { format, bytes: &bytes };
+            reference.update(rows, rows, Write::append(tokens))?;
+            cache.update(rows, rows, Write::append(tokens))?;
+            assert_eq!(cache.get(0..tokens)?.read()?.keys.bytes(), bytes, "{format} as stored");
+            for output in Format::FLOATS {
+                compare(&reference.get_as(0..tokens, output)?, &cache.get_as(0..tokens, output)?.read()?)
+                    .map_err(|difference| format!("{format} as {output}, head size {dim}: {difference}"))?;
+            }
+        }
+    }
+    // Formats of floating point into each other.
+    for stored in Format::FLOATS {
+        let config = CacheConfig::new(1, 1, 3, 9).formats(stored, stored);
+        let (mut cache, mut reference) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
+        let rows: Vec<f32> = (0..27).map(|_| f32::from_bits(random() << 16 | random())).collect();
+        let more: Vec<bf16> = (0..27).map(|_| bf16::from_bits(random() as u16)).collect();
+        reference.update(&rows, &more, Write::append(9))?;
+        cache.update(&rows, &more, Write::append(9))?;
+        for output in Format::FLOATS {
+            compare(&reference.get_as(1..8, output)?, &cache.get_as(1..8, output)?.read()?)?;
+        }
+    }
+    DONE
+}
+
+/// A sequence leaves the batch as it is stored and returns to another place, bit for bit, also of a ring.
+fn packed_rows_leave_and_return(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 5, sinks: 2, slack: 1 };
+    for format in [Format::Fp8E4M3, Format::Q8_0, Format::Q4_0] {
+        for placement in [Placement::Linear, ring] {
+            let config = CacheConfig::new(2, 2, 70, 16).formats(format, format).scales(0.3, 0.7).placement(placement);
+            let mut cache = KvCache::new(&gpu.context, config)?;
+            let rows: Vec<f16> = (0..2 * 2 * 11 * 70).map(|i| f16::from_f32((i as f32 * 0.37).sin())).collect();
+            let more: Vec<f16> = rows.iter().map(|x| *x * f16::from_f32(3.0)).collect();
+            cache.update(&rows, &more, Write::append(11))?;
+            let left = cache.extract(0)?.read()?;
+            cache.insert(1, 11, left.keys.rows(), left.values.rows())?;
+            assert_eq!(cache.extract(1)?.read()?, left, "{format}");
+            assert_ne!(left.keys.bytes(), left.values.bytes());
+        }
+    }
+    DONE
+}
+
+fn refusals(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(1, 1, 32, 4).formats(Format::Q8_0, Format::Fp8E4M3);
+    for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let refused = KvCache::new(&gpu.context, config.scales(1.0, scale)).map(drop);
+        assert_eq!(refused, Err(Error::Scale { scale: Scale::new(scale) }));
+    }
+    let mut cache = KvCache::new(&gpu.context, config)?;
+    let bytes = [1u8; 36];
+    let q8_0 = HostRows::Stored { format: Format::Q8_0, bytes: &bytes };
+    let numbers = [1.0f32; 32];
+    let refused = cache.update(q8_0, q8_0, Write::append(1));
+    let (source_format, stored) = (Format::Q8_0, Format::Fp8E4M3);
+    assert_eq!(refused, Err(Error::PackedSource { side: Side::Values, source_format, stored }));
+    let short = HostRows::Stored { format: Format::Q8_0, bytes: &bytes[..35] };
+    let refused = cache.update(short, &numbers[..], Write::append(1));
+    assert_eq!(refused, Err(Error::SliceLength { side: Side::Keys, expected: 9, actual: 8 }));
+    cache.update(q8_0, &numbers[..], Write::append(1))?;
+    let refused = cache.get_as(0..1, Format::Q4_0).map(drop);
+    let (stored, wanted) = (Format::Q8_0, Format::Q4_0);
+    assert_eq!(refused, Err(Error::PackedDestination { side: Side::Keys, stored, wanted }));
+    let refused = Format::Q4_0.decode_row(&[0; 19], 32, Scale::ONE);
+    assert_eq!(refused, Err(Error::RowBytes { format: Format::Q4_0, dim: 32, expected: 20, actual: 19 }));
+    assert_eq!("Fp8E4M3".parse(), Ok(Format::Fp8E4M3));
+    DONE
+}

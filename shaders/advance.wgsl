@@ -17,7 +17,10 @@ fn written(run: Run) -> Run {
     return Run(run.first, run.start, run.start, 0u, 0u);
 }
 
-fn write_unit(plane_run: u32, unit: u32) {
+fn write_unit(plane_run: u32, unit: u32, local: u32, inside: bool) {
+    if !inside {
+        return;
+    }
     let place = place_of(plane_run);
     set_length(plane_run, unit, place);
     let gap = written(place.run);

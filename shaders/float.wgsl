@@ -11,22 +11,15 @@ struct Float {
 
 fn float_of(bits: u32) -> Float {
     let magnitude = bits & 0x7fffffffu;
-    if magnitude >= 0x800000u {
-        return Float((magnitude & 0x7fffffu) | 0x800000u, i32(magnitude >> 23u) - 150);
-    }
-    if magnitude == 0u {
-        return Float(0u, 0);
-    }
-    let shift = countLeadingZeros(magnitude) - 8u;
-    return Float(magnitude << shift, -149 - i32(shift));
+    let normal = magnitude >= 0x800000u;
+    let shift = countLeadingZeros(magnitude | 1u) - 8u;
+    let significand = select(magnitude << (shift & 31u), (magnitude & 0x7fffffu) | 0x800000u, normal);
+    return Float(significand, select(-149 - i32(shift), i32(magnitude >> 23u) - 150, normal));
 }
 
 // The f32 nearest to significand × 2^exponent, where the highest bit is at 31 and the lowest stands for everything below it.
 fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     let biased = exponent + 158;
-    if biased >= 255 {
-        return sign | 0x7f800000u;
-    }
     let normal = biased >= 1;
     // Far below the smallest number, what is shifted beyond 31 bits is only known to be there.
     let wanted = select(9 - biased, 8, normal);
@@ -37,47 +30,71 @@ fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     let quotient = kept >> shift;
     let rounded = quotient + select(0u, 1u, rest + (quotient & 1u) > (1u << (shift - 1u)));
     // The highest bit of a normal number counts as one in the exponent; a carry into it counts too.
-    return sign | (rounded + select(0u, u32(max(biased - 1, 0)) << 23u, normal));
+    let finite = rounded + select(0u, u32(clamp(biased - 1, 0, 254)) << 23u, normal);
+    return sign | min(finite, 0x7f800000u);
 }
 
-// The upper 32 bits of the 48 of a product of two significands, and whether the lower 16 are not all zero.
-fn float_product(a: u32, b: u32) -> vec2<u32> {
-    let low = (a & 0xfffu) * (b & 0xfffu);
-    let middle = (a >> 12u) * (b & 0xfffu) + (a & 0xfffu) * (b >> 12u) + (low >> 12u);
-    let high = (((a >> 12u) * (b >> 12u)) << 8u) + (middle >> 4u);
-    return vec2<u32>(high, select(0u, 1u, ((middle & 0xfu) | (low & 0xfffu)) != 0u));
+// The upper 32 bits of the 48 of a product of two significands, the lowest of them set too if one of the rest is.
+fn float_product(a: vec4<u32>, b: u32) -> vec4<u32> {
+    let low = (a & vec4<u32>(0xfffu)) * (b & 0xfffu);
+    let middle = (a >> vec4<u32>(12u)) * (b & 0xfffu) + (a & vec4<u32>(0xfffu)) * (b >> 12u) + (low >> vec4<u32>(12u));
+    let high = (((a >> vec4<u32>(12u)) * (b >> 12u)) << vec4<u32>(8u)) + (middle >> vec4<u32>(4u));
+    let rest = (middle & vec4<u32>(0xfu)) | (low & vec4<u32>(0xfffu));
+    return high | select(vec4<u32>(0u), vec4<u32>(1u), rest != vec4<u32>(0u));
 }
 
 fn float_multiply(a: u32, b: u32) -> u32 {
     let sign = (a ^ b) & 0x80000000u;
     let x = float_of(a);
     let y = float_of(b);
-    if x.significand == 0u || y.significand == 0u {
-        return sign;
-    }
-    let product = float_product(x.significand, y.significand);
-    let shift = countLeadingZeros(product.x);
-    return float_round(sign, (product.x << shift) | product.y, x.exponent + y.exponent + 16 - i32(shift));
+    let product = float_product(vec4<u32>(x.significand), y.significand).x;
+    let shift = min(countLeadingZeros(product), 1u);
+    let rounded = float_round(sign, (product << shift) | (product & 1u), x.exponent + y.exponent + 16 - i32(shift));
+    return select(rounded, sign, x.significand == 0u || y.significand == 0u);
 }
 
 fn float_divide(a: u32, b: u32) -> u32 {
     let sign = (a ^ b) & 0x80000000u;
     let x = float_of(a);
     let y = float_of(b);
-    if x.significand == 0u {
-        return sign;
-    }
-    // 25 bits of the quotient, eight at a time, the first of them 1.
+    // 25 bits of the quotient, the first of them 1. The driver's own quotient may err; what it leaves says by how much, in
+    // arithmetic modulo 2^32, and once more.
     let halved = x.significand < y.significand;
-    var rest = select(x.significand, x.significand << 1u, halved) - y.significand;
-    var quotient = 1u;
-    rest <<= 8u;
-    quotient = (quotient << 8u) | (rest / y.significand);
-    rest = (rest % y.significand) << 8u;
-    quotient = (quotient << 8u) | (rest / y.significand);
-    rest = (rest % y.significand) << 8u;
-    quotient = (quotient << 8u) | (rest / y.significand);
-    rest = rest % y.significand;
-    let sticky = select(0u, 1u, rest != 0u);
-    return float_round(sign, (quotient << 7u) | sticky, x.exponent - y.exponent - select(0, 1, halved) - 31);
+    let dividend = select(x.significand, x.significand << 1u, halved);
+    let divisor = f32(y.significand);
+    let guess = u32(f32(dividend) / divisor * 16777216.0);
+    let left = bitcast<i32>((dividend << 24u) - guess * y.significand);
+    let error = i32(floor(f32(left) / divisor));
+    var rest = left - error * i32(y.significand);
+    var quotient = guess + bitcast<u32>(error);
+    let step = select(0, -1, rest < 0) + select(0, 1, rest >= i32(y.significand));
+    rest -= step * i32(y.significand);
+    quotient += bitcast<u32>(step);
+    let sticky = select(0u, 1u, rest != 0);
+    let rounded = float_round(sign, (quotient << 7u) | sticky, x.exponent - y.exponent - select(0, 1, halved) - 31);
+    return select(rounded, sign, x.significand == 0u);
+}
+
+// Magnitudes of four products, rounded to 24 bits as those of f32 are, as significand × 2^exponent. What would be subnormal keeps
+// its 24 bits.
+struct Products {
+    significand: vec4<u32>,
+    exponent: vec4<i32>,
+}
+
+fn float_products(elements: vec4<u32>, factor: u32) -> Products {
+    let y = float_of(factor);
+    let magnitude = elements & vec4<u32>(0x7fffffffu);
+    let up = countLeadingZeros(magnitude | vec4<u32>(1u)) - vec4<u32>(8u);
+    let normal = magnitude >= vec4<u32>(0x800000u);
+    let subnormal = magnitude << (up & vec4<u32>(31u));
+    let x = select(subnormal, (magnitude & vec4<u32>(0x7fffffu)) | vec4<u32>(0x800000u), normal);
+    let exponent = select(vec4<i32>(-149) - vec4<i32>(up), vec4<i32>(magnitude >> vec4<u32>(23u)) - vec4<i32>(150), normal);
+    let product = float_product(x, y.significand);
+    let shift = vec4<u32>(1u) - (product >> vec4<u32>(31u));
+    let bits = (product << shift) | (product & vec4<u32>(1u));
+    let quotient = bits >> vec4<u32>(8u);
+    let rest = (bits & vec4<u32>(0xffu)) + (quotient & vec4<u32>(1u));
+    let rounded = quotient + select(vec4<u32>(0u), vec4<u32>(1u), rest > vec4<u32>(0x80u));
+    return Products(rounded, exponent + vec4<i32>(y.exponent + 24) - vec4<i32>(shift));
 }

@@ -4,26 +4,19 @@
 //   encode   round to nearest, ties to even; from 65520 up becomes infinity; a NaN becomes quiet and keeps
 //            the upper ten bits of its payload; subnormal results are exact roundings too
 
+// Both without branches: a software driver runs both sides of each.
 fn f16_decode(half: u32) -> u32 {
     let sign = (half & 0x8000u) << 16u;
     let magnitude = half & 0x7fffu;
-    if magnitude > 0x7c00u {
-        return sign | 0x7fc00000u | ((magnitude & 0x3ffu) << 13u);
-    }
-    if magnitude == 0x7c00u {
-        return sign | 0x7f800000u;
-    }
-    if magnitude >= 0x400u {
-        return sign | ((magnitude << 13u) + 0x38000000u);
-    }
-    if magnitude == 0u {
-        return sign;
-    }
-    let shift = countLeadingZeros(magnitude) - 21u;
-    return sign | ((113u - shift) << 23u) | (((magnitude << shift) & 0x3ffu) << 13u);
+    let shift = countLeadingZeros(magnitude | 1u) - 21u;
+    let subnormal = ((113u - shift) << 23u) | (((magnitude << (shift & 31u)) & 0x3ffu) << 13u);
+    // Infinities and NaNs have the largest exponent; a NaN becomes quiet.
+    let special = 0x7f800000u | ((magnitude & 0x3ffu) << 13u) | select(0u, 0x400000u, magnitude > 0x7c00u);
+    let small = select(subnormal, 0u, magnitude == 0u);
+    let finite = select(small, (magnitude << 13u) + 0x38000000u, magnitude >= 0x400u);
+    return sign | select(finite, special, magnitude >= 0x7c00u);
 }
 
-// Without branches: a software driver runs both sides of each.
 fn f16_encode(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;

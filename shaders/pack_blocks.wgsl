@@ -1,56 +1,106 @@
-// pack_blocks: a part of a row is two blocks of 32 elements, whose scales share a word. Each element of the source is read once.
-// Elements past the head size are zero. Joined once as key_ and once as value_, with pack_q8_0 or pack_q4_0.
+// pack_blocks: blocks of 32 elements, quantised by as many threads as their codes have words. Each element of the source is read
+// once. Elements past the head size are zero. Joined once as key_ and once as value_, with pack_q8_0 or pack_q4_0.
+//
+// Unit:    one word of the codes of a row, counted to a whole pair of blocks, whose scales share a word. A workgroup has whole pairs.
 
-// Writes the codes of a block and returns its scale, f16.
-fn side_block(place: Place, token: u32, slot: u32, block: u32) -> u32 {
-    var elements: array<u32, 32>;
-    var largest = 0u;
-    for (var i = 0u; i < 32u; i++) {
-        let dim = block * 32u + i;
-        var bits = 0u;
-        if dim < SIDE_DIM {
-            bits = side_element(place, token, dim);
-        }
-        elements[i] = bits;
-        // The first of the largest magnitude, with its sign.
-        if i == 0u || (bits & 0x7fffffffu) > (largest & 0x7fffffffu) {
-            largest = bits;
-        }
+var<workgroup> side_largest: array<u32, WORKGROUP_SIZE>;
+var<workgroup> side_largest_later: array<u32, WORKGROUP_SIZE>;
+var<workgroup> side_halves: array<u32, WORKGROUP_SIZE>;
+
+fn side_read(place: Place, token: u32, dim: u32) -> u32 {
+    var bits = 0u;
+    if dim < SIDE_DIM {
+        bits = side_element(place, token, dim);
     }
-    // An infinity or a NaN makes the block one of NaN, with codes of zero.
-    let broken = (largest & 0x7fffffffu) >= 0x7f800000u;
-    let scale = select(side_scale(largest), 0u, broken);
-    var inverse = 0u;
-    if (scale & 0x7fffffffu) != 0u {
-        inverse = float_divide(0x3f800000u, scale);
-    }
-    if (inverse & 0x7fffffffu) >= 0x7f800000u {
-        inverse = 0u;
-    }
-    for (var word = 0u; word < SIDE_BLOCK_WORDS; word++) {
-        var codes = 0u;
-        for (var i = 0u; i < 4u; i++) {
-            codes |= side_byte(elements[word * 4u + i], elements[(word * 4u + i + 16u) % 32u], inverse) << (8u * i);
-        }
-        side_planes[side_codes_at(place.plane, slot, block * SIDE_BLOCK_WORDS + word)] = select(codes, 0u, broken);
-    }
-    return select(f16_encode(scale), 0x7e00u, broken);
+    return bits;
 }
 
-fn side_part(place: Place, run: Run, slot: u32, part: u32) {
-    var scales = 0u;
-    let more = part * 2u + 1u < SIDE_BLOCKS;
-    if slot >= run.start {
+fn side_read_four(place: Place, token: u32, dim: u32) -> vec4<u32> {
+    return vec4<u32>(
+        side_read(place, token, dim),
+        side_read(place, token, dim + 1u),
+        side_read(place, token, dim + 2u),
+        side_read(place, token, dim + 3u),
+    );
+}
+
+fn side_stage(place: Place, run: Run, unit: u32, local: u32, inside: bool) -> Staged {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    let part = unit % SIDE_ROW_PARTS;
+    var staged = Staged();
+    if inside && slot >= run.start && slot < run.end {
         let token = run.token + (slot - run.start);
-        scales = side_block(place, token, slot, part * 2u);
-        if more {
-            scales |= side_block(place, token, slot, part * 2u + 1u) << 16u;
-        }
-    } else {
-        let words = select(SIDE_BLOCK_WORDS, 2u * SIDE_BLOCK_WORDS, more);
-        for (var word = 0u; word < words; word++) {
-            side_planes[side_codes_at(place.plane, slot, part * 2u * SIDE_BLOCK_WORDS + word)] = 0u;
+        let dim = part / SIDE_BLOCK_WORDS * 32u + part % SIDE_BLOCK_WORDS * 4u;
+        staged.first = side_read_four(place, token, dim);
+        if SIDE_BLOCK_WORDS == 4u {
+            staged.second = side_read_four(place, token, dim + 16u);
         }
     }
-    side_planes[side_scales_at(place.plane, slot, part)] = scales;
+    side_largest[local] = largest_of(staged.first);
+    side_largest_later[local] = largest_of(staged.second);
+    return staged;
+}
+
+// The number of the largest magnitude of a block, the first of equal ones, from that of its first thread.
+fn side_largest_of(first: u32) -> u32 {
+    var largest = 0u;
+    if SIDE_BLOCK_WORDS == 4u {
+        largest = larger(
+            largest_of(vec4<u32>(side_largest[first], side_largest[first + 1u], side_largest[first + 2u], side_largest[first + 3u])),
+            largest_of(vec4<u32>(
+                side_largest_later[first],
+                side_largest_later[first + 1u],
+                side_largest_later[first + 2u],
+                side_largest_later[first + 3u],
+            )),
+        );
+    } else {
+        largest = larger(
+            largest_of(vec4<u32>(side_largest[first], side_largest[first + 1u], side_largest[first + 2u], side_largest[first + 3u])),
+            largest_of(vec4<u32>(side_largest[first + 4u], side_largest[first + 5u], side_largest[first + 6u], side_largest[first + 7u])),
+        );
+    }
+    return largest;
+}
+
+// An infinity or a NaN makes the block one of NaN, with codes of zero.
+fn side_is_broken(largest: u32) -> bool {
+    return (largest & 0x7fffffffu) >= 0x7f800000u;
+}
+
+// 1 ÷ scale, or 0 where that overflows.
+fn side_inverse(scale: u32) -> u32 {
+    let magnitude = scale & 0x7fffffffu;
+    let inverse = float_divide(0x3f800000u, select(scale, 0x3f800000u, magnitude == 0u));
+    return select(inverse, 0u, magnitude == 0u || (inverse & 0x7fffffffu) >= 0x7f800000u);
+}
+
+// Writes the codes; the scale is for the thread that writes it with another.
+fn side_write(place: Place, run: Run, unit: u32, local: u32, inside: bool, staged: Staged) {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    let part = unit % SIDE_ROW_PARTS;
+    let token = inside && slot >= run.start && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS;
+    var codes = 0u;
+    var half = 0u;
+    if token {
+        let largest = side_largest_of(local - part % SIDE_BLOCK_WORDS);
+        let scale = side_scale(largest);
+        let broken = side_is_broken(largest);
+        half = select(f16_encode(scale), 0x7e00u, broken);
+        codes = select(side_codes(staged, side_inverse(scale)), 0u, broken);
+    }
+    if inside && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS {
+        side_planes[side_codes_at(place.plane, slot, part)] = codes;
+    }
+    side_halves[local] = half;
+}
+
+// The scales of a pair of blocks.
+fn side_finish(place: Place, run: Run, unit: u32, local: u32) {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    let part = unit % SIDE_ROW_PARTS;
+    if slot < run.end && part % (2u * SIDE_BLOCK_WORDS) == 0u {
+        let scales = side_halves[local] | (side_halves[local + SIDE_BLOCK_WORDS] << 16u);
+        side_planes[side_scales_at(place.plane, slot, part / (2u * SIDE_BLOCK_WORDS))] = scales;
+    }
 }

@@ -1,4 +1,4 @@
-// pack_fp8_e4m3: a part of a row is one word, four elements. Elements past the head size are zero. Joined once as key_ and once
+// pack_fp8_e4m3: a word of a row is four elements. Elements past the head size are zero. Joined once as key_ and once
 // as value_.
 
 fn side_code(place: Place, token: u32, dim: u32) -> u32 {
@@ -17,8 +17,16 @@ fn side_part(place: Place, run: Run, slot: u32, part: u32) {
     if slot >= run.start {
         let token = run.token + (slot - run.start);
         let dim = part * 4u;
-        word = side_code(place, token, dim) | (side_code(place, token, dim + 1u) << 8u)
-            | (side_code(place, token, dim + 2u) << 16u) | (side_code(place, token, dim + 3u) << 24u);
+        for (var i = 0u; i < 4u; i++) {
+            word |= side_code(place, token, dim + i) << (8u * i);
+        }
     }
     side_planes[side_codes_at(place.plane, slot, part)] = word;
+}
+
+fn side_write(place: Place, run: Run, unit: u32) {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    if slot < run.end {
+        side_part(place, run, slot, unit % SIDE_ROW_PARTS);
+    }
 }

@@ -3,33 +3,32 @@
 
 fn side_scale(largest: u32) -> u32 {
     // Divided by -8, which is exact but for the smallest numbers.
-    return float_divide(largest, 0xc1000000u);
+    let float = float_of(largest);
+    let sign = ~largest & 0x80000000u;
+    return select(float_round(sign, float.significand << 8u, float.exponent - 11), sign, float.significand == 0u);
 }
 
 // The sum in units of 2^-25, cut; what is cut off does not matter, because an integer is reached from so many whole units below.
-fn side_nibble(element: u32, inverse: u32) -> u32 {
-    let bits = float_multiply(element, inverse);
-    let product = float_of(bits);
+fn side_nibbles(elements: vec4<u32>, inverse: u32) -> vec4<u32> {
+    let product = float_products(elements, inverse);
     // At most 2^28 units and a little.
-    let shift = product.exponent + 25;
-    let down = u32(clamp(-shift, 0, 31));
-    let whole = (product.significand >> down) << u32(clamp(shift, 0, 7));
-    let rest = select(0u, 1u, (product.significand >> down) << down != product.significand);
-    var sum = 285212672u; // 8.5
-    if (bits >> 31u) == 1u {
-        sum -= whole + rest;
-    } else {
-        sum += whole;
-    }
+    let shift = product.exponent + vec4<i32>(25);
+    let down = vec4<u32>(clamp(-shift, vec4<i32>(0), vec4<i32>(31)));
+    let whole = (product.significand >> down) << vec4<u32>(clamp(shift, vec4<i32>(0), vec4<i32>(7)));
+    let rest = select(vec4<u32>(0u), vec4<u32>(1u), ((product.significand >> down) << down) != product.significand);
+    let negative = (elements ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u);
+    // 8.5
+    let sum = vec4<u32>(285212672u) + select(whole, ~(whole + rest) + vec4<u32>(1u), negative);
     // Half of what separates two f32 below the next integer.
-    var half = 16u;
-    half = select(half, 8u, sum < 268435456u);
-    half = select(half, 4u, sum < 134217728u);
-    half = select(half, 2u, sum < 67108864u);
-    half = select(half, 1u, sum < 33554432u);
-    return min((sum + half) >> 25u, 15u);
+    var half = vec4<u32>(16u);
+    half = select(half, vec4<u32>(8u), sum < vec4<u32>(268435456u));
+    half = select(half, vec4<u32>(4u), sum < vec4<u32>(134217728u));
+    half = select(half, vec4<u32>(2u), sum < vec4<u32>(67108864u));
+    half = select(half, vec4<u32>(1u), sum < vec4<u32>(33554432u));
+    return min((sum + half) >> vec4<u32>(25u), vec4<u32>(15u));
 }
 
-fn side_byte(element: u32, later: u32, inverse: u32) -> u32 {
-    return side_nibble(element, inverse) | (side_nibble(later, inverse) << 4u);
+fn side_codes(staged: Staged, inverse: u32) -> u32 {
+    let byte = side_nibbles(staged.first, inverse) | (side_nibbles(staged.second, inverse) << vec4<u32>(4u));
+    return byte.x | (byte.y << 8u) | (byte.z << 16u) | (byte.w << 24u);
 }

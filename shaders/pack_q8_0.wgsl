@@ -5,13 +5,12 @@ fn side_scale(largest: u32) -> u32 {
     return float_divide(largest & 0x7fffffffu, 0x42fe0000u);
 }
 
-fn side_byte(element: u32, later: u32, inverse: u32) -> u32 {
-    let product = float_multiply(element, inverse);
-    let exponent = (product >> 23u) & 0xffu;
-    if exponent < 126u {
-        return 0u;
-    }
-    let shift = 150u - exponent;
-    let code = (((product & 0x7fffffu) | 0x800000u) + (1u << (shift - 1u))) >> shift;
-    return select(code, (~code + 1u) & 0xffu, (product >> 31u) == 1u);
+fn side_codes(staged: Staged, inverse: u32) -> u32 {
+    let product = float_products(staged.first, inverse);
+    // Of a product below a half, nothing is left.
+    let shift = vec4<u32>(clamp(-product.exponent, vec4<i32>(1), vec4<i32>(31)));
+    let magnitude = (product.significand + (vec4<u32>(1u) << (shift - vec4<u32>(1u)))) >> shift;
+    let code = select(magnitude, ~magnitude + vec4<u32>(1u), (staged.first ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u));
+    let byte = code & vec4<u32>(0xffu);
+    return byte.x | (byte.y << 8u) | (byte.z << 16u) | (byte.w << 24u);
 }

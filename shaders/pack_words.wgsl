@@ -1,4 +1,4 @@
-// pack_words: a part of a packed row is one of its words, as the source has it. Joined once as key_ and once as value_.
+// pack_words: a word of a packed row as the source has it. Joined once as key_ and once as value_.
 
 fn side_part(place: Place, run: Run, slot: u32, part: u32) {
     var word = 0u;
@@ -9,5 +9,12 @@ fn side_part(place: Place, run: Run, slot: u32, part: u32) {
         side_planes[side_codes_at(place.plane, slot, part)] = word;
     } else {
         side_planes[side_scales_at(place.plane, slot, part - SIDE_CODE_WORDS)] = word;
+    }
+}
+
+fn side_write(place: Place, run: Run, unit: u32) {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    if slot < run.end {
+        side_part(place, run, slot, unit % SIDE_ROW_PARTS);
     }
 }

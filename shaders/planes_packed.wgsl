@@ -2,7 +2,7 @@
 // the plane one slot after the other, and those of its scales, behind the codes of all slots. Joined once as key_ and once as
 // value_, each with pack_words or with the pack_ file of its format.
 //
-// Unit:    a part of one row, of which no word belongs to another part.
+// Unit:    one word of a row.
 // Bounds:  a unit at or past `run.end` is dropped.
 
 @group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<u32>;
@@ -14,11 +14,4 @@ fn side_codes_at(plane: u32, slot: u32, word: u32) -> u32 {
 
 fn side_scales_at(plane: u32, slot: u32, word: u32) -> u32 {
     return plane * SIDE_PLANE_WORDS + SIDE_SLOTS * SIDE_CODE_WORDS + slot * SIDE_SCALE_WORDS + word;
-}
-
-fn side_write(place: Place, run: Run, unit: u32) {
-    let slot = run.first + unit / SIDE_ROW_PARTS;
-    if slot < run.end {
-        side_part(place, run, slot, unit % SIDE_ROW_PARTS);
-    }
 }

@@ -45,14 +45,6 @@ fn written(run: Run) -> Run {
     return Run(select(start, run.first, low == run.token), start, end, low, run.length);
 }
 
-fn write_unit(plane_run: u32, unit: u32) {
-    let place = place_of(plane_run);
-    set_length(plane_run, unit, place);
-    let run = written(place.run);
-    key_write(place, run, unit);
-    value_write(place, run, unit);
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn scatter(
     @builtin(workgroup_id) group: vec3<u32>,

@@ -6,8 +6,6 @@
 fn side_element(place: Place, token: u32, dim: u32) -> u32 {
     let element = side_source_row(place, token) + dim;
     let word = side_source[element / SIDE_SOURCE_LANES];
-    if SIDE_SOURCE_LANES == 1u {
-        return side_convert(word);
-    }
-    return side_convert((word >> ((element % SIDE_SOURCE_LANES) * 16u)) & 0xffffu);
+    let half = (word >> ((element % SIDE_SOURCE_LANES) * 16u)) & 0xffffu;
+    return side_convert(select(half, word, SIDE_SOURCE_LANES == 1u));
 }

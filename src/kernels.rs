@@ -175,10 +175,17 @@ impl SideVariant {
         self.stored.is_packed() && self.source.is_some_and(|source| source != self.stored)
     }
 
-    /// Parts of a packed row that a thread writes each: words, or two blocks where they are quantised together.
+    /// Whether rows of another format are quantised to blocks, which threads do together.
+    fn makes_blocks(&self) -> bool {
+        self.quantises() && matches!(self.stored, Format::Q8_0 | Format::Q4_0)
+    }
+
+    /// Words of a packed row that a thread writes each; where blocks are made, those of the codes of whole pairs.
     fn row_parts(&self) -> u32 {
+        let pairs = self.stored.scale_words(self.dim);
         match self.stored {
-            Format::Q8_0 | Format::Q4_0 if self.quantises() => self.stored.scale_words(self.dim),
+            Format::Q8_0 if self.makes_blocks() => pairs * 16,
+            Format::Q4_0 if self.makes_blocks() => pairs * 8,
             stored => stored.units(self.dim),
         }
     }
@@ -291,7 +298,14 @@ impl SideVariant {
 impl WriteVariant {
     /// Units of `rows` rows, of the side that has more.
     pub fn units(&self, rows: u32) -> u64 {
-        self.keys.units(rows).max(self.values.units(rows))
+        let units = self.keys.units(rows).max(self.values.units(rows));
+        // A pair of blocks is never in two workgroups.
+        if self.makes_blocks() { units.next_multiple_of(16) } else { units }
+    }
+
+    /// Whether threads write together.
+    fn makes_blocks(&self) -> bool {
+        self.keys.makes_blocks() || self.values.makes_blocks()
     }
 }
 
@@ -343,11 +357,16 @@ impl Kernel {
                     text.push_str(include_str!("../shaders/float.wgsl"));
                     text.push_str(include_str!("../shaders/format_fp8_e4m3.wgsl"));
                 }
-                text.push_str(if matches!(self, Kernel::Scatter(_)) {
-                    include_str!("../shaders/scatter.wgsl")
+                if matches!(self, Kernel::Scatter(_)) {
+                    text.push_str(include_str!("../shaders/scatter.wgsl"));
+                    text.push_str(if variant.makes_blocks() {
+                        include_str!("../shaders/write_together.wgsl")
+                    } else {
+                        include_str!("../shaders/write_alone.wgsl")
+                    });
                 } else {
-                    include_str!("../shaders/advance.wgsl")
-                });
+                    text.push_str(include_str!("../shaders/advance.wgsl"));
+                }
                 text.push_str(include_str!("../shaders/place.wgsl"));
                 line(&mut text, format_args!("const UNITS_OF_ROW = {}u;", variant.units(1)));
                 line(&mut text, format_args!("const CUT_BY_TOKENS = {};", variant.cut_by_tokens));
@@ -358,6 +377,10 @@ impl Kernel {
                 });
                 for (side, name, binding, from_end) in [(keys, "key", 2, 2), (values, "value", 3, 1)] {
                     let mut side_text = side.text(binding, binding + 2);
+                    if variant.makes_blocks() && !side.makes_blocks() {
+                        side_text = side_text.replace("fn side_write(", "fn side_write_alone(");
+                        side_text.push_str(include_str!("../shaders/stage_none.wgsl"));
+                    }
                     line(&mut side_text, format_args!("const SIDE_SCALE_FROM_END = {from_end}u;"));
                     text.push_str(&named(side_text, name));
                 }
@@ -504,7 +527,11 @@ impl Kernels {
                 layout: Some(&layout),
                 module: &module,
                 entry_point: Some(entry.name()),
-                compilation_options: wgpu::PipelineCompilationOptions::default(),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Every thread writes its place before another reads it; zeroing costs seconds to compile on GL.
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
                 cache: None,
             })
         })

@@ -1,6 +1,6 @@
 //! [`Context`]: a device, its queue, and what all caches on it share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::{
     CostModel, Error, Result,
@@ -33,6 +33,7 @@ struct Inner {
     costs: CostModel,
     /// Whether steps can be immediates.
     immediates: bool,
+    unpacks_halves: OnceLock<bool>,
     kernels: Arc<Mutex<Kernels>>,
 }
 
@@ -58,6 +59,7 @@ impl Context {
                 limits,
                 costs,
                 immediates,
+                unpacks_halves: OnceLock::new(),
                 kernels: Arc::new(Mutex::new(Kernels::new(device))),
             }),
         }
@@ -67,7 +69,17 @@ impl Context {
     pub(crate) fn choosing_by(&self, costs: CostModel) -> Self {
         let Inner { device, queue, limits, immediates, kernels, .. } = &*self.inner;
         let (device, queue, limits, kernels) = (device.clone(), queue.clone(), limits.clone(), kernels.clone());
-        Context { inner: Arc::new(Inner { device, queue, limits, costs, immediates: *immediates, kernels }) }
+        Context {
+            inner: Arc::new(Inner {
+                device,
+                queue,
+                limits,
+                costs,
+                immediates: *immediates,
+                unpacks_halves: OnceLock::new(),
+                kernels,
+            }),
+        }
     }
 
     /// The device.
@@ -95,6 +107,17 @@ impl Context {
         self.inner.immediates
     }
 
+    /// Whether shaders on this device can unpack halves; asked of it once.
+    pub(crate) fn unpacks_halves(&self) -> bool {
+        *self.inner.unpacks_halves.get_or_init(|| {
+            let text = "@group(0) @binding(0) var<storage, read_write> pair: vec2<f32>;
+                @compute @workgroup_size(1) fn probe() { pair = unpack2x16float(bitcast<u32>(pair.x)); }";
+            let descriptor =
+                wgpu::ShaderModuleDescriptor { label: Some("probe"), source: wgpu::ShaderSource::Wgsl(text.into()) };
+            self.create("a probe", 0, |device| device.create_shader_module(descriptor)).is_ok()
+        })
+    }
+
     /// Waits until everything submitted so far is done.
     ///
     /// # Errors
@@ -110,6 +133,17 @@ impl Context {
     /// The pipeline of a kernel, made on first use.
     pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
         self.create("a pipeline", 0, |device| self.kernels().pipeline(device, kernel).clone())
+    }
+
+    /// A pipeline of some text, made on first use.
+    #[cfg(feature = "attention")]
+    pub(crate) fn pipeline_of(
+        &self,
+        entry: &'static str,
+        text: String,
+        groups: &[&wgpu::BindGroupLayout],
+    ) -> Result<wgpu::ComputePipeline> {
+        self.create("a pipeline", 0, |device| self.kernels().pipeline_of(device, entry, text, groups).clone())
     }
 
     /// The layout of the first bind group of a kernel's variants.

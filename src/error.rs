@@ -50,6 +50,147 @@ pub enum Error {
         /// Bytes given.
         actual: u64,
     },
+    /// A prefix that cannot begin a name in WGSL.
+    #[error("a prefix of names must be a letter and then letters, digits and underscores, but is \"{prefix}\"")]
+    WgslPrefix {
+        /// The prefix given.
+        prefix: String,
+    },
+    /// A list of bindings for a shader has another number of entries.
+    #[error("reading this layer takes {expected} bindings, but {actual} are given")]
+    WgslBindings {
+        /// Lengths, and keys and values of each segment.
+        expected: u32,
+        /// The entries given.
+        actual: usize,
+    },
+    /// Two buffers would have one binding.
+    #[error("every buffer must have a binding of its own, but {binding} is given twice")]
+    WgslBindingTwice {
+        /// The binding.
+        binding: u32,
+    },
+    /// The device was made without a feature.
+    #[error("the device must be requested with the feature {feature}")]
+    DeviceFeature {
+        /// The feature of `wgpu::Features`.
+        feature: &'static str,
+    },
+    /// Query heads that do not share KV heads evenly.
+    #[error("query heads must be a multiple of the {num_heads} KV heads, and at least as many, but are {query_heads}")]
+    QueryHeads {
+        /// The query heads given.
+        query_heads: u32,
+        /// KV heads of the cache.
+        num_heads: u32,
+    },
+    /// A number that an attention cannot work with.
+    #[error("{name} must be {rule}, but is {value}")]
+    AttentionNumber {
+        /// `scale`, `softcap` or `splits`.
+        name: &'static str,
+        /// What it must be.
+        rule: &'static str,
+        /// What it is.
+        value: String,
+    },
+    /// A window that a ring does not keep.
+    #[error(
+        "an attention may see at most what the ring keeps, window {window} and sinks {sinks}, but asks for {wanted} and {wanted_sinks}"
+    )]
+    AttentionWindow {
+        /// Window of the ring.
+        window: u32,
+        /// Its sinks.
+        sinks: u32,
+        /// Window asked for.
+        wanted: u32,
+        /// Sinks asked for.
+        wanted_sinks: u32,
+    },
+    /// A mask that cannot be broadcast.
+    #[error("a mask must be [1 or {batch_size}, 1 or {query_heads}, 1 or {tokens}, positions], but is {shape:?}")]
+    MaskShape {
+        /// The batch.
+        batch_size: u32,
+        /// Query heads.
+        query_heads: u32,
+        /// Queries of each sequence.
+        tokens: u32,
+        /// The shape given.
+        shape: [u32; 4],
+    },
+    /// A mask that does not reach the end of the longest sequence.
+    #[error("a mask must have a column for each position, write_pos = {write_pos}, but has {positions}")]
+    MaskTooShort {
+        /// Columns of the mask.
+        positions: u32,
+        /// The largest length.
+        write_pos: u32,
+    },
+    /// A slice of an attention has the wrong number of elements.
+    #[error("the {name} must hold {expected} elements, but hold {actual}")]
+    TensorLength {
+        /// `queries` or `mask`.
+        name: &'static str,
+        /// The product of the shape.
+        expected: u64,
+        /// The slice's length.
+        actual: u64,
+    },
+    /// A buffer of an attention lacks a usage.
+    #[error("the buffer of the {name} must have {needed}, but has {actual}")]
+    TensorUsage {
+        /// `queries`, `output` or `mask`.
+        name: &'static str,
+        /// The missing usage.
+        needed: &'static str,
+        /// The usages it has.
+        actual: String,
+    },
+    /// A buffer of an attention ends before the last row.
+    #[error(
+        "the buffer of the {name} must hold {needed} bytes for this offset, these strides and tokens, but holds {actual}"
+    )]
+    TensorRange {
+        /// `queries`, `output` or `mask`.
+        name: &'static str,
+        /// Bytes from the buffer's start to the end of the last row, rounded up to 4.
+        needed: u64,
+        /// The buffer's size.
+        actual: u64,
+    },
+    /// An offset or stride of an attention is not a multiple of what it must be.
+    #[error("{what} of the {name} must be a multiple of {alignment}, but is {value}")]
+    TensorMisaligned {
+        /// `queries`, `output` or `mask`.
+        name: &'static str,
+        /// `the offset`, `a stride` or `the head size`.
+        what: &'static str,
+        /// The value given.
+        value: u64,
+        /// What it must be a multiple of.
+        alignment: u64,
+    },
+    /// A tensor of an attention in a format that it does not take.
+    #[error("the {name} must be in f32, f16 or bf16, but are in {format}")]
+    TensorFormat {
+        /// `queries` or `output`.
+        name: &'static str,
+        /// The format given.
+        format: Format,
+    },
+    /// The output of an attention would be written over what it reads.
+    #[error(
+        "the output must have a buffer of its own, not that of the {name}: one dispatch cannot read and write one buffer"
+    )]
+    OutputShared {
+        /// `queries`, `mask` or `cache`.
+        name: &'static str,
+    },
+    /// An attention that was made for another layer or cache.
+    #[error("an attention must be recorded for the layer that it was made for, but this is another")]
+    ForeignAttention,
     /// A product of dimensions does not fit its integer.
     #[error("{what} must fit {bits} bits, but {factors} does not")]
     SizeOverflow {

@@ -151,6 +151,9 @@ pub(crate) struct Kernels {
     /// The second group, where the step does not come as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
+    /// By their text.
+    #[cfg(feature = "attention")]
+    texts: HashMap<String, wgpu::ComputePipeline>,
 }
 
 impl SideVariant {
@@ -481,7 +484,11 @@ impl Entry {
     }
 }
 
-fn buffer_entry(binding: u32, ty: wgpu::BufferBindingType, has_dynamic_offset: bool) -> wgpu::BindGroupLayoutEntry {
+pub(crate) fn buffer_entry(
+    binding: u32,
+    ty: wgpu::BufferBindingType,
+    has_dynamic_offset: bool,
+) -> wgpu::BindGroupLayoutEntry {
     let ty = wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None };
     wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }
@@ -492,7 +499,13 @@ impl Kernels {
             label: Some("step"),
             entries: &[buffer_entry(0, wgpu::BufferBindingType::Storage { read_only: true }, true)],
         });
-        Kernels { bindings: HashMap::new(), step, pipelines: HashMap::new() }
+        Kernels {
+            bindings: HashMap::new(),
+            step,
+            pipelines: HashMap::new(),
+            #[cfg(feature = "attention")]
+            texts: HashMap::new(),
+        }
     }
 
     /// The layout of the first group of a kernel's variants.
@@ -518,24 +531,54 @@ impl Kernels {
                 bind_group_layouts,
                 immediate_size,
             });
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(entry.name()),
-                source: wgpu::ShaderSource::Wgsl(kernel.wgsl().into()),
-            });
-            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(entry.name()),
-                layout: Some(&layout),
-                module: &module,
-                entry_point: Some(entry.name()),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    // Every thread writes its place before another reads it; zeroing costs seconds to compile on GL.
-                    zero_initialize_workgroup_memory: false,
-                    ..Default::default()
-                },
-                cache: None,
-            })
+            compile(device, entry.name(), &kernel.wgsl(), &layout)
         })
     }
+
+    /// The pipeline of a text with bindings in so many groups, made on first use.
+    #[cfg(feature = "attention")]
+    pub fn pipeline_of(
+        &mut self,
+        device: &wgpu::Device,
+        entry: &'static str,
+        text: String,
+        groups: &[&wgpu::BindGroupLayout],
+    ) -> &wgpu::ComputePipeline {
+        self.texts.entry(text).or_insert_with_key(|text| {
+            log::debug!("compiling {entry}");
+            let groups: Vec<_> = groups.iter().map(|&group| Some(group)).collect();
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(entry),
+                bind_group_layouts: &groups,
+                immediate_size: 0,
+            });
+            compile(device, entry, text, &layout)
+        })
+    }
+}
+
+fn compile(
+    device: &wgpu::Device,
+    entry: &'static str,
+    text: &str,
+    layout: &wgpu::PipelineLayout,
+) -> wgpu::ComputePipeline {
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(entry),
+        source: wgpu::ShaderSource::Wgsl(text.into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(entry),
+        layout: Some(layout),
+        module: &module,
+        entry_point: Some(entry),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            // Every thread writes its place before another reads it; zeroing costs seconds to compile on GL.
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
+        cache: None,
+    })
 }
 
 /// How the narrow gather reads a stored row.

@@ -44,18 +44,18 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct KvCache {
-    context: Context,
+    pub(crate) context: Context,
     config: CacheConfig,
-    layout: Layout,
-    storage: Storage,
+    pub(crate) layout: Layout,
+    pub(crate) storage: Storage,
     ring: StepRing,
-    sequences: Sequences,
+    pub(crate) sequences: Sequences,
     /// Scratch for the step being planned.
     step: Step,
     /// Made by the first [`record_advance`](Self::record_advance) of a batch.
     advance: Option<Advance>,
     /// What its bound sources know it by.
-    identity: Arc<()>,
+    pub(crate) identity: Arc<()>,
 }
 
 /// What advances lengths.

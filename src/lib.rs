@@ -4,6 +4,8 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "the numbers of a test are small"))]
 
 mod adapter;
+#[cfg(feature = "attention")]
+pub mod attention;
 mod batched;
 mod binding;
 mod bound;
@@ -23,6 +25,7 @@ mod placement;
 mod plan;
 pub mod program;
 mod quantise;
+mod reader;
 mod record;
 mod reference;
 mod report;
@@ -47,6 +50,7 @@ pub use format::{Format, HostRows, Side};
 pub use half;
 pub use layer::KvCache;
 pub use placement::{Placement, Visible};
+pub use reader::WgslNames;
 pub use record::Recorder;
 pub use reference::{Difference, ReferenceCache, compare_tensors};
 pub use report::MemoryReport;

@@ -285,6 +285,26 @@ impl ReferenceCache {
         Err(Error::SliceLength { side, expected, actual: source.len() as u64 })
     }
 
+    /// Whether the row of a position is still stored.
+    #[cfg(feature = "attention")]
+    pub(crate) fn holds(&self, sequence: u32, position: u32) -> bool {
+        self.held[sequence as usize].get(self.slot(position)) == Some(&Some(position))
+    }
+
+    /// The numbers of a stored row.
+    #[cfg(feature = "attention")]
+    pub(crate) fn numbers(&self, side: Side, sequence: u32, head: u32, position: u32) -> Vec<f32> {
+        let planes = match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        };
+        let (format, mut bytes) = (self.config.format(side), Vec::new());
+        planes[sequence as usize][head as usize][self.slot(position)]
+            .iter()
+            .for_each(|&bits| push(&mut bytes, format, bits));
+        format.decode_row(&bytes, self.config.dim(side), self.config.scale(side)).expect("a stored row is whole")
+    }
+
     fn check_sequence(&self, sequence: u32) -> Result<()> {
         let count = self.config.batch_size;
         if sequence < count { Ok(()) } else { Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count }) }

@@ -31,11 +31,11 @@ fn buffer(context: &Context, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu
     buffer
 }
 
-fn storage(context: &Context, contents: &[u8]) -> wgpu::Buffer {
+pub fn storage(context: &Context, contents: &[u8]) -> wgpu::Buffer {
     buffer(context, contents, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
 }
 
-fn read<T: bytemuck::Pod>(context: &Context, buffer: &wgpu::Buffer) -> Vec<T> {
+pub fn read<T: bytemuck::Pod>(context: &Context, buffer: &wgpu::Buffer) -> Vec<T> {
     let (device, queue) = (context.device(), context.queue());
     let staging = device.create_buffer(&wgpu::BufferDescriptor {
         label: None,

@@ -4,6 +4,7 @@
 //! `KV_CACHE_REQUIRE` lists adapters that must be there, separated by `;`: an adapter is one if its label contains every
 //! word, as in `llvmpipe [vulkan];SwiftShader`. So a driver that fails to load is a failure and not a shorter list.
 
+mod attention;
 mod bugs;
 mod conversions;
 mod engine;
@@ -13,7 +14,7 @@ mod large;
 mod programs;
 mod sequences;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_kv_cache::{Context, CostModel, adapter_label, adapters};
@@ -51,6 +52,9 @@ pub type Test = (&'static str, fn(&Gpu) -> Outcome);
 /// Passed.
 pub const DONE: Outcome = Ok(Completion::Completed);
 
+/// Held by each test on GL.
+static GL: Mutex<()> = Mutex::new(());
+
 fn main() {
     let _ = env_logger::Builder::from_default_env().is_test(true).try_init();
     let arguments = Arguments::from_args();
@@ -84,19 +88,26 @@ fn trials() -> Vec<Trial> {
                     continue;
                 }
             };
-            let tests = [
+            let every_form = [
                 host::TESTS,
                 engine::TESTS,
                 conversions::TESTS,
-                formats::TESTS,
                 programs::TESTS,
                 sequences::TESTS,
                 bugs::TESTS,
                 large::TESTS,
             ];
-            for &(name, test) in tests.into_iter().flatten() {
+            // What no copy can do.
+            let kernels_only: &[&[Test]] =
+                if costs == CostModel::KERNELS { &[formats::TESTS, attention::TESTS] } else { &[] };
+            for &(name, test) in every_form.iter().chain(kernels_only).copied().flatten() {
                 let gpu = gpu.clone();
-                trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || test(&gpu)));
+                trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || {
+                    // wgpu gives up where one thread compiles on GL for longer than another waits.
+                    let _alone = (gpu.context.device().adapter_info().backend == wgpu::Backend::Gl)
+                        .then(|| GL.lock().unwrap_or_else(PoisonError::into_inner));
+                    test(&gpu)
+                }));
             }
         }
     }

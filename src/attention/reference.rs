@@ -1,0 +1,128 @@
+//! Attention on the CPU in f64, over what a reference cache holds.
+
+use super::{MaskRows, Options};
+use crate::{Error, Placement, ReferenceCache, Result, Side};
+
+/// [`attend`](super::attend) in f64, written from its contract: for each query, over each position that it sees.
+///
+/// # Errors
+/// As there, for the arguments.
+pub fn reference(
+    cache: &ReferenceCache,
+    options: &Options,
+    queries: &[f32],
+    mask: Option<MaskRows<'_>>,
+) -> Result<Vec<f64>> {
+    let config = cache.config();
+    let (batch, num_heads) = (config.batch_size, config.num_heads);
+    let Options { query_heads, tokens, causal, scale, softcap, .. } = *options;
+    let product = |axes: [u32; 4]| axes.into_iter().map(u64::from).try_fold(1, u64::checked_mul).unwrap_or(u64::MAX);
+    let expected = product([batch, query_heads, tokens, config.head_dim]);
+    if queries.len() as u64 != expected {
+        return Err(Error::TensorLength { name: "queries", expected, actual: queries.len() as u64 });
+    }
+    if let Some(mask) = mask.filter(|mask| mask.numbers.len() as u64 != product(mask.shape)) {
+        let actual = mask.numbers.len() as u64;
+        return Err(Error::TensorLength { name: "mask", expected: product(mask.shape), actual });
+    }
+    if query_heads == 0 || query_heads % num_heads != 0 {
+        return Err(Error::QueryHeads { query_heads, num_heads });
+    }
+    if tokens == 0 {
+        return Err(Error::NoTokens);
+    }
+    let wrong = |name, rule, value: f32| Error::AttentionNumber { name, rule, value: value.to_string() };
+    if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
+        return Err(wrong("scale", "finite", scale));
+    }
+    if let Some(cap) = softcap.filter(|cap| !cap.is_finite() || *cap <= 0.0) {
+        return Err(wrong("softcap", "positive and finite", cap));
+    }
+    let (window, sinks) = match (config.placement, options.window) {
+        (_, Some(0)) => return Err(Error::ZeroDimension { name: "window" }),
+        (Placement::Linear, None) => (u32::MAX, 0),
+        (Placement::Ring { window, sinks, .. }, None) => (window, sinks),
+        (Placement::Ring { window, sinks, .. }, Some(wanted)) if wanted > window || options.sinks > sinks => {
+            return Err(Error::AttentionWindow { window, sinks, wanted, wanted_sinks: options.sinks });
+        }
+        (_, Some(window)) => (window, options.sinks),
+    };
+    if let Some(MaskRows { shape, .. }) = mask {
+        let right = |at: usize, all: u32| shape[at] == 1 || shape[at] == all;
+        if !right(0, batch) || !right(1, query_heads) || !right(2, tokens) || shape[3] == 0 {
+            return Err(Error::MaskShape { batch_size: batch, query_heads, tokens, shape });
+        }
+        let write_pos = cache.write_pos();
+        if shape[3] < write_pos {
+            return Err(Error::MaskTooShort { positions: shape[3], write_pos });
+        }
+    }
+    let scale = f64::from(scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt()));
+
+    // Where each query stands, and what it sees.
+    let mut seen: Vec<Vec<Vec<u32>>> = Vec::new();
+    for (sequence, &length) in (0..).zip(cache.lengths()) {
+        let mut of_sequence = Vec::new();
+        for token in 0..i64::from(tokens) {
+            let own = if causal { i64::from(length) - i64::from(tokens) + token } else { i64::from(length) - 1 };
+            let sees = |position: &u32| {
+                let distance = own - i64::from(*position);
+                distance >= 0 && (*position < sinks || distance < i64::from(window))
+            };
+            let positions: Vec<u32> = (0..length).filter(sees).collect();
+            let missing = |position: &&u32| !cache.holds(sequence, **position);
+            if let Some(&position) = positions.iter().find(missing) {
+                let mut oldest = length;
+                while oldest > sinks && cache.holds(sequence, oldest - 1) {
+                    oldest -= 1;
+                }
+                return Err(Error::Evicted { sequence, position, oldest });
+            }
+            of_sequence.push(positions);
+        }
+        seen.push(of_sequence);
+    }
+
+    let mut output = Vec::new();
+    for sequence in 0..batch {
+        for head in 0..query_heads {
+            let kv_head = head / (query_heads / num_heads);
+            for token in 0..tokens {
+                let at = ((sequence * query_heads + head) * tokens + token) as usize * config.head_dim as usize;
+                let query = &queries[at..at + config.head_dim as usize];
+                let score = |&position: &u32| -> f64 {
+                    let key = cache.numbers(Side::Keys, sequence, kv_head, position);
+                    let dot: f64 = query.iter().zip(&key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+                    let mut score = dot * scale;
+                    if let Some(cap) = softcap.map(f64::from) {
+                        score = cap * (score / cap).tanh();
+                    }
+                    score + mask.map_or(0.0, |mask| f64::from(mask_at(&mask, [sequence, head, token, position])))
+                };
+                let positions = &seen[sequence as usize][token as usize];
+                let scores: Vec<f64> = positions.iter().map(score).collect();
+                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let mut sums = vec![0.0; config.value_dim as usize];
+                let mut total = 0.0;
+                // The first number that f32 has no room for hides a position.
+                for (&position, score) in positions.iter().zip(&scores).filter(|(_, score)| **score > -3.0e38) {
+                    let weight = (score - largest).exp();
+                    total += weight;
+                    let value = cache.numbers(Side::Values, sequence, kv_head, position);
+                    sums.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * f64::from(value));
+                }
+                output.extend(sums.into_iter().map(|sum| if total == 0.0 { 0.0 } else { sum / total }));
+            }
+        }
+    }
+    Ok(output)
+}
+
+/// An element of a mask; axes of 1 are for all.
+fn mask_at(mask: &MaskRows<'_>, at: [u32; 4]) -> f32 {
+    let index = at.into_iter().zip(mask.shape).fold(0, |index, (at, axis)| {
+        let at = if axis == 1 { 0 } else { at };
+        index * axis as usize + at as usize
+    });
+    mask.numbers[index]
+}

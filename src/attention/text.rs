@@ -1,0 +1,101 @@
+//! The text of the kernels of an attention.
+
+use std::fmt::Write as _;
+
+use super::WORKGROUP;
+use crate::{CacheConfig, Format, KvCache, Result, WgslNames};
+
+/// What tells one kernel from another, beside the layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Variant {
+    pub rows: u32,
+    /// Query heads of a KV head.
+    pub group: u32,
+    pub splits: u32,
+    pub causal: bool,
+    pub window: Option<(u32, u32)>,
+    pub capped: bool,
+    pub masked: bool,
+    pub queries: Format,
+    pub output: Format,
+}
+
+/// Vectors of queries that a workgroup keeps: 8 KiB.
+const MOST_STAGED: u32 = 512;
+
+fn constants(variant: &Variant) -> String {
+    let (window, sinks) = variant.window.unwrap_or_default();
+    let mut text = String::new();
+    let mut line =
+        |arguments: std::fmt::Arguments<'_>| writeln!(text, "{arguments}").expect("a String takes every write");
+    line(format_args!("const WORKGROUP = {WORKGROUP}u;"));
+    line(format_args!("const ROWS = {}u;", variant.rows));
+    line(format_args!("const GROUP = {}u;", variant.group));
+    line(format_args!("const SPLITS = {}u;", variant.splits));
+    line(format_args!("const CAUSAL = {};", variant.causal));
+    line(format_args!("const WINDOWED = {};", variant.window.is_some()));
+    line(format_args!("const WINDOW = {}u;", window.min(u32::MAX / 2)));
+    line(format_args!("const SINKS = {sinks}u;"));
+    line(format_args!("const CAPPED = {};", variant.capped));
+    line(format_args!("const OUTPUT_LANES = {}u;", 4 / variant.output.unit_bytes()));
+    text
+}
+
+/// The output's binding and how it is written.
+fn output(variant: &Variant) -> String {
+    let mut text = "@group(0) @binding(2) var<storage, read_write> output: array<u32>;\n".to_owned();
+    let bits = match variant.output {
+        Format::F16 | Format::Bf16 => format!("{}_encode(bitcast<u32>(number))", variant.output),
+        _ => "bitcast<u32>(number)".to_owned(),
+    };
+    text.push_str(include_str!("../../shaders/format_f16.wgsl"));
+    text.push_str(include_str!("../../shaders/format_bf16.wgsl"));
+    text.push_str(&format!("fn output_bits(number: f32) -> u32 {{\n    return {bits};\n}}\n"));
+    text.push_str(include_str!("../../shaders/attend_output.wgsl"));
+    text
+}
+
+pub(super) fn attend(cache: &KvCache, names: &WgslNames<'_>, variant: &Variant) -> Result<String> {
+    let mut text = constants(variant);
+    let staged = variant.rows * cache.config().head_dim.div_ceil(4);
+    text.push_str(&format!("const STAGED = {};\n", staged <= MOST_STAGED));
+    text.push_str(&format!("const STAGED_VECTORS = {}u;\n", if staged <= MOST_STAGED { staged } else { 1 }));
+    text.push_str(&cache.wgsl(names)?);
+    text.push_str(include_str!("../../shaders/attend_params.wgsl"));
+    text.push_str(include_str!("../../shaders/attend_scores.wgsl"));
+    if variant.splits == 1 {
+        text.push_str(&output(variant));
+        text.push_str(include_str!("../../shaders/attend_whole.wgsl"));
+    } else {
+        text.push_str(include_str!("../../shaders/format_f16.wgsl"));
+        text.push_str(include_str!("../../shaders/format_bf16.wgsl"));
+        text.push_str(include_str!("../../shaders/attend_split.wgsl"));
+    }
+    text.push_str(if variant.masked {
+        include_str!("../../shaders/attend_masked.wgsl")
+    } else {
+        include_str!("../../shaders/attend_unmasked.wgsl")
+    });
+    text.push_str("@group(0) @binding(1) var<storage, read> queries: array<u32>;\n");
+    let element = match variant.queries {
+        Format::F16 | Format::Bf16 => {
+            format!("{}_decode((queries[at / 2u] >> (at % 2u * 16u)) & 0xffffu)", variant.queries)
+        }
+        _ => "queries[at]".to_owned(),
+    };
+    text.push_str(&format!("fn query_element(at: u32) -> f32 {{\n    return bitcast<f32>({element});\n}}\n"));
+    text.push_str(include_str!("../../shaders/attend.wgsl"));
+    Ok(text)
+}
+
+pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> String {
+    let mut text = constants(variant);
+    text.push_str(&format!("const cache_heads = {}u;\n", config.num_heads));
+    text.push_str(&format!("const cache_value_dim = {}u;\n", config.value_dim));
+    text.push_str(&format!("const cache_value_vectors = {}u;\n", config.value_dim.div_ceil(4)));
+    text.push_str(include_str!("../../shaders/attend_params.wgsl"));
+    text.push_str(&output(variant));
+    text.push_str("@group(0) @binding(3) var<storage, read> partials: array<vec4<f32>>;\n");
+    text.push_str(include_str!("../../shaders/combine.wgsl"));
+    text
+}

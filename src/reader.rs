@@ -1,0 +1,286 @@
+//! WGSL that reads a layer, for the caller's shaders: [`WgslNames`] and [`KvCache::wgsl`].
+
+use std::fmt::Write as _;
+
+use crate::{
+    Error, Format, KvCache, Placement, Result, Side,
+    binding::window_binding,
+    layout::{Layout, SideLayout},
+};
+
+/// Where the text of [`KvCache::wgsl`] stands in a shader of the caller's.
+///
+/// ```
+/// use wgpu_kv_cache::WgslNames;
+/// let names = WgslNames::new("cache_").group(1).bindings(&[4, 5, 6]);
+/// # let _ = names;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WgslNames<'a> {
+    prefix: &'a str,
+    group: u32,
+    bindings: Option<&'a [u32]>,
+    halves: bool,
+}
+
+impl<'a> WgslNames<'a> {
+    /// Names that begin with `prefix`, in group 0 from binding 0 on.
+    #[must_use]
+    pub const fn new(prefix: &'a str) -> Self {
+        WgslNames { prefix, group: 0, bindings: None, halves: false }
+    }
+
+    /// The bind group.
+    #[must_use]
+    pub const fn group(mut self, group: u32) -> Self {
+        self.group = group;
+        self
+    }
+
+    /// The bindings in it, [`KvCache::wgsl_bindings`] of them: lengths, then keys and values of each segment.
+    #[must_use]
+    pub const fn bindings(mut self, bindings: &'a [u32]) -> Self {
+        self.bindings = Some(bindings);
+        self
+    }
+
+    /// Functions in f16 too. The shader must begin with `enable f16;`.
+    #[must_use]
+    pub const fn halves(mut self) -> Self {
+        self.halves = true;
+        self
+    }
+
+    /// The indices of so many bindings.
+    fn indices(&self, count: u32) -> Result<Vec<u32>> {
+        let indices = self.bindings.map_or_else(|| (0..count).collect(), <[u32]>::to_vec);
+        if indices.len() != count as usize {
+            return Err(Error::WgslBindings { expected: count, actual: indices.len() });
+        }
+        let twice = (1..indices.len()).find(|&at| indices[..at].contains(&indices[at]));
+        match twice {
+            Some(at) => Err(Error::WgslBindingTwice { binding: indices[at] }),
+            None => Ok(indices),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let begins = self.prefix.starts_with(|letter: char| letter.is_ascii_alphabetic());
+        let word = self.prefix.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        if begins && word { Ok(()) } else { Err(Error::WgslPrefix { prefix: self.prefix.to_owned() }) }
+    }
+}
+
+/// Reading from the caller's own shaders.
+impl KvCache {
+    /// WGSL that reads this layer in a shader of the caller's, whatever its format, placement and size: join it with your own
+    /// text, or register it as a module. Make the bind group's layout by [`wgsl_layout`](Self::wgsl_layout) and its entries by
+    /// [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have the same text.
+    ///
+    /// With the prefix `kv_` it defines, beside names of its own that begin so too:
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `kv_key(sequence, head, position, i) -> vec4<f32>` | elements 4 i to 4 i + 3 of a key row |
+    /// | `kv_value(sequence, head, position, i) -> vec4<f32>` | the same of a value row |
+    /// | `kv_length(sequence) -> u32` | positions of the sequence, at that point of the command stream |
+    /// | `kv_first_visible(query) -> u32` | the first position, beyond the sinks, that a query at position `query` sees; it sees all from there to itself, and positions below `kv_sinks` |
+    /// | `kv_plane(sequence, head)`, `kv_slot(position)` | for a loop: computed once for |
+    /// | `kv_key_at(plane, slot, i)`, `kv_value_at(plane, slot, i)` | the same vectors |
+    /// | `kv_key_half`, `kv_key_at_half`, and of values `-> vec4<f16>` | with [`WgslNames::halves`] |
+    /// | `kv_heads`, `kv_key_dim`, `kv_value_dim`, `kv_key_vectors`, `kv_value_vectors`, `kv_window`, `kv_sinks` | constants |
+    ///
+    /// Elements past the head size, to a multiple of four, are zero. Read valid positions only: below the length, and in a ring
+    /// among the sinks or not before the first that some query of the last update sees; what lies elsewhere is anything.
+    ///
+    /// # Errors
+    /// [`Error::WgslPrefix`], [`Error::WgslBindings`], [`Error::WgslBindingTwice`]; [`Error::DeviceFeature`] for halves on a
+    /// device without `SHADER_F16`; [`Error::DeviceLimit`] where a layer of many segments has more buffers than a stage takes.
+    ///
+    /// # Performance
+    /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel written by
+    /// hand: see `BENCHMARKS.md`. Where a layer has more segments than one, a load chooses among their buffers.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, Placement, WgslNames};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let ring = Placement::Ring { window: 512, sinks: 4, slack: 0 };
+    /// let config = CacheConfig::new(1, 8, 128, 0).formats(Format::Q8_0, Format::Q4_0).placement(ring);
+    /// let cache = KvCache::new(&context, config)?;
+    /// let names = WgslNames::new("kv_").group(1);
+    /// let shader = format!("
+    ///     {}
+    ///     @group(0) @binding(0) var<storage, read_write> sum: vec4<f32>;
+    ///     @compute @workgroup_size(1) fn main() {{
+    ///         let query = kv_length(0u) - 1u;
+    ///         for (var position = kv_first_visible(query); position <= query; position++) {{
+    ///             sum += kv_key(0u, 3u, position, 0u) * kv_value(0u, 3u, position, 0u);
+    ///         }}
+    ///     }}", cache.wgsl(&names)?);
+    /// # device.create_shader_module(wgpu::ShaderModuleDescriptor {
+    /// #     label: None,
+    /// #     source: wgpu::ShaderSource::Wgsl(shader.into()),
+    /// # });
+    /// let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+    ///     label: None,
+    ///     entries: &cache.wgsl_layout(&names, wgpu::ShaderStages::COMPUTE)?,
+    /// });
+    /// let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
+    ///     label: None,
+    ///     layout: &layout,
+    ///     entries: &cache.wgsl_entries(&names)?,
+    /// });
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn wgsl(&self, names: &WgslNames<'_>) -> Result<String> {
+        let indices = self.check_names(names)?;
+        text(&self.layout, names, &indices, self.context.unpacks_halves())
+    }
+
+    /// How many storage buffers the text binds, all of them only read.
+    pub fn wgsl_bindings(&self) -> u32 {
+        bindings(&self.layout)
+    }
+
+    /// The entries of the layout of the bind group.
+    ///
+    /// # Errors
+    /// As [`wgsl`](Self::wgsl).
+    pub fn wgsl_layout(
+        &self,
+        names: &WgslNames<'_>,
+        visibility: wgpu::ShaderStages,
+    ) -> Result<Vec<wgpu::BindGroupLayoutEntry>> {
+        let ty = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: true },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let entry = |binding| wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None };
+        Ok(self.check_names(names)?.into_iter().map(entry).collect())
+    }
+
+    /// The entries of the bind group. They stay right as long as the cache lives.
+    ///
+    /// # Errors
+    /// As [`wgsl`](Self::wgsl).
+    pub fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'_>>> {
+        let lengths = window_binding(&self.storage.lengths.buffer, &self.storage.lengths.range());
+        let planes = self.storage.planes().map(wgpu::Buffer::as_entire_binding);
+        let resources = std::iter::once(lengths).chain(planes);
+        let indices = self.check_names(names)?;
+        Ok(indices
+            .into_iter()
+            .zip(resources)
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
+            .collect())
+    }
+
+    fn check_names(&self, names: &WgslNames<'_>) -> Result<Vec<u32>> {
+        names.check()?;
+        if names.halves && !self.context.device().features().contains(wgpu::Features::SHADER_F16) {
+            return Err(Error::DeviceFeature { feature: "SHADER_F16" });
+        }
+        let (needed, available) = (self.wgsl_bindings(), self.context.limits().max_storage_buffers_per_shader_stage);
+        if needed > available {
+            let limit = "max_storage_buffers_per_shader_stage";
+            return Err(Error::DeviceLimit { limit, needed: needed.into(), available: available.into() });
+        }
+        names.indices(needed)
+    }
+}
+
+/// Lengths, and keys and values of each segment.
+fn bindings(layout: &Layout) -> u32 {
+    1 + 2 * u32::try_from(layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits")
+}
+
+/// What a side is loaded by, and its bytes.
+fn unit(sizes: &SideLayout) -> (&'static str, u64) {
+    match sizes.format {
+        Format::F32 if sizes.dim.is_multiple_of(4) => ("vec4<u32>", 16),
+        Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(4) => ("vec2<u32>", 8),
+        _ => ("u32", 4),
+    }
+}
+
+/// The whole text.
+fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> Result<String> {
+    let line = |text: &mut String, arguments: std::fmt::Arguments<'_>| {
+        writeln!(text, "{arguments}").expect("a String takes every write");
+    };
+    let (window, sinks, slot) = match layout.placement {
+        Placement::Linear => (u32::MAX, 0, "return position;".to_owned()),
+        Placement::Ring { window, sinks, slack } => {
+            let wrapped = format!("{sinks}u + (max(position, {sinks}u) - {sinks}u) % {}u", window + slack);
+            (window, sinks, format!("return select({wrapped}, position, position < {sinks}u);"))
+        }
+    };
+    let mut text = include_str!("../shaders/read.wgsl")
+        .replace("READER_HEADS", &layout.heads.to_string())
+        .replace("READER_WINDOW", &window.to_string())
+        .replace("READER_SINKS", &sinks.to_string())
+        .replace("READER_LENGTHS_BINDING", &indices[0].to_string())
+        .replace("READER_SLOT", &slot);
+    for (side, name, first) in [(Side::Keys, "key", 1), (Side::Values, "value", 2)] {
+        let sizes = layout.side(side);
+        let (unit, unit_bytes) = unit(sizes);
+        let buffers: Vec<_> = (0..).zip(indices[first..].iter().step_by(2)).collect();
+        let mut part = String::new();
+        for (segment, binding) in &buffers {
+            line(&mut part, format_args!("@group(READER_GROUP) @binding({binding})"));
+            line(&mut part, format_args!("var<storage, read> reader_side_segment_{segment}_planes: array<{unit}>;"));
+        }
+        line(&mut part, format_args!("\nfn reader_side_load(plane: u32, index: u32) -> {unit} {{"));
+        let stride = sizes.plane_bytes / unit_bytes;
+        if let [_] = &buffers[..] {
+            line(&mut part, format_args!("    return reader_side_segment_0_planes[plane * {stride}u + index];"));
+        } else {
+            let planes = layout.planes_per_segment;
+            line(&mut part, format_args!("    let at = plane % {planes}u * {stride}u + index;"));
+            line(&mut part, format_args!("    switch plane / {planes}u {{"));
+            for (segment, _) in &buffers {
+                let case = if *segment == 0 { "default".to_owned() } else { format!("case {segment}u") };
+                line(&mut part, format_args!("        {case}: {{ return reader_side_segment_{segment}_planes[at]; }}"));
+            }
+            line(&mut part, format_args!("    }}"));
+        }
+        line(&mut part, format_args!("}}\n"));
+        part.push_str(match sizes.format {
+            Format::F32 | Format::Fp8E4M3 => "",
+            Format::Bf16 => include_str!("../shaders/read_pair_bf16.wgsl"),
+            _ if unpacks_halves => include_str!("../shaders/read_pair_f16.wgsl"),
+            _ => include_str!("../shaders/read_pair_f16_integers.wgsl"),
+        });
+        if sizes.format == Format::F32 && unit_bytes == 4 {
+            part.push_str(include_str!("../shaders/read_pair_bf16.wgsl"));
+        }
+        part.push_str(match sizes.format {
+            Format::Fp8E4M3 => include_str!("../shaders/read_fp8_e4m3.wgsl"),
+            Format::Q8_0 => include_str!("../shaders/read_q8_0.wgsl"),
+            Format::Q4_0 => include_str!("../shaders/read_q4_0.wgsl"),
+            Format::F32 if unit_bytes > 4 => include_str!("../shaders/read_f32_wide.wgsl"),
+            _ if unit_bytes > 4 => include_str!("../shaders/read_halves_wide.wgsl"),
+            _ => include_str!("../shaders/read_narrow.wgsl"),
+        });
+        part.push_str(include_str!("../shaders/read_side.wgsl"));
+        if names.halves {
+            part.push_str(include_str!("../shaders/read_side_f16.wgsl"));
+        }
+        let scale_at = layout.planes / layout.heads + u32::from(side == Side::Values);
+        let part = part
+            .replace("READER_SIDE_DIM", &sizes.dim.to_string())
+            .replace("READER_SIDE_VECTORS", &sizes.dim.div_ceil(4).to_string())
+            .replace("READER_SIDE_LANES", &(4 / sizes.format.unit_bytes()).to_string())
+            .replace("READER_SIDE_CODE_WORDS", &sizes.format.code_words(sizes.dim).to_string())
+            .replace("READER_SIDE_SCALE_WORDS", &sizes.format.scale_words(sizes.dim).to_string())
+            .replace("READER_SIDE_SCALES_AT", &(sizes.code_bytes() / 4 * u64::from(layout.slots)).to_string())
+            .replace("READER_SIDE_SCALE_AT", &scale_at.to_string());
+        text.push('\n');
+        text.push_str(&part.replace("reader_side", &format!("reader_{name}")));
+    }
+    Ok(text.replace("READER_GROUP", &names.group.to_string()).replace("reader_", names.prefix))
+}

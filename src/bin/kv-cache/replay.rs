@@ -8,10 +8,12 @@ use clap::Args;
 use console::style;
 use wgpu_kv_cache::{
     BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, Side, Write, adapter_label,
-    adapters, compare_tensors, find_adapter,
+    adapters,
+    attention::{self, MaskRows, Options, attend},
+    compare_tensors, find_adapter,
 };
 
-use self::form::{Floats, Numbers, Operation, Outcome, Program, Rows};
+use self::form::{Floats, Given, Numbers, Operation, Outcome, Program, Rows};
 use crate::Failure;
 
 /// Run a recorded program on an adapter and on the reference, and compare after each operation.
@@ -114,7 +116,7 @@ impl Replay {
     }
 
     /// What the operation gave, on both alike.
-    fn apply(&mut self, operation: &Operation) -> Result<Result<Option<Rows>, Error>, Stop> {
+    fn apply(&mut self, operation: &Operation) -> Result<Result<Option<Given>, Error>, Stop> {
         match operation {
             Operation::Update { layer, tokens, keys, values, positions, counts } => {
                 let batch = self.device.config().batch_size as usize;
@@ -185,7 +187,37 @@ impl Replay {
                 // It is compared with the reference after every operation.
                 let device = self.device.layer(*layer)?;
                 let batch = device.config().batch_size;
-                Ok(Ok(Some(Rows::storage(&device.read_storage()?, batch))))
+                Ok(Ok(Some(Given::Rows(Rows::storage(&device.read_storage()?, batch)))))
+            }
+            Operation::Attention {
+                layer,
+                heads,
+                tokens,
+                queries: Floats(queries),
+                causal,
+                scale,
+                softcap,
+                mask,
+                mask_shape,
+                window,
+                sinks,
+            } => {
+                let options = Options {
+                    causal: *causal,
+                    window: *window,
+                    sinks: *sinks,
+                    scale: *scale,
+                    softcap: softcap.filter(|cap| *cap != 0.0),
+                    ..Options::new(*heads, *tokens)
+                };
+                let mask = mask.as_ref().map(|Floats(numbers)| {
+                    let columns = u32::try_from(numbers.len()).unwrap_or(u32::MAX) / tokens.max(&1);
+                    MaskRows { numbers, shape: mask_shape.unwrap_or([1, 1, *tokens, columns]) }
+                });
+                let expected =
+                    self.reference_layer(*layer).and_then(|layer| attention::reference(layer, &options, queries, mask));
+                let actual = self.device.layer(*layer).and_then(|layer| attend(layer, &options, queries, mask));
+                agree_attention((expected, actual))
             }
             Operation::Reset {} => {
                 self.reference.iter_mut().for_each(ReferenceCache::reset);
@@ -237,16 +269,16 @@ impl Replay {
 }
 
 /// Both must do it, or refuse it for the same reason.
-fn agree(both: Both<()>, rows: Option<Rows>) -> Result<Result<Option<Rows>, Error>, Stop> {
+fn agree(both: Both<()>, given: Option<Given>) -> Result<Result<Option<Given>, Error>, Stop> {
     match both {
-        (Ok(()), Ok(())) => Ok(Ok(rows)),
+        (Ok(()), Ok(())) => Ok(Ok(given)),
         (Err(expected), Err(actual)) if expected == actual => Ok(Err(actual)),
         (expected, actual) => Err(parted(expected.err(), actual.err())),
     }
 }
 
 /// The same for rows, which must be equal.
-fn agree_rows(both: Both<Pair<HostTensor>>, positions: Vec<Vec<u32>>) -> Result<Result<Option<Rows>, Error>, Stop> {
+fn agree_rows(both: Both<Pair<HostTensor>>, positions: Vec<Vec<u32>>) -> Result<Result<Option<Given>, Error>, Stop> {
     let (expected, actual) = match both {
         (Ok(expected), Ok(actual)) => (expected, actual),
         (expected, actual) => return agree((expected.map(drop), actual.map(drop)), None),
@@ -260,7 +292,36 @@ fn agree_rows(both: Both<Pair<HostTensor>>, positions: Vec<Vec<u32>>) -> Result<
             return Err(Stop::Differs(format!("copied rows: {difference}")));
         }
     }
-    Ok(Ok(Some(Rows::copied(&actual, positions))))
+    Ok(Ok(Some(Given::Rows(Rows::copied(&actual, positions)))))
+}
+
+/// How far an attention may be from the reference: the root mean square of the difference, relative to that of the output.
+const DISTANCE: f64 = 1e-5;
+
+/// The same for an attention, whose sums are in floating point.
+fn agree_attention(
+    both: (Result<Vec<f64>, Error>, Result<HostTensor, Error>),
+) -> Result<Result<Option<Given>, Error>, Stop> {
+    let (expected, actual) = match both {
+        (Ok(expected), Ok(actual)) => (expected, actual),
+        (expected, actual) => return agree((expected.map(drop), actual.map(drop)), None),
+    };
+    let output = actual.to_f32();
+    let number = |(e, a): &(&f64, &f32)| e.is_finite() && a.is_finite();
+    if let Some(at) = expected.iter().zip(&output).position(|(e, a)| e.is_nan() != a.is_nan()) {
+        let (expected, actual) = (expected[at], output[at]);
+        return Err(Stop::Differs(format!("attention: element {at} should be {expected}, but is {actual}")));
+    }
+    let pairs = || expected.iter().zip(&output).filter(number);
+    let difference: f64 = pairs().map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
+    let size: f64 = pairs().map(|(e, _)| e * e).sum();
+    let distance = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
+    if difference > 0.0 && distance > DISTANCE {
+        return Err(Stop::Differs(format!(
+            "attention: its relative distance must be {DISTANCE:e} at most, but is {distance:e}"
+        )));
+    }
+    Ok(Ok(Some(Given::Attention { output: Floats(output), shape: actual.shape() })))
 }
 
 fn parted(expected: Option<Error>, actual: Option<Error>) -> Stop {

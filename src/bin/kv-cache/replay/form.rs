@@ -1,6 +1,9 @@
 //! The form of programs and of their results.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, Error as _},
+};
 use wgpu_kv_cache::{CacheConfig, Error, Format, HostTensor, Pair, Placement};
 
 /// A recorded program.
@@ -22,35 +25,76 @@ pub struct Config {
     value_dim: Option<u32>,
     #[serde(default)]
     max_seq_len: u32,
-    #[serde(default = "f32_format", deserialize_with = "format")]
-    key_format: Format,
-    #[serde(default = "f32_format", deserialize_with = "format")]
-    value_format: Format,
     #[serde(default)]
-    placement: Placements,
+    key_format: OfLayers<Named>,
+    #[serde(default)]
+    value_format: OfLayers<Named>,
+    #[serde(default)]
+    key_scale: OfLayers<Factor>,
+    #[serde(default)]
+    value_scale: OfLayers<Factor>,
+    #[serde(default)]
+    placement: OfLayers<Placement>,
 }
 
 /// Of all layers, or of each.
-enum Placements {
-    All(Placement),
-    Each(Vec<Placement>),
+enum OfLayers<T> {
+    All(T),
+    Each(Vec<T>),
 }
 
-impl<'de> Deserialize<'de> for Placements {
+impl<'de, T: DeserializeOwned> Deserialize<'de> for OfLayers<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = serde_json::Value::deserialize(deserializer)?;
-        let placements = if value.is_array() {
-            serde_json::from_value(value).map(Placements::Each)
+        let of_layers = if value.is_array() {
+            serde_json::from_value(value).map(OfLayers::Each)
         } else {
-            serde_json::from_value(value).map(Placements::All)
+            serde_json::from_value(value).map(OfLayers::All)
         };
-        placements.map_err(D::Error::custom)
+        of_layers.map_err(D::Error::custom)
     }
 }
 
-impl Default for Placements {
+impl<T: Default> Default for OfLayers<T> {
     fn default() -> Self {
-        Placements::All(Placement::Linear)
+        OfLayers::All(T::default())
+    }
+}
+
+impl<T: Copy> OfLayers<T> {
+    /// That of one of so many layers.
+    fn of(&self, layer: u16, layers: u16) -> Result<T, Error> {
+        match self {
+            OfLayers::All(all) => Ok(*all),
+            OfLayers::Each(each) if each.len() == usize::from(layers) => Ok(each[usize::from(layer)]),
+            OfLayers::Each(each) => Err(Error::LayerOutOfRange { layer: each.len(), num_layers: layers.into() }),
+        }
+    }
+}
+
+/// A format by its name.
+#[derive(Clone, Copy)]
+struct Named(Format);
+
+impl Default for Named {
+    fn default() -> Self {
+        Named(Format::F32)
+    }
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Named).map_err(D::Error::custom)
+    }
+}
+
+/// A scale.
+#[derive(Clone, Copy, Deserialize)]
+struct Factor(f32);
+
+impl Default for Factor {
+    fn default() -> Self {
+        Factor(1.0)
     }
 }
 
@@ -103,6 +147,22 @@ pub enum Operation {
     Storage {
         layer: usize,
     },
+    Attention {
+        layer: usize,
+        heads: u32,
+        tokens: u32,
+        queries: Floats,
+        #[serde(default = "yes")]
+        causal: bool,
+        scale: Option<f32>,
+        /// 0 is none.
+        softcap: Option<f32>,
+        mask: Option<Floats>,
+        mask_shape: Option<[u32; 4]>,
+        window: Option<u32>,
+        #[serde(default)]
+        sinks: u32,
+    },
     Reset {},
 }
 
@@ -128,7 +188,15 @@ pub struct Outcome {
     lengths: Vec<u32>,
     write_pos: u32,
     #[serde(flatten)]
-    rows: Option<Rows>,
+    given: Option<Given>,
+}
+
+/// What an operation gave beside lengths.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Given {
+    Rows(Rows),
+    Attention { output: Floats, shape: [u32; 4] },
 }
 
 /// Rows that were copied out, or the storage.
@@ -150,17 +218,15 @@ impl Config {
     pub fn layers(&self) -> Result<Vec<CacheConfig>, Error> {
         let config = CacheConfig::new(self.batch_size, self.num_heads, self.head_dim, self.max_seq_len)
             .max_batch_size(self.max_batch_size.unwrap_or(self.batch_size))
-            .value_dim(self.value_dim.unwrap_or(self.head_dim))
-            .formats(self.key_format, self.value_format);
-        match &self.placement {
-            Placements::All(placement) => Ok(vec![config.placement(*placement); self.layers.into()]),
-            Placements::Each(placements) if placements.len() == usize::from(self.layers) => {
-                Ok(placements.iter().map(|placement| config.placement(*placement)).collect())
-            }
-            Placements::Each(placements) => {
-                Err(Error::LayerOutOfRange { layer: placements.len(), num_layers: self.layers.into() })
-            }
-        }
+            .value_dim(self.value_dim.unwrap_or(self.head_dim));
+        let layer = |layer| {
+            let layers = self.layers;
+            let (Named(keys), Named(values)) =
+                (self.key_format.of(layer, layers)?, self.value_format.of(layer, layers)?);
+            let (Factor(key), Factor(value)) = (self.key_scale.of(layer, layers)?, self.value_scale.of(layer, layers)?);
+            Ok(config.formats(keys, values).scales(key, value).placement(self.placement.of(layer, layers)?))
+        };
+        (0..self.layers).map(layer).collect()
     }
 }
 
@@ -171,7 +237,8 @@ impl Operation {
             Operation::Update { layer, .. }
             | Operation::Get { layer, .. }
             | Operation::GetAll { layer }
-            | Operation::Storage { layer } => Some(*layer),
+            | Operation::Storage { layer }
+            | Operation::Attention { layer, .. } => Some(*layer),
             _ => None,
         }
     }
@@ -188,13 +255,13 @@ impl Numbers {
 }
 
 impl Outcome {
-    pub fn done(lengths: Vec<u32>, write_pos: u32, rows: Option<Rows>) -> Self {
-        Outcome { ok: true, kind: None, error: None, lengths, write_pos, rows }
+    pub fn done(lengths: Vec<u32>, write_pos: u32, given: Option<Given>) -> Self {
+        Outcome { ok: true, kind: None, error: None, lengths, write_pos, given }
     }
 
     pub fn refused(lengths: Vec<u32>, write_pos: u32, error: &Error) -> Self {
         let (kind, error) = (Some(error.kind()), Some(error.to_string()));
-        Outcome { ok: false, kind, error, lengths, write_pos, rows: None }
+        Outcome { ok: false, kind, error, lengths, write_pos, given: None }
     }
 }
 
@@ -286,10 +353,6 @@ impl<'de> Deserialize<'de> for Floats {
     }
 }
 
-fn f32_format() -> Format {
-    Format::F32
-}
-
-fn format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Format, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+fn yes() -> bool {
+    true
 }

@@ -6,6 +6,7 @@ mod demo;
 mod failure;
 mod output;
 mod plan;
+mod quality;
 mod random;
 mod replay;
 mod timing;
@@ -37,6 +38,7 @@ enum Command {
     Plan(plan::Arguments),
     Bench(bench::Arguments),
     Replay(replay::Arguments),
+    Quality(quality::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Quality(arguments) => quality::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,6 +29,15 @@ pub struct Trace {
 pub struct Layer {
     pub keys: Rows,
     pub values: Rows,
+    /// The queries of the last tokens, where they were recorded.
+    pub queries: Option<Queries>,
+}
+
+/// Queries of one layer, `[batch, query_heads, tokens, head_dim]`.
+pub struct Queries {
+    pub rows: Rows,
+    pub heads: u32,
+    pub tokens: u32,
 }
 
 /// A dense tensor of one of the cache's formats.
@@ -44,6 +53,15 @@ impl Rows {
             Rows::F32(rows) => rows.into(),
             Rows::F16(rows) => rows.into(),
             Rows::Bf16(rows) => rows.into(),
+        }
+    }
+
+    /// The numbers, exact.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Rows::F32(rows) => rows.clone(),
+            Rows::F16(rows) => rows.iter().map(|number| number.to_f32()).collect(),
+            Rows::Bf16(rows) => rows.iter().map(|number| number.to_f32()).collect(),
         }
     }
 
@@ -101,9 +119,27 @@ impl Trace {
                     values.shape()
                 )));
             }
+            let query_name = format!("layers.{index}.queries");
+            let queries = named(&query_name)
+                .map(|queries| {
+                    let query_shape = shape(&query_name, queries.shape())?;
+                    let [_, query_heads, query_tokens, _] = query_shape;
+                    if query_shape != [batch, query_heads, query_tokens, head_dim] || query_heads % heads != 0 {
+                        return Err(format!(
+                            "{query_name} must be [batch, query_heads, tokens, head_dim] beside {key_name} of {:?}, but is {:?}",
+                            keys.shape(),
+                            queries.shape()
+                        ));
+                    }
+                    let rows = rows(&query_name, queries.dtype(), queries.data())?;
+                    Ok(Queries { rows, heads: query_heads, tokens: query_tokens })
+                })
+                .transpose()
+                .map_err(wrong)?;
             let layer = Layer {
                 keys: rows(&key_name, keys.dtype(), keys.data()).map_err(wrong)?,
                 values: rows(&value_name, values.dtype(), values.data()).map_err(wrong)?,
+                queries,
             };
             let trace = trace.get_or_insert_with(|| Trace {
                 title: header

@@ -9,7 +9,7 @@ fn unpacked(plane: u32, slot: u32, dim: u32) -> u32 {
     let scale = f16_decode(half);
     if (half & 0x7c00u) == 0x7c00u {
         let broken = (half & 0x3ffu) != 0u || code == 0u;
-        return select((scale ^ code) & 0x80000000u | 0x7f800000u, 0x7fc00000u, broken);
+        return select(((scale ^ code) & 0x80000000u) | 0x7f800000u, 0x7fc00000u, broken);
     }
     return float_multiply(code, scale);
 }

@@ -262,7 +262,7 @@ impl Attention {
         let attend = Dispatches::new(
             context,
             "attend",
-            text::attend(cache, &names, &variant)?,
+            text::attend(&cache.wgsl(&names)?, config.head_dim, &variant),
             &bound,
             Some((cache, &names)),
             [splits, clamp_u32(tiles), planes],

@@ -10,6 +10,9 @@ mod batched;
 mod binding;
 mod bound;
 mod calibrate;
+#[cfg(test)]
+#[path = "../tests/unit/check.rs"]
+mod check;
 mod config;
 mod context;
 mod copies;

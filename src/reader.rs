@@ -284,3 +284,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
     }
     Ok(text.replace("READER_GROUP", &names.group.to_string()).replace("reader_", names.prefix))
 }
+
+#[cfg(test)]
+#[path = "../tests/unit/reader.rs"]
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::WORKGROUP;
-use crate::{CacheConfig, Format, KvCache, Result, WgslNames};
+use crate::{CacheConfig, Format};
 
 /// What tells one kernel from another, beside the layer.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +55,13 @@ fn output(variant: &Variant) -> String {
     text
 }
 
-pub(super) fn attend(cache: &KvCache, names: &WgslNames<'_>, variant: &Variant) -> Result<String> {
+/// Over the text that reads the layer, with the prefix `cache_`.
+pub(super) fn attend(read: &str, head_dim: u32, variant: &Variant) -> String {
     let mut text = constants(variant);
-    let staged = variant.rows * cache.config().head_dim.div_ceil(4);
+    let staged = variant.rows * head_dim.div_ceil(4);
     text.push_str(&format!("const STAGED = {};\n", staged <= MOST_STAGED));
     text.push_str(&format!("const STAGED_VECTORS = {}u;\n", if staged <= MOST_STAGED { staged } else { 1 }));
-    text.push_str(&cache.wgsl(names)?);
+    text.push_str(read);
     text.push_str(include_str!("../../shaders/attend_params.wgsl"));
     text.push_str(include_str!("../../shaders/attend_scores.wgsl"));
     if variant.splits == 1 {
@@ -85,7 +86,7 @@ pub(super) fn attend(cache: &KvCache, names: &WgslNames<'_>, variant: &Variant) 
     };
     text.push_str(&format!("fn query_element(at: u32) -> f32 {{\n    return bitcast<f32>({element});\n}}\n"));
     text.push_str(include_str!("../../shaders/attend.wgsl"));
-    Ok(text)
+    text
 }
 
 pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> String {
@@ -99,3 +100,7 @@ pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> String {
     text.push_str(include_str!("../../shaders/combine.wgsl"));
     text
 }
+
+#[cfg(test)]
+#[path = "../../tests/unit/attention.rs"]
+mod tests;

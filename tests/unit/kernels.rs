@@ -3,14 +3,10 @@
 
 use std::mem::offset_of;
 
-use naga::{
-    back::{glsl, hlsl, msl, spv},
-    proc::BoundsCheckPolicies,
-    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
-};
+use naga::valid::{Capabilities, ModuleInfo};
 
 use super::*;
-use crate::plan::Run;
+use crate::{check, plan::Run};
 
 /// Each source of each stored format, in both widths, with even and odd head sizes.
 fn sides() -> Vec<SideVariant> {
@@ -77,18 +73,15 @@ fn kernels() -> Vec<Kernel> {
     kernels
 }
 
-fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
-    let text = kernel.wgsl();
-    let module = naga::front::wgsl::parse_str(&text)
-        .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
-    let capabilities = match kernel.step() {
+fn capabilities(kernel: &Kernel) -> Capabilities {
+    match kernel.step() {
         Some(StepPath::Ring) | None => Capabilities::empty(),
         Some(StepPath::Immediate) => Capabilities::IMMEDIATES,
-    };
-    let info = Validator::new(ValidationFlags::all(), capabilities)
-        .validate(&module)
-        .unwrap_or_else(|error| panic!("{kernel:?}: {}", error.emit_to_string(&text)));
-    (module, info)
+    }
+}
+
+fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
+    check::module(kernel, &kernel.wgsl(), capabilities(kernel))
 }
 
 #[test]
@@ -96,34 +89,11 @@ fn every_variant_declares_what_it_needs_and_reaches_every_backend() {
     let kernels = kernels();
     assert!(kernels.len() > 300);
     for kernel in kernels {
-        let (module, info) = module(&kernel);
         let name = kernel.entry().name();
+        let module = check::check(&kernel, name, &kernel.wgsl(), capabilities(&kernel));
         let entry = &module.entry_points[0];
-        assert_eq!((module.entry_points.len(), entry.name.as_str()), (1, name));
+        assert_eq!(entry.name, name);
         assert_eq!(entry.workgroup_size, [WORKGROUP_SIZE, 1, 1]);
-
-        let compute = naga::ShaderStage::Compute;
-        let options = spv::PipelineOptions { shader_stage: compute, entry_point: name.to_owned() };
-        spv::write_vec(&module, &info, &spv::Options::default(), Some(&options))
-            .unwrap_or_else(|error| panic!("SPIR-V of {kernel:?}: {error}"));
-        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
-        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
-            .unwrap_or_else(|error| panic!("MSL of {kernel:?}: {error}"));
-        let options = hlsl::Options {
-            fake_missing_bindings: true,
-            immediates_target: Some(hlsl::BindTarget::default()),
-            ..Default::default()
-        };
-        let mut text = String::new();
-        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
-            .write(&module, &info, None)
-            .unwrap_or_else(|error| panic!("HLSL of {kernel:?}: {error}"));
-        let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
-        let pipeline = glsl::PipelineOptions { shader_stage: compute, entry_point: name.to_owned(), multiview: None };
-        let mut text = String::new();
-        glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
-            .and_then(|mut writer| writer.write().map(drop))
-            .unwrap_or_else(|error| panic!("GLSL of {kernel:?}: {error}"));
     }
 }
 

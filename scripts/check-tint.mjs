@@ -1,0 +1,56 @@
+// Run by scripts/check-tint: every text becomes a module of Dawn's, which Tint parses and validates, and every twelfth a pipeline,
+// which it translates; all of them with KV_CACHE_TINT=all, in some minutes.
+
+import fs from "node:fs";
+import path from "node:path";
+import { create, globals } from "webgpu";
+
+Object.assign(globalThis, globals);
+const folder = path.join(process.env.FOLDER, "wgsl");
+const gpu = create([]);
+const adapter = await gpu.requestAdapter();
+if (!adapter) {
+    console.error("check-tint: Dawn finds no adapter");
+    process.exit(1);
+}
+const halves = adapter.features.has("shader-f16");
+const device = await adapter.requestDevice({
+    requiredFeatures: halves ? ["shader-f16"] : [],
+    requiredLimits: {
+        maxStorageBuffersPerShaderStage: adapter.limits.maxStorageBuffersPerShaderStage,
+        maxComputeWorkgroupStorageSize: adapter.limits.maxComputeWorkgroupStorageSize,
+    },
+});
+const counts = new Map();
+const every = process.env.KV_CACHE_TINT === "all" ? 1 : 12;
+let failed = 0, skipped = 0, seen = 0;
+for (const file of fs.readdirSync(folder).sort()) {
+    const code = fs.readFileSync(path.join(folder, file), "utf8");
+    const buffers = (code.match(/var<storage/g) ?? []).length;
+    if ((code.startsWith("enable f16") && !halves) || buffers > device.limits.maxStorageBuffersPerShaderStage) {
+        skipped += 1;
+        continue;
+    }
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ code });
+    const messages = (await module.getCompilationInfo()).messages.filter((message) => message.type === "error");
+    seen += 1;
+    if (messages.length === 0 && seen % every === 0) {
+        device.createComputePipeline({ layout: "auto", compute: { module } });
+    }
+    const error = await device.popErrorScope();
+    if (messages.length > 0 || error) {
+        failed += 1;
+        console.error(`${file}: ${messages.map((m) => `${m.lineNum}:${m.linePos} ${m.message}`).join("; ") || error.message}`);
+    }
+    const kind = file.split("-")[0];
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+}
+const kinds = [...counts].map(([kind, count]) => `${count} ${kind}`).join(", ");
+const passed = [...counts.values()].reduce((sum, count) => sum + count, 0) - failed;
+console.log(`Tint on ${adapter.info.description || adapter.info.device}: ${kinds}`);
+if (skipped > 0) {
+    console.log(`${skipped} skipped: ${halves ? "" : "this adapter has no shader-f16, or "}they bind more buffers than it does`);
+}
+console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+process.exit(failed === 0 ? 0 : 1);

@@ -1,0 +1,63 @@
+//! The kernels of an attention: every variant reaches every backend, and the mirror of their parameters.
+
+use std::mem::offset_of;
+
+use naga::valid::Capabilities;
+
+use super::*;
+use crate::{WgslNames, attention::Params, check::check, reader::tests as reader};
+
+fn variants() -> Vec<Variant> {
+    let base = Variant {
+        rows: 6,
+        group: 3,
+        splits: 1,
+        causal: true,
+        window: None,
+        capped: false,
+        masked: false,
+        queries: Format::F32,
+        output: Format::F32,
+    };
+    vec![
+        base,
+        Variant { splits: 4, masked: true, queries: Format::F16, ..base },
+        Variant { causal: false, window: Some((9, 2)), capped: true, output: Format::F16, ..base },
+        Variant { rows: 32, group: 40, window: Some((1, 0)), queries: Format::Bf16, output: Format::Bf16, ..base },
+        Variant { rows: 1, group: 1, splits: 64, output: Format::Bf16, ..base },
+    ]
+}
+
+#[test]
+fn every_variant_reaches_every_backend() {
+    for layout in reader::layouts() {
+        let names = WgslNames::new("cache_").group(1);
+        let read = reader::text_of(&layout, &names, true);
+        for variant in variants() {
+            let text = attend(&read, layout.keys.dim, &variant);
+            let module = check(&(&layout, variant), "attend", &text, Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+            let (_, params) =
+                module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).expect("it is there");
+            let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is a struct") };
+            let offset = |name: &str| {
+                members.iter().find(|member| member.name.as_deref() == Some(name)).unwrap().offset as usize
+            };
+            assert_eq!(*span as usize, size_of::<Params>());
+            for (name, expected) in [
+                ("tokens", offset_of!(Params, tokens)),
+                ("query_offset", offset_of!(Params, query)),
+                ("query_token", offset_of!(Params, query) + 12),
+                ("output_offset", offset_of!(Params, output)),
+                ("output_token", offset_of!(Params, output) + 12),
+                ("mask_offset", offset_of!(Params, mask)),
+                ("mask_token", offset_of!(Params, mask) + 12),
+                ("scale", offset_of!(Params, scale)),
+                ("softcap", offset_of!(Params, softcap)),
+            ] {
+                assert_eq!(offset(name), expected, "{name}");
+            }
+            let config = CacheConfig::new(2, 3, layout.keys.dim, 9).value_dim(layout.values.dim);
+            check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
+        }
+    }
+}

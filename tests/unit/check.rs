@@ -1,0 +1,69 @@
+//! What every text must pass: parsed and validated with the capabilities that it says, and translated to every backend's language.
+//! Where `KV_CACHE_WGSL` names a folder it is written there too, for other compilers: see `scripts/check-tint`.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    fs,
+    hash::{Hash, Hasher},
+};
+
+use naga::{
+    Module,
+    back::{glsl, hlsl, msl, spv},
+    proc::BoundsCheckPolicies,
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+};
+
+/// Parses and validates a text.
+pub fn module(what: &dyn std::fmt::Debug, text: &str, capabilities: Capabilities) -> (Module, ModuleInfo) {
+    let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
+    let module = naga::front::wgsl::Frontend::new_with_options(options)
+        .parse(text)
+        .unwrap_or_else(|error| panic!("{what:?}: {}", error.emit_to_string(text)));
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{what:?}: {}", error.emit_to_string(text)));
+    (module, info)
+}
+
+/// Checks a text of one entry point.
+pub fn check(what: &dyn std::fmt::Debug, kind: &str, text: &str, capabilities: Capabilities) -> Module {
+    let (module, info) = module(what, text, capabilities);
+    assert_eq!(module.entry_points.len(), 1, "{what:?}");
+    let name = module.entry_points[0].name.clone();
+    let compute = naga::ShaderStage::Compute;
+    let options = spv::PipelineOptions { shader_stage: compute, entry_point: name.clone() };
+    spv::write_vec(&module, &info, &spv::Options::default(), Some(&options))
+        .unwrap_or_else(|error| panic!("SPIR-V of {what:?}: {error}"));
+    let options = msl::Options { fake_missing_bindings: true, lang_version: (2, 4), ..Default::default() };
+    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+        .unwrap_or_else(|error| panic!("MSL of {what:?}: {error}"));
+    let options = hlsl::Options {
+        fake_missing_bindings: true,
+        immediates_target: Some(hlsl::BindTarget::default()),
+        shader_model: hlsl::ShaderModel::V6_2,
+        ..Default::default()
+    };
+    let mut written = String::new();
+    hlsl::Writer::new(&mut written, &options, &hlsl::PipelineOptions::default())
+        .write(&module, &info, None)
+        .unwrap_or_else(|error| panic!("HLSL of {what:?}: {error}"));
+    // OpenGL has no f16.
+    if !capabilities.contains(Capabilities::SHADER_FLOAT16) {
+        let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
+        let pipeline = glsl::PipelineOptions { shader_stage: compute, entry_point: name, multiview: None };
+        let mut written = String::new();
+        glsl::Writer::new(&mut written, &module, &info, &options, &pipeline, BoundsCheckPolicies::default())
+            .and_then(|mut writer| writer.write().map(drop))
+            .unwrap_or_else(|error| panic!("GLSL of {what:?}: {error}"));
+    }
+    // Immediates are no part of WebGPU.
+    if let Some(folder) = std::env::var_os("KV_CACHE_WGSL").filter(|_| !capabilities.contains(Capabilities::IMMEDIATES))
+    {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let path = std::path::Path::new(&folder).join(format!("{kind}-{:016x}.wgsl", hasher.finish()));
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+    module
+}

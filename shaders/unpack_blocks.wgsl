@@ -1,5 +1,5 @@
 // unpack_blocks: code × scale of a block of 32, exact, as the bits of an f32; the positive quiet NaN where the scale is no number,
-// or is infinite and the code 0. `plane` is the plane's first word. With unpack_q8_0 or unpack_q4_0, which define `code_of`.
+// or is infinite and the code 0; +0 where the scale is +0, as in a row that was never written. `plane` is the plane's first word. With unpack_q8_0 or unpack_q4_0, which define `code_of`.
 
 fn unpacked(plane: u32, slot: u32, dim: u32) -> u32 {
     let block = dim / 32u;
@@ -11,5 +11,5 @@ fn unpacked(plane: u32, slot: u32, dim: u32) -> u32 {
         let broken = (half & 0x3ffu) != 0u || code == 0u;
         return select(((scale ^ code) & 0x80000000u) | 0x7f800000u, 0x7fc00000u, broken);
     }
-    return float_multiply(code, scale);
+    return select(float_multiply(code, scale), 0u, half == 0u);
 }

@@ -47,8 +47,8 @@ pub enum Format {
     ///
     /// Codes and scales are ggml's, byte for byte (`gguf.quants.Q4_0`): `d = m ÷ −8` in f32, where `m` is the first element
     /// of the largest magnitude, codes `trunc(x × (1 ÷ d) + 8.5)` in f32, not fused, at most 15, and the scale `d` in f16. Byte `j`
-    /// of a block holds element `j` in its lower half and `j + 16` in its upper. It reads as `(code − 8) × d`, so a row that
-    /// was not written reads as −0. Tiny blocks have codes of 8; one that holds an infinity or a NaN is as in `Q8_0`.
+    /// of a block holds element `j` in its lower half and `j + 16` in its upper. It reads as `(code − 8) × d`, or as +0 where the scale
+    /// is +0, as in a row that was not written. Tiny blocks have codes of 8; one that holds an infinity or a NaN is as in `Q8_0`.
     Q4_0,
 }
 

@@ -84,6 +84,8 @@ impl Format {
                 let code_bytes = if self == Format::Q8_0 { 32 } else { 16 };
                 let block = |(codes, scale): (&[u8], f32)| -> [f32; 32] {
                     std::array::from_fn(|element| match self {
+                        // Also a row that was never written.
+                        _ if scale.to_bits() == 0 => 0.0,
                         Format::Q8_0 => f32::from(codes[element].cast_signed()) * scale,
                         _ => {
                             let code = (codes[element % 16] >> (element / 16 * 4)) & 15;

@@ -50,7 +50,7 @@ fn filled(context: &Context, config: CacheConfig, counts: &[u32]) -> Result<(KvC
 }
 
 /// Relative root mean square of the difference.
-fn distance(expected: &[f64], actual: &[f32]) -> f64 {
+pub fn distance(expected: &[f64], actual: &[f32]) -> f64 {
     assert_eq!(expected.len(), actual.len());
     let square = |sum: f64| sum.max(1e-30);
     let difference: f64 = expected.iter().zip(actual).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
@@ -59,7 +59,7 @@ fn distance(expected: &[f64], actual: &[f32]) -> f64 {
 }
 
 /// The distance between device and reference that any format may have.
-const BOUND: f64 = 1e-5;
+pub const BOUND: f64 = 1e-5;
 
 fn check(
     what: &str,
@@ -80,7 +80,7 @@ fn check(
 }
 
 /// A shader of the caller's that copies every vector of keys and values that it may see, by position.
-fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
+pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
     let (context, config) = (cache.context(), cache.config());
     let (device, queue) = (context.device(), context.queue());
     let bindings: Vec<u32> = (0..cache.wgsl_bindings()).map(|index| 20 - index).collect();
@@ -198,7 +198,7 @@ fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
 }
 
 /// What `read_by_text` should read.
-fn rows_of(cache: &KvCache, reference: &ReferenceCache) -> Result<[Vec<f32>; 2], Error> {
+pub fn rows_of(cache: &KvCache, reference: &ReferenceCache) -> Result<[Vec<f32>; 2], Error> {
     let config = cache.config();
     let all = reference.get_all();
     let (rows, longest) = (all.keys.shape()[2] as usize, cache.write_pos() as usize);

@@ -6,6 +6,7 @@
 
 mod attention;
 mod bugs;
+mod cells;
 mod conversions;
 mod engine;
 mod formats;
@@ -14,10 +15,10 @@ mod large;
 mod programs;
 mod sequences;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use wgpu_kv_cache::{Context, CostModel, adapter_label, adapters};
+use wgpu_kv_cache::{Context, CostModel, Format, adapter_label, adapters};
 
 /// What a test is given.
 #[derive(Debug)]
@@ -34,6 +35,12 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// wgpu gives up where one thread compiles on GL for longer than another waits, so tests on GL are alone.
+    fn alone(&self) -> Option<MutexGuard<'static, ()>> {
+        let gl = self.adapter.get_info().backend == wgpu::Backend::Gl;
+        gl.then(|| GL.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A device with other limits that chooses the same form.
     ///
     /// # Errors
@@ -103,10 +110,28 @@ fn trials() -> Vec<Trial> {
             for &(name, test) in every_form.iter().chain(kernels_only).copied().flatten() {
                 let gpu = gpu.clone();
                 trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || {
-                    // wgpu gives up where one thread compiles on GL for longer than another waits.
-                    let _alone = (gpu.context.device().adapter_info().backend == wgpu::Backend::Gl)
-                        .then(|| GL.lock().unwrap_or_else(PoisonError::into_inner));
+                    let _alone = gpu.alone();
                     test(&gpu)
+                }));
+            }
+            if costs == CostModel::KERNELS {
+                trials.extend(cells(&gpu, &label));
+            }
+        }
+    }
+    trials
+}
+
+/// A test of each cell of the README's table.
+fn cells(gpu: &Arc<Gpu>, label: &str) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for format in Format::ALL {
+        for (name, placement) in cells::PLACEMENTS {
+            for operation in cells::OPERATIONS {
+                let gpu = gpu.clone();
+                trials.push(Trial::test(format!("cells::{operation} × {name} × {format} on {label}"), move || {
+                    let _alone = gpu.alone();
+                    cells::cell(&gpu.context, format, placement, operation)
                 }));
             }
         }

@@ -14,6 +14,7 @@ test:
 	scripts/with-drivers $(CARGO) test --release --locked --benches
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example smallest
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example engine
+	scripts/with-drivers $(CARGO) run --release --locked --quiet --example attention
 
 # Formatting, lints and documentation, warnings denied; what the library alone depends on.
 check:

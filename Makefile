@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test check bench peers
+.PHONY: demo test check tint bench peers
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -23,6 +23,10 @@ check:
 	$(CARGO) clippy --locked --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	scripts/check-dependencies
+
+# Every text, compiled by the browsers' compiler too.
+tint:
+	scripts/with-drivers scripts/check-tint
 
 # The table of targets, each figure beside what it is measured against; a row that misses is marked.
 # Another adapter than the first: make bench ADAPTER=llvmpipe

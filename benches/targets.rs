@@ -7,6 +7,8 @@
 mod by_hand;
 #[path = "targets/host.rs"]
 mod host;
+#[path = "targets/reading.rs"]
+mod reading;
 
 use std::{
     cell::RefCell,
@@ -138,6 +140,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     range(&context, repetitions, &mut table)?;
     decode(&context, if whole { repetitions } else { 1 }, whole, &mut table)?;
     reset(&context, repetitions, &mut table)?;
+    reading::rows(&context, repetitions, &mut table)?;
     host::rows(whole, &mut table)?;
     host::resources(&adapter, &mut table)?;
     first_update(&context, &mut table)?;

@@ -38,7 +38,7 @@ pub use host::{MaskRows, attend};
 pub use reference::reference;
 
 use crate::{
-    Error, Format, KvCache, Placement, Recorder, Result, RowsIn, WgslNames,
+    Error, Format, KvCache, Placement, Recorder, Result, RowsIn, Scale, WgslNames,
     binding::{uniform_binding, uniform_buffer, window_binding},
     kernels::buffer_entry,
     layout::binding_limit,
@@ -150,7 +150,7 @@ impl Attention {
     /// Binds an attention over a layer to buffers of the caller's, which it reads and writes when the commands run.
     ///
     /// # Errors
-    /// [`Error::QueryHeads`]; [`Error::NoTokens`]; [`Error::AttentionNumber`] for a scale, cap or number of splits that is none;
+    /// [`Error::QueryHeads`]; [`Error::NoTokens`]; [`Error::AttentionScale`], [`Error::Softcap`], [`Error::Splits`];
     /// [`Error::AttentionWindow`]; [`Error::MaskShape`]; [`Error::TensorFormat`], [`Error::TensorUsage`], [`Error::TensorRange`],
     /// [`Error::TensorMisaligned`], [`Error::OutputShared`]; [`Error::DeviceLimit`] where a buffer or a grid is larger than the
     /// device takes, or a layer of many segments has more buffers; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
@@ -169,12 +169,13 @@ impl Attention {
             return Err(Error::NoTokens);
         }
         let scale = options.scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt());
-        let number = |name, rule, value: f32, right: bool| {
-            if right { Ok(()) } else { Err(Error::AttentionNumber { name, rule, value: value.to_string() }) }
-        };
-        number("scale", "finite", scale, scale.is_finite())?;
+        if !scale.is_finite() {
+            return Err(Error::AttentionScale { scale: Scale::new(scale) });
+        }
         let softcap = options.softcap.unwrap_or(1.0);
-        number("softcap", "positive and finite", softcap, softcap.is_finite() && softcap > 0.0)?;
+        if !softcap.is_finite() || softcap <= 0.0 {
+            return Err(Error::Softcap { softcap: Scale::new(softcap) });
+        }
         let window = visible_window(config.placement, options)?;
 
         let limits = context.limits();
@@ -195,17 +196,16 @@ impl Attention {
         }
         let splits = match options.splits {
             Some(splits) if splits == 0 || splits > MOST_SPLITS => {
-                let (rule, value) = ("from 1 to 64", splits.to_string());
-                return Err(Error::AttentionNumber { name: "splits", rule, value });
+                return Err(Error::Splits { splits, most: MOST_SPLITS });
             }
             Some(splits) => splits,
             None => splits_for(context, config.slots(), tiles * u64::from(planes)),
         };
 
         let shape = |dim| [config.batch_size, query_heads, tokens, dim];
-        let queries = Window::new(context, "queries", &tensors.queries, shape(config.head_dim), 1)?;
+        let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), 1)?;
         let output_lanes = 4 / tensors.output.format.unit_bytes();
-        let output = Window::new(context, "output", &tensors.output, shape(config.value_dim), output_lanes)?;
+        let output = Window::new(context, &OUTPUT, &tensors.output, shape(config.value_dim), output_lanes)?;
         let mask = tensors.mask.as_ref().map(|mask| Window::of_mask(context, mask, shape(0))).transpose()?;
         for (name, shared) in [
             ("queries", tensors.queries.buffer == tensors.output.buffer),
@@ -399,6 +399,33 @@ impl Dispatches {
     }
 }
 
+/// What errors call a tensor and its parts.
+struct Words {
+    name: &'static str,
+    offset: &'static str,
+    stride: &'static str,
+    dim: &'static str,
+}
+
+const QUERIES: Words = Words {
+    name: "queries",
+    offset: "the offset of the queries",
+    stride: "a stride of the queries",
+    dim: "the head size of the queries",
+};
+const OUTPUT: Words = Words {
+    name: "output",
+    offset: "the offset of the output",
+    stride: "a stride of the output",
+    dim: "the head size of the output",
+};
+const MASK: Words = Words {
+    name: "mask",
+    offset: "the offset of the mask",
+    stride: "a stride of the mask",
+    dim: "the columns of the mask",
+};
+
 /// A tensor of the caller's: what is bound of its buffer, and offset and strides in it, in elements.
 struct Window<'a> {
     buffer: &'a wgpu::Buffer,
@@ -408,29 +435,23 @@ struct Window<'a> {
 
 impl<'a> Window<'a> {
     /// Rows `[batch, heads, tokens, dim]`, of which `lanes` elements are one word.
-    fn new(
-        context: &crate::Context,
-        name: &'static str,
-        rows: &RowsIn<'a>,
-        shape: [u32; 4],
-        lanes: u32,
-    ) -> Result<Self> {
+    fn new(context: &crate::Context, of: &Words, rows: &RowsIn<'a>, shape: [u32; 4], lanes: u32) -> Result<Self> {
         if rows.format.is_packed() {
-            return Err(Error::TensorFormat { name, format: rows.format });
+            return Err(Error::TensorFormat { name: of.name, format: rows.format });
         }
         let strides = [rows.strides.sequence, rows.strides.head, rows.strides.token];
         let lanes = u64::from(lanes);
         for stride in strides.into_iter().zip(shape).filter(|(_, count)| *count > 1).map(|(stride, _)| stride) {
             if !stride.is_multiple_of(lanes) {
-                return Err(Error::TensorMisaligned { name, what: "a stride", value: stride, alignment: lanes });
+                return Err(Error::TensorMisaligned { what: of.stride, value: stride, alignment: lanes });
             }
         }
         if !u64::from(shape[3]).is_multiple_of(lanes) {
             let value = shape[3].into();
-            return Err(Error::TensorMisaligned { name, what: "the head size", value, alignment: lanes });
+            return Err(Error::TensorMisaligned { what: of.dim, value, alignment: lanes });
         }
         let alignment = u64::from(rows.format.unit_bytes()) * lanes;
-        Self::check(context, (name, rows.buffer), (rows.offset, alignment), strides, shape, rows.format)
+        Self::check(context, (of, rows.buffer), (rows.offset, alignment), strides, shape, rows.format)
     }
 
     fn of_mask(
@@ -448,7 +469,7 @@ impl<'a> Window<'a> {
         let sequence =
             head.checked_mul(shape[1].into()).ok_or(Error::MaskShape { batch_size, query_heads, tokens, shape })?;
         let strides = [sequence, head, token];
-        let mut window = Self::check(context, ("mask", mask.buffer), (mask.offset, 4), strides, shape, Format::F32)?;
+        let mut window = Self::check(context, (&MASK, mask.buffer), (mask.offset, 4), strides, shape, Format::F32)?;
         for (number, axis) in window.numbers[1..].iter_mut().zip(shape) {
             // One for all.
             *number = if axis == 1 { 0 } else { *number };
@@ -458,17 +479,21 @@ impl<'a> Window<'a> {
 
     fn check(
         context: &crate::Context,
-        (name, buffer): (&'static str, &'a wgpu::Buffer),
+        (of, buffer): (&Words, &'a wgpu::Buffer),
         (offset, alignment): (u64, u64),
         strides: [u64; 3],
         shape: [u32; 4],
         format: Format,
     ) -> Result<Self> {
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::TensorUsage { name, needed: "STORAGE", actual: format!("{:?}", buffer.usage()) });
+            return Err(Error::TensorUsage {
+                name: of.name,
+                needed: "STORAGE",
+                actual: format!("{:?}", buffer.usage()),
+            });
         }
         if !offset.is_multiple_of(alignment) {
-            return Err(Error::TensorMisaligned { name, what: "the offset", value: offset, alignment });
+            return Err(Error::TensorMisaligned { what: of.offset, value: offset, alignment });
         }
         let width = u64::from(format.unit_bytes());
         let end = strides
@@ -481,7 +506,11 @@ impl<'a> Window<'a> {
         let end = match end {
             Some(end) if end <= buffer.size() => end,
             needed => {
-                return Err(Error::TensorRange { name, needed: needed.unwrap_or(u64::MAX), actual: buffer.size() });
+                return Err(Error::TensorRange {
+                    name: of.name,
+                    needed: needed.unwrap_or(u64::MAX),
+                    actual: buffer.size(),
+                });
             }
         };
         let start = offset - offset % u64::from(context.limits().min_storage_buffer_offset_alignment);

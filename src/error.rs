@@ -84,15 +84,25 @@ pub enum Error {
         /// KV heads of the cache.
         num_heads: u32,
     },
-    /// A number that an attention cannot work with.
-    #[error("{name} must be {rule}, but is {value}")]
-    AttentionNumber {
-        /// `scale`, `softcap` or `splits`.
-        name: &'static str,
-        /// What it must be.
-        rule: &'static str,
-        /// What it is.
-        value: String,
+    /// An attention's scale that is not finite.
+    #[error("the scale of scores must be finite, but is {scale}")]
+    AttentionScale {
+        /// The scale given.
+        scale: Scale,
+    },
+    /// A soft cap that caps nothing.
+    #[error("a soft cap must be positive and finite, but is {softcap}")]
+    Softcap {
+        /// The cap given.
+        softcap: Scale,
+    },
+    /// An attention in no parts, or in too many.
+    #[error("positions must be read in 1 to {most} parts, but {splits} are asked for")]
+    Splits {
+        /// The parts asked for.
+        splits: u32,
+        /// The most that there can be.
+        most: u32,
     },
     /// A window that a ring does not keep.
     #[error(
@@ -161,11 +171,9 @@ pub enum Error {
         actual: u64,
     },
     /// An offset or stride of an attention is not a multiple of what it must be.
-    #[error("{what} of the {name} must be a multiple of {alignment}, but is {value}")]
+    #[error("{what} must be a multiple of {alignment}, but is {value}")]
     TensorMisaligned {
-        /// `queries`, `output` or `mask`.
-        name: &'static str,
-        /// `the offset`, `a stride` or `the head size`.
+        /// The offset, a stride, or the head size of a tensor, such as `the offset of the output`.
         what: &'static str,
         /// The value given.
         value: u64,

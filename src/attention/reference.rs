@@ -1,7 +1,7 @@
 //! Attention on the CPU in f64, over what a reference cache holds.
 
 use super::{MaskRows, Options};
-use crate::{Error, Placement, ReferenceCache, Result, Side};
+use crate::{Error, Placement, ReferenceCache, Result, Scale, Side};
 
 /// [`attend`](super::attend) in f64, written from its contract: for each query, over each position that it sees.
 ///
@@ -31,12 +31,11 @@ pub fn reference(
     if tokens == 0 {
         return Err(Error::NoTokens);
     }
-    let wrong = |name, rule, value: f32| Error::AttentionNumber { name, rule, value: value.to_string() };
     if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
-        return Err(wrong("scale", "finite", scale));
+        return Err(Error::AttentionScale { scale: Scale::new(scale) });
     }
     if let Some(cap) = softcap.filter(|cap| !cap.is_finite() || *cap <= 0.0) {
-        return Err(wrong("softcap", "positive and finite", cap));
+        return Err(Error::Softcap { softcap: Scale::new(cap) });
     }
     let (window, sinks) = match (config.placement, options.window) {
         (_, Some(0)) => return Err(Error::ZeroDimension { name: "window" }),

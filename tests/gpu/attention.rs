@@ -1,8 +1,8 @@
 //! The text that reads a layer, and attention over it, in every format and on both placements, beside the reference in f64.
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, RowsIn, Strides, WgslNames,
-    Write,
+    CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, RowsIn, Scale, Strides,
+    WgslNames, Write,
     attention::{Attention, MaskRows, Options, Tensors, attend, reference},
     half::{bf16, f16},
 };
@@ -343,7 +343,7 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
         // A tree of three queries: the second and third do not see each other.
         let mask = |shape: [u32; 4]| -> Vec<f32> {
             let count = shape.iter().product::<u32>() as usize;
-            let hidden = |index: usize| (index * 7 + index / 13) % 5 == 0;
+            let hidden = |index: usize| (index * 7 + index / 13).is_multiple_of(5);
             numbers(count, 5)
                 .into_iter()
                 .enumerate()
@@ -490,7 +490,7 @@ fn strides_and_halves(gpu: &Gpu) -> Outcome {
             .collect();
         let expected = reference(&reference_cache, &options, &dense, None)?;
         let bytes = &read[16..read.len() - 16];
-        let numbers = format.decode_row(bytes, 2 * 3 * 4 * 8, wgpu_kv_cache::Scale::ONE)?;
+        let numbers = format.decode_row(bytes, 2 * 3 * 4 * 8, Scale::ONE)?;
         let actual: Vec<f32> = (0..2 * 4 * 3)
             .flat_map(|index| {
                 let (sequence, head, token) = (index / 12, index / 3 % 4, index % 3);
@@ -519,16 +519,8 @@ fn refusals(gpu: &Gpu) -> Outcome {
         (Options { query_heads: 0, ..base }, &[], Error::QueryHeads { query_heads: 0, num_heads: 2 }),
         (Options { tokens: 0, ..base }, &[], Error::NoTokens),
         (base, &wide, Error::TensorLength { name: "queries", expected: 64, actual: 48 }),
-        (
-            Options { scale: Some(f32::NAN), ..base },
-            &queries,
-            Error::AttentionNumber { name: "scale", rule: "finite", value: "NaN".to_owned() },
-        ),
-        (
-            Options { softcap: Some(0.0), ..base },
-            &queries,
-            Error::AttentionNumber { name: "softcap", rule: "positive and finite", value: "0".to_owned() },
-        ),
+        (Options { scale: Some(f32::NAN), ..base }, &queries, Error::AttentionScale { scale: Scale::new(f32::NAN) }),
+        (Options { softcap: Some(0.0), ..base }, &queries, Error::Softcap { softcap: Scale::new(0.0) }),
         (Options { window: Some(0), ..base }, &queries, Error::ZeroDimension { name: "window" }),
     ];
     for (options, queries, expected) in cases {
@@ -536,7 +528,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
         assert_eq!(reference(&reference_cache, &options, queries, None).map(drop), Err(expected));
     }
     let refused = attend(&cache, &Options { splits: Some(65), ..base }, &queries, None).map(drop);
-    let expected = Error::AttentionNumber { name: "splits", rule: "from 1 to 64", value: "65".to_owned() };
+    let expected = Error::Splits { splits: 65, most: 64 };
     assert_eq!(refused, Err(expected));
     let numbers_of_mask = vec![0.0; 12];
     for (shape, expected) in [
@@ -583,7 +575,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
         (make(dense(&good, packed, 0), dense(&other, f32, 0)), Error::TensorFormat { name: "queries", format: packed }),
         (
             make(dense(&good, Format::F16, 0), dense(&other, Format::F16, 2)),
-            Error::TensorMisaligned { name: "output", what: "the offset", value: 2, alignment: 4 },
+            Error::TensorMisaligned { what: "the offset of the output", value: 2, alignment: 4 },
         ),
         (
             make(dense(&useless, f32, 0), dense(&other, f32, 0)),

@@ -260,7 +260,7 @@ fn lengths_of_many_layers_in_a_pass(gpu: &Gpu) -> Outcome {
         span: Span {
             tokens: 9,
             positions: Positions::Append,
-            counts: Some([8, 7, 6].map(|count| count + (layer % 3 == 1) as u32).to_vec()),
+            counts: Some([8, 7, 6].map(|count| count + u32::from(layer % 3 == 1)).to_vec()),
             whole: false,
         },
         rows: Rows { key_format: Format::F32, value_format: Format::Bf16, seed: layer as u64 },

@@ -26,7 +26,7 @@ use crate::{
 /// numbers themselves, over all layers; of attention beside f64 over the recorded keys and values.
 #[derive(Args)]
 pub struct Arguments {
-    /// A trace, as `kv-cache verify` takes it, with layers.{i}.queries, [batch, query_heads, tokens, dim], of the last tokens;
+    /// A trace, as `kv-cache verify` takes it, with layers.{i}.queries, [batch, heads, tokens, dim], of the last tokens;
     /// the built-in one unless given.
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,

@@ -66,7 +66,7 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
     let adapters = json(&["adapters", "--json"]).as_array().unwrap().len();
     let demo = json(&["demo", "--json"]);
     let trials = demo["trials"].as_array().unwrap();
-    assert_eq!(trials.len(), 3 * adapters);
+    assert_eq!(trials.len(), 6 * adapters);
     for trial in trials {
         assert_eq!(trial["verified"], true);
         // 30 layers of keys and values, 3 heads of 64, 128 slots.
@@ -82,6 +82,53 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
 }
 
 #[test]
+fn quality_tells_what_each_format_loses() {
+    let picture = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("quality.svg");
+    let picture = picture.to_str().unwrap();
+    let quality = json(&["quality", "--json", "--adapter", "0", "--picture", picture]);
+    let rows = quality["formats"].as_array().unwrap();
+    let number = |row: &Value, field: &str| row[field].as_f64().unwrap();
+    // Name, bits an element, and what keys lose, at least and at most; f16 holds the trace as it was recorded.
+    let expected = [
+        ("f32", 32.0, 0.0, 0.0),
+        ("f16", 16.0, 0.0, 0.0),
+        ("bf16", 16.0, 1.5e-3, 1.9e-3),
+        ("q8_0", 8.5, 4e-3, 1.2e-2),
+        ("fp8_e4m3", 8.0, 2.2e-2, 3e-2),
+        ("fp8_e4m3 × scale", 8.0, 2.2e-2, 3e-2),
+        ("q8_0 / q4_0", 6.5, 4e-3, 1.2e-2),
+        ("q4_0", 4.5, 0.08, 0.2),
+    ];
+    assert_eq!(rows.len(), expected.len());
+    for (row, (name, bits, least, most)) in rows.iter().zip(expected) {
+        assert_eq!((row["name"].as_str().unwrap(), number(row, "bits_per_element")), (name, bits));
+        assert_eq!(number(row, "bytes_per_token"), bits / 8.0 * f64::from(30 * 3 * 128));
+        assert!((least..=most).contains(&number(row, "keys")), "{row}");
+        assert!(number(row, "values") <= 0.2 && number(row, "attention") < 0.5, "{row}");
+    }
+    assert!(number(&rows[0], "attention") < 1e-5);
+    assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
+    let told = passes(&["quality", "--adapter", "0"]);
+    assert!(told.contains("bits/element") && told.contains("████") && told.contains("q4_0"), "{told}");
+    // A trace without queries has no attention.
+    let own = file(
+        "no_queries.safetensors",
+        &safetensors(&[("layers.0.keys", "F32", &[1, 1, 2, 4], 4), ("layers.0.values", "F32", &[1, 1, 2, 4], 4)]),
+    );
+    assert!(json(&["quality", &own, "--json", "--adapter", "0"])["formats"][0].get("attention").is_none());
+    let own = file(
+        "wrong_queries.safetensors",
+        &safetensors(&[
+            ("layers.0.keys", "F32", &[1, 2, 2, 4], 4),
+            ("layers.0.values", "F32", &[1, 2, 2, 4], 4),
+            ("layers.0.queries", "F32", &[1, 3, 2, 4], 4),
+        ]),
+    );
+    let error = fails(&["quality", &own, "--adapter", "0"], 1);
+    assert!(error.contains("layers.0.queries must be [batch, query_heads, tokens, head_dim]"), "{error}");
+}
+
+#[test]
 fn without_arguments_it_is_the_demo() {
     assert!(passes(&[]).contains("A KV cache on the GPU"));
 }
@@ -94,7 +141,7 @@ fn adapters_are_found_by_index_and_name() {
     assert!(first["longest_sequence"]["f16"].as_u64().unwrap() > 0);
     let name = first["name"].as_str().unwrap();
     let demo = json(&["demo", "--json", "--adapter", name]);
-    assert_eq!(demo["trials"].as_array().unwrap().len(), 3);
+    assert_eq!(demo["trials"].as_array().unwrap().len(), 6);
     let demo = json(&["demo", "--json", "--adapter", "0"]);
     assert!(demo["trials"][0]["adapter"].as_str().unwrap().starts_with(name));
     let error = fails(&["demo", "--adapter", "Voodoo 2"], 1);
@@ -124,7 +171,7 @@ fn a_trace_of_ones_own_is_verified() {
     assert_eq!(verified["trials"][1]["prefill"]["tokens"], 5);
     assert_eq!(verified["trials"][1]["decode_step"]["tokens"], 91);
 
-    // Another batch size, odd head sizes, all three formats.
+    // Another batch size, odd head sizes, all formats.
     let own = file(
         "own.safetensors",
         &safetensors(&[
@@ -135,7 +182,7 @@ fn a_trace_of_ones_own_is_verified() {
         ]),
     );
     let verified = passes(&["verify", &own]);
-    assert!(verified.contains("2 layers × 3 formats"), "{verified}");
+    assert!(verified.contains("2 layers × 6 formats"), "{verified}");
     // All of it at once, and one token alone.
     passes(&["verify", &own, "--prefill", "7", "--adapter", "0"]);
     let single = file(

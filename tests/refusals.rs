@@ -481,7 +481,7 @@ fn tensors_that_cannot_be_compared() {
 fn names() {
     assert_eq!("BF16".parse(), Ok(Format::Bf16));
     let error = "q3_k".parse::<Format>().unwrap_err();
-    assert_eq!(error.to_string(), "a format must be one of f32, f16, bf16, but is \"q3_k\"");
+    assert_eq!(error.to_string(), "a format must be one of f32, f16, bf16, fp8_e4m3, q8_0, q4_0, but is \"q3_k\"");
     if let Err(error) = wgpu_kv_cache::find_adapter("no such adapter") {
         let text = error.to_string();
         assert!(text.contains("no such adapter") || text.contains("no GPU adapter was found"), "{text}");

@@ -197,7 +197,9 @@ fn verify(
         if let Some(difference) = reference.compare_storage(index, &storage)? {
             return Err(different(Box::new(difference)));
         }
-        elements += storage.keys.bits().len() as u64 + storage.values.bits().len() as u64;
+        for shape in [storage.keys.shape(), storage.values.shape()] {
+            elements += shape.into_iter().map(u64::from).product::<u64>();
+        }
         for range in [0..trace.tokens, prefill / 2..trace.tokens - (trace.tokens - prefill) / 2] {
             let (expected, actual) = (reference.get(range.clone())?, device.get(range)?.read()?);
             for side in Side::BOTH {

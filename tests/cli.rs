@@ -107,6 +107,7 @@ fn quality_tells_what_each_format_loses() {
         assert!(number(row, "values") <= 0.2 && number(row, "attention") < 0.5, "{row}");
     }
     assert!(number(&rows[0], "attention") < 1e-5);
+    assert!((1e-9..1e-5).contains(&number(&quality, "exp_error")), "{quality}");
     assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
     let told = passes(&["quality", "--adapter", "0"]);
     assert!(told.contains("bits/element") && told.contains("████") && told.contains("q4_0"), "{told}");

@@ -10,8 +10,8 @@ mod random;
 pub const TESTS: &[Test] =
     &[("programs::random", random), ("programs::random_in_small_bindings", random_in_small_bindings)];
 
-/// Programs for each form and device, none twice: 5000 for each adapter. `KV_CACHE_PROGRAMS` asks for another number.
-const PROGRAMS: u64 = 1250;
+/// Programs for each form and device, none twice: 3000 for each adapter, of 40 shapes. `KV_CACHE_PROGRAMS` asks for another number.
+const PROGRAMS: u64 = 750;
 
 fn random(gpu: &Gpu) -> Outcome {
     run(&gpu.context, 0)

@@ -1,5 +1,6 @@
 //! `kv-cache quality`.
 
+mod exponential;
 mod picture;
 
 use std::{fs, path::PathBuf};
@@ -108,11 +109,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         rows.push(measure(&context, &trace, &expected, (keys, values, scales), &bar)?);
     }
     bar.finish_and_clear();
+    let exponential = exponential::largest_error(&context)?;
     if let Some(path) = &arguments.picture {
         fs::write(path, picture::svg(&rows)).map_err(|source| Failure::File { path: path.clone(), source })?;
     }
     if arguments.json {
-        output::json(&serde_json::json!({ "trace": trace.title, "formats": rows }));
+        output::json(&serde_json::json!({ "trace": trace.title, "exp_error": exponential, "formats": rows }));
         return Ok(());
     }
     println!(
@@ -130,7 +132,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     print!("{}", picture::text(&rows));
     println!(
         "\nfp8 × scale has a scale of each layer's keys and values, so that the largest number becomes 448.\n\
-         A trace without queries has no attention; of this one {} layers have some.",
+         A trace without queries has no attention; of this one {} layers have some. The driver's own exp errs by {exponential:.1e},\n\
+         relative, at most.",
         trace.layers.iter().filter(|layer| layer.queries.is_some()).count()
     );
     Ok(())

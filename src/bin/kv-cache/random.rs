@@ -7,7 +7,7 @@ use wgpu_kv_cache::{
 };
 
 /// Programs that share a shape, and so the kernels made for it.
-pub const PROGRAMS_OF_A_SHAPE: u64 = 125;
+pub const PROGRAMS_OF_A_SHAPE: u64 = 75;
 
 /// Head sizes: the usual ones, small ones, and odd ones.
 const DIMS: [u32; 14] = [1, 2, 3, 4, 5, 8, 16, 46, 64, 72, 80, 96, 128, 256];

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("formats::what_is_no_number", what_is_no_number),
     ("formats::every_stored_word_is_read", every_stored_word_is_read),
     ("formats::packed_rows_leave_and_return", packed_rows_leave_and_return),
+    ("formats::padding_is_zero", padding_is_zero),
     ("formats::refusals", refusals),
 ];
 
@@ -266,6 +267,40 @@ fn packed_rows_leave_and_return(gpu: &Gpu) -> Outcome {
             cache.insert(1, 11, left.keys.rows(), left.values.rows())?;
             assert_eq!(cache.extract(1)?.read()?, left, "{format}");
             assert_ne!(left.keys.bytes(), left.values.bytes());
+        }
+    }
+    DONE
+}
+
+/// Rows that end inside a word, a block, or a pair of blocks, beside others: the storage is the reference's, padding included.
+fn padding_is_zero(gpu: &Gpu) -> Outcome {
+    for format in [Format::Fp8E4M3, Format::Q8_0, Format::Q4_0] {
+        for dim in [1, 3, 33, 70, 97] {
+            let config = CacheConfig::new(2, 2, dim, 12).value_dim(dim + 5).formats(format, format).scales(0.5, 3.0);
+            let (mut cache, mut reference) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
+            for side in Side::BOTH {
+                for segment in cache.view().side(side).segments() {
+                    let poison = vec![0xffu8; segment.buffer.size() as usize];
+                    gpu.context.queue().write_buffer(segment.buffer, 0, &poison);
+                }
+            }
+            let rows = |dim: u32| -> Vec<f32> { (1..=2 * 2 * 9 * dim).map(|i| i as f32 * 0.01).collect() };
+            let (keys, values) = (rows(dim), rows(dim + 5));
+            // With gaps before the rows.
+            let write = Write::at_each(&[3, 1], 9);
+            cache.update(&keys, &values, write)?;
+            reference.update(&keys, &values, write)?;
+            let (expected, actual) = (reference.get_all(), cache.get_all()?.read()?);
+            compare(&expected, &actual).map_err(|difference| format!("{format}, head size {dim}: {difference}"))?;
+            let codes = match format {
+                Format::Fp8E4M3 => dim as usize,
+                Format::Q8_0 => dim.next_multiple_of(32) as usize,
+                _ => dim.next_multiple_of(32) as usize / 2,
+            };
+            for row in actual.keys.bytes().chunks_exact(format.row_bytes(dim) as usize) {
+                let scales = if format == Format::Fp8E4M3 { 0 } else { 2 * dim.div_ceil(32) as usize };
+                assert!(row[codes + scales..].iter().all(|byte| *byte == 0), "{format}, head size {dim}: {row:?}");
+            }
         }
     }
     DONE

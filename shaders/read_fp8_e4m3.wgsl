@@ -1,4 +1,4 @@
-// read_fp8_e4m3: one word a load, four codes, times the scale of the side.
+// read_fp8_e4m3: one word a load, four codes, times the scale of the side, where that is not 1.
 
 fn reader_side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
     let word = reader_side_load(plane, slot * READER_SIDE_CODE_WORDSu + i);
@@ -7,6 +7,5 @@ fn reader_side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
     let small = bitcast<vec4<u32>>(vec4<f32>(magnitude) * 0.001953125);
     let finite = select(small, (magnitude << vec4<u32>(20u)) + vec4<u32>(0x3c000000u), magnitude >= vec4<u32>(8u));
     let number = select(finite, vec4<u32>(0x7fc00000u), magnitude == vec4<u32>(0x7fu));
-    let scale = bitcast<f32>(reader_lengths[READER_SIDE_SCALE_ATu]);
-    return bitcast<vec4<f32>>(number | ((code & vec4<u32>(0x80u)) << vec4<u32>(24u))) * scale;
+    return bitcast<vec4<f32>>(number | ((code & vec4<u32>(0x80u)) << vec4<u32>(24u))) * READER_SIDE_SCALE;
 }

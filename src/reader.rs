@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    Error, Format, KvCache, Placement, Result, Side,
+    Error, Format, KvCache, Placement, Result, Scale, Side,
     binding::window_binding,
     layout::{Layout, SideLayout},
 };
@@ -75,7 +75,8 @@ impl<'a> WgslNames<'a> {
 impl KvCache {
     /// WGSL that reads this layer in a shader of the caller's, whatever its format, placement and size: join it with your own
     /// text, or register it as a module. Make the bind group's layout by [`wgsl_layout`](Self::wgsl_layout) and its entries by
-    /// [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have the same text.
+    /// [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have the same text, and of one with other
+    /// scales, where none is 1.
     ///
     /// With the prefix `kv_` it defines, beside names of its own that begin so too:
     ///
@@ -270,7 +271,12 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         if names.halves {
             part.push_str(include_str!("../shaders/read_side_f16.wgsl"));
         }
-        let scale_at = layout.planes / layout.heads + u32::from(side == Side::Values);
+        let scale = if sizes.scale == Scale::ONE {
+            "1.0".to_owned()
+        } else {
+            let at = layout.planes / layout.heads + u32::from(side == Side::Values);
+            format!("bitcast<f32>(reader_lengths[{at}u])")
+        };
         let part = part
             .replace("READER_SIDE_DIM", &sizes.dim.to_string())
             .replace("READER_SIDE_VECTORS", &sizes.dim.div_ceil(4).to_string())
@@ -278,7 +284,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
             .replace("READER_SIDE_CODE_WORDS", &sizes.format.code_words(sizes.dim).to_string())
             .replace("READER_SIDE_SCALE_WORDS", &sizes.format.scale_words(sizes.dim).to_string())
             .replace("READER_SIDE_SCALES_AT", &(sizes.code_bytes() / 4 * u64::from(layout.slots)).to_string())
-            .replace("READER_SIDE_SCALE_AT", &scale_at.to_string());
+            .replace("READER_SIDE_SCALE", &scale);
         text.push('\n');
         text.push_str(&part.replace("reader_side", &format!("reader_{name}")));
     }

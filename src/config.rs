@@ -165,6 +165,14 @@ impl CacheConfig {
         Layout::unbounded(self).map(|layout| layout.bytes())
     }
 
+    /// Bytes of one plane of a side, the `[slots, dim]` rows of one sequence and head, padding included: what must fit a binding.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn bytes_per_plane(&self, side: Side) -> Result<u64> {
+        Layout::unbounded(self).map(|layout| layout.side(side).plane_bytes)
+    }
+
     /// Bytes that one more token takes in one layer: a row of keys and a row of values for every sequence and
     /// head.
     ///

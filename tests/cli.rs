@@ -82,6 +82,42 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
 }
 
 #[test]
+fn layers_of_other_formats_replay_with_attention() {
+    let rows: Vec<f32> = (0..2 * 3 * 40).map(|i| (i as f32 * 0.3).sin()).collect();
+    let queries: Vec<f32> = (0..4 * 2 * 40).map(|i| (i as f32 * 0.7).cos()).collect();
+    let update = |layer| serde_json::json!({"op": "update", "layer": layer, "tokens": 3, "keys": rows, "values": rows.iter().map(|x| 1.0 - x).collect::<Vec<_>>()});
+    let attention =
+        |layer| serde_json::json!({"op": "attention", "layer": layer, "heads": 4, "tokens": 2, "queries": queries});
+    let mut program = serde_json::json!({
+        "config": {
+            "layers": 3, "batch_size": 1, "num_heads": 2, "head_dim": 40, "max_seq_len": 8,
+            "key_format": ["f16", "fp8_e4m3", "q8_0"], "value_format": "q4_0", "key_scale": [1.0, 0.01, 1.0],
+            "placement": [{"kind": "linear"}, {"kind": "ring", "window": 2, "slack": 1}, {"kind": "linear"}],
+        },
+        "ops": [update(0), update(1), update(2), attention(0), attention(1), attention(2), {"op": "truncate", "lengths": 2},
+                {"op": "get_all", "layer": 1}, {"op": "storage", "layer": 2},
+                {"op": "attention", "layer": 0, "heads": 3, "tokens": 2, "queries": queries[..240]}],
+    });
+    let adapters = json(&["adapters", "--json"]).as_array().unwrap().len();
+    for adapter in 0..adapters {
+        let path = file("layers.json", program.to_string().as_bytes());
+        let results = json(&["replay", &path, "--json", "--adapter", &adapter.to_string()]);
+        let results = results["results"].as_array().unwrap();
+        assert!(results[..9].iter().all(|outcome| outcome["ok"] == true), "{results:?}");
+        assert_eq!(results[3]["shape"], serde_json::json!([1, 4, 2, 40]));
+        assert_eq!(results[3]["output"].as_array().unwrap().len(), 4 * 2 * 40);
+        assert_ne!(results[3]["output"], results[4]["output"], "other formats and another window");
+        assert_eq!(results[9]["kind"], "query_heads");
+    }
+    program["config"]["key_scale"] = serde_json::json!([1.0, 0.0, 1.0]);
+    let path = file("zero_scale.json", program.to_string().as_bytes());
+    assert!(fails(&["replay", &path], 1).contains("a scale must be positive and finite, but is 0"));
+    program["config"]["key_scale"] = serde_json::json!([1.0, 2.0]);
+    let path = file("two_scales.json", program.to_string().as_bytes());
+    fails(&["replay", &path], 1);
+}
+
+#[test]
 fn quality_tells_what_each_format_loses() {
     let picture = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("quality.svg");
     let picture = picture.to_str().unwrap();
@@ -418,16 +454,20 @@ fn plans_need_no_gpu() {
         "--context",
         "8192",
         "--format",
-        "f16,f16/bf16",
+        "f16,f16/bf16,q8_0/q4_0",
         "--json",
     ]);
-    assert_eq!(plan.as_array().unwrap().len(), 2);
+    assert_eq!(plan.as_array().unwrap().len(), 3);
     assert_eq!(plan[0]["total_bytes"], 1u64 << 30);
     assert_eq!(plan[0]["bytes_per_token"], 128 << 10);
     assert_eq!(plan[0]["bytes_per_layer"], 32 << 20);
     assert_eq!(plan[0]["least_max_storage_buffer_binding_size"], 2 << 20);
     assert_eq!(plan[0]["best_max_storage_buffer_binding_size"], 16 << 20);
     assert_eq!(plan[1]["value_format"], "bf16");
+    // 128 codes of a byte and 4 scales of two; of 4 bits, 64 bytes and the scales.
+    assert_eq!(plan[2]["bytes_per_token"], 32 * 8 * (136 + 72));
+    assert_eq!(plan[2]["bytes_per_layer"], 8 * 8192 * (136 + 72));
+    assert_eq!(plan[2]["least_max_storage_buffer_binding_size"], 8192 * 136);
 }
 
 #[test]

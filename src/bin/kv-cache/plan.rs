@@ -45,8 +45,8 @@ pub struct Arguments {
     /// Batch sizes, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     batch: Vec<u32>,
-    /// Formats, separated by commas: f32, f16, bf16, or keys/values as in f16/bf16.
-    #[arg(long, value_delimiter = ',', default_value = "f32,f16")]
+    /// Formats, separated by commas: f32, f16, bf16, `fp8_e4m3`, `q8_0`, `q4_0`, or keys/values as in `q8_0/q4_0`.
+    #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8_0,q4_0")]
     format: Vec<Formats>,
     /// Print JSON instead of a table.
     #[arg(long)]
@@ -203,11 +203,8 @@ impl Plan {
         let (layer, token) = (config.bytes_per_layer()?, config.bytes_per_token()?);
         let total = layer.checked_mul(layers.into()).ok_or_else(|| overflow("bytes of all layers", layer))?;
         let planes = u64::from(config.batch_size) * u64::from(config.num_heads);
-        let side = |side: Side| {
-            let row = u64::from(config.dim(side)) * u64::from(config.format(side).unit_bytes());
-            (side, (row * u64::from(config.max_seq_len)).next_multiple_of(4))
-        };
-        let (largest, plane) = Side::BOTH.map(side).into_iter().max_by_key(|(_, bytes)| *bytes).expect("two sides");
+        let [keys, values] = [config.bytes_per_plane(Side::Keys)?, config.bytes_per_plane(Side::Values)?];
+        let (largest, plane) = if keys >= values { (Side::Keys, keys) } else { (Side::Values, values) };
         if plane > MAX_BINDING {
             return Err(Error::PlaneTooLarge { side: largest, plane_bytes: plane, limit_bytes: MAX_BINDING }.into());
         }

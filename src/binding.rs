@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Context, Result, kernels::Entry};
+use crate::{Context, Result, pipelines::Entry};
 
 /// One buffer of uniforms, each at a bindable offset.
 pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::{
     CostModel, Error, Result,
-    kernels::{Entry, IMMEDIATE_BYTES, Kernel, Kernels},
+    kernels::{IMMEDIATE_BYTES, Kernel},
+    pipelines::{Entry, Kernels},
 };
 
 /// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.

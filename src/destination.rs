@@ -5,8 +5,9 @@ use std::ops::Range;
 use crate::{
     Context, Error, Format, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window_binding},
-    kernels::{Entry, Kernel, Window},
+    kernels::{Kernel, Window},
     layout::{Layout, binding_limit},
+    pipelines::Entry,
     plan::{Block, Step, grid_of_planes, split},
     record::{Dispatch, StepData},
     storage::Storage,

@@ -24,6 +24,7 @@ mod kernels;
 mod layer;
 mod layout;
 mod permute;
+mod pipelines;
 mod placement;
 mod plan;
 pub mod program;

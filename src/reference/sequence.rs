@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{Error, HostRows, HostTensor, Pair, PerSequence, Placement, ReferenceCache, Result, Side, Write};
 
-use super::stored_row;
+use super::rows::stored_row;
 
 impl ReferenceCache {
     /// [`KvCache::truncate`](crate::KvCache::truncate).

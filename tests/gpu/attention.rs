@@ -7,11 +7,9 @@ use wgpu_kv_cache::{
     half::{bf16, f16},
 };
 
-use crate::{DONE, Gpu, Outcome, Test};
+use crate::{DONE, Gpu, Outcome, Test, reading::pairs};
 
 pub const TESTS: &[Test] = &[
-    ("attention::every_element_is_read", every_element_is_read),
-    ("attention::halves_are_read", halves_are_read),
     ("attention::every_format_agrees_with_the_reference", every_format_agrees_with_the_reference),
     ("attention::shapes_agree_with_the_reference", shapes_agree_with_the_reference),
     ("attention::options_agree_with_the_reference", options_agree_with_the_reference),
@@ -22,7 +20,7 @@ pub const TESTS: &[Test] = &[
     ("attention::refusals", refusals),
 ];
 
-const RING: Placement = Placement::Ring { window: 11, sinks: 3, slack: 4 };
+pub const RING: Placement = Placement::Ring { window: 11, sinks: 3, slack: 4 };
 
 /// Numbers that differ everywhere.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -35,7 +33,7 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 }
 
 /// Device and reference with the same rows: `counts` tokens of each sequence, then one more.
-fn filled(context: &Context, config: CacheConfig, counts: &[u32]) -> Result<(KvCache, ReferenceCache), Error> {
+pub fn filled(context: &Context, config: CacheConfig, counts: &[u32]) -> Result<(KvCache, ReferenceCache), Error> {
     let (mut cache, mut reference) = (KvCache::new(context, config)?, ReferenceCache::new(config)?);
     let tokens = counts.iter().copied().max().unwrap_or(1).max(1);
     for (tokens, counts) in [(tokens, counts), (1, &vec![1; counts.len()][..])] {
@@ -77,210 +75,6 @@ fn check(
         return Err(format!("{what}: the distance is {distance:.2e}"));
     }
     Ok(())
-}
-
-/// A shader of the caller's that copies every vector of keys and values that it may see, by position.
-pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
-    let (context, config) = (cache.context(), cache.config());
-    let (device, queue) = (context.device(), context.queue());
-    let bindings: Vec<u32> = (0..cache.wgsl_bindings()).map(|index| 20 - index).collect();
-    let mut names = WgslNames::new("engine7_").group(1).bindings(&bindings);
-    if halves {
-        names = names.halves();
-    }
-    let read = |side: &str| {
-        if halves {
-            format!("vec4<f32>(engine7_{side}_half(sequence, head, position, i))")
-        } else {
-            format!("engine7_{side}(sequence, head, position, i)")
-        }
-    };
-    let longest = cache.write_pos();
-    let shader = format!(
-        "{enable}
-        // Names of a caller's that a text without a prefix would collide with.
-        const heads = 1u; const window = 2u; fn slot() {{}} fn length() {{}} struct Float {{ x: u32 }}
-        @group(0) @binding(0) var<storage, read_write> keys: array<vec4<f32>>;
-        @group(0) @binding(1) var<storage, read_write> values: array<vec4<f32>>;
-        @group(0) @binding(2) var<uniform> wanted: vec4<u32>;
-        {text}
-        @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3<u32>) {{
-            let sequence = wanted.x; let head = wanted.y; let position = id.x;
-            let query = engine7_length(sequence) - 1u;
-            if position > query || (position < engine7_first_visible(query) && position >= engine7_sinks) {{ return; }}
-            let row = position;
-            for (var i = 0u; i < engine7_key_vectors; i++) {{ keys[row * engine7_key_vectors + i] = {key}; }}
-            for (var i = 0u; i < engine7_value_vectors; i++) {{ values[row * engine7_value_vectors + i] = {value}; }}
-        }}",
-        enable = if halves { "enable f16;" } else { "" },
-        text = cache.wgsl(&names)?,
-        key = read("key"),
-        value = read("value"),
-    );
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: None,
-        source: wgpu::ShaderSource::Wgsl(shader.into()),
-    });
-    let rows = u64::from(longest);
-    let out = [config.head_dim, config.value_dim].map(|dim| {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: rows * u64::from(dim.div_ceil(4)) * 16,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    });
-    let wanted = device.create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: 16,
-        usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    let own = |binding, ty| wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
-    };
-    let group = |layout: &[wgpu::BindGroupLayoutEntry], entries: &[wgpu::BindGroupEntry<'_>]| {
-        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: layout });
-        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &layout, entries };
-        (device.create_bind_group(&descriptor), layout)
-    };
-    let (write, uniform) = (wgpu::BufferBindingType::Storage { read_only: false }, wgpu::BufferBindingType::Uniform);
-    let entries: Vec<_> = (0..)
-        .zip([&out[0], &out[1], &wanted])
-        .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
-        .collect();
-    let (ours, our_layout) = group(&[own(0, write), own(1, write), own(2, uniform)], &entries);
-    let (theirs, their_layout) =
-        group(&cache.wgsl_layout(&names, wgpu::ShaderStages::COMPUTE)?, &cache.wgsl_entries(&names)?);
-    let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: None,
-        bind_group_layouts: &[Some(&our_layout), Some(&their_layout)],
-        immediate_size: 0,
-    });
-    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
-        layout: Some(&layout),
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions::default(),
-        cache: None,
-    });
-    let mut all = [Vec::new(), Vec::new()];
-    for plane in 0..config.batch_size * config.num_heads {
-        queue.write_buffer(
-            &wanted,
-            0,
-            bytemuck::cast_slice(&[plane / config.num_heads, plane % config.num_heads, 0, 0]),
-        );
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        out.iter().for_each(|buffer| encoder.clear_buffer(buffer, 0, None));
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &ours, &[]);
-            pass.set_bind_group(1, &theirs, &[]);
-            pass.dispatch_workgroups(longest, 1, 1);
-        }
-        queue.submit([encoder.finish()]);
-        for ((all, buffer), dim) in all.iter_mut().zip(&out).zip([config.head_dim, config.value_dim]) {
-            let padded: Vec<f32> = crate::engine::read(context, buffer);
-            for row in padded.chunks_exact(dim.next_multiple_of(4) as usize) {
-                let (numbers, past) = row.split_at(dim as usize);
-                assert!(past.iter().all(|past| *past == 0.0), "past the head size is zero");
-                all.extend_from_slice(numbers);
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// What `read_by_text` should read.
-pub fn rows_of(cache: &KvCache, reference: &ReferenceCache) -> Result<[Vec<f32>; 2], Error> {
-    let config = cache.config();
-    let all = reference.get_all();
-    let (rows, longest) = (all.keys.shape()[2] as usize, cache.write_pos() as usize);
-    let place = |tensor: &HostTensor, dim: usize| -> Result<Vec<f32>, Error> {
-        let numbers = tensor.to_f32();
-        let mut placed = vec![0.0; (config.batch_size * config.num_heads) as usize * longest * dim];
-        for sequence in 0..config.batch_size {
-            for head in 0..config.num_heads {
-                let plane = (sequence * config.num_heads + head) as usize;
-                for (row, position) in reference.valid_positions(sequence)?.into_iter().enumerate() {
-                    let from = (plane * rows + row) * dim;
-                    let to = (plane * longest + position as usize) * dim;
-                    placed[to..to + dim].copy_from_slice(&numbers[from..from + dim]);
-                }
-            }
-        }
-        Ok(placed)
-    };
-    Ok([place(&all.keys, config.head_dim as usize)?, place(&all.values, config.value_dim as usize)?])
-}
-
-fn every_element_is_read(gpu: &Gpu) -> Outcome {
-    // Two planes a binding.
-    let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..gpu.adapter.limits() };
-    let segmented = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
-    let mut cut = false;
-    for (key_format, value_format) in pairs() {
-        for placement in [Placement::Linear, RING] {
-            // Of a ring, more than it keeps; of linear placement, what a small binding holds.
-            let (slots, longest) = if placement == RING { (0, 28) } else { (16, 14) };
-            for (dim, value_dim) in [(56, 40), (5, 1), (32, 52)] {
-                let config = CacheConfig::new(2, 3, dim, slots)
-                    .value_dim(value_dim)
-                    .formats(key_format, value_format)
-                    .scales(0.01, 0.015)
-                    .placement(placement);
-                for context in [&gpu.context, &segmented] {
-                    let (cache, reference) = filled(context, config, &[longest, 9])?;
-                    let what =
-                        format!("{key_format} × {value_format}, {placement:?}, head sizes {dim} and {value_dim}");
-                    let read = read_by_text(&cache, false)?;
-                    cut |= cache.wgsl_bindings() > 3;
-                    let expected = rows_of(&cache, &reference)?;
-                    for (side, (read, expected)) in read.iter().zip(&expected).enumerate() {
-                        let differs = read.iter().zip(expected).position(|(read, expected)| read != expected);
-                        if let Some(at) = differs {
-                            let (read, expected) = (read[at], expected[at]);
-                            return Err(format!("{what}, side {side}: element {at} is {read}, not {expected}").into());
-                        }
-                    }
-                }
-            }
-        }
-    }
-    assert!(cut, "no layer had more segments than one");
-    DONE
-}
-
-/// Every format once for keys and once for values, beside another.
-fn pairs() -> impl Iterator<Item = (Format, Format)> {
-    (0..6).map(|index| (Format::ALL[index], Format::ALL[(index + 2) % 6]))
-}
-
-fn halves_are_read(gpu: &Gpu) -> Outcome {
-    let config = CacheConfig::new(1, 1, 8, 4).formats(Format::F16, Format::Q8_0);
-    let required_features = wgpu::Features::SHADER_F16 & gpu.adapter.features();
-    let descriptor =
-        wgpu::DeviceDescriptor { required_features, required_limits: gpu.adapter.limits(), ..Default::default() };
-    let (device, queue) =
-        pollster::block_on(gpu.adapter.request_device(&descriptor)).map_err(|error| error.to_string())?;
-    let (cache, _) = filled(&Context::new(&device, &queue), config, &[3])?;
-    if required_features.is_empty() {
-        let refused = cache.wgsl(&WgslNames::new("kv_").halves());
-        assert_eq!(refused, Err(Error::DeviceFeature { feature: "SHADER_F16" }));
-        return Ok(libtest_mimic::Completion::ignored_with("the device has no SHADER_F16"));
-    }
-    let (full, halves) = (read_by_text(&cache, false)?, read_by_text(&cache, true)?);
-    for (full, halves) in full.iter().zip(&halves) {
-        let rounded: Vec<f32> = full.iter().map(|number| f16::from_f32(*number).to_f32()).collect();
-        assert_eq!(&rounded, halves);
-    }
-    DONE
 }
 
 fn every_format_agrees_with_the_reference(gpu: &Gpu) -> Outcome {

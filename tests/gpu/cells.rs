@@ -113,8 +113,8 @@ fn read(context: &Context, config: CacheConfig, operation: &str) -> Result<(), F
             }
         }
         "wgsl" => {
-            let [keys, values] = crate::attention::read_by_text(&cache, false)?;
-            let [expected_keys, expected_values] = crate::attention::rows_of(&cache, &expected)?;
+            let [keys, values] = crate::reading::read_by_text(&cache, false)?;
+            let [expected_keys, expected_values] = crate::reading::rows_of(&cache, &expected)?;
             assert_eq!((keys, values), (expected_keys, expected_values));
         }
         _ => {

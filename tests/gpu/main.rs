@@ -13,6 +13,7 @@ mod formats;
 mod host;
 mod large;
 mod programs;
+mod reading;
 mod sequences;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,7 +107,7 @@ fn trials() -> Vec<Trial> {
             ];
             // What no copy can do.
             let kernels_only: &[&[Test]] =
-                if costs == CostModel::KERNELS { &[formats::TESTS, attention::TESTS] } else { &[] };
+                if costs == CostModel::KERNELS { &[formats::TESTS, reading::TESTS, attention::TESTS] } else { &[] };
             for &(name, test) in every_form.iter().chain(kernels_only).copied().flatten() {
                 let gpu = gpu.clone();
                 trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || {

@@ -5,8 +5,8 @@ mod sequence;
 use std::ops::Range;
 
 use crate::{
-    BoundSource, CacheConfig, Context, Destination, Error, GpuTensor, HostRows, KvCache, MemoryReport, Pair, Recorder,
-    Result, Source, Write,
+    BoundSource, CacheConfig, Context, Destination, Error, Format, GpuTensor, HostRows, KvCache, MemoryReport, Pair,
+    Recorder, Result, Source, Write,
     layout::{Layout, runs},
     ring::StepRing,
 };
@@ -184,6 +184,14 @@ impl BatchedKvCache {
     /// [`Error::LayerOutOfRange`], and as there.
     pub fn get(&self, layer: usize, range: Range<u32>) -> Result<Pair<GpuTensor>> {
         self.layer(layer)?.get(range)
+    }
+
+    /// [`KvCache::get_as`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn get_as(&self, layer: usize, range: Range<u32>, format: Format) -> Result<Pair<GpuTensor>> {
+        self.layer(layer)?.get_as(range, format)
     }
 
     /// [`KvCache::get_all`] of one layer.

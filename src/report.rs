@@ -24,7 +24,7 @@ pub struct MemoryReport {
     pub value_dim: u32,
     /// Positions that each sequence has room for; of a ring without meaning.
     pub max_seq_len: u32,
-    /// Number format, `keys/values` where they differ.
+    /// Number format, `keys/values` where they differ; where layers differ, each of theirs once, in order.
     pub dtype: String,
     /// `write_pos` of the first layer.
     pub tokens_generated: u32,
@@ -52,7 +52,7 @@ impl MemoryReport {
             head_dim: config.head_dim,
             value_dim: config.value_dim,
             max_seq_len: config.max_seq_len,
-            dtype: format_names(config.key_format, config.value_format),
+            dtype: format_names(cache.layers()),
             tokens_generated: cache.write_pos(),
             per_layer_allocated_mb: per_layer as f64 / MB,
             total_allocated_mb: cache.memory_allocated_bytes() as f64 / MB,
@@ -90,9 +90,17 @@ impl fmt::Display for MemoryReport {
     }
 }
 
-/// One name where keys and values have the same format, `keys/values` otherwise.
-fn format_names(keys: Format, values: Format) -> String {
-    if keys == values { keys.name().to_owned() } else { format!("{keys}/{values}") }
+/// The formats of all layers, each once: one name where keys and values have the same, `keys/values` otherwise.
+fn format_names(layers: &[KvCache]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for config in layers.iter().map(KvCache::config) {
+        let (keys, values) = (config.key_format, config.value_format);
+        let name = if keys == values { keys.to_string() } else { format!("{keys}/{values}") };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
 }
 
 /// Serialises a format by its name.

@@ -103,6 +103,18 @@ fn the_view_tells_where_everything_lies() {
 }
 
 #[test]
+fn the_memory_report_names_the_formats_of_all_layers() {
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    let fine = CacheConfig::new(1, 2, 64, 32).formats(Format::F16, Format::F16);
+    let coarse = fine.formats(Format::Q8_0, Format::Q4_0);
+    let cache = BatchedKvCache::with_layers(&Context::new(&device, &queue), &[fine, coarse, coarse, fine]).unwrap();
+    let report = cache.memory_report();
+    assert_eq!(report.dtype, "f16, q8_0/q4_0");
+    // 2 heads: of 128 numbers in f16, or of 64 codes and 4 bytes of scales, and half as many and as much.
+    assert_eq!(report.growth_per_token_mb, f64::from(2 * 2 * (256 + 64 + 4 + 32 + 4)) / 1_048_576.0);
+}
+
+#[test]
 fn the_memory_report_has_the_fields_of_the_original() {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
     let config = CacheConfig::new(2, 4, 64, 1024).formats(Format::F16, Format::Bf16);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{BatchedKvCache, Format, KvCache};
+use crate::{BatchedKvCache, KvCache};
 
 /// Bytes of one "MB" in the report, 2^20.
 const MB: f64 = 1024.0 * 1024.0;
@@ -105,6 +105,6 @@ fn format_names(layers: &[KvCache]) -> String {
 
 /// Serialises a format by its name.
 #[cfg(feature = "serde")]
-pub(crate) fn as_name<S: serde::Serializer>(format: &Format, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_name<S: serde::Serializer>(format: &crate::Format, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(format.name())
 }

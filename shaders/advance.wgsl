@@ -18,9 +18,6 @@ fn written(run: Run) -> Run {
 }
 
 fn write_unit(plane_run: u32, unit: u32, local: u32, inside: bool) {
-    if !inside {
-        return;
-    }
     let place = place_of(plane_run);
     set_length(plane_run, unit, place);
     let gap = written(place.run);

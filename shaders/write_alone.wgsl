@@ -1,9 +1,6 @@
 // write_alone: each thread writes its unit of both sides. For scatter.
 
 fn write_unit(plane_run: u32, unit: u32, local: u32, inside: bool) {
-    if !inside {
-        return;
-    }
     let place = place_of(plane_run);
     set_length(plane_run, unit, place);
     let run = written(place.run);

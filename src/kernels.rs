@@ -352,10 +352,11 @@ impl Kernel {
                 text.push_str(include_str!("../shaders/place.wgsl"));
                 line(&mut text, format_args!("const UNITS_OF_ROW = {}u;", variant.units(1)));
                 line(&mut text, format_args!("const CUT_BY_TOKENS = {};", variant.cut_by_tokens));
-                text.push_str(if *single_rows {
-                    include_str!("../shaders/grid_rows.wgsl")
-                } else {
-                    include_str!("../shaders/grid_planes.wgsl")
+                let together = matches!(self, Kernel::Scatter(_)) && variant.makes_blocks();
+                text.push_str(match (*single_rows, together) {
+                    (true, false) => include_str!("../shaders/grid_rows.wgsl"),
+                    (true, true) => include_str!("../shaders/grid_rows_together.wgsl"),
+                    (false, _) => include_str!("../shaders/grid_planes.wgsl"),
                 });
                 for (side, name, binding, from_end) in [(keys, "key", 2, 2), (values, "value", 3, 1)] {
                     let mut side_text = side.text(binding, binding + 2);

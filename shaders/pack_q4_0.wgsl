@@ -8,17 +8,16 @@ fn side_scale(largest: u32) -> u32 {
     return select(float_round(sign, float.significand << 8u, float.exponent - 11), sign, float.significand == 0u);
 }
 
-// The sum in units of 2^-25, cut; what is cut off does not matter, because an integer is reached from so many whole units below.
+// The sum in units of 2^-25. Only a product below a half, whose code is 8, has smaller parts, which are cut off.
 fn side_nibbles(elements: vec4<u32>, inverse: u32) -> vec4<u32> {
     let product = float_products(elements, inverse);
     // At most 2^28 units and a little.
     let shift = product.exponent + vec4<i32>(25);
     let down = vec4<u32>(clamp(-shift, vec4<i32>(0), vec4<i32>(31)));
     let whole = (product.significand >> down) << vec4<u32>(clamp(shift, vec4<i32>(0), vec4<i32>(7)));
-    let rest = select(vec4<u32>(0u), vec4<u32>(1u), ((product.significand >> down) << down) != product.significand);
     let negative = (elements ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u);
     // 8.5
-    let sum = vec4<u32>(285212672u) + select(whole, ~(whole + rest) + vec4<u32>(1u), negative);
+    let sum = vec4<u32>(285212672u) + select(whole, ~whole + vec4<u32>(1u), negative);
     // Half of what separates two f32 below the next integer.
     var half = vec4<u32>(16u);
     half = select(half, vec4<u32>(8u), sum < vec4<u32>(268435456u));

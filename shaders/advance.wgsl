@@ -17,14 +17,6 @@ fn written(run: Run) -> Run {
     return Run(run.first, run.start, run.start, 0u, 0u);
 }
 
-fn write_unit(plane_run: u32, unit: u32, local: u32, inside: bool) {
-    let place = place_of(plane_run);
-    set_length(plane_run, unit, place);
-    let gap = written(place.run);
-    key_write(place, gap, unit);
-    value_write(place, gap, unit);
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn advance(
     @builtin(workgroup_id) group: vec3<u32>,

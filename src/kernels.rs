@@ -348,6 +348,7 @@ impl Kernel {
                     });
                 } else {
                     text.push_str(include_str!("../shaders/advance.wgsl"));
+                    text.push_str(include_str!("../shaders/write_alone.wgsl"));
                 }
                 text.push_str(include_str!("../shaders/place.wgsl"));
                 line(&mut text, format_args!("const UNITS_OF_ROW = {}u;", variant.units(1)));

@@ -366,13 +366,15 @@ fn record_step(
     let mut cache = cache.borrow_mut();
     let write = Write::at(position, 1);
     if cache.layer(0)?.form(&sources[0], write)? == Form::Copies {
+        cache.begin_step(encoder, write)?;
         for (layer, source) in sources.iter().enumerate() {
-            cache.record_update(layer, encoder, source, write)?;
+            cache.record_update(layer, encoder, source)?;
         }
     } else {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        cache.begin_step(&mut pass, write)?;
         for (layer, source) in sources.iter().enumerate() {
-            cache.record_update(layer, &mut pass, source, write)?;
+            cache.record_update(layer, &mut pass, source)?;
         }
     }
     Ok(())

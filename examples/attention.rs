@@ -144,7 +144,7 @@ fn run(context: &Context, config: CacheConfig) -> Result<f64, Box<dyn std::error
 
     let mut on_the_cpu = ReferenceCache::new(config)?;
     on_the_cpu.update(&keys, &values, Write::append(TOKENS))?;
-    let expected = reference(&on_the_cpu, &Options::new(QUERY_HEADS, 1), &queries, None)?;
+    let expected = reference(&on_the_cpu, &Options::last(QUERY_HEADS, 1), &queries, None)?;
     let difference: f64 = expected.iter().zip(&actual).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
     Ok((difference / expected.iter().map(|e| e * e).sum::<f64>()).sqrt())
 }

@@ -4,14 +4,16 @@
 // Grid:    x counts splits of the positions, y tiles of rows, z planes [sequence, kv_head]. One workgroup each.
 // Shapes:  queries    strided [sequence, head, token, key_dim]
 //          output     strided [sequence, head, token, value_dim]; or
-//          partials   [plane, row, split, value vectors and then (largest score, sum of weights)]
+//          partials   as attend_split has them
 //          mask       broadcast [sequence, head, token, position], added to the scores
-// Bounds:  rows past the last of a plane are neither read nor written; only positions that some row sees are read.
+// Bounds:  rows past the queries of a sequence are neither read nor written; only positions that some row sees are read.
 //
 // Before this stand the constants of the variant, the text that reads the cache with the prefix cache_, and the other attend_ files.
 
 // In place of minus infinity; what is no larger is not seen.
 const HIDDEN = -3.0e38;
+// In place of a weight: the position is not seen, and has no part in the result whatever it holds.
+const UNSEEN = -1.0;
 
 var<workgroup> staged_queries: array<vec4<f32>, STAGED_VECTORS>;
 var<workgroup> scores: array<f32, ROWS * WORKGROUP>;
@@ -37,55 +39,94 @@ fn query_vector(row: Row, vector: u32) -> vec4<f32> {
     return numbers;
 }
 
-// What is seen by some row of a tile: positions below `sinks`, and from `first` to before `end`.
+// The queries of a plane.
+struct Queries {
+    plane: u32,
+    length: u32, // of the sequence
+    start: u32,  // position of the first row just written
+    count: u32,  // rows of queries
+}
+
+// A part of the work on a plane: split `split` of `splits`, where a plane has room for `rows` rows of partial sums.
+struct Part {
+    plane: u32,
+    rows: u32,
+    split: u32,
+    splits: u32,
+}
+
+// Positions up to and with that of the query of a token: it sees none after them.
+fn end_of(queries: Queries, token: u32) -> u32 {
+    if !CAUSAL {
+        return queries.length;
+    }
+    if WRITTEN {
+        return queries.start + token + 1u;
+    }
+    return queries.length - min(queries.length, params.tokens - 1u - token);
+}
+
+// What is seen by some row of a tile: positions below `sinks`, and from `first` on, `count` together.
 struct Seen {
     sinks: u32,
     first: u32,
-    end: u32,
     count: u32,
 }
 
-fn seen_by(length: u32, first_row: u32) -> Seen {
-    // Positions of the tile's first and last query; negative where the sequence is shorter than the queries.
-    let before = i32(length) - i32(params.tokens);
-    let last_row = min(first_row + ROWS, params.tokens * GROUP) - 1u;
-    let earliest = select(i32(length) - 1, before + i32(first_row / GROUP), CAUSAL);
-    let latest = select(i32(length) - 1, before + i32(last_row / GROUP), CAUSAL);
-    let end = u32(max(latest + 1, 0));
-    let sinks = min(SINKS, end);
+fn seen_by(queries: Queries, first_row: u32) -> Seen {
+    let rows = queries.count * GROUP;
+    if first_row >= rows {
+        return Seen();
+    }
+    let last_row = min(first_row + ROWS, rows) - 1u;
+    let earliest = end_of(queries, first_row / GROUP);
+    let latest = end_of(queries, last_row / GROUP);
+    let sinks = min(SINKS, latest);
     var first = sinks;
     if WINDOWED {
-        first = max(sinks, u32(max(earliest + 1 - i32(WINDOW), 0)));
+        first = min(max(sinks, earliest - min(earliest, WINDOW)), latest);
     }
-    first = min(first, end);
-    return Seen(sinks, first, end, sinks + (end - first));
+    return Seen(sinks, first, sinks + (latest - first));
 }
 
 fn seen_position(seen: Seen, index: u32) -> u32 {
     return select(seen.first + (index - seen.sinks), index, index < seen.sinks);
 }
 
-fn is_seen(row: Row, length: u32, position: u32) -> bool {
-    let query = select(i32(length) - 1, i32(length) - i32(params.tokens) + i32(row.token), CAUSAL);
-    let causal = i32(position) <= query;
-    let near = !WINDOWED || position < SINKS || i32(position) + i32(WINDOW) > query;
-    return row.inside && causal && near;
+fn is_seen(queries: Queries, row: Row, position: u32) -> bool {
+    let end = end_of(queries, row.token);
+    let near = !WINDOWED || position < SINKS || end - position <= WINDOW;
+    return row.inside && position < end && near;
+}
+
+fn score_of(row: Row, position: u32, product: f32) -> f32 {
+    let added = mask_at(row, position);
+    let score = capped(product * params.scale) + added;
+    return select(score, HIDDEN, added <= HIDDEN || score <= HIDDEN);
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn attend(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    begin(group, groups, local);
     let plane = group.z;
     let sequence = plane / cache_heads;
     let first_row = group.y * ROWS;
     let length = cache_length(sequence);
-    let seen = seen_by(length, first_row);
-    let whole = (seen.count + SPLITS * WORKGROUP - 1u) / (SPLITS * WORKGROUP) * WORKGROUP;
-    let start = min(group.x * whole, seen.count);
+    let written_from = cache_start(sequence);
+    let queries_of_plane = Queries(plane, length, written_from, count_of(length, written_from));
+    let part = Part(plane, groups.y * ROWS, group.x, groups.x);
+    let seen = seen_by(queries_of_plane, first_row);
+    let whole = (seen.count + part.splits * WORKGROUP - 1u) / (part.splits * WORKGROUP) * WORKGROUP;
+    let start = min(part.split * whole, seen.count);
     let end = min(start + whole, seen.count);
 
     if STAGED {
         for (var i = local; i < ROWS * cache_key_vectors; i += WORKGROUP) {
-            let row = row_of(plane, first_row + i / cache_key_vectors);
+            let row = row_of(plane, first_row + i / cache_key_vectors, queries_of_plane.count);
             staged_queries[i] = vec4<f32>();
             if row.inside {
                 staged_queries[i] = query_vector(row, i % cache_key_vectors);
@@ -113,17 +154,17 @@ fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
                 if STAGED {
                     dots[r] += dot(staged_queries[r * cache_key_vectors + vector], key);
                 } else {
-                    let row = row_of(plane, min(first_row + r, params.tokens * GROUP - 1u));
+                    let last_row = max(queries_of_plane.count * GROUP, 1u) - 1u;
+                    let row = row_of(plane, min(first_row + r, last_row), queries_of_plane.count);
                     dots[r] += dot(query_vector(row, vector), key);
                 }
             }
         }
         for (var r = 0u; r < ROWS; r++) {
-            let row = row_of(plane, first_row + r);
+            let row = row_of(plane, first_row + r, queries_of_plane.count);
             var score = HIDDEN;
-            if index < end && is_seen(row, length, position) {
-                let wanted = masked(row, position, capped(dots[r] * params.scale));
-                score = select(wanted, HIDDEN, wanted <= HIDDEN);
+            if index < end && is_seen(queries_of_plane, row, position) {
+                score = score_of(row, position, dots[r]);
             }
             scores[r * WORKGROUP + local] = score;
         }
@@ -134,19 +175,20 @@ fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
                 largest = max(largest, scores[r * WORKGROUP + i]);
             }
             // Of nothing seen so far, nothing is kept.
-            row_factor[r] = select(exp(row_largest[r] - largest), 0.0, row_largest[r] <= HIDDEN);
+            row_factor[r] = select(exp_or_nan(row_largest[r] - largest), 0.0, row_largest[r] <= HIDDEN);
             row_largest[r] = largest;
         }
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r++) {
             let score = scores[r * WORKGROUP + local];
-            scores[r * WORKGROUP + local] = select(exp(score - row_largest[r]), 0.0, score <= HIDDEN);
+            scores[r * WORKGROUP + local] = select(exp_or_nan(score - row_largest[r]), UNSEEN, score <= HIDDEN);
         }
         workgroupBarrier();
         for (var r = local; r < ROWS; r += WORKGROUP) {
             var sum = 0.0;
             for (var i = 0u; i < WORKGROUP; i++) {
-                sum += scores[r * WORKGROUP + i];
+                let weight = scores[r * WORKGROUP + i];
+                sum += select(weight, 0.0, weight < 0.0);
             }
             row_sum[r] = row_sum[r] * row_factor[r] + sum;
         }
@@ -159,9 +201,8 @@ fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
                 for (var i = local / VALUE_THREADS; i < min(WORKGROUP, end - base); i += VALUE_LANES) {
                     let value = cache_value_at(plane, slots[i], vector);
                     for (var r = 0u; r < ROWS; r++) {
-                        // What a row does not see has no part in it, whatever it is.
                         let weight = scores[r * WORKGROUP + i];
-                        sums[r * VALUE_TURNS + turn] += select(weight * value, vec4<f32>(), weight == 0.0);
+                        sums[r * VALUE_TURNS + turn] += select(weight * value, vec4<f32>(), weight < 0.0);
                     }
                 }
             }
@@ -179,9 +220,9 @@ fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_ind
                 for (var lane = 1u; lane < VALUE_LANES; lane++) {
                     sum += lanes[local + lane * VALUE_THREADS];
                 }
-                let row = row_of(plane, first_row + r);
+                let row = row_of(plane, first_row + r, queries_of_plane.count);
                 if row.inside {
-                    finish(row, plane, group.x, vector, sum, row_largest[r], row_sum[r]);
+                    finish(row, part, vector, sum, row_largest[r], row_sum[r]);
                 }
             }
             workgroupBarrier();

@@ -1,7 +1,7 @@
 // attend_params: what attend and combine are given, and where rows lie.
 
 struct Params {
-    tokens: u32,          // queries of each sequence
+    tokens: u32,          // queries of each sequence, at most
     query_offset: u32,    // elements before the first, and from one to the next
     query_sequence: u32,
     query_head: u32,
@@ -31,12 +31,18 @@ struct Row {
     mask: u32,
 }
 
-fn row_of(plane: u32, index: u32) -> Row {
+// Queries of a sequence: the rows that the last update wrote, `length - start`, or as many as there may be.
+fn count_of(length: u32, start: u32) -> u32 {
+    return select(params.tokens, min(length - start, params.tokens), WRITTEN);
+}
+
+// `count` is that of the plane's sequence.
+fn row_of(plane: u32, index: u32, count: u32) -> Row {
     let sequence = plane / cache_heads;
     let token = index / GROUP;
     let head = plane % cache_heads * GROUP + index % GROUP;
     return Row(
-        token < params.tokens,
+        token < count,
         index,
         token,
         params.query_offset + sequence * params.query_sequence + head * params.query_head + token * params.query_token,

@@ -1,9 +1,14 @@
 // combine: joins the splits of attend.
 //
 // Grid:    x and z together count rows of a plane, y planes; one workgroup each.
-// Shapes:  partials   [plane, row, split, value vectors and then (largest score, sum of weights)]
+// Shapes:  partials   as attend_split has them
+//          lengths    [sequence], then [sequence] of starts
 //          output     strided [sequence, head, token, value_dim]
-// Bounds:  rows past the last of a plane are dropped.
+// Bounds:  rows past the queries of a sequence are dropped.
+
+const HIDDEN = -3.0e38;
+
+@group(0) @binding(5) var<storage, read> lengths: array<u32>;
 
 @compute @workgroup_size(WORKGROUP)
 fn combine(
@@ -12,26 +17,29 @@ fn combine(
     @builtin(local_invocation_index) local: u32,
 ) {
     let plane = group.y;
-    let row = row_of(plane, group.z * groups.x + group.x);
+    let sequence = plane / cache_heads;
+    let row = row_of(plane, group.z * groups.x + group.x, count_of(lengths[sequence], lengths[STARTS + sequence]));
     if !row.inside {
         return;
     }
+    let splits = u32(partials[0].x);
+    let rows = u32(partials[0].y);
     let stride = cache_value_vectors + 1u;
-    let first = (plane * params.tokens * GROUP + row.index) * SPLITS * stride;
-    var largest = -3.0e38;
-    for (var split = 0u; split < SPLITS; split++) {
+    let first = 1u + (plane * rows + row.index) * splits * stride;
+    var largest = HIDDEN;
+    for (var split = 0u; split < splits; split++) {
         largest = max(largest, partials[first + split * stride + cache_value_vectors].x);
     }
     var weight = 0.0;
-    for (var split = 0u; split < SPLITS; split++) {
+    for (var split = 0u; split < splits; split++) {
         let part = partials[first + split * stride + cache_value_vectors];
-        weight += part.y * exp(part.x - largest);
+        weight += part.y * exp_or_nan(part.x - largest);
     }
     for (var vector = local; vector < cache_value_vectors; vector += WORKGROUP) {
         var sum = vec4<f32>();
-        for (var split = 0u; split < SPLITS; split++) {
+        for (var split = 0u; split < splits; split++) {
             let part = partials[first + split * stride + cache_value_vectors];
-            sum += partials[first + split * stride + vector] * exp(part.x - largest);
+            sum += partials[first + split * stride + vector] * exp_or_nan(part.x - largest);
         }
         write_output(row, vector, sum, weight);
     }

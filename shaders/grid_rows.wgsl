@@ -5,7 +5,7 @@
 
 fn each_unit(group: vec3<u32>, groups: vec3<u32>, local: u32) {
     let index = (group.y * groups.x + group.x) * WORKGROUP_SIZE + local;
-    if index < chunk.planes * RUNS_PER_SEQUENCE * UNITS_OF_ROW {
+    if index < planes_of_batch() * RUNS_PER_SEQUENCE * UNITS_OF_ROW {
         write_unit(index / UNITS_OF_ROW, index % UNITS_OF_ROW, local, true);
     }
 }

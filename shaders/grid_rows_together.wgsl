@@ -4,6 +4,6 @@
 
 fn each_unit(group: vec3<u32>, groups: vec3<u32>, local: u32) {
     let index = (group.y * groups.x + group.x) * WORKGROUP_SIZE + local;
-    let inside = index < chunk.planes * RUNS_PER_SEQUENCE * UNITS_OF_ROW;
+    let inside = index < planes_of_batch() * RUNS_PER_SEQUENCE * UNITS_OF_ROW;
     write_unit(select(0u, index / UNITS_OF_ROW, inside), index % UNITS_OF_ROW, local, inside);
 }

@@ -9,8 +9,8 @@
 struct Selection {
     hops: u32,
     sequences: u32, // of the batch; their new lengths follow the hops of a layer, as `source`
-    spare_0: u32,
-    spare_1: u32,
+    starts: u32,    // index of the first start among a layer's lengths
+    spare: u32,
 }
 
 struct Hop {

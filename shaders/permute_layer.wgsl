@@ -1,6 +1,6 @@
 // permute_layer: one layer of permute. Joined once for each, with its number for LAYER.
 //
-// Shapes:  lengths                    [sequence]
+// Shapes:  lengths                    [sequence], then [sequence] of starts: no row was just written
 //          key_planes, value_planes   [sequence, head, slot, dim], the only segment of the layer
 
 @group(0) @binding(LENGTHS_BINDING) var<storage, read_write> lengths_LAYER: array<u32>;
@@ -9,6 +9,8 @@ fn permute_layer_LAYER(head: u32, unit: u32) {
     key_LAYER_permute(head, unit);
     value_LAYER_permute(head, unit);
     if head == 0u && unit < selection.sequences {
-        lengths_LAYER[unit] = hop_of(LAYERu, selection.hops + unit).source;
+        let length = hop_of(LAYERu, selection.hops + unit).source;
+        lengths_LAYER[unit] = length;
+        lengths_LAYER[selection.starts + unit] = length;
     }
 }

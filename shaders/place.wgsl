@@ -1,6 +1,6 @@
 // place: where in the cache a run of the chunk lies, and the new length of its sequence. For scatter and advance.
 //
-// Shapes:  lengths   [sequence]
+// Shapes:  lengths   [sequence], then [sequence] of starts: the positions of the first rows just written
 
 @group(0) @binding(0) var<uniform> chunk: Chunk;
 @group(0) @binding(1) var<storage, read_write> lengths: array<u32>;
@@ -31,10 +31,16 @@ fn place_of(plane_run: u32) -> Place {
     return Place(chunk.segment_plane + plane, sequence, head, first_run, run);
 }
 
-// One invocation sets the length of each sequence of the chunk.
+// The planes of the chunk that belong to sequences of the batch.
+fn planes_of_batch() -> u32 {
+    return min(chunk.planes, step_sequences() * HEADS - chunk.first_plane);
+}
+
+// One invocation sets the length and the start of each sequence of the chunk.
 fn set_length(plane_run: u32, unit: u32, place: Place) {
     let first = unit == 0u && (plane_run == 0u || place.head == 0u) && plane_run % RUNS_PER_SEQUENCE == 0u;
     if first && place.run.length != KEEP_LENGTH {
         lengths[place.sequence] = place.run.length;
+        lengths[chunk.starts + place.sequence] = place.run.position;
     }
 }

@@ -1,6 +1,6 @@
 // read: keys and values of one layer, for a shader of the caller's. Every name begins with the caller's prefix.
 //
-// Shapes:  lengths   [sequence], then the scales of keys and of values as the bits of f32
+// Shapes:  lengths   [sequence], then [sequence] of starts, then the scales of keys and of values as the bits of f32
 
 const reader_heads: u32 = READER_HEADSu;
 // Positions before the end that a query sees, beside the sinks; the largest number where it sees all.
@@ -13,6 +13,12 @@ const reader_sinks: u32 = READER_SINKSu;
 // Positions of a sequence; its next token goes there.
 fn reader_length(sequence: u32) -> u32 {
     return reader_lengths[sequence];
+}
+
+// The position of the first row that the last update wrote of a sequence, or its length where it wrote none: row `t` of
+// the update is at this position plus `t`.
+fn reader_start(sequence: u32) -> u32 {
+    return reader_lengths[READER_STARTSu + sequence];
 }
 
 // The first position beyond the sinks that a query at a position sees. It sees all from there to itself, and the sinks.

@@ -11,7 +11,7 @@ struct Chunk {
     first_plane: u32,    // the chunk's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32,  // the chunk's first plane, counted inside its segment
-    spare: u32,
+    starts: u32,         // index of the first start in `lengths`
     first_token: u32,    // tokens of the source that this chunk writes
     end_token: u32,
     first_sequence: u32, // sequence and head of the source window's first row
@@ -38,11 +38,11 @@ fn written(run: Run) -> Run {
     let low = max(run.token, chunk.first_token);
     let high = min(run.token + (run.end - run.start), chunk.end_token);
     if low >= high {
-        return Run(0u, 0u, 0u, 0u, 0u);
+        return Run();
     }
     let start = run.start + (low - run.token);
     let end = run.start + (high - run.token);
-    return Run(select(start, run.first, low == run.token), start, end, low, run.length);
+    return Run(select(start, run.first, low == run.token), start, end, low, run.length, run.position);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -1,7 +1,16 @@
 // step_immediate: the step in the command itself, where every sequence has the same single run.
 
-var<immediate> step: Run;
+struct Step {
+    sequences: u32,
+    run: Run,
+}
+
+var<immediate> step: Step;
+
+fn step_sequences() -> u32 {
+    return step.sequences;
+}
 
 fn step_run(index: u32) -> Run {
-    return step;
+    return step.run;
 }

@@ -6,6 +6,9 @@
 //! parts a second dispatch joins ("Flash-Decoding", Dao et al., 2023). The softmax is online in f32 (Milakov and Gimelshein,
 //! "Online normalizer calculation for softmax", 2018).
 //!
+//! An [`Attention`] is made once for each layer and recorded in every step, whatever its number of sequences and tokens: by
+//! default it belongs to the update before it, and the query at row `t` is the `t`-th row that was just written.
+//!
 //! ```
 //! use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, RowsIn, Strides, Write, attention::{Attention, Options, Tensors}};
 //!
@@ -32,17 +35,23 @@ mod host;
 mod reference;
 mod tensors;
 mod text;
+mod tiles;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use host::{MaskRows, attend};
 pub use reference::reference;
 
-use self::tensors::{OUTPUT, QUERIES, Window, check_binding};
+use self::{
+    tensors::{OUTPUT, QUERIES, Window, check_binding},
+    text::Variant,
+    tiles::{MOST_SPLITS, Tile, most_parts, splits, workgroups_wanted},
+};
 use crate::{
-    Error, KvCache, Placement, Recorder, Result, RowsIn, Scale, WgslNames,
-    binding::{uniform_binding, uniform_buffer},
-    pipelines::buffer_entry,
+    Context, Error, KvCache, Placement, Recorder, Result, RowsIn, Scale, WgslNames,
+    binding::window_binding,
+    layout::{Layout, SideLayout},
+    plan::spread,
 };
 
 /// What queries see and how it is weighed.
@@ -50,10 +59,11 @@ use crate::{
 pub struct Options {
     /// Query heads, a multiple of the KV heads; query head `h` reads KV head `h ÷ (query_heads ÷ num_heads)`.
     pub query_heads: u32,
-    /// Queries of each sequence.
+    /// Queries of each sequence that there is room for.
     pub tokens: u32,
-    /// Queries are the last `tokens` positions of their sequence, and see none after their own. Otherwise all see what the last
-    /// position sees. A sequence with fewer positions has queries that see nothing.
+    /// Which rows are queries, and where they stand.
+    pub queries: Queries,
+    /// Queries see none after their own position. Otherwise all see what the last position sees.
     pub causal: bool,
     /// Sees its own position and so many minus one before it, and `sinks`; of a ring at most what it keeps, which is the default.
     pub window: Option<u32>,
@@ -63,21 +73,52 @@ pub struct Options {
     pub scale: Option<f32>,
     /// Scores become `softcap × tanh(score ÷ softcap)`, before the mask.
     pub softcap: Option<f32>,
-    /// Parts in which the positions are read; chosen by the size of the device unless said.
+    /// Parts in which the positions are read; in each step chosen by the size of the device unless said.
     pub splits: Option<u32>,
 }
 
+/// Which rows of the queries there are in a step, and where they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Queries {
+    /// Those of the update before: the query at row `t` is the `t`-th row that it wrote of the sequence, for any
+    /// [`counts`](crate::Write::counts). Rows past a sequence's count are neither read nor written. After an operation on
+    /// sequences there are none.
+    #[default]
+    Written,
+    /// Always `tokens` rows, at the last `tokens` positions of each sequence. A sequence that has fewer positions has queries
+    /// that see nothing.
+    Last,
+}
+
 impl Options {
-    /// Causal attention of `tokens` queries a sequence.
+    /// Causal attention of up to `tokens` queries a sequence, those that were just written.
     #[must_use]
     pub const fn new(query_heads: u32, tokens: u32) -> Self {
-        Options { query_heads, tokens, causal: true, window: None, sinks: 0, scale: None, softcap: None, splits: None }
+        Options {
+            query_heads,
+            tokens,
+            queries: Queries::Written,
+            causal: true,
+            window: None,
+            sinks: 0,
+            scale: None,
+            softcap: None,
+            splits: None,
+        }
+    }
+
+    /// Causal attention of `tokens` queries at the last positions of each sequence, whatever was written last.
+    #[must_use]
+    pub const fn last(query_heads: u32, tokens: u32) -> Self {
+        Options { queries: Queries::Last, ..Options::new(query_heads, tokens) }
     }
 }
 
 /// A mask that is added to the scores, f32, dense: `[1 or batch, 1 or query_heads, 1 or tokens, positions]`.
 ///
-/// Column `p` is position `p`, so there must be as many as the longest sequence has positions. Minus infinity hides a position.
+/// Column `p` is position `p`, so there must be as many as the longest sequence has positions. Minus infinity, or any number
+/// up to −3 × 10³⁸, hides a position: it has no part in the result, whatever key and value hold. `batch` may be any number
+/// of sequences from the present batch to `max_batch_size`, `tokens` is that of the [`Options`].
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a> {
     /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.
@@ -101,25 +142,53 @@ pub struct Tensors<'a> {
 }
 
 /// Attention over one layer, bound to the caller's buffers, to be recorded in every step.
+///
+/// It serves every number of tokens up to that of its [`Options`], and every batch whose sequences the buffers hold.
 #[derive(Debug)]
 pub struct Attention {
     owner: Arc<()>,
-    batch_size: u32,
-    tokens: u32,
+    options: Options,
     /// Window and sinks that a query sees, where that is not all.
     window: Option<(u32, u32)>,
-    causal: bool,
+    /// Sequences that each tensor holds rows for.
+    sequences: [(&'static str, u32); 3],
     mask_positions: Option<u32>,
-    splits: u32,
-    attend: Dispatches,
-    combine: Option<Dispatches>,
+    layout: Layout,
+    names: WgslNames<'static>,
+    variant: Variant,
+    /// For steps of one token, and of more.
+    tiles: [Tile; 2],
+    /// Rows of partial sums that there is room for.
+    parts: u64,
+    groups: Groups,
+    /// By whether positions are split, and whether there is more than one token; made when the first step takes them.
+    pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
+    combine: OnceLock<wgpu::ComputePipeline>,
 }
 
+/// A bind group and its layout.
+type Group = (wgpu::BindGroupLayout, wgpu::BindGroup);
+
+/// Bind groups of all kernels.
 #[derive(Debug)]
-struct Dispatches {
-    pipeline: wgpu::ComputePipeline,
-    groups: Vec<wgpu::BindGroup>,
-    grid: [u32; 3],
+struct Groups {
+    /// The layer.
+    cache: Group,
+    /// Of the kernel that writes the output.
+    whole: Group,
+    /// Of the kernel that writes partial sums, and of that which joins them.
+    split: Group,
+    combine: Group,
+}
+
+/// What of an attention one step takes.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    splits: u32,
+    tiles: u32,
+    rows: u32,
+    planes: u32,
+    tile: usize,
 }
 
 /// Mirror of `Params` in `shaders/attend_params.wgsl`.
@@ -137,15 +206,6 @@ struct Params {
 
 /// Threads of a workgroup, and positions that it takes at a time.
 const WORKGROUP: u32 = 64;
-/// Workgroups that keep a large device busy.
-const WORKGROUPS_WANTED: u32 = 512;
-const MOST_SPLITS: u32 = 64;
-const MOST_ROWS: u32 = 32;
-
-/// Rows of a tile: all query heads of a KV head, and tokens up to 16 rows.
-fn rows_of_tile(group: u32, tokens: u32) -> u32 {
-    if group >= 16 { group.min(MOST_ROWS) } else { (16 / group).min(tokens) * group }
-}
 
 impl Attention {
     /// Binds an attention over a layer to buffers of the caller's, which it reads and writes when the commands run.
@@ -157,8 +217,9 @@ impl Attention {
     /// device takes, or a layer of many segments has more buffers; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
-    /// Makes pipelines where they are the first of their kind, two bind groups, a small uniform buffer, and where positions are
-    /// split, scratch memory of `splits × (value_dim + 4) × 4` bytes for each query.
+    /// Makes four bind groups. Layers of one context share scratch memory, some megabytes on a large device, and those
+    /// that read and write the same tensors share a small uniform buffer. The pipelines are made when a step first takes
+    /// them, or by [`warm_up`](Self::warm_up).
     pub fn new(cache: &KvCache, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
         let (context, config) = (cache.context(), *cache.config());
         let &Options { query_heads, tokens, causal, .. } = options;
@@ -179,35 +240,26 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let limits = context.limits();
         let group = query_heads / num_heads;
-        let rows = rows_of_tile(group, tokens);
-        let rows_of_plane = u64::from(group) * u64::from(tokens);
-        let tiles = rows_of_plane.div_ceil(rows.into());
-        let planes = config.batch_size * num_heads;
-        let most = limits.max_compute_workgroups_per_dimension;
-        for needed in [tiles, planes.into(), rows_of_plane.div_ceil(most.into())] {
-            if needed > u64::from(most) {
-                return Err(Error::DeviceLimit {
-                    limit: "max_compute_workgroups_per_dimension",
-                    needed,
-                    available: most.into(),
-                });
-            }
-        }
-        let splits = match options.splits {
-            Some(splits) if splits == 0 || splits > MOST_SPLITS => {
-                return Err(Error::Splits { splits, most: MOST_SPLITS });
-            }
-            Some(splits) => splits,
-            None => splits_for(context, config.slots(), tiles * u64::from(planes)),
+        let memory = context.limits().max_compute_workgroup_storage_size;
+        let tile = |tokens| {
+            Tile::new(group, tokens, config.head_dim, memory).ok_or(Error::DeviceLimit {
+                limit: "max_compute_workgroup_storage_size",
+                needed: tiles::LEAST_BYTES.into(),
+                available: memory.into(),
+            })
         };
+        let tiles = [tile(1)?, tile(tokens)?];
+        if let Some(splits) = options.splits.filter(|&splits| splits == 0 || splits > MOST_SPLITS) {
+            return Err(Error::Splits { splits, most: MOST_SPLITS });
+        }
 
-        let shape = |dim| [config.batch_size, query_heads, tokens, dim];
-        let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), 1)?;
-        let output_lanes = 4 / tensors.output.format.unit_bytes();
-        let output = Window::new(context, &OUTPUT, &tensors.output, shape(config.value_dim), output_lanes)?;
-        let mask = tensors.mask.as_ref().map(|mask| Window::of_mask(context, mask, shape(0))).transpose()?;
+        let (shape, most) = (|dim| [config.batch_size, query_heads, tokens, dim], config.max_batch_size);
+        let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), (1, most))?;
+        let lanes = 4 / tensors.output.format.unit_bytes();
+        let output = Window::new(context, &OUTPUT, &tensors.output, shape(config.value_dim), (lanes, most))?;
+        let of_mask = |mask| Window::of_mask(context, mask, [config.batch_size, query_heads, tokens], most);
+        let mask = tensors.mask.as_ref().map(of_mask).transpose()?;
         for (name, shared) in [
             ("queries", tensors.queries.buffer == tensors.output.buffer),
             ("mask", tensors.mask.is_some_and(|mask| mask.buffer == tensors.output.buffer)),
@@ -217,22 +269,13 @@ impl Attention {
                 return Err(Error::OutputShared { name });
             }
         }
-
-        let params = Params {
-            tokens,
-            query: queries.numbers,
-            output: output.numbers,
-            mask: mask.as_ref().map_or([0; 4], |mask| mask.numbers),
-            scale,
-            softcap,
-            spare: 0,
-        };
-        let params = uniform_buffer(context, &[params])?;
-        let names = WgslNames::new("cache_").group(1);
-        let variant = text::Variant {
-            rows,
+        let held = |window: &Option<Window<'_>>| window.as_ref().map_or(most, |window| window.sequences);
+        let sequences = [("queries", queries.sequences), ("output", output.sequences), ("mask", held(&mask))];
+        let variant = Variant {
+            tile: tiles[0],
             group,
-            splits,
+            split: false,
+            written: options.queries == Queries::Written,
             causal,
             window,
             capped: options.softcap.is_some(),
@@ -240,103 +283,243 @@ impl Attention {
             queries: tensors.queries.format,
             output: tensors.output.format,
         };
-        let partials = (splits > 1)
-            .then(|| {
-                let vectors = u64::from(config.value_dim.div_ceil(4)) + 1;
-                let bytes = u64::from(planes) * rows_of_plane * u64::from(splits) * vectors * 16;
-                check_binding(context, bytes)?;
-                context.create_buffer("partial sums", bytes, wgpu::BufferUsages::STORAGE, false)
-            })
-            .transpose()?;
+        let names = WgslNames::new("cache_").group(1);
+        let bound = sequences.iter().map(|&(_, held)| held).fold(most, u32::min);
+        let of_batch = |batch_size| u64::from(batch_size) * u64::from(num_heads);
+        check_grid(context, tokens, group, tiles[1], of_batch(config.batch_size))?;
+        let buffers = cache.wgsl_bindings() + 2 + u32::from(mask.is_some());
+        let available = context.limits().max_storage_buffers_per_shader_stage;
+        if buffers > available {
+            let (limit, needed) = ("max_storage_buffers_per_shader_stage", buffers.into());
+            return Err(Error::DeviceLimit { limit, needed, available: available.into() });
+        }
+        if context.limits().max_bind_groups < 2 {
+            return Err(Error::DeviceLimit { limit: "max_bind_groups", needed: 2, available: 1 });
+        }
 
-        let uniform =
-            |binding| (binding, wgpu::BufferBindingType::Uniform, uniform_binding::<Params>(context, &params, 0));
-        let storage =
-            |binding, read_only, resource| (binding, wgpu::BufferBindingType::Storage { read_only }, resource);
-        let output_binding = || storage(2, false, output.binding());
-        let mut bound = vec![uniform(0), storage(1, true, queries.binding())];
-        bound.push(match &partials {
-            Some(partials) => storage(3, false, partials.as_entire_binding()),
-            None => output_binding(),
-        });
-        bound.extend(mask.as_ref().map(|mask| storage(4, true, mask.binding())));
-        let attend = Dispatches::new(
-            context,
-            "attend",
-            text::attend(&cache.wgsl(&names)?, config.head_dim, &variant),
-            &bound,
-            Some((cache, &names)),
-            [splits, clamp_u32(tiles), planes],
-        )?;
-        let combine = partials
-            .as_ref()
-            .map(|partials| {
-                let bound = [uniform(0), output_binding(), storage(3, true, partials.as_entire_binding())];
-                let rows = clamp_u32(rows_of_plane);
-                let deep = rows.div_ceil(most);
-                let grid = [rows.div_ceil(deep), planes, deep];
-                Dispatches::new(context, "combine", text::combine(&config, &variant), &bound, None, grid)
-            })
-            .transpose()?;
+        // Rows of partial sums that the largest step has.
+        let rows_of =
+            |tile: Tile, tokens: u32| (u64::from(group) * u64::from(tokens)).next_multiple_of(tile.rows.into());
+        let parts = match options.splits {
+            Some(1) => 0,
+            Some(splits) => of_batch(bound) * rows_of(tiles[1], tokens).max(rows_of(tiles[0], 1)) * u64::from(splits),
+            None => {
+                let wanted = workgroups_wanted(context.device().adapter_info().device_type);
+                most_parts(wanted) * u64::from(tiles[0].rows.max(tiles[1].rows))
+            }
+        };
+        let partial_bytes = (parts * (u64::from(config.value_dim.div_ceil(4)) + 1) + 1) * 16;
+        check_binding(context, partial_bytes)?;
+        let partials = context.scratch(partial_bytes)?;
+        let params = context.uniform(bytemuck::bytes_of(&Params {
+            tokens,
+            query: queries.numbers,
+            output: output.numbers,
+            mask: mask.as_ref().map_or([0; 4], |mask| mask.numbers),
+            scale,
+            softcap,
+            spare: 0,
+        }))?;
+
+        let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
+        let params = || (0, wgpu::BufferBindingType::Uniform, params.as_entire_binding());
+        let partials = |read_only| (3, storage(read_only), window_binding(&partials, &(0..partial_bytes)));
+        let output = || (2, storage(false), output.binding());
+        let group_of = |last| {
+            let mut bound = vec![params(), (1, storage(true), queries.binding()), last];
+            bound.extend(mask.as_ref().map(|mask| (4, storage(true), mask.binding())));
+            context.group("attend", &bound)
+        };
+        let lengths = &cache.storage.lengths;
+        let lengths = (5, storage(true), window_binding(&lengths.buffer, &lengths.range()));
+        let groups = Groups {
+            cache: context.group_of(
+                "attend",
+                &cache.wgsl_layout(&names, wgpu::ShaderStages::COMPUTE)?,
+                &cache.wgsl_entries(&names)?,
+            )?,
+            whole: group_of(output())?,
+            split: group_of(partials(false))?,
+            combine: context.group("combine", &[params(), output(), partials(true), lengths])?,
+        };
         Ok(Attention {
             owner: cache.identity.clone(),
-            batch_size: config.batch_size,
-            tokens,
+            options: *options,
             window,
-            causal,
+            sequences,
             mask_positions: tensors.mask.map(|mask| mask.shape[3]),
-            splits,
-            attend,
-            combine,
+            layout: cache.layout.clone(),
+            names,
+            variant,
+            tiles,
+            parts,
+            groups,
+            pipelines: Default::default(),
+            combine: OnceLock::new(),
         })
     }
 
-    /// Parts in which the positions are read.
-    pub fn splits(&self) -> u32 {
-        self.splits
+    /// Queries of each sequence that there is room for.
+    pub fn tokens(&self) -> u32 {
+        self.options.tokens
     }
 
-    /// Records the attention over what the layer holds at that point of the command stream.
+    /// Makes every pipeline that a step may take. Without it, the first step that takes one waits for it.
     ///
     /// # Errors
-    /// [`Error::ForeignAttention`]; [`Error::BatchChanged`]; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a
-    /// position that a ring no longer stores.
+    /// [`Error::ForeignAttention`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    pub fn warm_up(&self, cache: &KvCache) -> Result<()> {
+        self.check_owner(cache)?;
+        for tile in [0, 1] {
+            self.attend_pipeline(cache, tile, false)?;
+            if self.parts > 0 {
+                self.attend_pipeline(cache, tile, true)?;
+                self.combine_pipeline(cache)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the attention over what the layer holds at that point of the command stream. With [`Queries::Written`], the
+    /// queries are the rows of the update that was recorded last for this layer.
+    ///
+    /// # Errors
+    /// [`Error::ForeignAttention`]; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more
+    /// tokens of a sequence than there is room for; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a
+    /// position that a ring no longer stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
+    /// [`Error::DeviceLimit`] where a grid is larger than the device takes; [`Error::OutOfMemory`] and
+    /// [`Error::DeviceLost`], where a pipeline is the first of its kind.
     ///
     /// # Performance
-    /// One dispatch, or two where positions are split. Allocates nothing.
+    /// One dispatch, or two where positions are split. Allocates nothing in the steady state.
     pub fn record(&self, cache: &KvCache, recorder: &mut impl Recorder) -> Result<()> {
-        if !Arc::ptr_eq(&self.owner, &cache.identity) {
-            return Err(Error::ForeignAttention);
+        let tokens = self.check(cache)?;
+        if tokens == 0 {
+            return Ok(());
         }
-        let batch_size = cache.config().batch_size;
-        if batch_size != self.batch_size {
-            return Err(Error::BatchChanged { bound: self.batch_size, batch_size });
+        let shape = self.shape(cache, tokens)?;
+        let Shape { splits, tiles, rows, planes, tile } = shape;
+        let attend = self.attend_pipeline(cache, tile, splits > 1)?;
+        let combine = (splits > 1).then(|| self.combine_pipeline(cache)).transpose()?;
+        let [x, z] = spread(rows.into(), cache.context().limits());
+        recorder.in_pass("kv-cache attention", |pass| {
+            pass.set_pipeline(attend);
+            pass.set_bind_group(0, if combine.is_some() { &self.groups.split.1 } else { &self.groups.whole.1 }, &[]);
+            pass.set_bind_group(1, &self.groups.cache.1, &[]);
+            pass.dispatch_workgroups(splits, tiles, planes);
+            if let Some(combine) = combine {
+                pass.set_pipeline(combine);
+                pass.set_bind_group(0, &self.groups.combine.1, &[]);
+                pass.dispatch_workgroups(x, planes, z);
+            }
+        });
+        Ok(())
+    }
+
+    fn check_owner(&self, cache: &KvCache) -> Result<()> {
+        if Arc::ptr_eq(&self.owner, &cache.identity) { Ok(()) } else { Err(Error::ForeignAttention) }
+    }
+
+    /// Checks a step against the layer, and tells the most rows of queries that a sequence has.
+    fn check(&self, cache: &KvCache) -> Result<u32> {
+        self.check_owner(cache)?;
+        let (batch_size, sequences) = (cache.config().batch_size, &cache.sequences);
+        for (name, bound) in self.sequences {
+            if batch_size > bound {
+                return Err(Error::BatchBeyondBound { name, bound, batch_size });
+            }
+        }
+        let Options { queries, tokens: bound, causal, .. } = self.options;
+        let tokens = match queries {
+            Queries::Written => sequences.written(),
+            Queries::Last => bound,
+        };
+        if tokens > bound {
+            return Err(Error::MoreTokensThanBound { tokens, bound });
         }
         let write_pos = cache.write_pos();
         if let Some(positions) = self.mask_positions.filter(|positions| *positions < write_pos) {
             return Err(Error::MaskTooShort { positions, write_pos });
         }
-        if let Some((window, sinks)) = self.window {
-            let known = cache.sequences.lengths.iter().zip(&cache.sequences.oldest);
-            for (sequence, (&length, &oldest)) in (0..).zip(known) {
-                let queries = if self.causal { self.tokens } else { 1 };
-                let first = (length.saturating_sub(queries) + 1).saturating_sub(window).max(sinks);
-                if first < length && first < oldest {
-                    return Err(Error::Evicted { sequence, position: first, oldest });
-                }
+        let Some((window, sinks)) = self.window else { return Ok(tokens) };
+        let known = sequences.lengths.iter().zip(&sequences.oldest).zip(&sequences.starts);
+        for (sequence, ((&length, &oldest), &start)) in (0..).zip(known) {
+            // The first query: it sees the farthest back.
+            let position = match queries {
+                Queries::Written if start == length => continue,
+                _ if !causal => length.saturating_sub(1),
+                Queries::Written => start,
+                Queries::Last => length.saturating_sub(bound),
+            };
+            let first = position.max(sinks).saturating_sub(window - 1).max(sinks).max(cache.config().placement.sinks());
+            if first < length && first < oldest {
+                return Err(Error::Evicted { sequence, position: first, oldest });
             }
         }
-        recorder.in_pass("kv-cache attention", |pass| {
-            for Dispatches { pipeline, groups, grid: [x, y, z] } in std::iter::once(&self.attend).chain(&self.combine) {
-                pass.set_pipeline(pipeline);
-                for (index, group) in (0..).zip(groups) {
-                    pass.set_bind_group(index, group, &[]);
-                }
-                pass.dispatch_workgroups(*x, *y, *z);
-            }
-        });
-        Ok(())
+        Ok(tokens)
     }
+
+    /// How the work of a step is cut.
+    fn shape(&self, cache: &KvCache, tokens: u32) -> Result<Shape> {
+        let (context, config) = (cache.context(), cache.config());
+        let index = usize::from(tokens > 1);
+        let tile = self.tiles[index];
+        let planes = config.batch_size * config.num_heads;
+        let tiles = check_grid(context, tokens, self.variant.group, tile, planes.into())?;
+        let (rows, workgroups) = (tiles * tile.rows, u64::from(tiles) * u64::from(planes));
+        let splits = self.options.splits.unwrap_or_else(|| {
+            let wanted = workgroups_wanted(context.device().adapter_info().device_type);
+            splits(wanted, workgroups, cache.write_pos().min(config.slots()))
+        });
+        Ok(Shape { splits, tiles, rows, planes, tile: index })
+    }
+
+    fn attend_pipeline(&self, cache: &KvCache, tile: usize, split: bool) -> Result<&wgpu::ComputePipeline> {
+        let made = &self.pipelines[usize::from(split)][tile];
+        if let Some(pipeline) = made.get() {
+            return Ok(pipeline);
+        }
+        let variant = Variant { tile: self.tiles[tile], split, ..self.variant };
+        let (tensors, _) = if split { &self.groups.split } else { &self.groups.whole };
+        let key = format!("attend {variant:?} {:?}", text_layout(&self.layout));
+        let text = || Ok(text::attend(&cache.wgsl(&self.names)?, &variant));
+        let pipeline = cache.context().pipeline_of("attend", key, text, &[tensors, &self.groups.cache.0])?;
+        Ok(made.get_or_init(|| pipeline))
+    }
+
+    fn combine_pipeline(&self, cache: &KvCache) -> Result<&wgpu::ComputePipeline> {
+        if let Some(pipeline) = self.combine.get() {
+            return Ok(pipeline);
+        }
+        let (variant, config) = (Variant { split: true, ..self.variant }, cache.config());
+        let key = format!("combine {variant:?} {:?}", text_layout(&self.layout));
+        let text = || Ok(text::combine(config, &variant));
+        let pipeline = cache.context().pipeline_of("combine", key, text, &[&self.groups.combine.0])?;
+        Ok(self.combine.get_or_init(|| pipeline))
+    }
+}
+
+/// The tiles of a plane, where a grid has room for them and for the planes.
+fn check_grid(context: &Context, tokens: u32, group: u32, tile: Tile, planes: u64) -> Result<u32> {
+    let most = context.limits().max_compute_workgroups_per_dimension;
+    let rows = u64::from(group) * u64::from(tokens);
+    let tiles = rows.div_ceil(tile.rows.into());
+    for needed in [tiles, planes, (tiles * u64::from(tile.rows)).div_ceil(most.into())] {
+        if needed > u64::from(most) {
+            let limit = "max_compute_workgroups_per_dimension";
+            return Err(Error::DeviceLimit { limit, needed, available: most.into() });
+        }
+    }
+    Ok(clamp_u32(tiles))
+}
+
+/// What the text that reads a layer depends on: of scales only whether they are 1.
+fn text_layout(layout: &Layout) -> Layout {
+    let side = |side: &SideLayout| {
+        let scale = if side.scale == Scale::ONE { Scale::ONE } else { Scale::new(f32::INFINITY) };
+        SideLayout { scale, ..*side }
+    };
+    Layout { keys: side(&layout.keys), values: side(&layout.values), ..layout.clone() }
 }
 
 /// Window and sinks that queries see, where that is not all.
@@ -353,50 +536,6 @@ fn visible_window(placement: Placement, options: &Options) -> Result<Option<(u32
             }
             Ok(Some((wanted, wanted_sinks)))
         }
-    }
-}
-
-/// As many splits as fill a device, of some chunks of positions each. A software driver has a few threads.
-fn splits_for(context: &crate::Context, slots: u32, workgroups: u64) -> u32 {
-    let wanted = match context.device().adapter_info().device_type {
-        wgpu::DeviceType::Cpu => 16,
-        _ => WORKGROUPS_WANTED,
-    };
-    let by_device = u64::from(wanted).div_ceil(workgroups.max(1));
-    let by_positions = u64::from(slots.div_ceil(4 * WORKGROUP));
-    clamp_u32(by_device.min(by_positions).clamp(1, MOST_SPLITS.into()))
-}
-
-impl Dispatches {
-    fn new(
-        context: &crate::Context,
-        entry: &'static str,
-        text: String,
-        bound: &[(u32, wgpu::BufferBindingType, wgpu::BindingResource<'_>)],
-        cache: Option<(&KvCache, &WgslNames<'_>)>,
-        grid: [u32; 3],
-    ) -> Result<Self> {
-        let group = |layout: &[wgpu::BindGroupLayoutEntry], entries: &[wgpu::BindGroupEntry<'_>]| {
-            context.create("an attention's bind group", 0, |device| {
-                let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(entry), entries: layout };
-                let layout = device.create_bind_group_layout(&descriptor);
-                let descriptor = wgpu::BindGroupDescriptor { label: Some(entry), layout: &layout, entries };
-                let group = device.create_bind_group(&descriptor);
-                (layout, group)
-            })
-        };
-        let layout: Vec<_> = bound.iter().map(|(binding, ty, _)| buffer_entry(*binding, *ty, false)).collect();
-        let entries: Vec<_> = bound
-            .iter()
-            .map(|(binding, _, resource)| wgpu::BindGroupEntry { binding: *binding, resource: resource.clone() })
-            .collect();
-        let mut made = vec![group(&layout, &entries)?];
-        if let Some((cache, names)) = cache {
-            made.push(group(&cache.wgsl_layout(names, wgpu::ShaderStages::COMPUTE)?, &cache.wgsl_entries(names)?)?);
-        }
-        let layouts: Vec<_> = made.iter().map(|(layout, _)| layout).collect();
-        let pipeline = context.pipeline_of(entry, text, &layouts)?;
-        Ok(Dispatches { pipeline, groups: made.into_iter().map(|(_, group)| group).collect(), grid })
     }
 }
 

@@ -1,9 +1,11 @@
 //! [`BatchedKvCache`]: the caches of all layers.
 
 mod sequence;
+mod step;
 
 use std::ops::Range;
 
+use self::step::{ModelStep, Positions};
 use crate::{
     BoundSource, CacheConfig, Context, Destination, Error, Format, GpuTensor, HostRows, KvCache, MemoryReport, Pair,
     Recorder, Result, Source, Write,
@@ -28,6 +30,12 @@ use crate::{
 #[derive(Debug)]
 pub struct BatchedKvCache {
     layers: Vec<KvCache>,
+    /// The slots in which the steps of all layers wait.
+    ring: StepRing,
+    positions: Positions,
+    /// The step that layers are recorded of, and memory for the next.
+    step: ModelStep,
+    next_step: ModelStep,
 }
 
 impl BatchedKvCache {
@@ -94,7 +102,8 @@ impl BatchedKvCache {
         let most = layers.clone().map(|config| runs(config.placement)).max().unwrap_or(1);
         let ring = StepRing::new(context, first.max_batch_size, most)?;
         let layers = layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
-        Ok(BatchedKvCache { layers })
+        let positions = Positions::new(context, first.max_batch_size)?;
+        Ok(BatchedKvCache { layers, ring, positions, step: ModelStep::default(), next_step: ModelStep::default() })
     }
 
     /// Shape and formats of the first layer. `batch_size` is the number of sequences in the batch now, of all layers.
@@ -110,6 +119,10 @@ impl BatchedKvCache {
     /// All layers, in order.
     pub fn layers(&self) -> &[KvCache] {
         &self.layers
+    }
+
+    pub(crate) fn layers_mut(&mut self) -> &mut [KvCache] {
+        &mut self.layers
     }
 
     /// One layer.
@@ -134,6 +147,11 @@ impl BatchedKvCache {
         self.layers.first().map_or(0, KvCache::write_pos)
     }
 
+    /// Positions of each sequence, `[batch]`: those of the first layer, which a forward pass reaches first.
+    pub fn lengths(&self) -> &[u32] {
+        self.layers.first().map_or(&[], KvCache::lengths)
+    }
+
     /// [`KvCache::update`] of one layer.
     ///
     /// # Errors
@@ -154,28 +172,6 @@ impl BatchedKvCache {
     /// [`Error::LayerOutOfRange`], and as there.
     pub fn bind_source(&self, layer: usize, source: &Source<'_>) -> Result<BoundSource> {
         self.layer(layer)?.bind_source(source)
-    }
-
-    /// [`KvCache::record_update`] of one layer.
-    ///
-    /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
-    pub fn record_update(
-        &mut self,
-        layer: usize,
-        recorder: &mut impl Recorder,
-        source: &BoundSource,
-        write: Write<'_>,
-    ) -> Result<()> {
-        self.layer_mut(layer)?.record_update(recorder, source, write)
-    }
-
-    /// [`KvCache::record_advance`] of one layer.
-    ///
-    /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
-    pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
-        self.layer_mut(layer)?.record_advance(recorder, write)
     }
 
     /// [`KvCache::get`] of one layer.
@@ -246,12 +242,12 @@ impl BatchedKvCache {
         self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
     }
 
-    /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait.
-    /// Bound sources hold [`BoundSource::device_bytes`] more.
+    /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which steps
+    /// wait. Bound sources hold [`BoundSource::device_bytes`] more.
     pub fn overhead_bytes(&self) -> u64 {
         let lengths: u64 = self.layers.iter().map(|layer| layer.overhead_bytes() - layer.slot_bytes()).sum();
         // Layers share the slots.
-        lengths + self.layers.first().map_or(0, KvCache::slot_bytes)
+        self.positions.bytes() + lengths + self.layers.first().map_or(0, KvCache::slot_bytes)
     }
 
     /// Shape, use and growth in one table.

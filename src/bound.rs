@@ -1,6 +1,9 @@
 //! [`BoundSource`]: a source bound to a layer, and the dispatches that write to planes.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use crate::{
     CacheConfig, Context, Error, Result, Side, Source,
@@ -11,20 +14,21 @@ use crate::{
     pipelines::Entry,
     plan::{Block, Step, grid, grid_of_planes, split},
     record::{Dispatch, Recorder, StepData, dispatch},
-    ring::StepRing,
     source::{SourceWindow, block_corners},
     storage::{Segment, Storage},
 };
 
 /// Buffers of the caller's bound to one layer, for [`KvCache::record_update`](crate::KvCache::record_update).
 ///
-/// Holds the bind groups and a small uniform buffer; recording with it allocates nothing on the device.
+/// It serves every number of tokens up to its own, and every batch whose sequences its buffers hold, up to
+/// [`max_batch_size`](crate::CacheConfig::max_batch_size). Holds the bind groups and a small uniform buffer; recording
+/// with it allocates nothing on the device.
 #[derive(Debug)]
 pub struct BoundSource {
     pub(crate) owner: Arc<()>,
     pub(crate) tokens: u32,
-    /// Sequences of the batch that it was bound for.
-    pub(crate) batch_size: u32,
+    /// Sequences that it holds rows for.
+    pub(crate) sequences: u32,
     writes: Writes,
     copies: Option<CopySource>,
 }
@@ -34,9 +38,11 @@ pub struct BoundSource {
 pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
     variant: WriteVariant,
-    /// By [`StepPath`], whether runs are single rows, and whether sequences have more than one; made when the first step
-    /// takes them.
-    pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
+    /// Strides of keys and of values that steps of one token have as constants.
+    token_strides: [Option<[u32; 2]>; 2],
+    /// By [`StepPath`], whether runs are single rows, whether sequences have more than one, and whether there is one token;
+    /// made when the first step takes them.
+    pipelines: [[[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
 }
@@ -51,56 +57,69 @@ pub(crate) struct Prepared<'a> {
     runs: u32,
     single_rows: bool,
     tokens: u32,
+    /// Planes of the batch.
+    planes: u32,
     context: &'a Context,
 }
 
 impl Prepared<'_> {
     pub fn record(self, recorder: &mut impl Recorder, label: &'static str) {
-        let Prepared { chunks, pipeline, data, units, runs, single_rows, tokens, context } = self;
+        let Prepared { chunks, pipeline, data, units, runs, single_rows, tokens, planes, context } = self;
         let limits = context.limits();
-        let chunks = chunks.iter().filter(|chunk| chunk.first_token < tokens);
-        let dispatches = chunks.map(|chunk| Dispatch {
-            pipeline,
-            bindings: &chunk.bindings,
-            grid: if single_rows {
-                grid(units * u64::from(chunk.planes) * u64::from(runs), limits)
+        let dispatches = chunks.iter().filter_map(|chunk| {
+            let planes = chunk.planes_of(planes, tokens)?;
+            let grid = if single_rows {
+                grid(units * u64::from(planes) * u64::from(runs), limits)
             } else {
-                grid_of_planes(units, chunk.planes * runs, limits)
-            },
+                grid_of_planes(units, planes * runs, limits)
+            };
+            Some(Dispatch { pipeline, bindings: &chunk.bindings, grid })
         });
         dispatch(recorder, label, data, dispatches);
     }
 }
 
+/// Planes of a segment, and tokens of the source, that one dispatch writes.
 #[derive(Debug)]
 struct BoundChunk {
-    planes: u32,
+    planes: Range<u32>,
     first_token: u32,
     bindings: wgpu::BindGroup,
 }
 
+impl BoundChunk {
+    /// How many of the first `planes` planes are its own, where a step of so many tokens has any of its tokens.
+    fn planes_of(&self, planes: u32, tokens: u32) -> Option<u32> {
+        let planes = self.planes.end.min(planes).saturating_sub(self.planes.start);
+        (planes > 0 && self.first_token < tokens).then_some(planes)
+    }
+}
+
 impl Writes {
-    /// Does for a step all that can fail.
+    /// Does all that can fail for a step, of which runs of up to `rows` rows are written, of `tokens` tokens of the source.
     pub fn prepare<'a>(
         &'a self,
         context: &'a Context,
-        ring: &StepRing,
+        data: StepData,
         step: &Step,
-        tokens: u32,
+        (rows, tokens): (u32, u32),
     ) -> Result<Prepared<'a>> {
-        let single_rows = step.rows <= 1;
-        let data = StepData::new(context, ring, step)?;
+        let single_rows = rows <= 1;
         let runs = step.per_sequence;
-        let variant = WriteVariant { step: data.path(), single_rows, runs, ..self.variant };
+        let mut variant = WriteVariant { step: data.path(), single_rows, runs, ..self.variant };
+        if tokens == 1 {
+            [variant.keys.strides, variant.values.strides] = self.token_strides;
+        }
         let pipeline = self.pipeline(context, variant)?;
-        let units = variant.units(step.rows);
-        Ok(Prepared { chunks: &self.chunks, pipeline, data, units, runs, single_rows, tokens, context })
+        let units = variant.units(rows);
+        let planes = step.count() * variant.heads;
+        Ok(Prepared { chunks: &self.chunks, pipeline, data, units, runs, single_rows, tokens, planes, context })
     }
 
     /// The pipeline for steps of one kind.
     fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
         let kind = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
-        let pipeline = &kind[usize::from(variant.runs > 1)];
+        let pipeline = &kind[usize::from(variant.runs > 1)][usize::from(variant.keys.strides.is_some())];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
             None => {
@@ -110,9 +129,9 @@ impl Writes {
         }
     }
 
-    /// How many dispatches a step of so many tokens takes.
-    pub fn count(&self, tokens: u32) -> u64 {
-        self.chunks.iter().filter(|chunk| chunk.first_token < tokens).count() as u64
+    /// How many dispatches a step of so many tokens takes that has the first `planes` planes.
+    pub fn count(&self, planes: u32, tokens: u32) -> u64 {
+        self.chunks.iter().filter_map(|chunk| chunk.planes_of(planes, tokens)).count() as u64
     }
 
     fn new(
@@ -121,11 +140,11 @@ impl Writes {
         chunks: Vec<BoundChunk>,
         uniform_bytes: u64,
     ) -> Self {
-        Writes { kernel, variant, pipelines: Default::default(), chunks, uniform_bytes }
+        Writes { kernel, variant, token_strides: [None; 2], pipelines: Default::default(), chunks, uniform_bytes }
     }
 
     /// Chunks that write no source, one for each segment, or more where a grid is not high enough.
-    pub fn advance(context: &Context, layout: &Layout, storage: &Storage, batch_size: u32) -> Result<Self> {
+    pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
         let variant = WriteVariant {
             keys,
@@ -138,7 +157,7 @@ impl Writes {
         };
         let most = context.limits().max_compute_workgroups_per_dimension / layout.runs();
         let mut blocks = Vec::new();
-        for (segment, planes) in storage.segments_of(&(0..batch_size * layout.heads)) {
+        for (segment, planes) in storage.segments_of(&(0..layout.planes)) {
             let mut parts = Vec::new();
             let fits = |block: &Block| block.plane_count() <= most;
             split(Block { planes, tokens: 0..1 }, &fits, &|_| false, &mut parts)
@@ -149,6 +168,7 @@ impl Writes {
             first_plane: block.planes.start,
             planes: block.plane_count(),
             segment_plane: block.planes.start - segment.planes.start,
+            starts: storage.lengths.starts(),
             ..Chunk::default()
         };
         let uniforms: Vec<_> = blocks.iter().map(chunk).collect();
@@ -163,7 +183,7 @@ impl Writes {
                     segment.values.as_entire_binding(),
                 ];
                 let bindings = bind(context, Entry::Advance, &bindings)?;
-                Ok(BoundChunk { planes: block.plane_count(), first_token: 0, bindings })
+                Ok(BoundChunk { planes: block.planes.clone(), first_token: 0, bindings })
             })
             .collect::<Result<_>>()?;
         Ok(Writes::new(Kernel::Advance, variant, chunks, buffer.size()))
@@ -189,8 +209,15 @@ impl BoundSource {
             let shape = [config.batch_size, config.num_heads, source.tokens, config.dim(side)];
             rows.check(side, config.format(side), shape)?;
         }
-        let mut keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
-        let mut values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());
+        let sequences = [(Side::Keys, &source.keys), (Side::Values, &source.values)]
+            .map(|(side, rows)| {
+                let shape = [config.batch_size, config.num_heads, source.tokens, config.dim(side)];
+                rows.sequences_held(shape, config.max_batch_size, rows.buffer.size())
+            })
+            .into_iter()
+            .fold(config.max_batch_size, u32::min);
+        let keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
+        let values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());
 
         let (heads, limit) = (config.num_heads, binding_limit(context.limits()));
         let alignment = context.limits().min_storage_buffer_offset_alignment;
@@ -209,7 +236,7 @@ impl BoundSource {
             source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
         };
         let mut blocks = Vec::new();
-        for (segment, planes) in storage.segments_of(&(0..config.batch_size * heads)) {
+        for (segment, planes) in storage.segments_of(&(0..sequences * heads)) {
             let mut parts = Vec::new();
             let block = Block { planes, tokens: 0..source.tokens };
             split(block, &fits, &by_tokens, &mut parts).ok_or(Error::DeviceLimit {
@@ -220,18 +247,20 @@ impl BoundSource {
             blocks.extend(parts.into_iter().map(|block| (segment, block)));
         }
 
-        if let ([(_, block)], 1) = (&blocks[..], source.tokens) {
-            let of = |window: SourceWindow| [window.strides[0], window.strides[1]];
-            let (key_window, value_window) = windows(block);
-            (keys.strides, values.strides) = (Some(of(key_window)), Some(of(value_window)));
-        }
+        let token_strides = if let [(_, block)] = &blocks[..] {
+            let of = |window: SourceWindow| Some([window.strides[0], window.strides[1]]);
+            let (keys, values) = windows(block);
+            [of(keys), of(values)]
+        } else {
+            [None; 2]
+        };
         let variant = WriteVariant {
             keys,
             values,
             heads,
             step: StepPath::Ring,
             runs: 1,
-            single_rows: source.tokens == 1,
+            single_rows: true,
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
         let uniforms: Vec<_> = blocks
@@ -243,7 +272,7 @@ impl BoundSource {
                     first_plane: block.planes.start,
                     planes: block.plane_count(),
                     segment_plane: block.planes.start - segment.planes.start,
-                    spare: 0,
+                    starts: storage.lengths.starts(),
                     first_token,
                     end_token: block.tokens.end,
                     first_sequence,
@@ -269,17 +298,22 @@ impl BoundSource {
                     window_binding(source.values.buffer, &values.bytes),
                 ];
                 let bindings = bind(context, Entry::Scatter, &bindings)?;
-                Ok(BoundChunk { planes: block.plane_count(), first_token: block.tokens.start, bindings })
+                Ok(BoundChunk { planes: block.planes.clone(), first_token: block.tokens.start, bindings })
             })
             .collect::<Result<_>>()?;
-        let writes = Writes::new(Kernel::Scatter, variant, chunks, buffer.size());
+        let writes = Writes { token_strides, ..Writes::new(Kernel::Scatter, variant, chunks, buffer.size()) };
         let copies = CopySource::new(source, layout);
-        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, batch_size: config.batch_size, writes, copies })
+        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, sequences, writes, copies })
     }
 
     /// Rows of each sequence and head that the source holds.
     pub fn tokens(&self) -> u32 {
         self.tokens
+    }
+
+    /// Sequences that it holds rows for: as many as its buffers have room for, up to `max_batch_size`.
+    pub fn sequences(&self) -> u32 {
+        self.sequences
     }
 
     /// Bytes that it holds on the device: what its chunks are, 256 each.

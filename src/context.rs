@@ -1,6 +1,8 @@
 //! [`Context`]: a device, its queue, and what all caches on it share.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+#[cfg(feature = "attention")]
+use std::{collections::HashMap, sync::Weak};
 
 use crate::{
     CostModel, Error, Result,
@@ -36,6 +38,10 @@ struct Inner {
     immediates: bool,
     unpacks_halves: OnceLock<bool>,
     kernels: Arc<Mutex<Kernels>>,
+    #[cfg(feature = "attention")]
+    scratch: Mutex<Option<wgpu::Buffer>>,
+    #[cfg(feature = "attention")]
+    uniforms: Mutex<HashMap<Vec<u8>, Weak<wgpu::Buffer>>>,
 }
 
 impl Context {
@@ -62,6 +68,10 @@ impl Context {
                 immediates,
                 unpacks_halves: OnceLock::new(),
                 kernels: Arc::new(Mutex::new(Kernels::new(device))),
+                #[cfg(feature = "attention")]
+                scratch: Mutex::default(),
+                #[cfg(feature = "attention")]
+                uniforms: Mutex::default(),
             }),
         }
     }
@@ -79,6 +89,10 @@ impl Context {
                 immediates: *immediates,
                 unpacks_halves: OnceLock::new(),
                 kernels,
+                #[cfg(feature = "attention")]
+                scratch: Mutex::default(),
+                #[cfg(feature = "attention")]
+                uniforms: Mutex::default(),
             }),
         }
     }
@@ -133,18 +147,85 @@ impl Context {
 
     /// The pipeline of a kernel, made on first use.
     pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
-        self.create("a pipeline", 0, |device| self.kernels().pipeline(device, kernel).clone())
+        let made = self.create("a pipeline", 0, |device| self.kernels().pipeline(device, kernel).clone());
+        // What failed is dead and must not be found again.
+        made.inspect_err(|_| self.kernels().forget(kernel))
     }
 
-    /// A pipeline of some text, made on first use.
+    /// The pipeline of the text that a key stands for, made on first use.
     #[cfg(feature = "attention")]
     pub(crate) fn pipeline_of(
         &self,
         entry: &'static str,
-        text: String,
+        key: String,
+        text: impl FnOnce() -> Result<String>,
         groups: &[&wgpu::BindGroupLayout],
     ) -> Result<wgpu::ComputePipeline> {
-        self.create("a pipeline", 0, |device| self.kernels().pipeline_of(device, entry, text, groups).clone())
+        if let Some(pipeline) = self.kernels().by_key(&key) {
+            return Ok(pipeline);
+        }
+        let text = text()?;
+        let make = |device: &_| self.kernels().pipeline_of(device, entry, key.clone(), &text, groups);
+        self.create("a pipeline", 0, make).inspect_err(|_| self.kernels().forget_key(&key))
+    }
+
+    /// A bind group of so many bindings, and its layout.
+    #[cfg(feature = "attention")]
+    pub(crate) fn group(
+        &self,
+        label: &'static str,
+        bound: &[(u32, wgpu::BufferBindingType, wgpu::BindingResource<'_>)],
+    ) -> Result<(wgpu::BindGroupLayout, wgpu::BindGroup)> {
+        let layout: Vec<_> =
+            bound.iter().map(|(binding, ty, _)| crate::pipelines::buffer_entry(*binding, *ty, false)).collect();
+        let entries: Vec<_> = bound
+            .iter()
+            .map(|(binding, _, resource)| wgpu::BindGroupEntry { binding: *binding, resource: resource.clone() })
+            .collect();
+        self.group_of(label, &layout, &entries)
+    }
+
+    /// A bind group, and its layout, which equal ones share.
+    #[cfg(feature = "attention")]
+    pub(crate) fn group_of(
+        &self,
+        label: &'static str,
+        layout: &[wgpu::BindGroupLayoutEntry],
+        entries: &[wgpu::BindGroupEntry<'_>],
+    ) -> Result<(wgpu::BindGroupLayout, wgpu::BindGroup)> {
+        self.create("a bind group", 0, |device| {
+            let layout = self.kernels().layout_of(device, label, layout);
+            let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout: &layout, entries };
+            let group = device.create_bind_group(&descriptor);
+            (layout, group)
+        })
+    }
+
+    /// Scratch memory of at least so many bytes, which all that ask for it share: what one command leaves there, only the
+    /// next may read.
+    #[cfg(feature = "attention")]
+    pub(crate) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        let shared = || self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = shared().as_ref().filter(|buffer| buffer.size() >= bytes) {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.create_buffer("scratch memory", bytes, wgpu::BufferUsages::STORAGE, false)?;
+        *shared() = Some(buffer.clone());
+        Ok(buffer)
+    }
+
+    /// A uniform buffer with this content, which all that ask for the same share while one of them lives.
+    #[cfg(feature = "attention")]
+    pub(crate) fn uniform(&self, contents: &[u8]) -> Result<Arc<wgpu::Buffer>> {
+        let shared = || self.inner.uniforms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = shared().get(contents).and_then(Weak::upgrade) {
+            return Ok(buffer);
+        }
+        let buffer = Arc::new(self.create_filled("parameters", contents, wgpu::BufferUsages::UNIFORM)?);
+        let mut uniforms = shared();
+        uniforms.retain(|_, buffer| buffer.strong_count() > 0);
+        uniforms.insert(contents.to_vec(), Arc::downgrade(&buffer));
+        Ok(buffer)
     }
 
     /// The layout of the first bind group of a kernel's variants.

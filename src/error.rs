@@ -333,13 +333,39 @@ pub enum Error {
     /// A batch of no sequence.
     #[error("a selection must have at least 1 sequence, but has 0")]
     EmptySelection,
-    /// A source was bound for a batch of another size.
-    #[error("the source was bound for {bound} sequences, but the batch has {batch_size} now; bind it again")]
-    BatchChanged {
-        /// Sequences that the source was bound for.
+    /// The batch has more sequences than a bound object holds rows for.
+    #[error("the {name} must hold rows for each sequence of the batch, {batch_size}, but holds them for {bound}")]
+    BatchBeyondBound {
+        /// `source`, `queries`, `output` or `mask`.
+        name: &'static str,
+        /// Sequences that it holds rows for.
         bound: u32,
         /// Sequences in the batch.
         batch_size: u32,
+    },
+    /// A checkpoint of another cache.
+    #[error("a checkpoint must be restored by the cache that it was made of, but this is another")]
+    ForeignCheckpoint,
+    /// A layer that the step does not know, or not any more.
+    #[error("layer {layer} must be recorded once after begin_step, and not be changed in between")]
+    NoStep {
+        /// The layer.
+        layer: usize,
+    },
+    /// A step begins where layers differ.
+    #[error(
+        "a step must begin where all layers have the same lengths, but sequence {sequence} has {first} positions in layer 0 \
+         and {actual} in layer {layer}"
+    )]
+    LayersOutOfStep {
+        /// The layer.
+        layer: usize,
+        /// The sequence.
+        sequence: usize,
+        /// Its length in layer 0.
+        first: u32,
+        /// Its length in this layer.
+        actual: u32,
     },
     /// A sequence would be cut to more than it has.
     #[error("sequence {sequence} must be cut to at most its length {current}, but to {length} was asked")]

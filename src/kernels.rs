@@ -10,12 +10,12 @@ use crate::{
     format::BLOCK,
     layout::{Layout, SideLayout, WORKGROUP_SIZE},
     pipelines::Entry,
-    plan::Run,
+    plan::Immediate,
 };
 
 /// Bytes of a step as immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 20;
-const _: () = assert!(size_of::<Run>() == IMMEDIATE_BYTES as usize);
+pub(crate) const IMMEDIATE_BYTES: u32 = 28;
+const _: () = assert!(size_of::<Immediate>() == IMMEDIATE_BYTES as usize);
 
 /// How one side of a scatter kernel reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +63,10 @@ pub(crate) struct WriteVariant {
 pub(crate) enum Kernel {
     Scatter(WriteVariant),
     Advance(WriteVariant),
+    Positions {
+        step: StepPath,
+        runs: u32,
+    },
     /// Sides without sources, of so many layers; `wide` says whether rows are whole vectors.
     Permute {
         keys: SideVariant,
@@ -90,7 +94,8 @@ pub(crate) struct Chunk {
     pub first_plane: u32,
     pub planes: u32,
     pub segment_plane: u32,
-    pub spare: u32,
+    /// Index of the first start in the buffer of lengths.
+    pub starts: u32,
     pub first_token: u32,
     pub end_token: u32,
     pub first_sequence: u32,
@@ -107,8 +112,8 @@ pub(crate) struct Chunk {
 pub(crate) struct Selection {
     pub hops: u32,
     pub sequences: u32,
-    pub spare_0: u32,
-    pub spare_1: u32,
+    pub starts: u32,
+    pub spare: u32,
 }
 
 /// Mirror of `Hop` in `shaders/permute.wgsl`.
@@ -297,6 +302,7 @@ impl Kernel {
         match *self {
             Kernel::Scatter(_) => Entry::Scatter,
             Kernel::Advance(_) => Entry::Advance,
+            Kernel::Positions { .. } => Entry::Positions,
             Kernel::Permute { layers, .. } => Entry::Permute { layers },
             Kernel::Gather { .. } => Entry::Gather,
         }
@@ -306,7 +312,7 @@ impl Kernel {
     pub const fn step(&self) -> Option<StepPath> {
         match *self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => Some(variant.step),
-            Kernel::Gather { step, .. } => Some(step),
+            Kernel::Gather { step, .. } | Kernel::Positions { step, .. } => Some(step),
             Kernel::Permute { .. } => None,
         }
     }
@@ -317,6 +323,7 @@ impl Kernel {
             Kernel::Scatter(WriteVariant { heads, runs, .. })
             | Kernel::Advance(WriteVariant { heads, runs, .. })
             | Kernel::Gather { heads, runs, .. } => (heads, runs),
+            Kernel::Positions { runs, .. } => (1, runs),
             Kernel::Permute { heads, .. } => (heads, 1),
         };
         let mut text = format!("const WORKGROUP_SIZE = {WORKGROUP_SIZE}u;\n");
@@ -369,6 +376,7 @@ impl Kernel {
                     text.push_str(&named(side_text, name));
                 }
             }
+            Kernel::Positions { .. } => text.push_str(include_str!("../shaders/positions.wgsl")),
             Kernel::Permute { keys, values, layers, .. } => {
                 text.push_str(include_str!("../shaders/permute.wgsl"));
                 for layer in 0..*layers {

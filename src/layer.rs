@@ -1,19 +1,22 @@
 //! [`KvCache`]: the keys and values of one layer.
 
+mod moves;
 mod ranges;
 mod sequence;
 mod transfer;
 
 use std::sync::Arc;
 
+pub(crate) use self::moves::{record_each, record_lengths, record_select};
 use crate::{
     BoundSource, CacheConfig, CacheView, Context, Error, Form, HostRows, HostTensor, Pair, Recorder, Result, RowsIn,
     Side, Source, Strides, Visible, Write,
-    bound::Writes,
+    bound::{Prepared, Writes},
     copies::CopySource,
     layout::{Layout, runs},
     plan::{KEEP_LENGTH, Run, Step, check_rows, plan_write},
-    ring::StepRing,
+    record::StepData,
+    ring::{StepRing, StepSlot},
     sequences::Sequences,
     storage::{Lengths, Storage},
     tensor::read_buffer,
@@ -52,18 +55,32 @@ pub struct KvCache {
     pub(crate) sequences: Sequences,
     /// Scratch for the step being planned.
     step: Step,
-    /// Made by the first [`record_advance`](Self::record_advance) of a batch.
-    advance: Option<Advance>,
+    /// What sets lengths alone, made when they are first set by a kernel.
+    advance: Option<Writes>,
     /// What its bound sources know it by.
     pub(crate) identity: Arc<()>,
+    /// Grows with every change of `sequences`.
+    generation: u64,
 }
 
-/// What advances lengths.
+/// An update that can be recorded without failing.
 #[derive(Debug)]
-struct Advance {
-    /// The batch that it was made for.
-    batch_size: u32,
-    writes: Writes,
+enum PreparedUpdate<'a> {
+    Copies { cache: &'a KvCache, copies: &'a CopySource, step: &'a Step, slot: StepSlot },
+    Kernel(Prepared<'a>),
+}
+
+impl PreparedUpdate<'_> {
+    fn record(self, recorder: &mut impl Recorder) {
+        match self {
+            PreparedUpdate::Kernel(prepared) => prepared.record(recorder, "kv-cache update"),
+            PreparedUpdate::Copies { cache, copies, step, slot } => {
+                let encoder = recorder.encoder().expect("copies are prepared for an encoder");
+                copies.record(encoder, step, &cache.layout, &cache.storage);
+                slot.copy_lengths(encoder, &cache.storage.lengths);
+            }
+        }
+    }
 }
 
 impl KvCache {
@@ -92,6 +109,7 @@ impl KvCache {
             step: Step::with_capacity(config.max_batch_size, layout.runs()),
             advance: None,
             identity: Arc::default(),
+            generation: 0,
             layout,
             config,
         })
@@ -222,9 +240,6 @@ impl KvCache {
         let tokens = write.tokens();
         check_rows(&self.config, Side::Keys, keys, tokens)?;
         check_rows(&self.config, Side::Values, values, tokens)?;
-        if self.step.is_empty() {
-            return Ok(());
-        }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let upload = |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), usage);
         let (key_buffer, value_buffer) = (upload("uploaded keys", keys)?, upload("uploaded values", values)?);
@@ -279,9 +294,11 @@ impl KvCache {
             self.step.rows = rows;
             let run = |i| Run { token: i * unlike, length: KEEP_LENGTH, ..Run::default() };
             self.step.runs.extend((0..self.config.batch_size * runs).map(run));
-            let (writes, tokens) = (source.writes(), source.tokens);
-            let prepared = writes.prepare(&self.context, &self.ring, &self.step, tokens)?;
-            prepared.record(&mut encoder, "kv-cache warm-up");
+            for tokens in [1, source.tokens] {
+                let data = StepData::new(&self.context, &self.ring, &self.step)?;
+                let prepared = source.writes().prepare(&self.context, data, &self.step, (self.step.rows, tokens))?;
+                prepared.record(&mut encoder, "kv-cache warm-up");
+            }
         }
         self.context.queue().submit([encoder.finish()]);
         Ok(())
@@ -293,7 +310,7 @@ impl KvCache {
     /// # Errors
     /// As [`record_update`](Self::record_update).
     pub fn form(&self, source: &BoundSource, write: Write<'_>) -> Result<Form> {
-        self.check_source(source, &write)?;
+        self.check_source(source, write.tokens())?;
         let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
         plan_write(&self.config, &self.sequences, &write, &mut step)?;
         let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, &step, write.tokens()));
@@ -343,23 +360,75 @@ impl KvCache {
         source: &BoundSource,
         write: Write<'_>,
     ) -> Result<()> {
-        self.check_source(source, &write)?;
+        self.check_source(source, write.tokens())?;
         plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
-        if self.step.is_empty() {
-            return Ok(());
-        }
-        let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, &self.step, write.tokens()));
-        if let (Some(copies), Some(encoder)) = (copies, recorder.encoder()) {
-            let slot = self.ring.write(&self.context, &self.step)?;
-            copies.record(encoder, &self.step, &self.layout, &self.storage);
-            slot.copy_lengths(encoder, &self.storage.lengths);
-        } else {
-            let (writes, tokens) = (source.writes(), write.tokens());
-            let prepared = writes.prepare(&self.context, &self.ring, &self.step, tokens)?;
-            prepared.record(recorder, "kv-cache update");
-        }
+        self.prepare_update(recorder, source, (&self.step, None), write.tokens())?.record(recorder);
         self.commit();
         Ok(())
+    }
+
+    /// Records an update of `tokens` tokens that was planned for this layer.
+    pub(crate) fn record_planned(
+        &mut self,
+        recorder: &mut impl Recorder,
+        source: &BoundSource,
+        (step, slot): (&Step, &StepSlot),
+        tokens: u32,
+    ) -> Result<()> {
+        self.check_source(source, tokens)?;
+        self.prepare_update(recorder, source, (step, Some(slot)), tokens)?.record(recorder);
+        self.adopt(step);
+        Ok(())
+    }
+
+    /// Records the lengths and gaps of an update that was planned for this layer.
+    pub(crate) fn record_planned_advance(
+        &mut self,
+        recorder: &mut impl Recorder,
+        (step, slot): (&Step, &StepSlot),
+    ) -> Result<()> {
+        self.make_advance()?;
+        let data = StepData::with_slot(&self.context, step, || Ok(slot.clone()))?;
+        self.prepare_advance(data, step)?.record(recorder, "kv-cache advance");
+        self.adopt(step);
+        Ok(())
+    }
+
+    /// Whether a write is the same step in both layers.
+    pub(crate) fn steps_like(&self, other: &KvCache) -> bool {
+        let (a, b) = (&self.config, &other.config);
+        a.placement == b.placement && a.max_seq_len == b.max_seq_len && self.sequences == other.sequences
+    }
+
+    /// Plans a write.
+    pub(crate) fn plan_write_to(&self, write: &Write<'_>, step: &mut Step) -> Result<()> {
+        plan_write(&self.config, &self.sequences, write, step)
+    }
+
+    /// Grows with every change of lengths on the host.
+    pub(crate) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Does all that can fail of an update by a step, which may have a slot already.
+    fn prepare_update<'a>(
+        &'a self,
+        recorder: &mut impl Recorder,
+        source: &'a BoundSource,
+        (step, slot): (&'a Step, Option<&StepSlot>),
+        tokens: u32,
+    ) -> Result<PreparedUpdate<'a>> {
+        let slot = || slot.map_or_else(|| self.ring.write(&self.context, step), |slot| Ok(slot.clone()));
+        let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, step, tokens));
+        Ok(match copies {
+            Some(copies) if recorder.encoder().is_some() => {
+                PreparedUpdate::Copies { cache: self, copies, step, slot: slot()? }
+            }
+            _ => {
+                let data = StepData::with_slot(&self.context, step, slot)?;
+                PreparedUpdate::Kernel(source.writes().prepare(&self.context, data, step, (step.rows, tokens))?)
+            }
+        })
     }
 
     /// Makes rows valid that the caller's own kernels write straight into the storage, at the places that
@@ -373,14 +442,9 @@ impl KvCache {
     /// One dispatch for each segment, of as many threads as the gap has words.
     pub fn record_advance(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
-        if self.step.is_empty() {
-            return Ok(());
-        }
-        self.step.gaps_only();
-        self.make_advance(self.config.batch_size)?;
-        let advance = self.advance.as_ref().expect("it was made just now");
-        let prepared = advance.writes.prepare(&self.context, &self.ring, &self.step, write.tokens())?;
-        prepared.record(recorder, "kv-cache advance");
+        self.make_advance()?;
+        let data = StepData::new(&self.context, &self.ring, &self.step)?;
+        self.prepare_advance(data, &self.step)?.record(recorder, "kv-cache advance");
         self.commit();
         Ok(())
     }
@@ -405,12 +469,12 @@ impl KvCache {
     /// Records a [`reset`](Self::reset): a clear of every buffer.
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
         let lengths = &self.storage.lengths;
-        encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(lengths.bytes));
+        encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(2 * lengths.bytes));
         for buffer in self.storage.planes() {
             encoder.clear_buffer(buffer, 0, None);
         }
-        self.sequences.lengths.fill(0);
-        self.sequences.oldest.fill(self.config.placement.sinks());
+        self.sequences.clear(self.config.placement);
+        self.generation += 1;
     }
 
     /// Waits for the device and reads the whole storage, `[max_batch_size, kv_head, slots, dim]`, valid or not: what
@@ -438,41 +502,58 @@ impl KvCache {
         if Arc::ptr_eq(&source.owner, &self.identity) { Ok(()) } else { Err(Error::ForeignSource) }
     }
 
-    fn check_source(&self, source: &BoundSource, write: &Write<'_>) -> Result<()> {
+    fn check_source(&self, source: &BoundSource, tokens: u32) -> Result<()> {
         self.check_owner(source)?;
-        if source.batch_size != self.config.batch_size {
-            return Err(Error::BatchChanged { bound: source.batch_size, batch_size: self.config.batch_size });
+        let (bound, batch_size) = (source.sequences, self.config.batch_size);
+        if batch_size > bound {
+            return Err(Error::BatchBeyondBound { name: "source", bound, batch_size });
         }
-        if write.tokens() > source.tokens {
-            return Err(Error::MoreTokensThanBound { tokens: write.tokens(), bound: source.tokens });
+        if tokens > source.tokens {
+            return Err(Error::MoreTokensThanBound { tokens, bound: source.tokens });
         }
         Ok(())
     }
 
     fn prefers_copies(&self, copies: &CopySource, source: &BoundSource, step: &Step, tokens: u32) -> bool {
         let bytes = step.touched_rows() * u64::from(self.config.num_heads) * self.layout.row_bytes();
-        let dispatches = source.writes().count(tokens);
+        let dispatches = source.writes().count(step.count() * self.layout.heads, tokens);
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
-    /// Makes the kernel that advances lengths, for a batch of some size.
-    fn make_advance(&mut self, batch_size: u32) -> Result<()> {
-        if self.advance.as_ref().is_none_or(|advance| advance.batch_size != batch_size) {
-            let writes = Writes::advance(&self.context, &self.layout, &self.storage, batch_size)?;
-            self.advance = Some(Advance { batch_size, writes });
+    /// Makes the kernel that sets lengths alone.
+    fn make_advance(&mut self) -> Result<()> {
+        if self.advance.is_none() {
+            self.advance = Some(Writes::advance(&self.context, &self.layout, &self.storage)?);
         }
         Ok(())
+    }
+
+    /// Does all that can fail of setting lengths by a kernel, after [`make_advance`](Self::make_advance).
+    fn prepare_advance(&self, data: StepData, step: &Step) -> Result<Prepared<'_>> {
+        let advance = self.advance.as_ref().expect("it was made before");
+        advance.prepare(&self.context, data, step, (step.gap_rows(), 1))
     }
 
     fn encoder(&self) -> wgpu::CommandEncoder {
         self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("kv-cache") })
     }
 
-    /// Takes over the lengths of the step that was recorded.
+    /// Takes over the lengths of the layer's own step, which was recorded.
     pub(crate) fn commit(&mut self) {
-        self.sequences.lengths.clear();
-        self.sequences.lengths.extend(self.step.lengths());
-        self.sequences.oldest.clear();
-        self.sequences.oldest.extend_from_slice(&self.step.oldest);
+        self.step.commit(&mut self.sequences);
+        self.generation += 1;
+    }
+
+    /// Takes over the lengths of a step that was recorded.
+    fn adopt(&mut self, step: &Step) {
+        step.commit(&mut self.sequences);
+        self.generation += 1;
+    }
+
+    /// Makes the host know these sequences.
+    pub(crate) fn set_sequences(&mut self, sequences: &Sequences) {
+        self.sequences.clone_from(sequences);
+        self.config.batch_size = self.sequences.count();
+        self.generation += 1;
     }
 }

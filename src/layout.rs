@@ -14,7 +14,7 @@ const STORAGE_BUFFERS: u32 = 6;
 pub(crate) const WORKGROUP_SIZE: u32 = 256;
 
 /// Sizes of one side's rows and planes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SideLayout {
     pub format: Format,
     pub scale: Scale,
@@ -27,7 +27,7 @@ pub(crate) struct SideLayout {
 }
 
 /// Where every plane of a layer lies. Segment `i` of the keys holds the same planes as segment `i` of the values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Layout {
     pub keys: SideLayout,
     pub values: SideLayout,

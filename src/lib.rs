@@ -13,6 +13,7 @@ mod calibrate;
 #[cfg(test)]
 #[path = "../tests/unit/check.rs"]
 mod check;
+mod checkpoint;
 mod config;
 mod context;
 mod copies;
@@ -45,6 +46,7 @@ mod write;
 pub use adapter::{adapter_label, adapters, find_adapter};
 pub use batched::BatchedKvCache;
 pub use bound::BoundSource;
+pub use checkpoint::Checkpoint;
 pub use config::CacheConfig;
 pub use context::Context;
 pub use costs::{CostModel, Form};
@@ -61,6 +63,6 @@ pub use report::MemoryReport;
 pub use scale::Scale;
 pub use source::{RowsIn, Source, Strides};
 pub use tensor::{GpuTensor, HostTensor, Pair};
-pub use view::{CacheView, LengthsView, RowView, SegmentView, SideView, SlotView};
+pub use view::{CacheView, PerSequenceView, RowView, SegmentView, SideView, SlotView};
 pub use wgpu;
 pub use write::{PerSequence, Write};

@@ -40,7 +40,8 @@ impl Permutation {
     ) -> Result<Self> {
         let count = |count: usize| u32::try_from(count).expect("a batch size is 32 bits wide");
         let order = order(sources);
-        let selection = Selection { hops: count(order.len()), sequences: count(sources.len()), spare_0: 0, spare_1: 0 };
+        let starts = layout.planes / layout.heads;
+        let selection = Selection { hops: count(order.len()), sequences: count(sources.len()), starts, spare: 0 };
         let number = count(layers.len());
         let (mut hops, mut buffers) = (Vec::new(), Vec::new());
         for (storage, sequences) in layers {

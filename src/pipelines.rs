@@ -9,6 +9,7 @@ use crate::kernels::{IMMEDIATE_BYTES, Kernel, StepPath};
 pub(crate) enum Entry {
     Scatter,
     Advance,
+    Positions,
     Permute { layers: u32 },
     Gather,
 }
@@ -21,9 +22,12 @@ pub(crate) struct Kernels {
     /// The second group, where the step does not come as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
-    /// By their text.
+    /// By what stands for their text.
     #[cfg(feature = "attention")]
     texts: HashMap<String, wgpu::ComputePipeline>,
+    /// Other layouts, by their entries.
+    #[cfg(feature = "attention")]
+    layouts: HashMap<Vec<wgpu::BindGroupLayoutEntry>, wgpu::BindGroupLayout>,
 }
 
 impl Entry {
@@ -32,31 +36,34 @@ impl Entry {
         match self {
             Entry::Scatter => "scatter",
             Entry::Advance => "advance",
+            Entry::Positions => "positions",
             Entry::Permute { .. } => "permute",
             Entry::Gather => "gather",
         }
     }
 
-    /// Of the storage that the first bind group holds after a uniform, which is only read.
-    pub fn read_only(self) -> Vec<bool> {
+    /// What the first bind group holds.
+    pub fn bindings(self) -> Vec<wgpu::BufferBindingType> {
+        use wgpu::BufferBindingType::Uniform;
+        let read = wgpu::BufferBindingType::Storage { read_only: true };
+        let write = wgpu::BufferBindingType::Storage { read_only: false };
         match self {
-            Entry::Scatter => vec![false, false, false, true, true],
-            Entry::Advance => vec![false, false, false],
+            Entry::Scatter => vec![Uniform, write, write, write, read, read],
+            Entry::Advance => vec![Uniform, write, write, write],
+            Entry::Positions => vec![write],
             // After the hops lengths, keys and values of each layer.
             Entry::Permute { layers } => {
-                let mut read_only = vec![false; 1 + 3 * layers as usize];
-                read_only[0] = true;
-                read_only
+                let layers = std::iter::repeat_n(write, 3 * layers as usize);
+                [Uniform, read].into_iter().chain(layers).collect()
             }
-            Entry::Gather => vec![true, false],
+            Entry::Gather => vec![Uniform, read, write],
         }
     }
 
     /// The first bind group.
     fn layout(self, device: &wgpu::Device) -> wgpu::BindGroupLayout {
-        let storage = self.read_only().into_iter().map(|read_only| wgpu::BufferBindingType::Storage { read_only });
-        let kinds = std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage);
-        let entries: Vec<_> = (0..).zip(kinds).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
+        let entries: Vec<_> =
+            (0..).zip(self.bindings()).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
         device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(self.name()), entries: &entries })
     }
@@ -83,6 +90,8 @@ impl Kernels {
             pipelines: HashMap::new(),
             #[cfg(feature = "attention")]
             texts: HashMap::new(),
+            #[cfg(feature = "attention")]
+            layouts: HashMap::new(),
         }
     }
 
@@ -113,17 +122,35 @@ impl Kernels {
         })
     }
 
-    /// The pipeline of a text with bindings in so many groups, made on first use.
+    /// Drops a kernel's pipeline.
+    pub fn forget(&mut self, kernel: Kernel) {
+        self.pipelines.remove(&kernel);
+    }
+
+    /// Drops the pipeline of a key.
+    #[cfg(feature = "attention")]
+    pub fn forget_key(&mut self, key: &str) {
+        self.texts.remove(key);
+    }
+
+    /// The pipeline that was made of the text that a key stands for.
+    #[cfg(feature = "attention")]
+    pub fn by_key(&self, key: &str) -> Option<wgpu::ComputePipeline> {
+        self.texts.get(key).cloned()
+    }
+
+    /// The pipeline of a text with bindings in so many groups, made on first use of its key.
     #[cfg(feature = "attention")]
     pub fn pipeline_of(
         &mut self,
         device: &wgpu::Device,
         entry: &'static str,
-        text: String,
+        key: String,
+        text: &str,
         groups: &[&wgpu::BindGroupLayout],
-    ) -> &wgpu::ComputePipeline {
-        self.texts.entry(text).or_insert_with_key(|text| {
-            log::debug!("compiling {entry}");
+    ) -> wgpu::ComputePipeline {
+        let make = |key: &String| {
+            log::debug!("compiling {key}");
             let groups: Vec<_> = groups.iter().map(|&group| Some(group)).collect();
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(entry),
@@ -131,7 +158,20 @@ impl Kernels {
                 immediate_size: 0,
             });
             compile(device, entry, text, &layout)
-        })
+        };
+        self.texts.entry(key).or_insert_with_key(make).clone()
+    }
+
+    /// The layout of a bind group with these entries, made on first use.
+    #[cfg(feature = "attention")]
+    pub fn layout_of(
+        &mut self,
+        device: &wgpu::Device,
+        label: &'static str,
+        entries: &[wgpu::BindGroupLayoutEntry],
+    ) -> wgpu::BindGroupLayout {
+        let make = || device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries });
+        self.layouts.entry(entries.to_vec()).or_insert_with(make).clone()
     }
 }
 

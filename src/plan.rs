@@ -27,6 +27,16 @@ pub(crate) struct Run {
     pub token: u32,
     /// The sequence's length afterwards.
     pub length: u32,
+    /// Position of the first token that is written; the length where none is.
+    pub position: u32,
+}
+
+/// Mirror of `Step` in `shaders/step_immediate.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Immediate {
+    pub sequences: u32,
+    pub run: Run,
 }
 
 /// Runs of one operation, as many for each sequence. Kept between operations, so that planning allocates nothing.
@@ -54,9 +64,9 @@ impl Step {
         }
     }
 
-    /// Bytes of a step of `batch_size` sequences, with their lengths afterwards at its end.
+    /// Bytes of a step of `batch_size` sequences: their number, their runs, and their lengths and starts afterwards.
     pub const fn bytes(batch_size: u32, runs: u32) -> u64 {
-        (size_of::<Run>() as u64 * runs as u64 + 4) * batch_size as u64
+        4 + (size_of::<Run>() as u64 * runs as u64 + 8) * batch_size as u64
     }
 
     /// Starts a new step.
@@ -67,12 +77,17 @@ impl Step {
         self.oldest.clear();
     }
 
+    /// The next sequence, of which no row is touched.
+    fn push_empty(&mut self, length: u32) {
+        self.push(length, length, std::iter::empty());
+    }
+
     /// The runs of the next sequence: those that touch rows, and empty ones up to the number that each has.
-    fn push(&mut self, length: u32, runs: impl Iterator<Item = Run>) {
+    fn push(&mut self, length: u32, position: u32, runs: impl Iterator<Item = Run>) {
         let end = self.runs.len() + self.per_sequence as usize;
         self.runs.extend(runs);
         debug_assert!(self.runs.len() <= end, "positions lie in no more pieces than a ring has");
-        self.runs.resize(end, Run { length, ..Run::default() });
+        self.runs.resize(end, Run { length, position, ..Run::default() });
     }
 
     /// Drops the runs after each sequence's first, where all are empty: so a step of decoding is the same in a ring.
@@ -99,30 +114,43 @@ impl Step {
         self.sequences().map(|runs| runs[0].length)
     }
 
-    /// What the host knows of the sequences afterwards.
-    pub fn sequences_afterwards(&self) -> Sequences {
-        Sequences { lengths: self.lengths().collect(), oldest: self.oldest.clone() }
+    /// The positions of the first rows that are written.
+    pub fn starts(&self) -> impl Iterator<Item = u32> {
+        self.sequences().map(|runs| runs[0].position)
+    }
+
+    /// How many sequences there are.
+    pub fn count(&self) -> u32 {
+        let count = self.runs.len() / self.per_sequence.max(1) as usize;
+        u32::try_from(count).expect("a batch size is 32 bits wide")
+    }
+
+    /// Makes the sequences what they are afterwards.
+    pub fn commit(&self, sequences: &mut Sequences) {
+        let Sequences { lengths, oldest, starts } = sequences;
+        lengths.clear();
+        lengths.extend(self.lengths());
+        oldest.clear();
+        oldest.extend_from_slice(&self.oldest);
+        starts.clear();
+        starts.extend(self.starts());
     }
 
     /// The step as immediates, if it does the same to every sequence.
-    pub fn immediate(&self) -> Option<Run> {
+    pub fn immediate(&self) -> Option<Immediate> {
         let (&run, rest) = self.runs.split_first()?;
-        (self.per_sequence == 1 && rest.iter().all(|other| *other == run)).then_some(run)
+        let same = self.per_sequence == 1 && rest.iter().all(|other| *other == run);
+        same.then(|| Immediate { sequences: self.count(), run })
     }
 
-    /// The same runs for a kernel that writes the gaps only.
-    pub fn gaps_only(&mut self) {
-        self.rows = self.runs.iter().map(|run| run.start - run.first).max().unwrap_or(0).max(1);
+    /// The most rows of any gap, for a kernel that writes gaps only; at least one, so that lengths are set.
+    pub fn gap_rows(&self) -> u32 {
+        self.runs.iter().map(|run| run.start - run.first).max().unwrap_or(0).max(1)
     }
 
     /// Rows written, gaps included; of a gather, rows that are valid.
     pub fn touched_rows(&self) -> u64 {
         self.runs.iter().map(|run| u64::from(run.end - run.first)).sum()
-    }
-
-    /// Whether no row of any sequence is touched.
-    pub fn is_empty(&self) -> bool {
-        self.runs.iter().all(|run| run.first == run.end)
     }
 
     /// Plans what survives of a write of `count` tokens at `position`, after the rows before it that become zero.
@@ -135,9 +163,9 @@ impl Step {
             rows = rows.max(slots.end - slots.start);
             let skipped = position.clamp(at, at + (slots.end - slots.start)) - at;
             let token = at.max(position) - position;
-            Run { first: slots.start, start: slots.start + skipped, end: slots.end, token, length: end }
+            Run { first: slots.start, start: slots.start + skipped, end: slots.end, token, length: end, position }
         });
-        self.push(end, runs);
+        self.push(end, position, runs);
         self.rows = rows;
     }
 
@@ -146,11 +174,12 @@ impl Step {
         let mut token = 0;
         let pieces = ranges.into_iter().flat_map(|positions| placement.pieces(positions));
         let runs = pieces.map(|(_, slots)| {
-            let run = Run { first: slots.start, start: slots.start, end: slots.end, token, length };
+            let (first, end) = (slots.start, slots.end);
+            let run = Run { first, start: first, end, token, length, position: length };
             token += slots.end - slots.start;
             run
         });
-        self.push(length, runs);
+        self.push(length, length, runs);
     }
 }
 
@@ -189,7 +218,7 @@ pub(crate) fn plan_write(
             return Err(Error::CountAboveTokens { sequence, count, tokens });
         }
         if count == 0 {
-            step.push(length, std::iter::empty());
+            step.push_empty(length);
             step.oldest.push(oldest);
             continue;
         }
@@ -210,7 +239,7 @@ pub(crate) fn plan_write(
             })?;
             let first = position.min(length);
             step.rows = step.rows.max(end - first);
-            step.runs.push(Run { first, start: position, end, token: 0, length: end });
+            step.runs.push(Run { first, start: position, end, token: 0, length: end, position });
             step.oldest.push(0);
             continue;
         }
@@ -224,6 +253,8 @@ pub(crate) fn plan_write(
         step.push_write(placement, length, position, end);
         step.oldest.push(oldest.max(placement.first_stored(end)));
     }
+    // Also where no row is touched, lengths and starts are set.
+    step.rows = step.rows.max(1);
     step.compact();
     Ok(())
 }
@@ -278,7 +309,7 @@ fn plan_rows(
                 step.rows = step.rows.max(ranges.iter().map(|range| range.end - range.start).sum());
                 step.push_read(placement, length, ranges);
             }
-            None => step.push(length, std::iter::empty()),
+            None => step.push_empty(length),
         }
     }
     step.compact();
@@ -318,7 +349,7 @@ pub(crate) fn plan_truncate(
             return Err(Error::TruncateBeyondLength { sequence, length, current });
         }
         let oldest = if length < current { Sequences::rollback(placement, sequence, oldest, length)? } else { oldest };
-        step.push(length, std::iter::empty());
+        step.push_empty(length);
         step.oldest.push(oldest);
     }
     step.rows = 1;
@@ -335,7 +366,7 @@ pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence:
             step.push_read(placement, length, placement.valid(length));
             step.oldest.push(placement.first_valid(length));
         } else {
-            step.push(sequences.lengths[index], std::iter::empty());
+            step.push_empty(sequences.lengths[index]);
             step.oldest.push(sequences.oldest[index]);
         }
     }
@@ -354,9 +385,9 @@ pub(crate) fn plan_place_stored(read: &[Run], count: u32, wanted: impl Fn(u32) -
     step.clear(u32::try_from(read.len()).expect("a sequence has three runs at most"));
     for sequence in 0..count {
         if wanted(sequence) {
-            step.push(KEEP_LENGTH, read.iter().map(|&run| Run { length: KEEP_LENGTH, ..run }));
+            step.push(KEEP_LENGTH, KEEP_LENGTH, read.iter().map(|&run| Run { length: KEEP_LENGTH, ..run }));
         } else {
-            step.push(KEEP_LENGTH, std::iter::empty());
+            step.push_empty(KEEP_LENGTH);
         }
     }
     step.rows = step.runs.iter().map(|run| run.end - run.first).max().unwrap_or(0);
@@ -451,20 +482,24 @@ pub(crate) fn split(
 
 /// Workgroups that hold `units` threads, spread over x and y of a grid.
 pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> [u32; 3] {
-    let [x, y] = spread(units, limits);
+    let [x, y] = spread(workgroups(units), limits);
     [x, y, 1]
 }
 
 /// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y. No chunk has more planes
 /// than a grid is high.
 pub(crate) fn grid_of_planes(units: u64, planes: u32, limits: &wgpu::Limits) -> [u32; 3] {
-    let [x, z] = spread(units, limits);
+    let [x, z] = spread(workgroups(units), limits);
     [x, planes, z]
 }
 
-/// Workgroups that hold `units` threads, as a product of two dimensions of a grid.
-fn spread(units: u64, limits: &wgpu::Limits) -> [u32; 2] {
-    let groups = units.div_ceil(crate::layout::WORKGROUP_SIZE.into()).max(1);
+/// Workgroups that hold `units` threads.
+fn workgroups(units: u64) -> u64 {
+    units.div_ceil(crate::layout::WORKGROUP_SIZE.into()).max(1)
+}
+
+/// Workgroups as a product of two dimensions of a grid; some more, where they are no such product.
+pub(crate) fn spread(groups: u64, limits: &wgpu::Limits) -> [u32; 2] {
     let most = u64::from(limits.max_compute_workgroups_per_dimension);
     let second = groups.div_ceil(most);
     let first = groups.div_ceil(second);

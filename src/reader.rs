@@ -85,6 +85,7 @@ impl KvCache {
     /// | `kv_key(sequence, head, position, i) -> vec4<f32>` | elements 4 i to 4 i + 3 of a key row |
     /// | `kv_value(sequence, head, position, i) -> vec4<f32>` | the same of a value row |
     /// | `kv_length(sequence) -> u32` | positions of the sequence, at that point of the command stream |
+    /// | `kv_start(sequence) -> u32` | position of the first row that the last update wrote; the length where it wrote none, and after any operation on sequences |
     /// | `kv_first_visible(query) -> u32` | the first position, beyond the sinks, that a query at position `query` sees; it sees all from there to itself, and positions below `kv_sinks` |
     /// | `kv_plane(sequence, head)`, `kv_slot(position)` | for a loop: computed once for |
     /// | `kv_key_at(plane, slot, i)`, `kv_value_at(plane, slot, i)` | the same vectors |
@@ -224,6 +225,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         .replace("READER_HEADS", &layout.heads.to_string())
         .replace("READER_WINDOW", &window.to_string())
         .replace("READER_SINKS", &sinks.to_string())
+        .replace("READER_STARTS", &(layout.planes / layout.heads).to_string())
         .replace("READER_LENGTHS_BINDING", &indices[0].to_string())
         .replace("READER_SLOT", &slot);
     for (side, name, first) in [(Side::Keys, "key", 1), (Side::Values, "value", 2)] {
@@ -274,7 +276,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         let scale = if sizes.scale == Scale::ONE {
             "1.0".to_owned()
         } else {
-            let at = layout.planes / layout.heads + u32::from(side == Side::Values);
+            let at = 2 * (layout.planes / layout.heads) + u32::from(side == Side::Values);
             format!("bitcast<f32>(reader_lengths[{at}u])")
         };
         let part = part

@@ -3,7 +3,7 @@
 use crate::{
     Context, Result,
     kernels::StepPath,
-    plan::{Run, Step},
+    plan::{Immediate, Step},
     ring::{StepRing, StepSlot},
 };
 
@@ -62,15 +62,20 @@ pub(crate) struct Dispatch<'a> {
 #[derive(Debug)]
 pub(crate) enum StepData {
     Slot(StepSlot),
-    Immediate(Run),
+    Immediate(Immediate),
 }
 
 impl StepData {
     /// Immediates where the step and the device allow it, else a slot of the ring.
     pub fn new(context: &Context, ring: &StepRing, step: &Step) -> Result<Self> {
+        Self::with_slot(context, step, || ring.write(context, step))
+    }
+
+    /// The same with a slot that may be there already.
+    pub fn with_slot(context: &Context, step: &Step, slot: impl FnOnce() -> Result<StepSlot>) -> Result<Self> {
         Ok(match step.immediate() {
-            Some(run) if context.immediates() => StepData::Immediate(run),
-            _ => StepData::Slot(ring.write(context, step)?),
+            Some(step) if context.immediates() => StepData::Immediate(step),
+            _ => StepData::Slot(slot()?),
         })
     }
 
@@ -95,7 +100,7 @@ pub(crate) fn dispatch<'a>(
             pass.set_bind_group(0, bindings, &[]);
             match &step {
                 StepData::Slot(slot) => pass.set_bind_group(1, &slot.bind_group, &[slot.offset]),
-                StepData::Immediate(run) => pass.set_immediates(0, bytemuck::bytes_of(run)),
+                StepData::Immediate(step) => pass.set_immediates(0, bytemuck::bytes_of(step)),
             }
             pass.dispatch_workgroups(x, y, z);
         }

@@ -22,7 +22,7 @@ pub(crate) struct StepRing {
 #[derive(Debug)]
 struct Slots {
     slot_bytes: u64,
-    /// Lengths that a slot holds after its runs, those of sequences that are not there as zero.
+    /// Lengths, and then starts, that a slot holds after its runs, those of sequences that are not there as zero.
     lengths: usize,
     blocks: Vec<Block>,
     /// Where the last step lies, as (block, slot).
@@ -42,21 +42,29 @@ struct Block {
 }
 
 /// A step on its way to the device.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StepSlot {
     pub buffer: wgpu::Buffer,
     pub bind_group: wgpu::BindGroup,
     pub offset: u32,
-    /// Bytes from the buffer's start to the lengths afterwards.
+    /// Bytes from the buffer's start to the lengths afterwards, behind which the starts lie.
     pub lengths: u64,
     /// Keeps the slot from being written again.
     pub mark: Arc<()>,
 }
 
 impl StepSlot {
-    /// Records the copy of the lengths afterwards, and keeps the slot until it is done.
+    /// Records the copy of the starts, and keeps the slot until it is done.
+    pub fn copy_starts(self, encoder: &mut wgpu::CommandEncoder, starts: &wgpu::Buffer) {
+        let bytes = starts.size();
+        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths + bytes, starts, 0, bytes);
+        encoder.on_submitted_work_done(move || drop(self.mark));
+    }
+
+    /// Records the copy of the lengths and starts afterwards, and keeps the slot until it is done.
     pub fn copy_lengths(self, encoder: &mut wgpu::CommandEncoder, lengths: &Lengths) {
-        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths, &lengths.buffer, lengths.offset, lengths.bytes);
+        let (to, bytes) = (&lengths.buffer, 2 * lengths.bytes);
+        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths, to, lengths.offset, bytes);
         encoder.on_submitted_work_done(move || drop(self.mark));
     }
 }
@@ -78,11 +86,13 @@ impl StepRing {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = &mut *slots;
         slots.next.clear();
+        slots.next.extend_from_slice(&step.count().to_le_bytes());
         slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
         let lengths_at = slots.next.len() as u64;
-        let absent = std::iter::repeat(0);
-        for length in step.lengths().chain(absent).take(slots.lengths) {
-            slots.next.extend_from_slice(&length.to_le_bytes());
+        let absent = || std::iter::repeat(0);
+        let lengths = step.lengths().chain(absent()).take(slots.lengths);
+        for number in lengths.chain(step.starts().chain(absent()).take(slots.lengths)) {
+            slots.next.extend_from_slice(&number.to_le_bytes());
         }
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;

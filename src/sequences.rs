@@ -3,23 +3,52 @@
 use crate::{CacheConfig, Error, Placement, Result};
 
 /// Where each sequence ends, and from where on its positions are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sequences {
     /// Positions of each sequence, evicted ones included.
     pub lengths: Vec<u32>,
     /// The first position beyond the sinks that is stored. It grows with what is overwritten, and a rollback does not
     /// bring anything back.
     pub oldest: Vec<u32>,
+    /// The position of the first row of the last write; the length where that wrote none, and after any operation on
+    /// sequences.
+    pub starts: Vec<u32>,
 }
 
 impl Sequences {
     /// Empty ones.
     pub fn new(config: &CacheConfig) -> Self {
         let room = config.max_batch_size as usize;
-        let mut sequences = Sequences { lengths: Vec::with_capacity(room), oldest: Vec::with_capacity(room) };
-        sequences.lengths.resize(config.batch_size as usize, 0);
-        sequences.oldest.resize(config.batch_size as usize, config.placement.sinks());
+        let new = || Vec::with_capacity(room);
+        let mut sequences = Sequences { lengths: new(), oldest: new(), starts: new() };
+        sequences.grow(config.batch_size, config.placement);
         sequences
+    }
+
+    /// Adds empty sequences up to `count`.
+    pub fn grow(&mut self, count: u32, placement: Placement) {
+        self.lengths.resize(count as usize, 0);
+        self.oldest.resize(count as usize, placement.sinks());
+        self.starts.resize(count as usize, 0);
+    }
+
+    /// Empties every sequence.
+    pub fn clear(&mut self, placement: Placement) {
+        self.lengths.fill(0);
+        self.oldest.fill(placement.sinks());
+        self.starts.fill(0);
+    }
+
+    /// The sequences of a selection, of which no row was just written.
+    pub fn selected(&self, sources: &[u32]) -> Self {
+        let of = |known: &[u32]| sources.iter().map(|&source| known[source as usize]).collect::<Vec<_>>();
+        let lengths = of(&self.lengths);
+        Sequences { starts: lengths.clone(), lengths, oldest: of(&self.oldest) }
+    }
+
+    /// The most rows of a sequence that the last write wrote.
+    pub fn written(&self) -> u32 {
+        self.lengths.iter().zip(&self.starts).map(|(length, start)| length - start).max().unwrap_or(0)
     }
 
     /// How many.

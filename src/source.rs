@@ -97,18 +97,35 @@ impl RowsIn<'_> {
         if !self.offset.is_multiple_of(alignment) {
             return Err(Error::Misaligned { side, offset: self.offset, alignment });
         }
-        let [batch, heads, tokens, dim] = [batch, heads, tokens, self.format.units(dim)].map(u64::from);
-        let needed = [batch, heads, tokens]
-            .into_iter()
-            .zip(self.strides())
-            .try_fold(dim, |end, (count, stride)| end.checked_add((count - 1).checked_mul(stride)?))
-            .and_then(|elements| {
-                elements.checked_mul(alignment)?.checked_add(self.offset)?.checked_next_multiple_of(4)
-            });
-        match needed {
+        match self.end([batch, heads, tokens, dim]) {
             Some(needed) if needed <= self.buffer.size() => Ok(()),
             needed => Err(Error::BufferRange { side, needed: needed.unwrap_or(u64::MAX), actual: self.buffer.size() }),
         }
+    }
+
+    /// Bytes from the buffer's start to the end of the last row of `[batch, heads, tokens, dim]`, rounded up to 4.
+    pub(crate) fn end(&self, [batch, heads, tokens, dim]: [u32; 4]) -> Option<u64> {
+        let width = u64::from(self.format.unit_bytes());
+        [batch, heads, tokens]
+            .into_iter()
+            .zip(self.strides())
+            .try_fold(u64::from(self.format.units(dim)), |end, (count, stride)| {
+                end.checked_add(u64::from(count.saturating_sub(1)).checked_mul(stride)?)
+            })
+            .and_then(|elements| elements.checked_mul(width)?.checked_add(self.offset)?.checked_next_multiple_of(4))
+    }
+
+    /// The most sequences whose rows end before `last` bytes of the buffer, where those of `batch` do.
+    pub(crate) fn sequences_held(&self, [batch, heads, tokens, dim]: [u32; 4], most: u32, last: u64) -> u32 {
+        let (mut held, mut above) = (batch, most.max(batch));
+        while held < above {
+            let middle = above - (above - held) / 2;
+            match self.end([middle, heads, tokens, dim]) {
+                Some(end) if end <= last => held = middle,
+                _ => above = middle - 1,
+            }
+        }
+        held
     }
 
     /// The window that holds a block, after [`check`](Self::check).

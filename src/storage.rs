@@ -23,7 +23,8 @@ pub(crate) struct Storage {
     pub lengths: Lengths,
 }
 
-/// Lengths of the sequences of one layer, `[sequence]` of u32, and after them the scales of keys and of values, f32.
+/// Lengths of the sequences of one layer, `[max_batch_size]` of u32; after them the positions of the first rows just
+/// written, as many; and the scales of keys and of values, f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Lengths {
     pub buffer: wgpu::Buffer,
@@ -36,13 +37,18 @@ impl Lengths {
     /// that write to one buffer would wait for each other.
     pub fn allocate(context: &Context, layout: &Layout) -> Result<Self> {
         let batch_size = layout.planes / layout.heads;
-        let mut contents = vec![0; batch_size as usize];
+        let mut contents = vec![0; 2 * batch_size as usize];
         contents.extend(Side::BOTH.map(|side| layout.side(side).scale.get().to_bits()));
         let buffer = context.create_filled("cached lengths", bytemuck::cast_slice(&contents), USAGE)?;
         Ok(Lengths { buffer, offset: 0, bytes: u64::from(batch_size) * 4 })
     }
 
-    /// Lengths and scales.
+    /// Index of the first start.
+    pub fn starts(&self) -> u32 {
+        u32::try_from(self.bytes / 4).expect("a batch size is 32 bits wide")
+    }
+
+    /// Lengths, starts and scales.
     pub fn range(&self) -> Range<u64> {
         self.offset..self.buffer.size()
     }

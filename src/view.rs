@@ -76,19 +76,19 @@ pub struct RowView<'a> {
     pub scales: Range<u64>,
 }
 
-/// Where the lengths of a layer lie on the device, `[batch]` of u32.
+/// Where a number of each sequence lies on the device, `[max_batch_size]` of u32: lengths, or positions.
 #[derive(Clone, Copy, Debug)]
-pub struct LengthsView<'a> {
+pub struct PerSequenceView<'a> {
     /// The buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
     pub buffer: &'a wgpu::Buffer,
     /// Bytes from the buffer's start; bindable.
     pub offset: u64,
-    /// Bytes of the lengths, 4 a sequence.
+    /// Bytes of the numbers, 4 a sequence.
     pub bytes: u64,
 }
 
-impl<'a> LengthsView<'a> {
-    /// The lengths as an entry of a bind group.
+impl<'a> PerSequenceView<'a> {
+    /// The numbers as an entry of a bind group.
     #[must_use]
     pub fn binding(&self) -> wgpu::BindingResource<'a> {
         window_binding(self.buffer, &(self.offset..self.offset + self.bytes))
@@ -112,9 +112,9 @@ impl<'a> CacheView<'a> {
 
     /// The same lengths on the device: every recorded update sets them at its place in the command
     /// stream, so a kernel that is recorded after it reads the right ones.
-    pub fn lengths_on_device(&self) -> LengthsView<'a> {
+    pub fn lengths_on_device(&self) -> PerSequenceView<'a> {
         let Lengths { buffer, offset, bytes } = &self.storage.lengths;
-        LengthsView { buffer, offset: *offset, bytes: *bytes }
+        PerSequenceView { buffer, offset: *offset, bytes: *bytes }
     }
 }
 

@@ -52,10 +52,13 @@ impl Bench {
     /// Records one step into one pass of an encoder.
     fn record(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for (layer, source) in self.sources.iter().enumerate() {
-            self.cache.record_update(layer, &mut pass, source, Write::at(position, 1))?;
-        }
-        Ok(())
+        self.record_write(&mut pass, Write::at(position, 1))
+    }
+
+    fn record_write(&mut self, pass: &mut wgpu::ComputePass<'_>, write: Write<'_>) -> Result<()> {
+        self.cache.begin_step(pass, write)?;
+        let mut sources = self.sources.iter().enumerate();
+        sources.try_for_each(|(layer, source)| self.cache.record_update(layer, pass, source))
     }
 }
 
@@ -124,10 +127,11 @@ fn allocations(bench: &mut Bench, write: Write<'_>) -> Allocations {
     let Bench { context, cache, sources, .. } = bench;
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    cache.begin_step(&mut pass, write).expect("it is in range");
     let mut counts = Vec::new();
     for (layer, source) in sources.iter().enumerate() {
         let counted = allocation_counter::measure(|| {
-            cache.record_update(layer, &mut pass, source, write).expect("it is in range");
+            cache.record_update(layer, &mut pass, source).expect("it is of the step");
         });
         counts.push(counted.count_total);
     }

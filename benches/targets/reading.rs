@@ -199,7 +199,7 @@ pub fn rows(context: &Context, repetitions: usize, table: &mut Table) -> Result<
         let dense =
             |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(4 * HEADS, 1, DIM) };
         let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None };
-        let attention = Attention::new(&cache, &Options::new(4 * HEADS, 1), &tensors)?;
+        let attention = Attention::new(&cache, &Options::last(4 * HEADS, 1), &tensors)?;
         let view = cache.view();
         let [from, other] = Side::BOTH.map(|side| view.side(side).segments().next().expect("it has one").buffer);
         let to = Destination::new(&keys, 0).buffer;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Mask, clamp_u32};
-use crate::{Context, Error, Format, Result, RowsIn, binding::window_binding, layout::binding_limit};
+use crate::{Context, Error, Format, Result, RowsIn, Strides, binding::window_binding, layout::binding_limit};
 
 /// What errors call a tensor and its parts.
 pub(super) struct Words {
@@ -37,17 +37,27 @@ pub(super) struct Window<'a> {
     buffer: &'a wgpu::Buffer,
     bytes: Range<u64>,
     pub numbers: [u32; 4],
+    /// Sequences that it holds rows for.
+    pub sequences: u32,
 }
 
 impl<'a> Window<'a> {
-    /// Rows `[batch, heads, tokens, dim]`, of which `lanes` elements are one word.
-    pub fn new(context: &Context, of: &Words, rows: &RowsIn<'a>, shape: [u32; 4], lanes: u32) -> Result<Self> {
+    /// Rows `[batch, heads, tokens, dim]`, of which `lanes` elements are one word; of up to `most` sequences, as many as the
+    /// buffer holds.
+    pub fn new(
+        context: &Context,
+        of: &Words,
+        rows: &RowsIn<'a>,
+        shape: [u32; 4],
+        (lanes, most): (u32, u32),
+    ) -> Result<Self> {
         if rows.format.is_packed() {
             return Err(Error::TensorFormat { name: of.name, format: rows.format });
         }
         let strides = [rows.strides.sequence, rows.strides.head, rows.strides.token];
         let lanes = u64::from(lanes);
-        for stride in strides.into_iter().zip(shape).filter(|(_, count)| *count > 1).map(|(stride, _)| stride) {
+        let counts = [most, shape[1], shape[2]];
+        for stride in strides.into_iter().zip(counts).filter(|(_, count)| *count > 1).map(|(stride, _)| stride) {
             if !stride.is_multiple_of(lanes) {
                 return Err(Error::TensorMisaligned { what: of.stride, value: stride, alignment: lanes });
             }
@@ -57,69 +67,70 @@ impl<'a> Window<'a> {
             return Err(Error::TensorMisaligned { what: of.dim, value, alignment: lanes });
         }
         let alignment = u64::from(rows.format.unit_bytes()) * lanes;
-        Self::check(context, (of, rows.buffer), (rows.offset, alignment), strides, shape, rows.format)
+        Self::check(context, of, rows, alignment, shape, most)
     }
 
-    pub fn of_mask(context: &Context, mask: &Mask<'a>, [batch_size, query_heads, tokens, _]: [u32; 4]) -> Result<Self> {
+    /// A mask, for queries `[batch, query_heads, tokens]` of up to `most` sequences.
+    pub fn of_mask(
+        context: &Context,
+        mask: &Mask<'a>,
+        [batch_size, query_heads, tokens]: [u32; 3],
+        most: u32,
+    ) -> Result<Self> {
         let shape = mask.shape;
-        let fits = shape.into_iter().zip([batch_size, query_heads, tokens]).all(|(axis, all)| axis == 1 || axis == all);
-        if !fits || shape[3] == 0 {
-            return Err(Error::MaskShape { batch_size, query_heads, tokens, shape });
+        let refused = || Error::MaskShape { batch_size, query_heads, tokens, shape };
+        let of_batch = shape[0] == 1 || (batch_size..=most).contains(&shape[0]);
+        let fits = shape[1..].iter().zip([query_heads, tokens]).all(|(&axis, all)| axis == 1 || axis == all);
+        if !of_batch || !fits || shape[3] == 0 {
+            return Err(refused());
         }
         let token = u64::from(shape[3]);
         let head = token * u64::from(shape[2]);
-        let sequence =
-            head.checked_mul(shape[1].into()).ok_or(Error::MaskShape { batch_size, query_heads, tokens, shape })?;
-        let strides = [sequence, head, token];
-        let mut window = Self::check(context, (&MASK, mask.buffer), (mask.offset, 4), strides, shape, Format::F32)?;
+        let sequence = head.checked_mul(shape[1].into()).ok_or_else(refused)?;
+        let strides = Strides { sequence, head, token };
+        let rows = RowsIn { buffer: mask.buffer, offset: mask.offset, format: Format::F32, strides };
+        let mut window = Self::check(context, &MASK, &rows, 4, shape, shape[0])?;
         for (number, axis) in window.numbers[1..].iter_mut().zip(shape) {
             // One for all.
             *number = if axis == 1 { 0 } else { *number };
         }
+        window.sequences = if shape[0] == 1 { most } else { shape[0] };
         Ok(window)
     }
 
     fn check(
         context: &Context,
-        (of, buffer): (&Words, &'a wgpu::Buffer),
-        (offset, alignment): (u64, u64),
-        strides: [u64; 3],
+        of: &Words,
+        rows: &RowsIn<'a>,
+        alignment: u64,
         shape: [u32; 4],
-        format: Format,
+        most: u32,
     ) -> Result<Self> {
+        let &RowsIn { buffer, offset, format, strides } = rows;
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::TensorUsage {
-                name: of.name,
-                needed: "STORAGE",
-                actual: format!("{:?}", buffer.usage()),
-            });
+            let actual = format!("{:?}", buffer.usage());
+            return Err(Error::TensorUsage { name: of.name, needed: "STORAGE", actual });
         }
         if !offset.is_multiple_of(alignment) {
             return Err(Error::TensorMisaligned { what: of.offset, value: offset, alignment });
         }
-        let width = u64::from(format.unit_bytes());
-        let end = strides
-            .into_iter()
-            .zip(shape)
-            .try_fold(u64::from(shape[3]), |end, (stride, count)| {
-                end.checked_add(u64::from(count - 1).checked_mul(stride)?)
-            })
-            .and_then(|elements| elements.checked_mul(width)?.checked_add(offset)?.checked_next_multiple_of(4));
-        let end = match end {
+        let end = match rows.end(shape) {
             Some(end) if end <= buffer.size() => end,
             needed => {
-                return Err(Error::TensorRange {
-                    name: of.name,
-                    needed: needed.unwrap_or(u64::MAX),
-                    actual: buffer.size(),
-                });
+                let (needed, actual) = (needed.unwrap_or(u64::MAX), buffer.size());
+                return Err(Error::TensorRange { name: of.name, needed, actual });
             }
         };
         let start = offset - offset % u64::from(context.limits().min_storage_buffer_offset_alignment);
         check_binding(context, end - start)?;
+        let last = buffer.size().min(start.saturating_add(binding_limit(context.limits())));
+        let sequences = rows.sequences_held(shape, most, last);
+        let shape = [sequences, shape[1], shape[2], shape[3]];
+        let end = rows.end(shape).unwrap_or(end);
+        let strides = [strides.sequence, strides.head, strides.token];
         let axis = |at: usize| if shape[at] == 1 { 0 } else { clamp_u32(strides[at]) };
-        let numbers = [clamp_u32((offset - start) / width), axis(0), axis(1), axis(2)];
-        Ok(Window { buffer, bytes: start..end, numbers })
+        let first = clamp_u32((offset - start) / u64::from(format.unit_bytes()));
+        Ok(Window { buffer, bytes: start..end, numbers: [first, axis(0), axis(1), axis(2)], sequences })
     }
 
     pub fn binding(&self) -> wgpu::BindingResource<'a> {

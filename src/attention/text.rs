@@ -2,16 +2,19 @@
 
 use std::fmt::Write as _;
 
-use super::WORKGROUP;
+use super::{WORKGROUP, tiles::Tile};
 use crate::{CacheConfig, Format};
 
 /// What tells one kernel from another, beside the layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Variant {
-    pub rows: u32,
+    pub tile: Tile,
     /// Query heads of a KV head.
     pub group: u32,
-    pub splits: u32,
+    /// Positions are read in parts, which `combine` joins.
+    pub split: bool,
+    /// Rows of queries are those just written.
+    pub written: bool,
     pub causal: bool,
     pub window: Option<(u32, u32)>,
     pub capped: bool,
@@ -20,21 +23,18 @@ pub(super) struct Variant {
     pub output: Format,
 }
 
-/// Vectors of queries that a workgroup keeps: 8 KiB.
-const MOST_STAGED: u32 = 512;
-
 fn constants(variant: &Variant) -> String {
     let (window, sinks) = variant.window.unwrap_or_default();
     let mut text = String::new();
     let mut line =
         |arguments: std::fmt::Arguments<'_>| writeln!(text, "{arguments}").expect("a String takes every write");
     line(format_args!("const WORKGROUP = {WORKGROUP}u;"));
-    line(format_args!("const ROWS = {}u;", variant.rows));
+    line(format_args!("const ROWS = {}u;", variant.tile.rows));
     line(format_args!("const GROUP = {}u;", variant.group));
-    line(format_args!("const SPLITS = {}u;", variant.splits));
+    line(format_args!("const WRITTEN = {};", variant.written));
     line(format_args!("const CAUSAL = {};", variant.causal));
     line(format_args!("const WINDOWED = {};", variant.window.is_some()));
-    line(format_args!("const WINDOW = {}u;", window.min(u32::MAX / 2)));
+    line(format_args!("const WINDOW = {window}u;"));
     line(format_args!("const SINKS = {sinks}u;"));
     line(format_args!("const CAPPED = {};", variant.capped));
     line(format_args!("const OUTPUT_LANES = {}u;", 4 / variant.output.unit_bytes()));
@@ -56,15 +56,15 @@ fn output(variant: &Variant) -> String {
 }
 
 /// Over the text that reads the layer, with the prefix `cache_`.
-pub(super) fn attend(read: &str, head_dim: u32, variant: &Variant) -> String {
+pub(super) fn attend(read: &str, variant: &Variant) -> String {
     let mut text = constants(variant);
-    let staged = variant.rows * head_dim.div_ceil(4);
-    text.push_str(&format!("const STAGED = {};\n", staged <= MOST_STAGED));
-    text.push_str(&format!("const STAGED_VECTORS = {}u;\n", if staged <= MOST_STAGED { staged } else { 1 }));
+    let staged = variant.tile.staged;
+    text.push_str(&format!("const STAGED = {};\n", staged > 0));
+    text.push_str(&format!("const STAGED_VECTORS = {}u;\n", staged.max(1)));
     text.push_str(read);
     text.push_str(include_str!("../../shaders/attend_params.wgsl"));
     text.push_str(include_str!("../../shaders/attend_scores.wgsl"));
-    if variant.splits == 1 {
+    if !variant.split {
         text.push_str(&output(variant));
         text.push_str(include_str!("../../shaders/attend_whole.wgsl"));
     } else {
@@ -92,9 +92,11 @@ pub(super) fn attend(read: &str, head_dim: u32, variant: &Variant) -> String {
 pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> String {
     let mut text = constants(variant);
     text.push_str(&format!("const cache_heads = {}u;\n", config.num_heads));
+    text.push_str(&format!("const STARTS = {}u;\n", config.max_batch_size));
     text.push_str(&format!("const cache_value_dim = {}u;\n", config.value_dim));
     text.push_str(&format!("const cache_value_vectors = {}u;\n", config.value_dim.div_ceil(4)));
     text.push_str(include_str!("../../shaders/attend_params.wgsl"));
+    text.push_str(include_str!("../../shaders/attend_scores.wgsl"));
     text.push_str(&output(variant));
     text.push_str("@group(0) @binding(3) var<storage, read> partials: array<vec4<f32>>;\n");
     text.push_str(include_str!("../../shaders/combine.wgsl"));

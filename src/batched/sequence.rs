@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use crate::{BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result, permute::Permutation};
+use crate::{
+    BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result,
+    layer::{record_each, record_lengths, record_select},
+};
 
 /// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many layers of
 /// one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an encoder, and as
@@ -27,21 +30,7 @@ impl BatchedKvCache {
         lengths: impl Into<PerSequence<'l>>,
     ) -> Result<()> {
         let lengths = lengths.into();
-        self.layers.iter_mut().try_for_each(|layer| layer.plan_truncate(lengths))?;
-        self.record_lengths(recorder)
-    }
-
-    /// Records the lengths that every layer has planned.
-    fn record_lengths(&mut self, recorder: &mut impl Recorder) -> Result<()> {
-        if recorder.encoder().is_some() {
-            return self.layers.iter_mut().try_for_each(|layer| layer.record_lengths(recorder));
-        }
-        let most = Permutation::layers_at_once(self.context());
-        let runs = self.layers.chunk_by(KvCache::moves_like).flat_map(|alike| alike.chunks(most));
-        let permutations: Vec<Permutation> = runs.map(KvCache::relength).collect::<Result<_>>()?;
-        permutations.iter().for_each(|permutation| permutation.record(recorder));
-        self.layers.iter_mut().for_each(KvCache::commit);
-        Ok(())
+        record_lengths(&mut self.layers, recorder, |layer| layer.plan_truncate(lengths))
     }
 
     /// [`KvCache::clear_sequence`] of all layers.
@@ -57,8 +46,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
-        self.layers.iter_mut().try_for_each(|layer| layer.plan_clear(sequence))?;
-        self.record_lengths(recorder)
+        record_lengths(&mut self.layers, recorder, |layer| layer.plan_clear(sequence))
     }
 
     /// [`KvCache::select`] of all layers.
@@ -74,23 +62,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
-        self.layers.iter().try_for_each(|layer| layer.check_selection(sources).map(drop))?;
-        let batch_size = self.first().check_selection(sources)?;
-        let most = Permutation::layers_at_once(self.context());
-        let runs = || self.layers.chunk_by(KvCache::moves_like).flat_map(|alike| alike.chunks(most));
-        // Everything that can fail for want of memory, before anything is recorded.
-        let in_place = |run: &&[KvCache]| run[0].moves_in_place(sources);
-        let permutations: Vec<Permutation> =
-            runs().filter(in_place).map(|run| KvCache::permutation(run, sources)).collect::<Result<_>>()?;
-        permutations.iter().for_each(|permutation| permutation.record(recorder));
-        for layer in &mut self.layers {
-            if layer.moves_in_place(sources) {
-                layer.adopt(sources, batch_size);
-            } else {
-                layer.record_select(recorder, sources)?;
-            }
-        }
-        Ok(())
+        record_select(&mut self.layers, recorder, sources)
     }
 
     /// [`KvCache::reorder`] of all layers.
@@ -164,11 +136,7 @@ impl BatchedKvCache {
         to: u32,
         position: u32,
     ) -> Result<()> {
-        let plan = |layer: &mut KvCache| layer.plan_copy_range(from, &range, to, position).map(drop);
-        self.layers.iter_mut().try_for_each(plan)?;
-        self.layers
-            .iter_mut()
-            .try_for_each(|layer| layer.record_copy_range(recorder, from, range.clone(), to, position))
+        record_each(&mut self.layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
     }
 
     /// [`KvCache::extract`] of all layers, in their order.
@@ -189,11 +157,12 @@ impl BatchedKvCache {
             return Err(crate::Error::LayerOutOfRange { layer: rows.len(), num_layers });
         }
         for (layer, rows) in self.layers.iter().zip(rows) {
-            let count = layer.check_insert(sequence, length)?;
-            layer.check_inserted(count, rows.keys, rows.values)?;
+            layer.check_inserted(sequence, length, *rows)?;
         }
-        let mut layers = self.layers.iter_mut().zip(rows);
-        layers.try_for_each(|(layer, rows)| layer.insert(sequence, length, rows.keys, rows.values))
+        self.submit(|cache, encoder| {
+            let insert = |index: usize, layer: &mut KvCache| layer.plan_insert_rows(sequence, length, rows[index]);
+            record_each(&mut cache.layers, encoder, insert)
+        })
     }
 
     fn first(&self) -> &KvCache {

@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// A copy of rows that can be recorded without failing.
+#[derive(Debug)]
 pub(super) enum PreparedRead<'a> {
     Copies { cache: &'a KvCache, step: &'a Step, sequences: &'a Range<u32>, destinations: Pair<Destination<'a>> },
     Kernels { keys: Reads, values: Reads, data: StepData },

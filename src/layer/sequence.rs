@@ -1,27 +1,9 @@
 //! Operations on whole sequences: they are cut, reordered, forked, and join and leave the batch.
 
+use super::moves::{Planned, record_lengths, record_select};
 use crate::{
-    Error, KvCache, PerSequence, Recorder, Result, bound::Prepared, permute::Permutation, plan::plan_truncate,
-    ring::StepSlot, sequences::Sequences, storage::Lengths,
+    Error, KvCache, PerSequence, Recorder, Result, permute::Permutation, plan::plan_truncate, sequences::Sequences,
 };
-
-/// New lengths that can be recorded without failing.
-enum PreparedLengths<'a> {
-    Copy(StepSlot),
-    Kernel(Prepared<'a>),
-}
-
-impl PreparedLengths<'_> {
-    fn record(self, recorder: &mut impl Recorder, lengths: &Lengths) {
-        match self {
-            PreparedLengths::Kernel(prepared) => prepared.record(recorder, "kv-cache lengths"),
-            PreparedLengths::Copy(slot) => {
-                let encoder = recorder.encoder().expect("a copy is prepared for an encoder");
-                slot.copy_lengths(encoder, lengths);
-            }
-        }
-    }
-}
 
 impl KvCache {
     /// Takes sequences back to a length each, or one for all, and submits. What was cut reads as zero through
@@ -65,8 +47,8 @@ impl KvCache {
         recorder: &mut impl Recorder,
         lengths: impl Into<PerSequence<'l>>,
     ) -> Result<()> {
-        self.plan_truncate(lengths.into())?;
-        self.record_lengths(recorder)
+        let lengths = lengths.into();
+        record_lengths(std::slice::from_mut(self), recorder, |layer| layer.plan_truncate(lengths))
     }
 
     /// Checks a truncation and plans it.
@@ -90,8 +72,7 @@ impl KvCache {
     /// # Errors
     /// As there.
     pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
-        self.plan_clear(sequence)?;
-        self.record_lengths(recorder)
+        record_lengths(std::slice::from_mut(self), recorder, |layer| layer.plan_clear(sequence))
     }
 
     /// Checks that a sequence is there and plans to empty it.
@@ -106,8 +87,6 @@ impl KvCache {
     /// in any order, or not at all; the batch may shrink, and grow up to
     /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Of each sequence the rows move that are stored, those that
     /// a ring keeps for a rollback among them.
-    ///
-    /// Where the batch has another size then, sources that were bound before must be bound again.
     ///
     /// # Errors
     /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::OutOfMemory`];
@@ -141,33 +120,18 @@ impl KvCache {
     /// # Errors
     /// As there.
     pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
-        let batch_size = self.check_selection(sources)?;
-        if self.moves_in_place(sources) {
-            let layer = [(&self.storage, &self.sequences)];
-            let permutation = Permutation::new(&self.context, &self.layout, layer.into_iter(), sources)?;
-            permutation.record(recorder);
-            self.adopt(sources, batch_size);
-            return Ok(());
-        }
-        let aside = self.plan_aside(sources, batch_size)?;
-        let selected = self.selected(sources);
+        record_select(std::slice::from_mut(self), recorder, sources)
+    }
+
+    /// Plans a selection, which was checked: its rows, where they do not move in place, and the lengths afterwards.
+    pub(super) fn plan_select(&mut self, sources: &[u32]) -> Result<Planned> {
+        let batch_size = u32::try_from(sources.len()).expect("a batch size is 32 bits wide");
+        let in_place = self.moves_in_place(sources);
+        let transfers = if in_place { Vec::new() } else { self.plan_aside(sources, batch_size)? };
+        let selected = self.sequences.selected(sources);
         let lengths = PerSequence::Each(&selected.lengths);
         plan_truncate(self.config.placement, &selected, lengths, &mut self.step)?;
-        self.make_lengths(recorder, batch_size)?;
-        let destinations: Vec<_> = aside.iter().map(|aside| aside.tensors.destinations()).collect();
-        let mut reads = Vec::with_capacity(aside.len());
-        let mut places = Vec::with_capacity(aside.len());
-        for (aside, destinations) in aside.iter().zip(&destinations) {
-            reads.push(self.prepare_read(recorder, &aside.read, &aside.sequences, destinations)?);
-            places.push(self.prepare_placed(&aside.source, &aside.place)?);
-        }
-        let lengths = self.prepare_lengths(recorder)?;
-        reads.into_iter().for_each(|read| read.record(recorder));
-        places.into_iter().for_each(|place| place.record(recorder, "kv-cache place"));
-        lengths.record(recorder, &self.storage.lengths);
-        self.set_batch_size(batch_size);
-        self.commit();
-        Ok(())
+        Ok(Planned { transfers, sets_lengths: !in_place, batch_size })
     }
 
     /// Whether a selection moves rows, and can do so in place: in one segment, with heads above each other in one grid.
@@ -191,32 +155,15 @@ impl KvCache {
     /// One dispatch that sets the lengths that layers which move alike have planned.
     pub(crate) fn relength(layers: &[KvCache]) -> Result<Permutation> {
         let first = layers.first().expect("some layer is cut");
-        let planned: Vec<Sequences> = layers.iter().map(|layer| layer.step.sequences_afterwards()).collect();
+        let afterwards = |layer: &KvCache| {
+            let mut sequences = Sequences::default();
+            layer.step.commit(&mut sequences);
+            sequences
+        };
+        let planned: Vec<Sequences> = layers.iter().map(afterwards).collect();
         let parts = layers.iter().zip(&planned).map(|(layer, planned)| (&layer.storage, planned));
         let same: Vec<u32> = (0..first.config.batch_size).collect();
         Permutation::new(&first.context, &first.layout, parts, &same)
-    }
-
-    /// Makes the batch on the host what was selected.
-    pub(crate) fn adopt(&mut self, sources: &[u32], batch_size: u32) {
-        self.sequences = self.selected(sources);
-        self.set_batch_size(batch_size);
-    }
-
-    /// What the host would know of the sequences of a selection.
-    fn selected(&self, sources: &[u32]) -> Sequences {
-        let of = |known: &[u32]| sources.iter().map(|&source| known[source as usize]).collect::<Vec<_>>();
-        Sequences { lengths: of(&self.sequences.lengths), oldest: of(&self.sequences.oldest) }
-    }
-
-    /// What is bound for a batch of another size is made anew.
-    pub(super) fn set_batch_size(&mut self, batch_size: u32) {
-        if batch_size != self.config.batch_size {
-            self.config.batch_size = batch_size;
-            if self.advance.as_ref().is_some_and(|advance| advance.batch_size != batch_size) {
-                self.advance = None;
-            }
-        }
     }
 
     /// [`select`](Self::select) of as many sequences as there are: a permutation of the batch, or what a beam search keeps.
@@ -319,29 +266,6 @@ impl KvCache {
         self.sequences.get(from)?;
         self.sequences.get(to)?;
         Ok((0..self.config.batch_size).map(|sequence| if sequence == to { from } else { sequence }).collect())
-    }
-
-    /// Records new lengths only, which are the step.
-    pub(crate) fn record_lengths(&mut self, recorder: &mut impl Recorder) -> Result<()> {
-        self.make_lengths(recorder, self.config.batch_size)?;
-        self.prepare_lengths(recorder)?.record(recorder, &self.storage.lengths);
-        self.commit();
-        Ok(())
-    }
-
-    /// Makes what sets lengths in a pass.
-    fn make_lengths(&mut self, recorder: &mut impl Recorder, batch_size: u32) -> Result<()> {
-        if recorder.encoder().is_none() { self.make_advance(batch_size) } else { Ok(()) }
-    }
-
-    /// Does all that can fail of setting the lengths of the step.
-    fn prepare_lengths(&self, recorder: &mut impl Recorder) -> Result<PreparedLengths<'_>> {
-        Ok(if recorder.encoder().is_some() {
-            PreparedLengths::Copy(self.ring.write(&self.context, &self.step)?)
-        } else {
-            let advance = self.advance.as_ref().expect("it was made before");
-            PreparedLengths::Kernel(advance.writes.prepare(&self.context, &self.ring, &self.step, 1)?)
-        })
     }
 
     /// Records into an encoder of its own and submits.

@@ -2,26 +2,15 @@
 
 use std::ops::Range;
 
+use super::moves::{CopyOut, Planned, Transfer, record_each};
 use crate::{
     BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, Recorder, Result, RowsIn, Side,
     Source, Strides, Write,
-    bound::Prepared,
     plan::{
         KEEP_LENGTH, Step, check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored,
         plan_read_valid, plan_write,
     },
 };
-
-/// Rows of a sequence on their way through scratch memory.
-pub(super) struct Aside {
-    /// The sequence that they are read from.
-    pub sequences: Range<u32>,
-    pub tensors: Pair<GpuTensor>,
-    pub read: Step,
-    /// The scratch memory, from which they are placed.
-    pub source: BoundSource,
-    pub place: Step,
-}
 
 impl KvCache {
     /// Writes positions `range` of sequence `from` to sequence `to`, from `position` on, and submits: an update whose rows
@@ -49,21 +38,12 @@ impl KvCache {
         to: u32,
         position: u32,
     ) -> Result<()> {
-        let read = self.plan_copy_range(from, &range, to, position)?;
-        let tensors = self.tensors(&read, &(from..from + 1), None)?;
-        let source = self.bind_placed(&tensors, self.config.batch_size)?;
-        let sequences = from..from + 1;
-        let destinations = tensors.destinations();
-        let read = self.prepare_read(recorder, &read, &sequences, &destinations)?;
-        let placed = self.prepare_placed(&source, &self.step)?;
-        read.record(recorder);
-        placed.record(recorder, "kv-cache place");
-        self.commit();
-        Ok(())
+        let layers = std::slice::from_mut(self);
+        record_each(layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
     }
 
-    /// Checks a copy and plans its reading; its writing is the step.
-    pub(crate) fn plan_copy_range(&mut self, from: u32, range: &Range<u32>, to: u32, position: u32) -> Result<Step> {
+    /// Checks a copy and plans it.
+    pub(crate) fn plan_copy_range(&mut self, from: u32, range: &Range<u32>, to: u32, position: u32) -> Result<Planned> {
         let (length, _) = self.sequences.get(from)?;
         self.sequences.get(to)?;
         if range.start > range.end {
@@ -72,8 +52,8 @@ impl KvCache {
         if range.end > length {
             return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
         }
-        let mut read = Step::default();
-        plan_read_one(self.config.placement, &self.sequences, from, range, &mut read)?;
+        let mut step = Step::default();
+        plan_read_one(self.config.placement, &self.sequences, from, range, &mut step)?;
         let count = range.end - range.start;
         if count == 0 {
             return Err(Error::NoTokens);
@@ -82,7 +62,11 @@ impl KvCache {
         counts[to as usize] = count;
         let write = Write::at(position, count).counts(&counts);
         plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
-        Ok(read)
+        let sequences = from..from + 1;
+        let tensors = self.tensors(&step, &sequences, None)?;
+        let source = self.bind_placed(&tensors)?;
+        let transfer = Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place: self.step.clone() };
+        Ok(Planned::transfer(self.config.batch_size, transfer))
     }
 
     /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits, so that it can
@@ -133,24 +117,12 @@ impl KvCache {
         keys: impl Into<HostRows<'r>>,
         values: impl Into<HostRows<'r>>,
     ) -> Result<()> {
-        let (keys, values) = (keys.into(), values.into());
-        let rows = self.check_insert(sequence, length)?;
-        self.check_inserted(rows, keys, values)?;
-        let upload =
-            |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), wgpu::BufferUsages::STORAGE);
-        let (key_buffer, value_buffer) = (upload("inserted keys", keys)?, upload("inserted values", values)?);
-        let rows_in = |rows_of: HostRows<'_>, buffer, dim| RowsIn {
-            buffer,
-            offset: 0,
-            format: rows_of.format(),
-            strides: Strides::bhtd(self.config.num_heads, rows, rows_of.format().units(dim)),
-        };
-        let source = Source {
-            keys: rows_in(keys, &key_buffer, self.config.head_dim),
-            values: rows_in(values, &value_buffer, self.config.value_dim),
-            tokens: rows,
-        };
-        self.submit(|cache, encoder| cache.record_insert(encoder, sequence, length, &source))
+        let rows = Pair { keys: keys.into(), values: values.into() };
+        self.check_inserted(sequence, length, rows)?;
+        self.submit(|cache, encoder| {
+            let layers = std::slice::from_mut(cache);
+            record_each(layers, encoder, |_, layer| layer.plan_insert_rows(sequence, length, rows))
+        })
     }
 
     /// Records an [`insert`](Self::insert) of rows in the caller's buffers; the source's stride of sequences is not read.
@@ -165,20 +137,42 @@ impl KvCache {
         length: u32,
         source: &Source<'_>,
     ) -> Result<()> {
+        let layers = std::slice::from_mut(self);
+        record_each(layers, recorder, |_, layer| layer.plan_insert(sequence, length, source))
+    }
+
+    /// Uploads the rows of an inserted sequence and plans its insertion.
+    pub(crate) fn plan_insert_rows(&mut self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<Planned> {
+        let tokens = self.check_insert(sequence, length)?;
+        let upload =
+            |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), wgpu::BufferUsages::STORAGE);
+        let (keys, values) = (upload("inserted keys", rows.keys)?, upload("inserted values", rows.values)?);
+        let rows_in = |rows: HostRows<'_>, buffer, dim| RowsIn {
+            buffer,
+            offset: 0,
+            format: rows.format(),
+            strides: Strides::bhtd(self.config.num_heads, tokens, rows.format().units(dim)),
+        };
+        let source = Source {
+            keys: rows_in(rows.keys, &keys, self.config.head_dim),
+            values: rows_in(rows.values, &values, self.config.value_dim),
+            tokens,
+        };
+        self.plan_insert(sequence, length, &source)
+    }
+
+    /// Checks an insertion and plans it.
+    fn plan_insert(&mut self, sequence: u32, length: u32, source: &Source<'_>) -> Result<Planned> {
         let expected = self.check_insert(sequence, length)?;
         if source.tokens != expected {
             return Err(Error::InsertedRows { length, expected, tokens: source.tokens });
         }
         let batch_size = self.config.batch_size.max(sequence + 1);
-        let source = self.bind_one(source, batch_size)?;
+        let source = self.bind_one(source)?;
         let mut sequences = self.sequences.clone();
-        sequences.lengths.resize(batch_size as usize, 0);
-        sequences.oldest.resize(batch_size as usize, self.config.placement.sinks());
+        sequences.grow(batch_size, self.config.placement);
         plan_insert(self.config.placement, &sequences, sequence, length, &mut self.step);
-        self.prepare_placed(&source, &self.step)?.record(recorder, "kv-cache insert");
-        self.set_batch_size(batch_size);
-        self.commit();
-        Ok(())
+        Ok(Planned::transfer(batch_size, Transfer { out: None, source, place: self.step.clone() }))
     }
 
     /// The rows that a sequence of this length has, where it can be inserted.
@@ -205,39 +199,40 @@ impl KvCache {
         }
     }
 
-    /// Checks the rows of an inserted sequence.
-    pub(crate) fn check_inserted(&self, rows: u32, keys: HostRows<'_>, values: HostRows<'_>) -> Result<()> {
+    /// Checks an insertion of host rows.
+    pub(crate) fn check_inserted(&self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<()> {
+        let tokens = self.check_insert(sequence, length)?;
         let one = CacheConfig { batch_size: 1, ..self.config };
-        check_rows(&one, Side::Keys, keys, rows)?;
-        check_rows(&one, Side::Values, values, rows)
+        check_rows(&one, Side::Keys, rows.keys, tokens)?;
+        check_rows(&one, Side::Values, rows.values, tokens)
     }
 
     /// Scratch memory for every sequence that moves, how it gets there, and where it goes from there.
-    pub(super) fn plan_aside(&self, sources: &[u32], batch_size: u32) -> Result<Vec<Aside>> {
+    pub(super) fn plan_aside(&self, sources: &[u32], batch_size: u32) -> Result<Vec<Transfer>> {
         let mut aside = Vec::new();
         for from in 0..self.config.batch_size {
             let wanted = |to: u32| sources[to as usize] == from && to != from;
             if !(0..batch_size).any(wanted) {
                 continue;
             }
-            let mut read = Step::default();
-            plan_read_stored(self.config.placement, &self.sequences, from, &mut read);
-            if read.rows == 0 {
+            let mut step = Step::default();
+            plan_read_stored(self.config.placement, &self.sequences, from, &mut step);
+            if step.rows == 0 {
                 continue;
             }
             let sequences = from..from + 1;
-            let tensors = self.tensors(&read, &sequences, None)?;
-            let source = self.bind_placed(&tensors, batch_size)?;
+            let tensors = self.tensors(&step, &sequences, None)?;
+            let source = self.bind_placed(&tensors)?;
             let mut place = Step::default();
-            let runs = read.sequences().nth(from as usize).expect("every sequence has runs");
+            let runs = step.sequences().nth(from as usize).expect("every sequence has runs");
             plan_place_stored(runs, batch_size, wanted, &mut place);
-            aside.push(Aside { sequences, tensors, read, source, place });
+            aside.push(Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place });
         }
         Ok(aside)
     }
 
     /// Binds scratch rows `[1, kv_head, rows, dim]`.
-    fn bind_placed(&self, tensors: &Pair<GpuTensor>, batch_size: u32) -> Result<BoundSource> {
+    fn bind_placed(&self, tensors: &Pair<GpuTensor>) -> Result<BoundSource> {
         let [_, heads, tokens, _] = tensors.keys.shape();
         let rows_in = |tensor: &GpuTensor| {
             let strides = Strides::bhtd(heads, tokens, tensor.format().units(tensor.shape()[3]));
@@ -249,23 +244,17 @@ impl KvCache {
             values: side(&tensors.values, rows_in(&tensors.values)),
             tokens,
         };
-        self.bind_one(&source, batch_size)
+        self.bind_one(&source)
     }
 
     /// Binds the rows of one sequence, which all of the batch read alike.
-    fn bind_one(&self, source: &Source<'_>, batch_size: u32) -> Result<BoundSource> {
+    fn bind_one(&self, source: &Source<'_>) -> Result<BoundSource> {
         let one = |rows: &RowsIn<'_>| Strides { sequence: 0, ..rows.strides };
         let source = Source {
             keys: RowsIn { strides: one(&source.keys), ..source.keys },
             values: RowsIn { strides: one(&source.values), ..source.values },
             tokens: source.tokens,
         };
-        let config = CacheConfig { batch_size, ..self.config };
-        BoundSource::new(&self.context, &config, &self.layout, &self.storage, &self.identity, &source)
-    }
-
-    /// Does all that can fail of the scatter of scratch rows by a step.
-    pub(super) fn prepare_placed<'a>(&'a self, source: &'a BoundSource, step: &Step) -> Result<Prepared<'a>> {
-        source.writes().prepare(&self.context, &self.ring, step, source.tokens)
+        BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, &source)
     }
 }

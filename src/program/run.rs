@@ -60,7 +60,7 @@ impl Pass {
                     self.poke_span(*layer, span, *seed)?;
                 }
                 let expected = self.reference_layer(*layer).and_then(|reference| reference.advance(write));
-                let actual = self.submit(|device, encoder| device.record_advance(*layer, encoder, write));
+                let actual = self.submit(|device, encoder| device.layer_mut(*layer)?.record_advance(encoder, write));
                 agree(expected, actual).map(drop)
             }
             Operation::Get { layer, start, end, guarded } => {
@@ -211,9 +211,9 @@ impl Pass {
         self.submit(|device, encoder| match path {
             Path::Pass(_) => {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                device.record_update(layer, &mut pass, &source, write)
+                device.layer_mut(layer)?.record_update(&mut pass, &source, write)
             }
-            _ => device.record_update(layer, encoder, &source, write),
+            _ => device.layer_mut(layer)?.record_update(encoder, &source, write),
         })
     }
 

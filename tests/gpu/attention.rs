@@ -87,7 +87,7 @@ fn every_format_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
                 .placement(placement);
             let both = filled(&gpu.context, config, &[300, 17])?;
             for (tokens, splits) in [(1, 3), (3, 1)] {
-                let options = Options { splits: Some(splits), ..Options::new(4, tokens) };
+                let options = Options { splits: Some(splits), ..Options::last(4, tokens) };
                 let what = format!("{key_format} × {value_format}, {placement:?}, {tokens} queries, {splits} splits");
                 check(&what, &both, &options, None)?;
             }
@@ -110,7 +110,7 @@ fn shapes_agree_with_the_reference(gpu: &Gpu) -> Outcome {
         let config = CacheConfig::new(batch, kv_heads, dim, 200).value_dim(value_dim);
         let counts: Vec<u32> = (0..batch).map(|sequence| 130 - 61 * sequence).collect();
         let both = filled(&gpu.context, config, &counts)?;
-        let options = Options { splits, ..Options::new(heads, tokens) };
+        let options = Options { splits, ..Options::last(heads, tokens) };
         check(&format!("{config:?}, {options:?}"), &both, &options, None)?;
     }
     DONE
@@ -120,7 +120,7 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
     for placement in [Placement::Linear, RING] {
         let config = CacheConfig::new(2, 2, 32, 64).placement(placement);
         let both = filled(&gpu.context, config, &[40, 9])?;
-        let base = Options::new(4, 3);
+        let base = Options::last(4, 3);
         let options = [
             Options { causal: false, ..base },
             Options { scale: Some(0.7), ..base },
@@ -182,7 +182,7 @@ fn the_trace_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
             let (mut cache, mut reference_cache) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
             cache.update(&keys, &values, Write::append(kv_shape[2] as u32))?;
             reference_cache.update(&keys, &values, Write::append(kv_shape[2] as u32))?;
-            let options = Options::new(heads, tokens);
+            let options = Options::last(heads, tokens);
             let expected = reference(&reference_cache, &options, &queries, None)?;
             let actual = attend(&cache, &options, &queries, None)?.to_f32();
             let distance = distance(&expected, &actual);
@@ -198,7 +198,7 @@ fn nothing_seen_gives_zeros(gpu: &Gpu) -> Outcome {
     let rows = numbers(3 * 2 * 8, 1);
     cache.update(&rows, &rows, Write::append(2).counts(&[2, 0, 1]))?;
     for splits in [1, 2] {
-        let options = Options { splits: Some(splits), ..Options::new(2, 2) };
+        let options = Options { splits: Some(splits), ..Options::last(2, 2) };
         let queries = numbers(3 * 2 * 2 * 8, 3);
         let output = attend(&cache, &options, &queries, None)?.to_f32();
         // [sequence, head, token]: sequence 1 is empty, and of sequence 2 the first query stands before its start.
@@ -233,7 +233,7 @@ fn rows_that_are_not_valid_have_no_part(gpu: &Gpu) -> Outcome {
             reference_cache.truncate(&[8, 4])?;
             let both = (cache, reference_cache);
             for (splits, causal) in [(1, true), (2, false)] {
-                let options = Options { splits: Some(splits), causal, ..Options::new(4, 2) };
+                let options = Options { splits: Some(splits), causal, ..Options::last(4, 2) };
                 check(&format!("{format}, {placement:?}"), &both, &options, None)?;
             }
         }
@@ -264,7 +264,7 @@ fn strides_and_halves(gpu: &Gpu) -> Outcome {
             output: RowsIn { buffer: &output, offset: 16, format, strides: Strides::bthd(heads, tokens, dim) },
             mask: None,
         };
-        let options = Options::new(heads, tokens);
+        let options = Options::last(heads, tokens);
         let attention = Attention::new(&cache, &options, &tensors)?;
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         attention.record(&cache, &mut encoder)?;
@@ -306,7 +306,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let config = CacheConfig::new(2, 2, 8, 16);
     let (cache, reference_cache) = filled(&gpu.context, config, &[6, 3])?;
     let queries = numbers(2 * 4 * 8, 1);
-    let base = Options::new(4, 1);
+    let base = Options::last(4, 1);
     let wide = numbers(2 * 3 * 8, 1);
     let cases: Vec<(Options, &[f32], Error)> = vec![
         (Options { query_heads: 3, ..base }, &wide, Error::QueryHeads { query_heads: 3, num_heads: 2 }),
@@ -340,7 +340,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let expected = Error::AttentionWindow { window: 11, sinks: 3, wanted: 12, wanted_sinks: 0 };
     assert_eq!(attend(&ring, &wanted, &queries, None).map(drop), Err(expected.clone()));
     assert_eq!(reference(&ring_reference, &wanted, &queries, None).map(drop), Err(expected));
-    let many = Options::new(4, 6);
+    let many = Options::last(4, 6);
     let queries_of_many = numbers(2 * 4 * 6 * 8, 1);
     let expected = Error::Evicted { sequence: 0, position: 25, oldest: 26 };
     assert_eq!(attend(&ring, &many, &queries_of_many, None).map(drop), Err(expected.clone()));

@@ -119,7 +119,7 @@ fn read(context: &Context, config: CacheConfig, operation: &str) -> Result<(), F
         }
         _ => {
             let queries: Vec<f32> = (0..2 * 4 * 2 * 72).map(|i| (i as f32 * 0.3).cos()).collect();
-            let options = Options::new(4, 2);
+            let options = Options::last(4, 2);
             let expected = reference(&expected, &options, &queries, None)?;
             let actual = attend(&cache, &options, &queries, None)?.to_f32();
             let distance = crate::attention::distance(&expected, &actual);

@@ -353,8 +353,9 @@ fn layers_share_steps(gpu: &Gpu) -> Outcome {
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         for _ in 0..8 {
+            cache.begin_step(&mut pass, Write::append(1))?;
             for (layer, source) in sources.iter().enumerate() {
-                cache.record_update(layer, &mut pass, source, Write::append(1))?;
+                cache.record_update(layer, &mut pass, source)?;
             }
         }
     }

@@ -15,7 +15,7 @@ pub const TESTS: &[Test] = &[
     ("sequences::requests_join_and_leave", requests_join_and_leave),
     ("sequences::refusals_change_nothing", refusals_change_nothing),
     ("sequences::a_ring_rolls_back_by_its_slack", a_ring_rolls_back_by_its_slack),
-    ("sequences::a_source_is_bound_for_its_batch", a_source_is_bound_for_its_batch),
+    ("sequences::a_source_serves_every_batch_that_its_buffers_hold", a_source_serves_every_batch_that_its_buffers_hold),
     ("sequences::every_row_width_wraps_and_moves", every_row_width_wraps_and_moves),
     ("sequences::lengths_of_many_layers_in_a_pass", lengths_of_many_layers_in_a_pass),
 ];
@@ -227,25 +227,30 @@ fn a_ring_rolls_back_by_its_slack(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-fn a_source_is_bound_for_its_batch(gpu: &Gpu) -> Outcome {
+fn a_source_serves_every_batch_that_its_buffers_hold(gpu: &Gpu) -> Outcome {
     use wgpu_kv_cache::{RowsIn, Source, Strides};
-    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(2, 1, 4, 4))?;
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(2, 1, 4, 4).max_batch_size(4))?;
     let buffer = gpu.context.device().create_buffer(&wgpu::BufferDescriptor {
         label: None,
-        size: 2 * 4 * 4,
+        size: 3 * 4 * 4,
         usage: wgpu::BufferUsages::STORAGE,
         mapped_at_creation: false,
     });
     let rows = || RowsIn { buffer: &buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 1, 4) };
     let source = cache.bind_source(&Source { keys: rows(), values: rows(), tokens: 1 })?;
-    cache.select(&[1])?;
+    assert_eq!(source.sequences(), 3, "as many as the buffer holds");
+    for (sources, lengths) in [(&[1][..], &[1][..]), (&[0, 0, 0], &[2, 2, 2]), (&[2, 1], &[3, 3])] {
+        cache.select(sources)?;
+        let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        cache.record_update(&mut encoder, &source, Write::append(1))?;
+        gpu.context.queue().submit([encoder.finish()]);
+        assert_eq!((cache.lengths(), cache.read_lengths()?), (lengths, lengths.to_vec()));
+    }
+    cache.select(&[0, 0, 0, 0])?;
     let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let refused = cache.record_update(&mut encoder, &source, Write::append(1));
-    assert_eq!(refused, Err(Error::BatchChanged { bound: 2, batch_size: 1 }));
-    let again = cache.bind_source(&Source { keys: rows(), values: rows(), tokens: 1 })?;
-    cache.record_update(&mut encoder, &again, Write::append(1))?;
-    gpu.context.queue().submit([encoder.finish()]);
-    assert_eq!(cache.lengths(), [1]);
+    assert_eq!(refused, Err(Error::BatchBeyondBound { name: "source", bound: 3, batch_size: 4 }));
+    assert_eq!(cache.lengths(), [3, 3, 3, 3]);
     DONE
 }
 

@@ -5,13 +5,19 @@ use std::mem::offset_of;
 use naga::valid::Capabilities;
 
 use super::*;
-use crate::{WgslNames, attention::Params, check::check, reader::tests as reader};
+use crate::{
+    WgslNames,
+    attention::Params,
+    check::{check, workgroup_bytes},
+    reader::tests as reader,
+};
 
 fn variants() -> Vec<Variant> {
     let base = Variant {
-        rows: 6,
+        tile: Tile { rows: 6, staged: 96 },
         group: 3,
-        splits: 1,
+        split: false,
+        written: true,
         causal: true,
         window: None,
         capped: false,
@@ -21,10 +27,24 @@ fn variants() -> Vec<Variant> {
     };
     vec![
         base,
-        Variant { splits: 4, masked: true, queries: Format::F16, ..base },
-        Variant { causal: false, window: Some((9, 2)), capped: true, output: Format::F16, ..base },
-        Variant { rows: 32, group: 40, window: Some((1, 0)), queries: Format::Bf16, output: Format::Bf16, ..base },
-        Variant { rows: 1, group: 1, splits: 64, output: Format::Bf16, ..base },
+        Variant { split: true, masked: true, queries: Format::F16, ..base },
+        Variant { causal: false, written: false, window: Some((9, 2)), capped: true, output: Format::F16, ..base },
+        Variant {
+            tile: Tile { rows: 32, staged: 0 },
+            group: 40,
+            window: Some((1, 0)),
+            queries: Format::Bf16,
+            output: Format::Bf16,
+            ..base
+        },
+        Variant {
+            tile: Tile { rows: 1, staged: 1 },
+            group: 1,
+            split: true,
+            written: false,
+            output: Format::Bf16,
+            ..base
+        },
     ]
 }
 
@@ -34,7 +54,7 @@ fn every_variant_reaches_every_backend() {
         let names = WgslNames::new("cache_").group(1);
         let read = reader::text_of(&layout, &names, true);
         for variant in variants() {
-            let text = attend(&read, layout.keys.dim, &variant);
+            let text = attend(&read, &variant);
             let module = check(&(&layout, variant), "attend", &text, Capabilities::SHADER_FLOAT16_IN_FLOAT32);
             let (_, params) =
                 module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).expect("it is there");
@@ -56,6 +76,7 @@ fn every_variant_reaches_every_backend() {
             ] {
                 assert_eq!(offset(name), expected, "{name}");
             }
+            assert_eq!(workgroup_bytes(&module), variant.tile.bytes(), "{variant:?}");
             let config = CacheConfig::new(2, 3, layout.keys.dim, 9).value_dim(layout.values.dim);
             check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
         }

@@ -26,10 +26,22 @@ pub fn module(what: &dyn std::fmt::Debug, text: &str, capabilities: Capabilities
     (module, info)
 }
 
+/// Workgroup memory that every device has by WebGPU's default limits.
+const WORKGROUP_BYTES: u32 = 16_384;
+
+/// Bytes of workgroup memory of a module.
+pub fn workgroup_bytes(module: &Module) -> u32 {
+    let variables = module.global_variables.iter().map(|(_, variable)| variable);
+    let ours = variables.filter(|variable| variable.space == naga::AddressSpace::WorkGroup);
+    ours.map(|variable| module.types[variable.ty].inner.size(module.to_ctx()).next_multiple_of(16)).sum()
+}
+
 /// Checks a text of one entry point.
 pub fn check(what: &dyn std::fmt::Debug, kind: &str, text: &str, capabilities: Capabilities) -> Module {
     let (module, info) = module(what, text, capabilities);
     assert_eq!(module.entry_points.len(), 1, "{what:?}");
+    let memory = workgroup_bytes(&module);
+    assert!(memory <= WORKGROUP_BYTES, "{what:?} takes {memory} bytes of workgroup memory");
     let name = module.entry_points[0].name.clone();
     let compute = naga::ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: compute, entry_point: name.clone() };

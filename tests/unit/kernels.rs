@@ -6,7 +6,10 @@ use std::mem::offset_of;
 use naga::valid::{Capabilities, ModuleInfo};
 
 use super::*;
-use crate::{check, plan::Run};
+use crate::{
+    check,
+    plan::{Immediate, Run},
+};
 
 /// Each source of each stored format, in both widths, with even and odd head sizes.
 fn sides() -> Vec<SideVariant> {
@@ -51,6 +54,9 @@ fn kernels() -> Vec<Kernel> {
                 kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
             }
         }
+    }
+    for (step, runs) in [(StepPath::Ring, 1), (StepPath::Ring, 3), (StepPath::Immediate, 1)] {
+        kernels.push(Kernel::Positions { step, runs });
     }
     for stored in Format::ALL {
         for (dim, wide) in [(64, true), (64, false), (3, false)] {
@@ -115,8 +121,11 @@ fn bindings_are_those_of_the_text() {
             })
             .collect();
         found.sort_unstable_by_key(|&(binding, _)| binding);
-        let storage = kernel.entry().read_only().into_iter().map(Some);
-        let declared: Vec<_> = (0..).zip(std::iter::once(None).chain(storage)).collect();
+        let kinds = kernel.entry().bindings().into_iter().map(|kind| match kind {
+            wgpu::BufferBindingType::Uniform => None,
+            wgpu::BufferBindingType::Storage { read_only } => Some(read_only),
+        });
+        let declared: Vec<_> = (0..).zip(kinds).collect();
         assert_eq!(found, declared, "{kernel:?}");
     }
 }
@@ -184,9 +193,13 @@ fn mirrors_have_the_offsets_of_the_text() {
                 ("end", offset_of!(Run, end)),
                 ("token", offset_of!(Run, token)),
                 ("length", offset_of!(Run, length)),
+                ("position", offset_of!(Run, position)),
             ],
         );
     }
+    let step = [("sequences", offset_of!(Immediate, sequences)), ("run", offset_of!(Immediate, run))];
+    check_members(&immediate, "Step", Some(size_of::<Immediate>()), &step);
+    check_members(&advance, "Step", None, &[("sequences", 0), ("runs", 4)]);
     let strides = |first: usize| [first, first + 4, first + 8];
     let [key_sequence, key_head, key_token] = strides(offset_of!(Chunk, key_strides));
     let [value_sequence, value_head, value_token] = strides(offset_of!(Chunk, value_strides));
@@ -194,7 +207,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         ("first_plane", offset_of!(Chunk, first_plane)),
         ("planes", offset_of!(Chunk, planes)),
         ("segment_plane", offset_of!(Chunk, segment_plane)),
-        ("spare", offset_of!(Chunk, spare)),
+        ("starts", offset_of!(Chunk, starts)),
         ("first_token", offset_of!(Chunk, first_token)),
         ("end_token", offset_of!(Chunk, end_token)),
         ("first_sequence", offset_of!(Chunk, first_sequence)),
@@ -220,8 +233,8 @@ fn mirrors_have_the_offsets_of_the_text() {
         &[
             ("hops", offset_of!(Selection, hops)),
             ("sequences", offset_of!(Selection, sequences)),
-            ("spare_0", offset_of!(Selection, spare_0)),
-            ("spare_1", offset_of!(Selection, spare_1)),
+            ("starts", offset_of!(Selection, starts)),
+            ("spare", offset_of!(Selection, spare)),
         ],
     );
     let pieces = offset_of!(Hop, pieces);

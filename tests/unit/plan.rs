@@ -7,7 +7,11 @@ fn config(batch_size: u32, max_seq_len: u32) -> CacheConfig {
 }
 
 fn sequences(lengths: &[u32]) -> Sequences {
-    Sequences { lengths: lengths.to_vec(), oldest: vec![0; lengths.len()] }
+    known(lengths, &vec![0; lengths.len()])
+}
+
+fn known(lengths: &[u32], oldest: &[u32]) -> Sequences {
+    Sequences { lengths: lengths.to_vec(), oldest: oldest.to_vec(), starts: lengths.to_vec() }
 }
 
 fn runs(lengths: &[u32], write: Write<'_>) -> Result<(u32, Vec<[u32; 5]>)> {
@@ -35,10 +39,13 @@ fn a_gap_is_part_of_the_run() {
 #[test]
 fn a_count_of_zero_is_an_empty_run_that_keeps_the_length() {
     let (rows, planned) = runs(&[2, 9], Write::at(99, 4).counts(&[0, 0])).unwrap();
-    assert_eq!((rows, planned), (0, vec![[0, 0, 0, 0, 2], [0, 0, 0, 0, 9]]));
+    assert_eq!((rows, planned), (1, vec![[0, 0, 0, 0, 2], [0, 0, 0, 0, 9]]), "there are still lengths to set");
     let mut step = Step::default();
     plan_write(&config(2, 10), &sequences(&[2, 9]), &Write::append(4).counts(&[0, 1]), &mut step).unwrap();
-    assert!(!step.is_empty());
+    assert_eq!(step.starts().collect::<Vec<_>>(), [2, 9], "nothing is written from the first sequence's end on");
+    let mut afterwards = Sequences::default();
+    step.commit(&mut afterwards);
+    assert_eq!((afterwards.lengths, afterwards.starts), (vec![2, 10], vec![2, 9]));
 }
 
 #[test]
@@ -53,11 +60,9 @@ fn the_last_slot_can_be_written_and_none_after_it() {
 fn an_advance_covers_its_gaps_only() {
     let mut step = Step::default();
     plan_write(&config(2, 10), &sequences(&[2, 5]), &Write::at(6, 3), &mut step).unwrap();
-    step.gaps_only();
-    assert_eq!(step.rows, 4);
+    assert_eq!(step.gap_rows(), 4);
     plan_write(&config(2, 10), &sequences(&[6, 7]), &Write::at(6, 3), &mut step).unwrap();
-    step.gaps_only();
-    assert_eq!(step.rows, 1, "without a gap there is still a length to set");
+    assert_eq!(step.gap_rows(), 1, "without a gap there is still a length to set");
 }
 
 #[test]
@@ -77,7 +82,7 @@ fn reads_end_where_each_sequence_ends() {
 fn ring_runs(ring: Placement, (length, oldest): (u32, u32), write: Write<'_>) -> Result<Vec<[u32; 4]>> {
     let config = config(1, 0).placement(ring);
     let mut step = Step::default();
-    plan_write(&config, &Sequences { lengths: vec![length], oldest: vec![oldest] }, &write, &mut step)?;
+    plan_write(&config, &known(&[length], &[oldest]), &write, &mut step)?;
     let run = |run: &Run| [run.first, run.start, run.end, run.token];
     Ok(step.runs.iter().filter(|run| run.first < run.end).map(run).collect())
 }
@@ -105,7 +110,7 @@ fn every_small_ring_writes_as_if_position_by_position() {
         for cursor in 0..=2 * (window + slack) + sinks + 1 {
             let mut planes: Vec<Option<u32>> = vec![None; slots];
             (0..cursor).for_each(|position| planes[ring.slot(position) as usize] = Some(position));
-            let known = Sequences { lengths: vec![cursor], oldest: vec![ring.first_stored(cursor)] };
+            let known = known(&[cursor], &[ring.first_stored(cursor)]);
             for tokens in [1, window - 1, window, window + 1, 2 * window + 1] {
                 for position in cursor.saturating_sub(slack)..=cursor + 3 {
                     let mut step = Step::default();
@@ -165,17 +170,18 @@ fn a_single_token_of_a_ring_is_planned_as_on_linear_placement() {
     let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };
     let config = config(2, 0).placement(ring);
     let mut step = Step::default();
-    let known = Sequences { lengths: vec![9, 9], oldest: vec![4, 4] };
+    let known = known(&[9, 9], &[4, 4]);
     plan_write(&config, &known, &Write::append(1), &mut step).unwrap();
     assert_eq!((step.per_sequence, step.rows, step.runs.len()), (1, 1, 2));
-    assert_eq!(step.immediate(), Some(Run { first: 4, start: 4, end: 5, token: 0, length: 10 }));
+    let run = Run { first: 4, start: 4, end: 5, token: 0, length: 10, position: 9 };
+    assert_eq!(step.immediate(), Some(Immediate { sequences: 2, run }));
     assert_eq!(step.oldest, [5, 5]);
 }
 
 #[test]
 fn reads_of_a_ring_are_in_order_of_position_and_refuse_what_is_evicted() {
     let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };
-    let known = Sequences { lengths: vec![9], oldest: vec![4] };
+    let known = known(&[9], &[4]);
     let mut step = Step::default();
     plan_read_valid(ring, &known, |_| true, &mut step);
     let runs: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();

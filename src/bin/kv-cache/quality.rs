@@ -145,7 +145,7 @@ fn exact_attention(trace: &Trace) -> Result<Vec<Option<Vec<f64>>>, Failure> {
         let Some(queries) = &layer.queries else { return Ok(None) };
         let mut cache = ReferenceCache::new(config(trace, Format::F32, Format::F32))?;
         cache.update(layer.keys.as_host(), layer.values.as_host(), Write::append(trace.tokens))?;
-        let options = Options::new(queries.heads, queries.tokens);
+        let options = Options::last(queries.heads, queries.tokens);
         Ok(Some(reference(&cache, &options, &queries.rows.to_f32(), None)?))
     };
     trace.layers.iter().map(of_layer).collect()
@@ -182,7 +182,7 @@ fn measure(
             distance.add(recorded.iter().copied().map(f64::from), &read.side(side).to_f32());
         }
         if let (Some(queries), Some(expected)) = (&layer.queries, expected) {
-            let options = Options::new(queries.heads, queries.tokens);
+            let options = Options::last(queries.heads, queries.tokens);
             let output = attend(&cache, &options, queries.rows.as_host(), None)?;
             attention.add(expected.iter().copied(), &output.to_f32());
         }

@@ -208,7 +208,7 @@ impl Replay {
                     sinks: *sinks,
                     scale: *scale,
                     softcap: softcap.filter(|cap| *cap != 0.0),
-                    ..Options::new(*heads, *tokens)
+                    ..Options::last(*heads, *tokens)
                 };
                 let mask = mask.as_ref().map(|Floats(numbers)| {
                     let columns = u32::try_from(numbers.len()).unwrap_or(u32::MAX) / tokens.max(&1);

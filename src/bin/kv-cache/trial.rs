@@ -5,8 +5,8 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, Format, MemoryReport, ReferenceCache, RowsIn, Side, Source, Strides, Write,
-    compare_tensors,
+    BatchedKvCache, BoundSource, CacheConfig, Context, Format, MemoryReport, ReferenceCache, RowsIn, Side, Source,
+    Strides, Write, compare_tensors,
 };
 
 use crate::{
@@ -109,12 +109,7 @@ pub fn run(
     let mut times = Vec::new();
     for _ in 0..REPETITIONS {
         // At position 0 every time, so that all but the first find a warm cache and the last leaves it as the first.
-        times.push(submission(context, |encoder| {
-            for (layer, source) in sources.iter().enumerate() {
-                cache.record_update(layer, encoder, source, Write::at(0, prefill))?;
-            }
-            Ok(())
-        })?);
+        times.push(submission(context, |encoder| record_step(&mut cache, encoder, &sources, Write::at(0, prefill)))?);
         bar.inc(1);
     }
     drop(sources);
@@ -146,12 +141,7 @@ pub fn run(
             }
         }
         context.queue().submit([]);
-        times.push(submission(context, |encoder| {
-            for (layer, source) in sources.iter().enumerate() {
-                cache.record_update(layer, encoder, source, Write::append(1))?;
-            }
-            Ok(())
-        })?);
+        times.push(submission(context, |encoder| record_step(&mut cache, encoder, &sources, Write::append(1)))?);
         bar.inc(1);
     }
     let copy = device_copy(context, token_bytes)?;
@@ -160,6 +150,17 @@ pub fn run(
     let elements = verify(&cache, adapter, trace, prefill, format, bar)?;
     let report = cache.memory_report();
     Ok(Trial { adapter: adapter.to_owned(), format, prefill: prefill_phase, decode, elements, report })
+}
+
+/// Records one step of all layers.
+fn record_step(
+    cache: &mut BatchedKvCache,
+    encoder: &mut wgpu::CommandEncoder,
+    sources: &[BoundSource],
+    write: Write<'_>,
+) -> wgpu_kv_cache::Result<()> {
+    cache.begin_step(encoder, write)?;
+    sources.iter().enumerate().try_for_each(|(layer, source)| cache.record_update(layer, encoder, source))
 }
 
 /// Compares every layer with the reference; returns how many elements.

@@ -192,14 +192,15 @@ impl Bench<'_> {
             let sources: Vec<BoundSource> = cache.layers().iter().map(bind).collect::<Result<_, _>>()?;
             records.push(Box::new(move |encoder| {
                 // One pass for all layers where they are kernels, as in an engine.
+                cache.begin_step(encoder, write)?;
                 if by_copies {
                     for (layer, source) in sources.iter().enumerate() {
-                        cache.record_update(layer, encoder, source, write)?;
+                        cache.record_update(layer, encoder, source)?;
                     }
                 } else {
                     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                     for (layer, source) in sources.iter().enumerate() {
-                        cache.record_update(layer, &mut pass, source, write)?;
+                        cache.record_update(layer, &mut pass, source)?;
                     }
                 }
                 Ok(())

@@ -217,12 +217,10 @@ impl BatchedKvCache {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub fn reset(&mut self) -> Result<()> {
-        let context = self.context().clone();
-        context.check_alive("resetting")?;
-        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        self.record_reset(&mut encoder);
-        context.queue().submit([encoder.finish()]);
-        Ok(())
+        self.submit("a reset", |cache, encoder| {
+            cache.record_reset(encoder);
+            Ok(())
+        })
     }
 
     /// Records a [`reset`](Self::reset).

@@ -34,7 +34,7 @@ impl Context {
                     cache.record_update(&mut encoder, source, Write::at(0, source.tokens()))?;
                 }
                 let start = Instant::now();
-                self.queue().submit([encoder.finish()]);
+                self.submit("calibration", encoder)?;
                 self.wait()?;
                 Ok(start.elapsed().as_secs_f64() * 1e9)
             };

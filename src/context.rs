@@ -278,8 +278,8 @@ impl Context {
         Ok(buffer)
     }
 
-    /// Runs `create` and turns what wgpu would report elsewhere, or panic about, into an error. For resources
-    /// only: it is far too slow for a step of decoding.
+    /// Runs `create` and turns what wgpu would report elsewhere, or panic about, into an error. For resources and
+    /// submissions of the host's way only: it is far too slow for a step of decoding.
     pub(crate) fn create<T>(
         &self,
         what: &'static str,
@@ -300,6 +300,17 @@ impl Context {
             Some(error) => Err(Error::Refused { what, message: error.to_string() }),
             None => Ok(created),
         }
+    }
+
+    /// Finishes and submits commands. What wgpu would panic about outside an error scope, such as a buffer that was
+    /// destroyed or is mapped, becomes an error, and nothing is submitted.
+    pub(crate) fn submit(&self, during: &'static str, encoder: wgpu::CommandEncoder) -> Result<()> {
+        self.create(during, 0, |_| self.queue().submit([encoder.finish()])).map(drop)
+    }
+
+    /// Writes to a buffer from its start on, before the next submission.
+    pub(crate) fn write(&self, what: &'static str, buffer: &wgpu::Buffer, contents: &[u8]) -> Result<()> {
+        self.create(what, contents.len() as u64, |_| self.queue().write_buffer(buffer, 0, contents))
     }
 
     /// A lost device creates dead buffers without a word; only mapping one tells.

@@ -247,11 +247,11 @@ pub enum Error {
         limit_bytes: u64,
     },
     /// The device has no memory left.
-    #[error("out of memory: {what} of {bytes} bytes could not be allocated")]
+    #[error("out of memory: {what} {}", shortage(*bytes))]
     OutOfMemory {
-        /// What was being allocated.
+        /// What was being allocated or submitted.
         what: &'static str,
-        /// How many bytes were asked for in total.
+        /// How many bytes were asked for in total; 0 where only the driver knows.
         bytes: u64,
     },
     /// The device was lost or destroyed. Nothing on it can be used any more.
@@ -260,10 +260,11 @@ pub enum Error {
         /// What was being done when it was noticed.
         during: &'static str,
     },
-    /// wgpu refused a resource for a reason that this crate does not check itself.
+    /// wgpu refused a resource or a submission for a reason that this crate does not check itself, such as a buffer that
+    /// was destroyed or is mapped.
     #[error("wgpu refused {what}: {message}")]
     Refused {
-        /// What was being created.
+        /// What was being created or submitted.
         what: &'static str,
         /// wgpu's own words.
         message: String,
@@ -589,6 +590,11 @@ pub enum Error {
         /// The name given.
         name: String,
     },
+}
+
+/// How much memory is missing.
+fn shortage(bytes: u64) -> String {
+    if bytes == 0 { "needs more than there is".to_owned() } else { format!("of {bytes} bytes could not be allocated") }
 }
 
 /// The crate's result.

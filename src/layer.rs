@@ -31,7 +31,8 @@ use crate::{
 /// the caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
 /// submission, and the lengths on the host advance when it is recorded. Submit what was recorded, in that order.
 ///
-/// Every call is all or nothing: an error leaves lengths and bytes as they were.
+/// Every call is all or nothing: an error leaves lengths and bytes as they were. Calls that submit return
+/// [`Error::Refused`] where a buffer of the [`view`](Self::view) was destroyed.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Write};
@@ -254,10 +255,7 @@ impl KvCache {
             values: rows_in(values, &value_buffer, self.config.value_dim),
             tokens,
         })?;
-        let mut encoder = self.encoder();
-        self.record_update(&mut encoder, &source, write)?;
-        self.context.queue().submit([encoder.finish()]);
-        Ok(())
+        self.submit("an update", |cache, encoder| cache.record_update(encoder, &source, write))
     }
 
     /// Binds the caller's buffers, to be recorded with every step by [`record_update`](Self::record_update).
@@ -282,10 +280,10 @@ impl KvCache {
     /// drivers finish a pipeline when it first runs. Changes no row and no length.
     ///
     /// # Errors
-    /// [`Error::ForeignSource`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`Error::ForeignSource`]; [`Error::Refused`] where a buffer of the source was destroyed or is mapped;
+    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
         self.check_owner(source)?;
-        self.context.check_alive("warming up")?;
         let mut encoder = self.encoder();
         // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as many as
         // a ring has.
@@ -300,8 +298,7 @@ impl KvCache {
                 prepared.record(&mut encoder, "kv-cache warm-up");
             }
         }
-        self.context.queue().submit([encoder.finish()]);
-        Ok(())
+        self.context.submit("a warm-up", encoder)
     }
 
     /// The form that [`record_update`](Self::record_update) gives a write in an encoder, by the context's cost model. A
@@ -459,11 +456,10 @@ impl KvCache {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub fn reset(&mut self) -> Result<()> {
-        self.context.check_alive("resetting")?;
-        let mut encoder = self.encoder();
-        self.record_reset(&mut encoder);
-        self.context.queue().submit([encoder.finish()]);
-        Ok(())
+        self.submit("a reset", |cache, encoder| {
+            cache.record_reset(encoder);
+            Ok(())
+        })
     }
 
     /// Records a [`reset`](Self::reset): a clear of every buffer.
@@ -536,6 +532,18 @@ impl KvCache {
 
     fn encoder(&self) -> wgpu::CommandEncoder {
         self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("kv-cache") })
+    }
+
+    /// Records into an encoder of its own and submits. Where either fails, lengths and batch are what they were before.
+    fn submit(
+        &mut self,
+        during: &'static str,
+        record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
+        let before = self.sequences.clone();
+        let mut encoder = self.encoder();
+        let done = record(self, &mut encoder).and_then(|()| self.context.submit(during, encoder));
+        done.inspect_err(|_| self.set_sequences(&before))
     }
 
     /// Takes over the lengths of the layer's own step, which was recorded.

@@ -201,7 +201,7 @@ pub(crate) fn read_buffers(context: &Context, sources: &[(&wgpu::Buffer, Range<u
             let left = range.start + piece..range.end;
             rest = if left.start < left.end { Some((buffer, left)) } else { sources.next() };
         }
-        context.queue().submit([encoder.finish()]);
+        context.submit(DURING, encoder)?;
         let (sender, receiver) = channel();
         staging.map_async(wgpu::MapMode::Read, 0..filled, move |result| drop(sender.send(result)));
         let lost = || Error::DeviceLost { during: DURING };

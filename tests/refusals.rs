@@ -1,6 +1,9 @@
 //! Bad input on wgpu's no-op backend, which validates everything and runs nothing: each gets an error that names the
 //! rule and the number, and leaves lengths and bytes as they were.
 
+#[path = "common/destroyed.rs"]
+mod destroyed;
+
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, Placement,
     ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors,
@@ -432,6 +435,21 @@ fn a_lost_device() {
     lost(context.wait().err());
     lost(KvCache::new(&context, *cache.config()).err());
     assert_eq!(cache.lengths(), [3, 1]);
+}
+
+#[test]
+fn a_cache_whose_storage_was_destroyed() {
+    destroyed::own_storage(&context());
+}
+
+#[test]
+fn layers_of_which_one_lost_its_storage() {
+    destroyed::last_layer(&context());
+}
+
+#[test]
+fn a_source_that_is_destroyed_or_mapped() {
+    destroyed::source(&context());
 }
 
 /// A genuine refusal of memory: the process may map less than one buffer takes.

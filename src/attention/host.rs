@@ -56,6 +56,6 @@ pub fn attend<'r>(
     let attention = Attention::new(cache, options, &tensors)?;
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     attention.record(cache, &mut encoder)?;
-    context.queue().submit([encoder.finish()]);
+    context.submit("attention", encoder)?;
     output.read()
 }

@@ -17,7 +17,7 @@ impl BatchedKvCache {
     /// As there.
     pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
         let lengths = lengths.into();
-        self.submit(|cache, encoder| cache.record_truncate(encoder, lengths))
+        self.submit("a truncation", |cache, encoder| cache.record_truncate(encoder, lengths))
     }
 
     /// [`KvCache::record_truncate`] of all layers.
@@ -38,7 +38,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_clear_sequence(encoder, sequence))
+        self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
     }
 
     /// [`KvCache::record_clear_sequence`] of all layers.
@@ -54,7 +54,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn select(&mut self, sources: &[u32]) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_select(encoder, sources))
+        self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
     }
 
     /// [`KvCache::record_select`] of all layers.
@@ -70,7 +70,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_reorder(encoder, sources))
+        self.submit("a selection", |cache, encoder| cache.record_reorder(encoder, sources))
     }
 
     /// [`KvCache::record_reorder`] of all layers.
@@ -87,7 +87,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn repeat(&mut self, times: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_repeat(encoder, times))
+        self.submit("a selection", |cache, encoder| cache.record_repeat(encoder, times))
     }
 
     /// [`KvCache::record_repeat`] of all layers.
@@ -104,7 +104,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_copy_sequence(encoder, from, to))
+        self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
     }
 
     /// [`KvCache::record_copy_sequence`] of all layers.
@@ -121,7 +121,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
+        self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
     }
 
     /// [`KvCache::record_copy_range`] of all layers.
@@ -159,7 +159,7 @@ impl BatchedKvCache {
         for (layer, rows) in self.layers.iter().zip(rows) {
             layer.check_inserted(sequence, length, *rows)?;
         }
-        self.submit(|cache, encoder| {
+        self.submit("an insertion", |cache, encoder| {
             let insert = |index: usize, layer: &mut KvCache| layer.plan_insert_rows(sequence, length, rows[index]);
             record_each(&mut cache.layers, encoder, insert)
         })
@@ -169,13 +169,16 @@ impl BatchedKvCache {
         self.layers.first().expect("a cache has at least one layer")
     }
 
-    /// Records into an encoder of its own and submits.
-    fn submit(&mut self, record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>) -> Result<()> {
+    /// Records into an encoder of its own and submits. Where either fails, every layer is what it was before.
+    pub(super) fn submit(
+        &mut self,
+        during: &'static str,
+        record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
+        let before: Vec<_> = self.layers.iter().map(|layer| layer.sequences.clone()).collect();
         let context = self.context().clone();
-        context.check_alive("recording")?;
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        record(self, &mut encoder)?;
-        context.queue().submit([encoder.finish()]);
-        Ok(())
+        let done = record(self, &mut encoder).and_then(|()| context.submit(during, encoder));
+        done.inspect_err(|_| self.layers.iter_mut().zip(before).for_each(|(layer, before)| layer.set_sequences(&before)))
     }
 }

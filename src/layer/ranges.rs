@@ -169,7 +169,7 @@ impl KvCache {
         let tensors = self.tensors(step, sequences, format)?;
         let mut encoder = self.encoder();
         self.prepare_read(&mut encoder, step, sequences, &tensors.destinations())?.record(&mut encoder);
-        self.context.queue().submit([encoder.finish()]);
+        self.context.submit("a copy", encoder)?;
         Ok(tensors)
     }
 

@@ -35,7 +35,7 @@ impl KvCache {
     /// ```
     pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
         let lengths = lengths.into();
-        self.submit(|cache, encoder| cache.record_truncate(encoder, lengths))
+        self.submit("a truncation", |cache, encoder| cache.record_truncate(encoder, lengths))
     }
 
     /// Records a [`truncate`](Self::truncate).
@@ -64,7 +64,7 @@ impl KvCache {
     /// # Performance
     /// As [`truncate`](Self::truncate).
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_clear_sequence(encoder, sequence))
+        self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
     }
 
     /// Records a [`clear_sequence`](Self::clear_sequence).
@@ -112,7 +112,7 @@ impl KvCache {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn select(&mut self, sources: &[u32]) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_select(encoder, sources))
+        self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
     }
 
     /// Records a [`select`](Self::select).
@@ -174,7 +174,7 @@ impl KvCache {
     /// # Performance
     /// As there.
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_reorder(encoder, sources))
+        self.submit("a selection", |cache, encoder| cache.record_reorder(encoder, sources))
     }
 
     /// Records a [`reorder`](Self::reorder).
@@ -194,7 +194,7 @@ impl KvCache {
     /// # Performance
     /// As there.
     pub fn repeat(&mut self, times: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_repeat(encoder, times))
+        self.submit("a selection", |cache, encoder| cache.record_repeat(encoder, times))
     }
 
     /// Records a [`repeat`](Self::repeat).
@@ -214,7 +214,7 @@ impl KvCache {
     /// # Performance
     /// As [`select`](Self::select).
     pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_copy_sequence(encoder, from, to))
+        self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
     }
 
     /// Records a [`copy_sequence`](Self::copy_sequence).
@@ -268,15 +268,4 @@ impl KvCache {
         Ok((0..self.config.batch_size).map(|sequence| if sequence == to { from } else { sequence }).collect())
     }
 
-    /// Records into an encoder of its own and submits.
-    pub(super) fn submit(
-        &mut self,
-        record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
-    ) -> Result<()> {
-        self.context.check_alive("recording")?;
-        let mut encoder = self.encoder();
-        record(self, &mut encoder)?;
-        self.context.queue().submit([encoder.finish()]);
-        Ok(())
-    }
 }

@@ -23,7 +23,7 @@ impl KvCache {
     /// # Performance
     /// The rows go through scratch memory of their own size: a copy out, and one dispatch for each segment.
     pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
-        self.submit(|cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
+        self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
     }
 
     /// Records a [`copy_range`](Self::copy_range).
@@ -119,7 +119,7 @@ impl KvCache {
     ) -> Result<()> {
         let rows = Pair { keys: keys.into(), values: values.into() };
         self.check_inserted(sequence, length, rows)?;
-        self.submit(|cache, encoder| {
+        self.submit("an insertion", |cache, encoder| {
             let layers = std::slice::from_mut(cache);
             record_each(layers, encoder, |_, layer| layer.plan_insert_rows(sequence, length, rows))
         })

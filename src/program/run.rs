@@ -224,8 +224,7 @@ impl Pass {
         let context = self.device.context().clone();
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         record(&mut self.device, &mut encoder)?;
-        context.queue().submit([encoder.finish()]);
-        Ok(())
+        context.submit("a step of a program", encoder)
     }
 
     /// Copies into the middle of buffers of the caller's, and checks the bytes on both sides.
@@ -273,8 +272,7 @@ impl Pass {
                 for segment in self.device.layer(layer)?.view().side(side).segments() {
                     let words =
                         vec![word; usize::try_from(segment.buffer.size() / 4).expect("a poisoned storage is small")];
-                    let queue = self.device.context().queue();
-                    queue.write_buffer(segment.buffer, 0, bytemuck::cast_slice(&words));
+                    self.device.context().write("poison", segment.buffer, bytemuck::cast_slice(&words))?;
                 }
                 let [batch, heads, slots, _] = config.shape(side);
                 for at in coordinates([batch, heads, slots, config.units(side)]) {
@@ -336,7 +334,7 @@ fn write_through_view(device: &KvCache, side: Side, edits: &[([u32; 4], u32)]) -
                 bytes[at..at + width].copy_from_slice(&bits.to_le_bytes()[..width]);
             }
         }
-        context.queue().write_buffer(segment.buffer, 0, &bytes);
+        context.write("rows", segment.buffer, &bytes)?;
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ mod attention;
 mod bugs;
 mod cells;
 mod conversions;
+#[path = "../common/destroyed.rs"]
+mod destroyed;
 mod engine;
 mod formats;
 mod host;
@@ -15,6 +17,7 @@ mod large;
 mod programs;
 mod reading;
 mod sequences;
+mod submissions;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -106,8 +109,11 @@ fn trials() -> Vec<Trial> {
                 large::TESTS,
             ];
             // What no copy can do.
-            let kernels_only: &[&[Test]] =
-                if costs == CostModel::KERNELS { &[formats::TESTS, reading::TESTS, attention::TESTS] } else { &[] };
+            let kernels_only: &[&[Test]] = if costs == CostModel::KERNELS {
+                &[formats::TESTS, reading::TESTS, attention::TESTS, submissions::TESTS]
+            } else {
+                &[]
+            };
             for &(name, test) in every_form.iter().chain(kernels_only).copied().flatten() {
                 let gpu = gpu.clone();
                 trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || {

@@ -248,7 +248,7 @@ fn bind(
     keys: &wgpu::Buffer,
     values: &wgpu::Buffer,
     tokens: u32,
-) -> Result<wgpu_kv_cache::BoundSource, Failure> {
+) -> Result<BoundSource, Failure> {
     let rows_in = |buffer, rows: &Rows, dim| RowsIn {
         buffer,
         offset: 0,

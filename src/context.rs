@@ -47,6 +47,12 @@ struct Inner {
 impl Context {
     /// A context on a device of the caller's. [`CacheConfig::required_limits`](crate::CacheConfig::required_limits)
     /// says what to request the device with.
+    ///
+    /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of another
+    /// device of the same `wgpu::Instance` is refused with [`Error::Refused`]. wgpu gives no way to notice one of another
+    /// *instance*: it knows buffers by numbers, which every instance counts by itself, so it takes an own buffer with the same
+    /// number instead or panics where there is none. Make one instance for a process, or take that of
+    /// [`adapters`](crate::adapters).
     #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
@@ -306,6 +312,15 @@ impl Context {
     /// destroyed or is mapped, becomes an error, and nothing is submitted.
     pub(crate) fn submit(&self, during: &'static str, encoder: wgpu::CommandEncoder) -> Result<()> {
         self.create(during, 0, |_| self.queue().submit([encoder.finish()])).map(drop)
+    }
+
+    /// Checks that buffers which copies will write to are of this device.
+    pub(crate) fn check_destinations(&self, keys: &wgpu::Buffer, values: &wgpu::Buffer) -> Result<()> {
+        self.create("a destination", 0, |device| {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            [keys, values].into_iter().for_each(|buffer| encoder.clear_buffer(buffer, 0, Some(0)));
+            drop(encoder.finish());
+        })
     }
 
     /// Writes to a buffer from its start on, before the next submission.

@@ -43,7 +43,7 @@ mod tensor;
 mod view;
 mod write;
 
-pub use adapter::{adapter_label, adapters, find_adapter};
+pub use adapter::{adapter_label, adapters, adapters_async, find_adapter, find_adapter_async};
 pub use batched::BatchedKvCache;
 pub use bound::BoundSource;
 pub use checkpoint::Checkpoint;

@@ -91,7 +91,8 @@ impl KvCache {
     /// # Errors
     /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`]; [`Error::BufferUsage`],
     /// [`Error::Misaligned`], [`Error::BufferRange`], [`Error::OwnStorage`], [`Error::DestinationsOverlap`];
-    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`Error::Refused`] where a buffer belongs to another device (of another wgpu instance nothing can be told, see
+    /// [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// One dispatch a side for each segment, with a bind group made for each; or in an encoder copies where
@@ -102,9 +103,7 @@ impl KvCache {
         range: Range<u32>,
         destinations: Pair<Destination<'_>>,
     ) -> Result<()> {
-        self.prepare_read(recorder, &self.plan_range(&range)?, &(0..self.config.batch_size), &destinations)?
-            .record(recorder);
-        Ok(())
+        self.record_read(recorder, &self.plan_range(&range)?, &destinations)
     }
 
     /// Records [`get_all`](Self::get_all) into buffers of the caller's, as [`record_get`](Self::record_get) does.
@@ -112,7 +111,23 @@ impl KvCache {
     /// # Errors
     /// As [`record_get`](Self::record_get), less those of the range.
     pub fn record_get_all(&self, recorder: &mut impl Recorder, destinations: Pair<Destination<'_>>) -> Result<()> {
-        self.prepare_read(recorder, &self.plan_valid(), &(0..self.config.batch_size), &destinations)?.record(recorder);
+        self.record_read(recorder, &self.plan_valid(), &destinations)
+    }
+
+    /// Records the copy of the rows of a step into buffers of the caller's.
+    fn record_read(
+        &self,
+        recorder: &mut impl Recorder,
+        step: &Step,
+        destinations: &Pair<Destination<'_>>,
+    ) -> Result<()> {
+        let sequences = 0..self.config.batch_size;
+        let read = self.prepare_read(recorder, step, &sequences, destinations)?;
+        if let PreparedRead::Copies { .. } = read {
+            // A kernel's bind group would tell.
+            self.context.check_destinations(destinations.keys.buffer, destinations.values.buffer)?;
+        }
+        read.record(recorder);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod conversions;
 #[path = "../common/destroyed.rs"]
 mod destroyed;
 mod engine;
+mod foreign;
 mod formats;
 mod host;
 mod large;
@@ -106,6 +107,7 @@ fn trials() -> Vec<Trial> {
                 programs::TESTS,
                 sequences::TESTS,
                 bugs::TESTS,
+                foreign::TESTS,
                 large::TESTS,
             ];
             // What no copy can do.

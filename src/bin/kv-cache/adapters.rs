@@ -9,7 +9,7 @@ use crate::{Failure, output};
 /// Head size of the cache by which adapters are measured.
 const HEAD_DIM: u32 = 128;
 
-/// List what wgpu sees, with the limits and features that matter to a cache.
+/// List what wgpu sees, the best first, with the limits and features that matter to a cache.
 #[derive(Args)]
 pub struct Arguments {
     /// Print JSON instead of a table.

@@ -1,6 +1,6 @@
 //! Adapters for tools and tests: [`adapters`], [`find_adapter`], [`Context::open`].
 
-use crate::{CacheConfig, Context, Error, Result};
+use crate::{CacheConfig, Context, Error, Result, wait::block_on};
 
 /// What to do where wgpu finds nothing.
 const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
@@ -25,7 +25,7 @@ const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
 /// # Errors
 /// [`Error::NoAdapter`], with what to install.
 pub fn adapters() -> Result<Vec<wgpu::Adapter>> {
-    pollster::block_on(adapters_async())
+    block_on(None, "looking for adapters", adapters_async())
 }
 
 /// [`adapters`] where a thread must not wait, as in a browser.
@@ -92,7 +92,7 @@ pub fn adapter_label(info: &wgpu::AdapterInfo) -> String {
 /// # Errors
 /// [`Error::NoAdapter`], [`Error::AdapterNotFound`].
 pub fn find_adapter(wanted: &str) -> Result<wgpu::Adapter> {
-    pollster::block_on(find_adapter_async(wanted))
+    block_on(None, "looking for adapters", find_adapter_async(wanted))
 }
 
 /// [`find_adapter`] where a thread must not wait, as in a browser.
@@ -128,7 +128,7 @@ impl Context {
     /// # Errors
     /// [`Error::DeviceRefused`].
     pub fn open(adapter: &wgpu::Adapter) -> Result<Self> {
-        pollster::block_on(Self::open_async(adapter))
+        block_on(None, "opening a device", Self::open_async(adapter))
     }
 
     /// [`open`](Self::open) where a thread must not wait, as in a browser.
@@ -145,7 +145,7 @@ impl Context {
     /// # Errors
     /// [`Error::DeviceRefused`].
     pub fn open_with(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self> {
-        pollster::block_on(Self::open_with_async(adapter, limits))
+        block_on(None, "opening a device", Self::open_with_async(adapter, limits))
     }
 
     /// [`open_with`](Self::open_with) where a thread must not wait, as in a browser.

@@ -39,7 +39,7 @@ mod tiles;
 
 use std::sync::{Arc, OnceLock};
 
-pub use host::{MaskRows, attend};
+pub use host::{MaskRows, attend, attend_async};
 pub use reference::reference;
 
 use self::{

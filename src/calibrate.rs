@@ -17,6 +17,8 @@ impl Context {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DeviceLost`](crate::Error::DeviceLost), and
     /// [`Error::DeviceLimit`](crate::Error::DeviceLimit) on a device that can hold no cache.
     pub fn calibrate(&self) -> Result<CostModel> {
+        // What is under way would be measured with it. A browser, which cannot wait, is told so here.
+        self.wait()?;
         // Long runs: 8 planes of 128 KiB a side. Short ones: a row of 256 bytes in each plane.
         let (heads, dim, tokens) = (8, 128, 512);
         let config = CacheConfig::new(1, heads, dim, tokens).formats(Format::F16, Format::F16);

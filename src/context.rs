@@ -8,7 +8,11 @@ use crate::{
     CostModel, Error, Result,
     kernels::{IMMEDIATE_BYTES, Kernel},
     pipelines::{Entry, Kernels},
+    wait::{block_on, channel},
 };
+
+/// What is done where a wait fails.
+const WAITING: &str = "waiting for the device";
 
 /// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
 ///
@@ -144,11 +148,22 @@ impl Context {
     /// # Errors
     /// [`Error::DeviceLost`].
     pub fn wait(&self) -> Result<()> {
-        self.device()
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map(drop)
-            .map_err(|_| Error::DeviceLost { during: "waiting for the device" })?;
-        self.check_alive("waiting for the device")
+        block_on(Some(self.device()), WAITING, self.wait_async())
+    }
+
+    /// Ends when everything submitted until the future is first polled is done.
+    ///
+    /// The future never blocks the thread: natively somebody must poll the device meanwhile, such as the engine's loop with
+    /// `device.poll(wgpu::PollType::Poll)`; a browser does it itself. Where the device is lost, it ends with
+    /// [`Error::DeviceLost`].
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn wait_async(&self) -> Result<()> {
+        let (sender, receiver) = channel(self, WAITING);
+        self.queue().on_submitted_work_done(move || sender.send(()));
+        receiver.await?;
+        self.check_alive(WAITING)
     }
 
     /// The pipeline of a kernel, made on first use.
@@ -293,6 +308,11 @@ impl Context {
         create: impl FnOnce(&wgpu::Device) -> T,
     ) -> Result<T> {
         let device = self.device();
+        if cfg!(target_family = "wasm") {
+            // A browser tells of errors later, and to the device's handler; a thread that waited for its scopes would hang.
+            let created = create(device);
+            return self.check_alive(what).map(|()| created);
+        }
         let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let created = create(device);

@@ -260,6 +260,12 @@ pub enum Error {
         /// What was being done when it was noticed.
         during: &'static str,
     },
+    /// A browser's thread cannot wait for the device.
+    #[error("a browser's thread cannot wait ({during}); use the asynchronous form of the call")]
+    CannotWait {
+        /// What would have to be waited for.
+        during: &'static str,
+    },
     /// wgpu refused a resource or a submission for a reason that this crate does not check itself, such as a buffer that
     /// was destroyed or is mapped.
     #[error("wgpu refused {what}: {message}")]

@@ -19,7 +19,8 @@ use crate::{
     ring::{StepRing, StepSlot},
     sequences::Sequences,
     storage::{Lengths, Storage},
-    tensor::read_buffer,
+    tensor::read_buffer_async,
+    wait::block_on,
 };
 
 /// The cache of one layer: keys `[max_batch_size, kv_head, slots, head_dim]` and values
@@ -479,7 +480,15 @@ impl KvCache {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn read_storage(&self) -> Result<Pair<HostTensor>> {
-        self.storage.read(&self.context, &self.config, &self.layout)
+        block_on(Some(self.context.device()), "reading the storage", self.read_storage_async())
+    }
+
+    /// [`read_storage`](Self::read_storage) without blocking; see [`GpuTensor::read_async`](crate::GpuTensor::read_async).
+    ///
+    /// # Errors
+    /// As [`read_storage`](Self::read_storage).
+    pub async fn read_storage_async(&self) -> Result<Pair<HostTensor>> {
+        self.storage.read_async(&self.context, &self.config, &self.layout).await
     }
 
     /// Waits for the device and reads the lengths that its kernels see, `[batch]`. They equal
@@ -488,9 +497,17 @@ impl KvCache {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
     pub fn read_lengths(&self) -> Result<Vec<u32>> {
+        block_on(Some(self.context.device()), "reading the lengths", self.read_lengths_async())
+    }
+
+    /// [`read_lengths`](Self::read_lengths) without blocking; see [`GpuTensor::read_async`](crate::GpuTensor::read_async).
+    ///
+    /// # Errors
+    /// As [`read_lengths`](Self::read_lengths).
+    pub async fn read_lengths_async(&self) -> Result<Vec<u32>> {
         let lengths = &self.storage.lengths;
         let bytes = u64::from(self.config.batch_size) * 4;
-        let bytes = read_buffer(&self.context, &lengths.buffer, lengths.offset, bytes)?;
+        let bytes = read_buffer_async(&self.context, &lengths.buffer, lengths.offset, bytes).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 

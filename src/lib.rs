@@ -41,6 +41,7 @@ mod source;
 mod storage;
 mod tensor;
 mod view;
+mod wait;
 mod write;
 
 pub use adapter::{adapter_label, adapters, adapters_async, find_adapter, find_adapter_async};

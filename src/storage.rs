@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     CacheConfig, Context, HostTensor, Pair, Result, Side,
     layout::Layout,
-    tensor::{dense_bytes, read_buffers},
+    tensor::{dense_bytes, read_buffers_async},
 };
 
 /// Planes `planes` of keys and of values.
@@ -101,13 +101,18 @@ impl Storage {
     }
 
     /// Every row of every plane as it lies in the storage, valid or not.
-    pub fn read(&self, context: &Context, config: &CacheConfig, layout: &Layout) -> Result<Pair<HostTensor>> {
+    pub async fn read_async(
+        &self,
+        context: &Context,
+        config: &CacheConfig,
+        layout: &Layout,
+    ) -> Result<Pair<HostTensor>> {
         let sources: Vec<_> = Side::BOTH
             .into_iter()
             .flat_map(|side| self.segments.iter().map(move |segment| segment.side(side)))
             .map(|buffer| (buffer, 0..buffer.size()))
             .collect();
-        let read = read_buffers(context, &sources)?;
+        let read = read_buffers_async(context, &sources).await?;
         let host = |bytes: u64| usize::try_from(bytes).expect("what was read fits the address space");
         let (keys, values) = read.split_at(host(layout.side_bytes(Side::Keys)));
         let side = |side: Side, read: &[u8]| {

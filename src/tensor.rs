@@ -1,18 +1,17 @@
 //! Dense tensors: [`HostTensor`] in host memory, [`GpuTensor`] on the device.
 
-use std::{
-    ops::Range,
-    sync::mpsc::{RecvTimeoutError, channel},
-    time::Duration,
-};
+use std::ops::Range;
 
-use crate::{Context, Destination, Error, Format, HostRows, Result, Scale, Side};
+use crate::{
+    Context, Destination, Error, Format, HostRows, Result, Scale, Side,
+    wait::{block_on, channel},
+};
 
 /// Bytes that are read back in one piece.
 const READ_BYTES: u64 = 32 << 20;
 
-/// How long to wait for a callback before polling again.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// What is done where a copy to the host fails.
+const DURING: &str = "reading back";
 
 /// A dense tensor `[batch, kv_head, row, dim]` in host memory, as stored bits.
 #[derive(Clone, PartialEq, Eq)]
@@ -145,8 +144,42 @@ impl GpuTensor {
     /// # Errors
     /// [`Error::DeviceLost`], [`Error::OutOfMemory`].
     pub fn read(&self) -> Result<HostTensor> {
+        block_on(Some(self.context.device()), DURING, self.read_async())
+    }
+
+    /// Copies the tensor to the host without blocking.
+    ///
+    /// The copy is submitted when the future is first polled. The future never blocks the thread: natively somebody must poll
+    /// the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser does it itself.
+    /// Where the device is lost, the future ends with [`Error::DeviceLost`]. It may be dropped at any time.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    ///
+    /// # Examples
+    /// ```
+    /// use std::{future::Future, pin::pin, task::{Context as Task, Poll, Waker}};
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 8))?;
+    /// cache.update(&[0.5f32; 3][..], &[0.25f32; 3][..], Write::append(3))?;
+    /// let copy = cache.get_all()?;
+    /// let mut read = pin!(copy.read_async());
+    /// let rows = loop {
+    ///     // A frame of the engine.
+    ///     device.poll(wgpu::PollType::Poll).expect("the device is there");
+    ///     if let Poll::Ready(rows) = read.as_mut().poll(&mut Task::from_waker(Waker::noop())) {
+    ///         break rows?;
+    ///     }
+    /// };
+    /// assert_eq!(rows.keys.shape(), [1, 1, 3, 1]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub async fn read_async(&self) -> Result<HostTensor> {
         let bytes = dense_bytes(self.shape, self.format);
-        let mut read = read_buffer(&self.context, &self.buffer, 0, bytes.next_multiple_of(4))?;
+        let mut read = read_buffer_async(&self.context, &self.buffer, 0, bytes.next_multiple_of(4)).await?;
         read.truncate(host_len(bytes));
         Ok(HostTensor::new(self.shape, self.format, self.scale, read))
     }
@@ -165,6 +198,14 @@ impl Pair<GpuTensor> {
     pub fn read(&self) -> Result<Pair<HostTensor>> {
         Ok(Pair { keys: self.keys.read()?, values: self.values.read()? })
     }
+
+    /// Copies both tensors to the host without blocking; see [`GpuTensor::read_async`].
+    ///
+    /// # Errors
+    /// As [`GpuTensor::read`].
+    pub async fn read_async(&self) -> Result<Pair<HostTensor>> {
+        Ok(Pair { keys: self.keys.read_async().await?, values: self.values.read_async().await? })
+    }
 }
 
 /// Bytes of a dense tensor whose size was checked when its cache was planned.
@@ -172,15 +213,24 @@ pub(crate) fn dense_bytes([batch, heads, rows, dim]: [u32; 4], format: Format) -
     [batch, heads, rows].into_iter().map(u64::from).product::<u64>() * format.row_bytes(dim)
 }
 
-/// Copies a range of a buffer to the host. Offset and length are multiples of 4.
+/// Waits for a copy of a range of a buffer. Offset and length are multiples of 4.
 pub(crate) fn read_buffer(context: &Context, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
-    read_buffers(context, &[(buffer, offset..offset + bytes)])
+    block_on(Some(context.device()), DURING, read_buffer_async(context, buffer, offset, bytes))
+}
+
+/// Copies a range of a buffer to the host. Offset and length are multiples of 4.
+pub(crate) async fn read_buffer_async(
+    context: &Context,
+    buffer: &wgpu::Buffer,
+    offset: u64,
+    bytes: u64,
+) -> Result<Vec<u8>> {
+    read_buffers_async(context, &[(buffer, offset..offset + bytes)]).await
 }
 
 /// Copies ranges of buffers to the host, one after the other, in as few submissions as staging of a bearable size allows.
 /// Bounds are multiples of 4.
-pub(crate) fn read_buffers(context: &Context, sources: &[(&wgpu::Buffer, Range<u64>)]) -> Result<Vec<u8>> {
-    const DURING: &str = "reading back";
+pub(crate) async fn read_buffers_async(context: &Context, sources: &[(&wgpu::Buffer, Range<u64>)]) -> Result<Vec<u8>> {
     let bytes: u64 = sources.iter().map(|(_, range)| range.end - range.start).sum();
     let mut read = Vec::with_capacity(host_len(bytes));
     if bytes == 0 {
@@ -202,18 +252,10 @@ pub(crate) fn read_buffers(context: &Context, sources: &[(&wgpu::Buffer, Range<u
             rest = if left.start < left.end { Some((buffer, left)) } else { sources.next() };
         }
         context.submit(DURING, encoder)?;
-        let (sender, receiver) = channel();
-        staging.map_async(wgpu::MapMode::Read, 0..filled, move |result| drop(sender.send(result)));
+        let (sender, receiver) = channel(context, DURING);
+        staging.map_async(wgpu::MapMode::Read, 0..filled, move |mapped| sender.send(mapped));
         let lost = || Error::DeviceLost { during: DURING };
-        // Another thread may poll the same device and run the callback a little after this thread's poll returned.
-        let mapped = loop {
-            context.device().poll(wgpu::PollType::wait_indefinitely()).map_err(|_| lost())?;
-            match receiver.recv_timeout(PATIENCE) {
-                Err(RecvTimeoutError::Timeout) => {}
-                received => break received,
-            }
-        };
-        mapped.map_err(|_| lost())?.map_err(|_| lost())?;
+        receiver.await?.map_err(|_| lost())?;
         read.extend_from_slice(&staging.get_mapped_range(0..filled).map_err(|_| lost())?);
         staging.unmap();
     }

@@ -4,6 +4,8 @@
 #[path = "common/destroyed.rs"]
 mod destroyed;
 
+use std::future::Future;
+
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, Placement,
     ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors,
@@ -419,13 +421,24 @@ fn a_lost_device() {
     let mut cache = cache(&context);
     let copy = cache.get_all().unwrap();
     let good = buffer(&context, 16, wgpu::BufferUsages::STORAGE);
+    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+    let (mut read, mut wait) = (std::pin::pin!(copy.read_async()), std::pin::pin!(context.wait_async()));
+    assert!(read.as_mut().poll(&mut task).is_pending());
+    assert!(wait.as_mut().poll(&mut task).is_pending());
     context.device().destroy();
+    // Nobody polls the device.
     let rows = [1.0f32; 4];
     let lost = |result: Option<Error>| {
         let error = result.expect("the device is lost");
         assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
         assert!(error.to_string().starts_with("the device is lost ("), "{error}");
     };
+    let ended = |ended: std::task::Poll<Option<Error>>| match ended {
+        std::task::Poll::Ready(error) => lost(error),
+        std::task::Poll::Pending => panic!("a lost device ends what waits for it"),
+    };
+    ended(read.as_mut().poll(&mut task).map(Result::err));
+    ended(wait.as_mut().poll(&mut task).map(Result::err));
     lost(cache.update(&rows[..], &rows[..], Write::append(1)).err());
     lost(cache.get_all().err());
     lost(cache.bind_source(&source(&good, &good)).err());

@@ -1,7 +1,7 @@
 //! Attention over host slices, for tests and tools.
 
 use super::{Attention, Mask, Options, Tensors};
-use crate::{Error, Format, GpuTensor, HostRows, HostTensor, KvCache, Result, RowsIn, Scale, Strides};
+use crate::{Error, Format, GpuTensor, HostRows, HostTensor, KvCache, Result, RowsIn, Scale, Strides, wait::block_on};
 
 /// A mask in host memory: see [`Mask`].
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,19 @@ pub struct MaskRows<'a> {
 /// # Performance
 /// Makes buffers and bind groups for this call alone; an engine keeps an [`Attention`].
 pub fn attend<'r>(
+    cache: &KvCache,
+    options: &Options,
+    queries: impl Into<HostRows<'r>>,
+    mask: Option<MaskRows<'_>>,
+) -> Result<HostTensor> {
+    block_on(Some(cache.context().device()), "attention", attend_async(cache, options, queries, mask))
+}
+
+/// [`attend`] without blocking; see [`GpuTensor::read_async`].
+///
+/// # Errors
+/// As [`attend`].
+pub async fn attend_async<'r>(
     cache: &KvCache,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
@@ -57,5 +70,5 @@ pub fn attend<'r>(
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     attention.record(cache, &mut encoder)?;
     context.submit("attention", encoder)?;
-    output.read()
+    output.read_async().await
 }

@@ -19,6 +19,7 @@ mod programs;
 mod reading;
 mod sequences;
 mod submissions;
+mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -108,6 +109,7 @@ fn trials() -> Vec<Trial> {
                 sequences::TESTS,
                 bugs::TESTS,
                 foreign::TESTS,
+                waiting::TESTS,
                 large::TESTS,
             ];
             // What no copy can do.

@@ -39,8 +39,8 @@ pub async fn adapters_async() -> Result<Vec<wgpu::Adapter>> {
     if found.is_empty() { Err(Error::NoAdapter { hint: INSTALL_HINT }) } else { Ok(found) }
 }
 
-/// Every adapter, found once: so all are of one instance. To look again would also disturb threads that use GL, because an
-/// instance has one EGL context, which looking makes current.
+/// Every adapter, found once, so that all are of one instance. wgpu makes an instance's one EGL context current when it
+/// looks for adapters, so a second look would disturb threads that use GL.
 #[cfg(not(target_family = "wasm"))]
 async fn enumerate() -> Vec<wgpu::Adapter> {
     static FOUND: std::sync::Mutex<Vec<wgpu::Adapter>> = std::sync::Mutex::new(Vec::new());
@@ -86,8 +86,8 @@ pub fn adapter_label(info: &wgpu::AdapterInfo) -> String {
     format!("{} [{}]", info.name, info.backend)
 }
 
-/// The adapter with an index in [`adapters`], or, in the order of that list, the first whose [label](adapter_label) contains `wanted`, whatever
-/// the case of its letters.
+/// The adapter with an index in [`adapters`], or, in the order of that list, the first whose [label](adapter_label)
+/// contains `wanted`, whatever the case of its letters.
 ///
 /// # Errors
 /// [`Error::NoAdapter`], [`Error::AdapterNotFound`].

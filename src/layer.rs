@@ -268,7 +268,8 @@ impl KvCache {
     /// # Errors
     /// [`Error::NoTokens`]; [`Error::OwnStorage`]; [`Error::BufferUsage`], [`Error::Misaligned`] and
     /// [`Error::BufferRange`] where a buffer does not hold what the description says; [`Error::Refused`] where it
-    /// belongs to another device (of another wgpu instance nothing can be told, see [`Context::new`]); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// belongs to another device (of another wgpu instance nothing can be told, see [`Context::new`]);
+    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// Makes the pipeline if it is the first of its kind, one bind group for each segment (more where a source is

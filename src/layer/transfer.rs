@@ -128,8 +128,8 @@ impl KvCache {
     /// Records an [`insert`](Self::insert) of rows in the caller's buffers; the source's stride of sequences is not read.
     ///
     /// # Errors
-    /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu instance; [`Error::InsertedRows`] where the source has
-    /// another number of rows.
+    /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu
+    /// instance; [`Error::InsertedRows`] where the source has another number of rows.
     pub fn record_insert(
         &mut self,
         recorder: &mut impl Recorder,

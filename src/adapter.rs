@@ -14,9 +14,9 @@ const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
     "install a Vulkan driver"
 };
 
-/// Every adapter that can run compute shaders, the best first: discrete GPUs, integrated ones, virtual ones, others, and
-/// then software drivers, of which lavapipe (llvmpipe on Vulkan) comes first, llvmpipe on GL next, and SwiftShader last.
-/// Among equals wgpu's order holds: Vulkan, Metal, DX12, GL.
+/// Every adapter that can run compute shaders, the best first: discrete GPUs, integrated ones, virtual ones, others,
+/// and then software drivers, of which lavapipe (llvmpipe on Vulkan) comes first, llvmpipe on GL next, and SwiftShader
+/// last. Among equals wgpu's order holds: Vulkan, Metal, DX12, GL.
 ///
 /// The environment variables `WGPU_BACKEND` (`vulkan`, `metal`, `dx12`, `gl`) and those of the drivers narrow the list.
 /// The first call that finds one finds all: afterwards the list stays, and all adapters of a process are of one
@@ -52,7 +52,8 @@ async fn enumerate() -> Vec<wgpu::Adapter> {
     found.clone()
 }
 
-/// Every adapter. A browser's adapter hands out one device, so each call finds its own, all of the thread's one instance.
+/// Every adapter. A browser's adapter hands out one device, so each call finds its own, all of the thread's one
+/// instance.
 #[cfg(target_family = "wasm")]
 async fn enumerate() -> Vec<wgpu::Adapter> {
     thread_local! {

@@ -212,11 +212,11 @@ impl Attention {
     ///
     /// # Errors
     /// [`Error::QueryHeads`]; [`Error::NoTokens`]; [`Error::AttentionScale`], [`Error::Softcap`], [`Error::Splits`];
-    /// [`Error::AttentionWindow`]; [`Error::MaskShape`]; [`Error::TensorFormat`], [`Error::TensorUsage`], [`Error::TensorRange`],
-    /// [`Error::TensorMisaligned`], [`Error::OutputShared`]; [`Error::DeviceLimit`] where a buffer or a grid is larger than the
-    /// device takes, or a layer of many segments has more buffers; [`Error::Refused`] where a buffer belongs to another device
-    /// (of another wgpu instance nothing can be told, see [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`];
-    /// [`Error::DeviceLost`].
+    /// [`Error::AttentionWindow`]; [`Error::MaskShape`]; [`Error::TensorFormat`], [`Error::TensorUsage`],
+    /// [`Error::TensorRange`], [`Error::TensorMisaligned`], [`Error::OutputShared`]; [`Error::DeviceLimit`] where a
+    /// buffer or a grid is larger than the device takes, or a layer of many segments has more buffers;
+    /// [`Error::Refused`] where a buffer belongs to another device (of another wgpu instance nothing can be told, see
+    /// [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// Makes four bind groups. Layers of one context share scratch memory, some megabytes on a large device, and those

@@ -52,11 +52,11 @@ impl Context {
     /// A context on a device of the caller's. [`CacheConfig::required_limits`](crate::CacheConfig::required_limits)
     /// says what to request the device with.
     ///
-    /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of another
-    /// device of the same `wgpu::Instance` is refused with [`Error::Refused`]. wgpu gives no way to notice one of another
-    /// *instance*: it knows buffers by numbers, which every instance counts by itself, so it takes an own buffer with the same
-    /// number instead or panics where there is none. Make one instance for a process, or take that of
-    /// [`adapters`](crate::adapters).
+    /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of
+    /// another device of the same `wgpu::Instance` is refused with [`Error::Refused`]. wgpu gives no way to notice one
+    /// of another *instance*: it knows buffers by numbers, which every instance counts by itself, so it takes an own
+    /// buffer with the same number instead or panics where there is none. Make one instance for a process, or take that
+    /// of [`adapters`](crate::adapters).
     #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
@@ -153,8 +153,8 @@ impl Context {
 
     /// Ends when everything submitted until the future is first polled is done.
     ///
-    /// The future never blocks the thread: natively somebody must poll the device meanwhile, such as the engine's loop with
-    /// `device.poll(wgpu::PollType::Poll)`; a browser does it itself. Where the device is lost, it ends with
+    /// The future never blocks the thread: natively somebody must poll the device meanwhile, such as the engine's loop
+    /// with `device.poll(wgpu::PollType::Poll)`; a browser does it itself. Where the device is lost, it ends with
     /// [`Error::DeviceLost`].
     ///
     /// # Errors
@@ -309,7 +309,8 @@ impl Context {
     ) -> Result<T> {
         let device = self.device();
         if cfg!(target_family = "wasm") {
-            // A browser tells of errors later, and to the device's handler; a thread that waited for its scopes would hang.
+            // A browser tells of errors later, and to the device's handler; a thread that waited for its scopes would
+            // hang.
             let created = create(device);
             return self.check_alive(what).map(|()| created);
         }

@@ -266,8 +266,8 @@ pub enum Error {
         /// What would have to be waited for.
         during: &'static str,
     },
-    /// wgpu refused a resource or a submission for a reason that this crate does not check itself, such as a buffer that
-    /// was destroyed or is mapped.
+    /// wgpu refused a resource or a submission for a reason that this crate does not check itself, such as a buffer
+    /// that was destroyed or is mapped.
     #[error("wgpu refused {what}: {message}")]
     Refused {
         /// What was being created or submitted.

@@ -484,7 +484,8 @@ impl KvCache {
         block_on(Some(self.context.device()), "reading the storage", self.read_storage_async())
     }
 
-    /// [`read_storage`](Self::read_storage) without blocking; see [`GpuTensor::read_async`](crate::GpuTensor::read_async).
+    /// [`read_storage`](Self::read_storage) without blocking; see
+    /// [`GpuTensor::read_async`](crate::GpuTensor::read_async).
     ///
     /// # Errors
     /// As [`read_storage`](Self::read_storage).
@@ -501,7 +502,8 @@ impl KvCache {
         block_on(Some(self.context.device()), "reading the lengths", self.read_lengths_async())
     }
 
-    /// [`read_lengths`](Self::read_lengths) without blocking; see [`GpuTensor::read_async`](crate::GpuTensor::read_async).
+    /// [`read_lengths`](Self::read_lengths) without blocking; see
+    /// [`GpuTensor::read_async`](crate::GpuTensor::read_async).
     ///
     /// # Errors
     /// As [`read_lengths`](Self::read_lengths).

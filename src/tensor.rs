@@ -149,9 +149,10 @@ impl GpuTensor {
 
     /// Copies the tensor to the host without blocking.
     ///
-    /// The copy is submitted when the future is first polled. The future never blocks the thread: natively somebody must poll
-    /// the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser does it itself.
-    /// Where the device is lost, the future ends with [`Error::DeviceLost`]. It may be dropped at any time.
+    /// The copy is submitted when the future is first polled. The future never blocks the thread: natively somebody
+    /// must poll the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser
+    /// does it itself. Where the device is lost, the future ends with [`Error::DeviceLost`]. It may be dropped at any
+    /// time.
     ///
     /// # Errors
     /// As [`read`](Self::read).

@@ -1,5 +1,5 @@
-//! Waiting for the device: [`channel`] makes a future of one of wgpu's callbacks, and [`block_on`] drives a future on a thread
-//! that may wait.
+//! Waiting for the device: [`channel`] makes a future of one of wgpu's callbacks, and [`block_on`] drives a future on a
+//! thread that may wait.
 
 use std::{
     future::Future,
@@ -35,8 +35,8 @@ pub(crate) struct Receiver<T> {
     polled: bool,
 }
 
-/// A future of what one callback on the context's device tells. It ends with [`Error::DeviceLost`] where the callback is
-/// dropped, or where the device is lost when it is polled again.
+/// A future of what one callback on the context's device tells. It ends with [`Error::DeviceLost`] where the callback
+/// is dropped, or where the device is lost when it is polled again.
 pub(crate) fn channel<T>(context: &Context, during: &'static str) -> (Sender<T>, Receiver<T>) {
     let cell = Arc::new(Cell(Mutex::new(State::Waiting(None))));
     (Sender(cell.clone()), Receiver { cell, context: context.clone(), during, polled: false })
@@ -117,7 +117,8 @@ pub(crate) fn block_on<T>(
         if let Some(device) = device {
             device.poll(wgpu::PollType::wait_indefinitely()).map_err(|_| Error::DeviceLost { during })?;
         }
-        // Returns at once where that ran the callback. Another thread that polls the same device may run it a little later.
+        // Returns at once where that ran the callback. Another thread that polls the same device may run it a little
+        // later.
         std::thread::park_timeout(PATIENCE);
     }
 }

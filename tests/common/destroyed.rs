@@ -1,5 +1,5 @@
-//! Submissions that wgpu refuses because a buffer was destroyed or is mapped: an error, never a panic, and lengths on the
-//! host stay. Used on the no-op device and on every adapter.
+//! Submissions that wgpu refuses because a buffer was destroyed or is mapped: an error, never a panic, and lengths on
+//! the host stay. Used on the no-op device and on every adapter.
 
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, CostModel, Error, Format, HostRows, KvCache, Pair, RowsIn, Side, Source,

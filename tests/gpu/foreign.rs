@@ -108,8 +108,8 @@ fn attention(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// wgpu names buffers by numbers that two instances give alike, so a foreign buffer of another instance is taken for an own
-/// one. Whoever asks for adapters twice gets the same instance.
+/// wgpu names buffers by numbers that two instances give alike, so a foreign buffer of another instance is taken for an
+/// own one. Whoever asks for adapters twice gets the same instance.
 fn every_adapter_is_of_one_instance(gpu: &Gpu) -> Outcome {
     let label = adapter_label(&gpu.adapter.get_info());
     let again = adapters()?.into_iter().find(|adapter| adapter_label(&adapter.get_info()) == label);

@@ -160,7 +160,7 @@ impl KvCache {
     ///
     /// # Errors
     /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see is no
-    /// longer stored.
+    /// longer stored; [`Error::OutOfMemory`] where the host has no room for so many queries.
     ///
     /// # Examples
     /// ```
@@ -180,14 +180,21 @@ impl KvCache {
     pub fn visible(&self, sequence: u32, queries: u32) -> Result<Vec<Visible>> {
         let (length, oldest) = self.sequences.get(sequence)?;
         let first = length.checked_sub(queries).ok_or(Error::QueriesBeyondLength { sequence, queries, length })?;
-        let visible: Vec<Visible> =
-            (first..length).map(|position| Visible::new(self.config.placement, position)).collect();
-        match visible.first() {
-            Some(earliest) if !earliest.window.is_empty() && earliest.window.start < oldest => {
-                Err(Error::Evicted { sequence, position: earliest.window.start, oldest })
+        // What queries see beyond the sinks moves on with them, so the earliest of them decides.
+        let placement = self.config.placement;
+        let earliest = first.max(placement.sinks());
+        if earliest < length {
+            let position = placement.first_valid(earliest + 1);
+            if position < oldest {
+                return Err(Error::Evicted { sequence, position, oldest });
             }
-            _ => Ok(visible),
         }
+        let mut visible = Vec::new();
+        let bytes = u64::from(queries) * size_of::<Visible>() as u64;
+        let out = |_| Error::OutOfMemory { what: "what queries see", bytes };
+        visible.try_reserve_exact(queries as usize).map_err(out)?;
+        visible.extend((first..length).map(|position| Visible::new(placement, position)));
+        Ok(visible)
     }
 
     /// The largest length: where the next append of a lock-step batch goes.

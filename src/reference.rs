@@ -1,14 +1,15 @@
 //! [`ReferenceCache`]: the cache's contract on the CPU, to check a device against.
 //!
 //! Written from the contract alone. It plans nothing, computes no address, and shares no code with the device's path
-//! beyond the types of its arguments: planes are nested vectors, and rows are taken from the source one after the
-//! other.
+//! beyond the types of its arguments: rows are kept by sequence, head and slot, and taken from the source one after the
+//! other. A row that was never written is zero and takes no memory.
 
 mod difference;
+mod held;
 mod rows;
 mod sequence;
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 pub use difference::{Difference, compare_tensors};
 use rows::{converted, push, stored_row};
@@ -17,8 +18,8 @@ use crate::{CacheConfig, Error, Format, HostRows, HostTensor, Pair, Placement, R
 
 /// Elements of one row, of a packed format words, as stored bits.
 type Row = Vec<u32>;
-/// `[sequence][head][slot]` of rows.
-type Planes = Vec<Vec<Vec<Row>>>;
+/// Rows by sequence, head and slot; the others are zero.
+type Planes = BTreeMap<[u32; 3], Row>;
 
 /// One layer of the cache on the CPU, with the operations of [`KvCache`](crate::KvCache).
 ///
@@ -35,33 +36,31 @@ type Planes = Vec<Vec<Vec<Row>>>;
 #[derive(Clone, Debug)]
 pub struct ReferenceCache {
     config: CacheConfig,
-    /// `[max_batch_size][head][slot]`.
     keys: Planes,
     values: Planes,
     /// `[batch]`.
     lengths: Vec<u32>,
-    /// `[max_batch_size][slot]`: the position whose row the slot holds.
-    held: Vec<Vec<Option<u32>>>,
+    /// By sequence, the positions that its slots hold, in order; of a sequence that is not here, none.
+    held: BTreeMap<u32, Vec<Range<u32>>>,
 }
 
 impl ReferenceCache {
-    /// An empty cache.
+    /// An empty cache. It takes 4 bytes for each sequence, and grows with the rows that are written.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`].
+    /// As [`CacheConfig::validate`]; [`Error::SizeOverflow`] where the lengths of `max_batch_size` sequences take 2^31 bytes
+    /// or more; [`Error::OutOfMemory`].
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
-        let empty = |side| {
-            let plane = vec![vec![0; config.units(side) as usize]; config.slots() as usize];
-            vec![vec![plane; config.num_heads as usize]; config.max_batch_size as usize]
-        };
-        Ok(ReferenceCache {
-            keys: empty(Side::Keys),
-            values: empty(Side::Values),
-            lengths: vec![0; config.batch_size as usize],
-            held: vec![vec![None; config.slots() as usize]; config.max_batch_size as usize],
-            config,
-        })
+        if config.max_batch_size > u32::MAX >> 3 {
+            let factors = format!("{} × 4", config.max_batch_size);
+            return Err(Error::SizeOverflow { what: "bytes of all lengths", factors, bits: 31 });
+        }
+        let (batch, mut lengths) = (config.batch_size as usize, Vec::new());
+        let out = |_| Error::OutOfMemory { what: "lengths", bytes: u64::from(config.batch_size) * 4 };
+        lengths.try_reserve_exact(batch).map_err(out)?;
+        lengths.resize(batch, 0);
+        Ok(ReferenceCache { keys: Planes::new(), values: Planes::new(), lengths, held: BTreeMap::new(), config })
     }
 
     /// Shape and formats. `batch_size` is the number of sequences in the batch now.
@@ -91,7 +90,7 @@ impl ReferenceCache {
     ) -> Result<()> {
         let spans = self.spans(&write)?;
         let (keys, values) = (keys.into(), values.into());
-        let rows = self.lengths.len() * self.config.num_heads as usize * write.tokens as usize;
+        let rows = [self.config.batch_size, write.tokens];
         self.check_source(Side::Keys, keys, rows)?;
         self.check_source(Side::Values, values, rows)?;
         self.write(&spans, write.tokens, keys, values);
@@ -104,10 +103,10 @@ impl ReferenceCache {
     /// # Errors
     /// As there, for the arguments.
     pub fn advance(&mut self, write: Write<'_>) -> Result<()> {
-        for (sequence, span) in self.spans(&write)?.into_iter().enumerate() {
+        for (sequence, span) in (0..).zip(self.spans(&write)?) {
             if !span.is_empty() {
                 self.zero_gap(sequence, &span);
-                span.for_each(|position| self.hold(sequence, position));
+                self.hold(sequence, &span);
             }
         }
         Ok(())
@@ -118,24 +117,27 @@ impl ReferenceCache {
     /// # Errors
     /// [`Error::IndexOutOfRange`].
     pub fn poke(&mut self, side: Side, [sequence, head, position, element]: [u32; 4], bits: u32) -> Result<()> {
-        let out = |name, index, count: usize| Error::IndexOutOfRange {
-            name,
-            index,
-            count: u32::try_from(count).unwrap_or(u32::MAX),
-        };
-        let planes = match side {
+        let (config, units) = (self.config, self.config.units(side));
+        for (name, index, count) in [
+            ("sequence", sequence, config.max_batch_size),
+            ("head", head, config.num_heads),
+            ("position", position, config.slots()),
+            ("element", element, units),
+        ] {
+            if index >= count {
+                return Err(Error::IndexOutOfRange { name, index, count });
+            }
+        }
+        let row = self.planes(side).entry([sequence, head, position]).or_insert_with(|| vec![0; units as usize]);
+        row[element as usize] = bits;
+        Ok(())
+    }
+
+    fn planes(&mut self, side: Side) -> &mut Planes {
+        match side {
             Side::Keys => &mut self.keys,
             Side::Values => &mut self.values,
-        };
-        let count = planes.len();
-        let heads = planes.get_mut(sequence as usize).ok_or(out("sequence", sequence, count))?;
-        let count = heads.len();
-        let plane = heads.get_mut(head as usize).ok_or(out("head", head, count))?;
-        let count = plane.len();
-        let row = plane.get_mut(position as usize).ok_or(out("position", position, count))?;
-        let count = row.len();
-        *row.get_mut(element as usize).ok_or(out("element", element, count))? = bits;
-        Ok(())
+        }
     }
 
     /// Positions `range` of every sequence, `[batch, kv_head, range, dim]`; zero past a sequence's own length.
@@ -149,14 +151,10 @@ impl ReferenceCache {
         if range.end > self.write_pos() {
             return Err(Error::RangeBeyondWritten { end: range.end, write_pos: self.write_pos() });
         }
-        for sequence in 0..self.config.batch_size {
-            let length = self.lengths[sequence as usize];
-            let mut evicted = range.clone().take_while(|&position| position < length);
-            if let Some(position) = evicted.find(|&position| !self.is_valid(length, position)) {
-                return Err(Error::Evicted { sequence, position, oldest: self.oldest_valid(length) });
-            }
+        for (sequence, &length) in (0..).zip(&self.lengths) {
+            self.check_valid(sequence, range.start..range.end.min(length))?;
         }
-        Ok(self.rows(0..self.lengths.len(), |_| range.clone().collect()))
+        self.rows(0..self.config.batch_size, |_| vec![range.clone()])
     }
 
     /// [`get`](Self::get) in a format of floating point.
@@ -177,8 +175,12 @@ impl ReferenceCache {
 
     /// Everything that is valid, `[batch, kv_head, rows, dim]`: the rows of each sequence's
     /// [`valid_positions`](Self::valid_positions) in order, then zero.
+    ///
+    /// # Panics
+    /// If there is no memory for them.
     pub fn get_all(&self) -> Pair<HostTensor> {
-        self.rows(0..self.lengths.len(), |sequence| self.valid(sequence))
+        let all = self.rows(0..self.config.batch_size, |length| self.valid(length).to_vec());
+        all.expect("there is memory for all that is valid")
     }
 
     /// The valid positions of a sequence, in order.
@@ -187,105 +189,68 @@ impl ReferenceCache {
     /// [`Error::IndexOutOfRange`].
     pub fn valid_positions(&self, sequence: u32) -> Result<Vec<u32>> {
         self.check_sequence(sequence)?;
-        Ok(self.valid(sequence as usize))
+        Ok(self.valid(self.lengths[sequence as usize]).into_iter().flatten().collect())
     }
 
-    fn valid(&self, sequence: usize) -> Vec<u32> {
-        let length = self.lengths[sequence];
-        self.near(length).filter(|&position| self.is_valid(length, position)).collect()
-    }
-
-    /// The positions below `length` that a plane could hold at once: sinks, and as many before the end as it has slots.
-    fn near(&self, length: u32) -> impl Iterator<Item = u32> + use<> {
-        let first = length.saturating_sub(self.config.slots());
-        (0..self.sinks().min(first)).chain(first..length)
-    }
-
-    /// The first position beyond the sinks that a sequence of this length sees.
-    fn oldest_valid(&self, length: u32) -> u32 {
-        let sinks = self.sinks();
-        self.near(length).find(|&position| position >= sinks && self.is_valid(length, position)).unwrap_or(length)
-    }
-
-    /// Whether a sequence of this length sees a position of its own.
-    fn is_valid(&self, length: u32, position: u32) -> bool {
-        match self.config.placement {
-            Placement::Linear => true,
-            Placement::Ring { window, sinks, .. } => position < sinks || length - position <= window,
-        }
-    }
-
-    fn sinks(&self) -> u32 {
-        match self.config.placement {
-            Placement::Linear => 0,
-            Placement::Ring { sinks, .. } => sinks,
-        }
-    }
-
-    /// The slot of a position: of a ring, sinks keep theirs and the others take turns.
-    fn slot(&self, position: u32) -> usize {
-        let (slots, sinks) = (self.config.slots(), self.sinks());
-        if position < sinks || self.config.placement == Placement::Linear {
-            position as usize
-        } else {
-            (sinks + (position - sinks) % (slots - sinks)) as usize
-        }
-    }
-
-    /// Rows at positions of some sequences, zero from a sequence's end on and where it names fewer than another.
-    fn rows(&self, sequences: Range<usize>, positions: impl Fn(usize) -> Vec<u32>) -> Pair<HostTensor> {
-        let wanted: Vec<Vec<u32>> = sequences.clone().map(positions).collect();
-        let count = wanted.iter().map(Vec::len).max().unwrap_or(0);
-        let copy = |planes: &Planes, side: Side| {
+    /// Rows at positions that sequences of some length have, zero from a sequence's end on and where it names fewer than
+    /// another.
+    fn rows(&self, sequences: Range<u32>, positions: impl Fn(u32) -> Vec<Range<u32>>) -> Result<Pair<HostTensor>> {
+        let wanted: Vec<(u32, Vec<Range<u32>>)> =
+            sequences.map(|sequence| (sequence, positions(self.lengths[sequence as usize]))).collect();
+        let count = |ranges: &Vec<Range<u32>>| ranges.iter().map(|range| range.end - range.start).sum();
+        let rows: u32 = wanted.iter().map(|(_, ranges)| count(ranges)).max().unwrap_or(0);
+        let batch = u32::try_from(wanted.len()).expect("a batch size is 32 bits wide");
+        let copy = |planes: &Planes, what, side: Side| {
             let (dim, format) = (self.config.dim(side), self.config.format(side));
+            let shape = [batch, self.config.num_heads, rows, dim];
+            let row_bytes = usize::try_from(format.row_bytes(dim)).unwrap_or(usize::MAX);
+            let planes_wanted = batch as usize * self.config.num_heads as usize;
+            let plane_bytes = (rows as usize).checked_mul(row_bytes);
+            let size = plane_bytes.and_then(|bytes| bytes.checked_mul(planes_wanted));
+            let out = || Error::OutOfMemory { what, bytes: size.unwrap_or(usize::MAX) as u64 };
             let mut bytes = Vec::new();
-            for (sequence, wanted) in sequences.clone().zip(&wanted) {
-                for plane in &planes[sequence] {
-                    for row in 0..count {
-                        let position = wanted.get(row).filter(|&&position| position < self.lengths[sequence]);
-                        match position {
-                            Some(&position) => {
-                                plane[self.slot(position)].iter().for_each(|&bits| push(&mut bytes, format, bits));
-                            }
-                            None => bytes.resize(bytes.len() + plane[0].len() * format.unit_bytes() as usize, 0),
+            bytes.try_reserve_exact(size.ok_or_else(out)?).map_err(|_| out())?;
+            for (sequence, ranges) in wanted.iter().filter(|_| rows > 0) {
+                let length = self.lengths[*sequence as usize];
+                for head in 0..self.config.num_heads {
+                    let end = bytes.len() + rows as usize * row_bytes;
+                    let stored = |position| planes.get(&[*sequence, head, self.slot(position)]);
+                    for position in ranges.iter().cloned().flatten().take_while(|&position| position < length) {
+                        match stored(position) {
+                            Some(row) => row.iter().for_each(|&bits| push(&mut bytes, format, bits)),
+                            None => bytes.resize(bytes.len() + row_bytes, 0),
                         }
                     }
+                    bytes.resize(end, 0);
                 }
             }
-            let count = u32::try_from(count).expect("positions are 32 bits wide");
-            let batch = u32::try_from(sequences.len()).expect("a batch size is 32 bits wide");
-            HostTensor::new([batch, self.config.num_heads, count, dim], format, self.config.scale(side), bytes)
+            Ok(HostTensor::new(shape, format, self.config.scale(side), bytes))
         };
-        Pair { keys: copy(&self.keys, Side::Keys), values: copy(&self.values, Side::Values) }
+        let keys = copy(&self.keys, "copied keys", Side::Keys)?;
+        Ok(Pair { keys, values: copy(&self.values, "copied values", Side::Values)? })
     }
 
     /// Makes everything as new, bytes included.
     pub fn reset(&mut self) {
-        for planes in [&mut self.keys, &mut self.values] {
-            planes.iter_mut().flatten().flatten().for_each(|row| row.fill(0));
-        }
+        self.keys.clear();
+        self.values.clear();
         self.lengths.fill(0);
-        self.held.iter_mut().flatten().for_each(|held| *held = None);
+        self.held.clear();
     }
 
-    /// Whether host rows are so many of a side.
-    fn check_source(&self, side: Side, source: HostRows<'_>, rows: usize) -> Result<()> {
+    /// Whether host rows are those of a side of so many sequences and tokens.
+    fn check_source(&self, side: Side, source: HostRows<'_>, [batch, tokens]: [u32; 2]) -> Result<()> {
         let (source_format, stored) = (source.format(), self.config.format(side));
         if source_format.is_packed() && source_format != stored {
             return Err(Error::PackedSource { side, source_format, stored });
         }
-        let row_bytes = source_format.row_bytes(self.config.dim(side));
-        if source.bytes().len() as u64 == rows as u64 * row_bytes {
+        let units = source_format.units(self.config.dim(side));
+        let expected = [batch, self.config.num_heads, tokens, units].into_iter().map(u128::from).product::<u128>();
+        if source.bytes().len() as u128 == expected * u128::from(source_format.unit_bytes()) {
             return Ok(());
         }
-        let expected = rows as u64 * row_bytes / u64::from(source_format.unit_bytes());
+        let expected = u64::try_from(expected).unwrap_or(u64::MAX);
         Err(Error::SliceLength { side, expected, actual: source.len() as u64 })
-    }
-
-    /// Whether the row of a position is still stored.
-    #[cfg(feature = "attention")]
-    pub(crate) fn holds(&self, sequence: u32, position: u32) -> bool {
-        self.held[sequence as usize].get(self.slot(position)) == Some(&Some(position))
     }
 
     /// The numbers of a stored row.
@@ -295,50 +260,12 @@ impl ReferenceCache {
             Side::Keys => &self.keys,
             Side::Values => &self.values,
         };
-        let (format, mut bytes) = (self.config.format(side), Vec::new());
-        planes[sequence as usize][head as usize][self.slot(position)]
-            .iter()
-            .for_each(|&bits| push(&mut bytes, format, bits));
-        format.decode_row(&bytes, self.config.dim(side), self.config.scale(side)).expect("a stored row is whole")
-    }
-
-    fn check_sequence(&self, sequence: u32) -> Result<()> {
-        let count = self.config.batch_size;
-        if sequence < count { Ok(()) } else { Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count }) }
-    }
-
-    /// Whether a sequence can be taken back: what it would see then must all be held.
-    fn check_rollback(&self, sequence: u32, length: u32) -> Result<()> {
-        let current = self.lengths[sequence as usize];
-        if length > current {
-            return Err(Error::TruncateBeyondLength { sequence, length, current });
+        let (format, dim, mut bytes) = (self.config.format(side), self.config.dim(side), Vec::new());
+        match planes.get(&[sequence, head, self.slot(position)]) {
+            Some(row) => row.iter().for_each(|&bits| push(&mut bytes, format, bits)),
+            None => bytes.resize(usize::try_from(format.row_bytes(dim)).expect("a row fits memory"), 0),
         }
-        let Placement::Ring { window, sinks, .. } = self.config.placement else { return Ok(()) };
-        let held = |position: u32| self.held[sequence as usize][self.slot(position)] == Some(position);
-        let mut seen = self.near(length).filter(|&position| self.is_valid(length, position));
-        if seen.all(held) {
-            return Ok(());
-        }
-        let mut oldest = current;
-        while oldest > sinks && held(oldest - 1) {
-            oldest -= 1;
-        }
-        Err(Error::RollbackEvicted { sequence, length, shortest: oldest.saturating_add(window), sinks, oldest })
-    }
-
-    /// Ends a sequence at `length`; its rows stay, but are no longer its own.
-    fn cut(&mut self, sequence: usize, length: u32) {
-        self.lengths[sequence] = length;
-        for held in &mut self.held[sequence] {
-            *held = held.filter(|&position| position < length);
-        }
-    }
-
-    /// Makes a position the end of a sequence and its slot the position's.
-    fn hold(&mut self, sequence: usize, position: u32) {
-        let slot = self.slot(position);
-        self.held[sequence][slot] = Some(position);
-        self.lengths[sequence] = position + 1;
+        format.decode_row(&bytes, dim, self.config.scale(side)).expect("a stored row is whole")
     }
 
     /// Where each sequence's new rows go; empty for a sequence that takes none.
@@ -400,53 +327,58 @@ impl ReferenceCache {
     }
 
     fn write(&mut self, spans: &[Range<u32>], tokens: u32, keys: HostRows<'_>, values: HostRows<'_>) {
-        for (sequence, span) in spans.iter().enumerate() {
+        for (sequence, span) in (0..).zip(spans) {
             if !span.is_empty() {
                 self.zero_gap(sequence, span);
             }
         }
-        let slots: Vec<Vec<usize>> =
-            spans.iter().map(|span| span.clone().map(|position| self.slot(position)).collect()).collect();
         let config = self.config;
-        for (planes, source, side) in [(&mut self.keys, keys, Side::Keys), (&mut self.values, values, Side::Values)] {
+        for (source, side) in [(keys, Side::Keys), (values, Side::Values)] {
             let mut units = source.bits();
             let count = source.format().units(config.dim(side)) as usize;
-            for (heads, slots) in planes.iter_mut().zip(&slots) {
-                for plane in heads {
-                    for token in 0..tokens as usize {
+            for (sequence, span) in (0..).zip(spans) {
+                for head in 0..config.num_heads {
+                    for token in 0..tokens {
                         let row: Row = units.by_ref().take(count).collect();
-                        let row = stored_row(&config, side, source.format(), row);
                         // A ring takes every row in turn; the last of a slot stays.
-                        if let Some(&slot) = slots.get(token) {
-                            plane[slot] = row;
+                        if token < span.end - span.start {
+                            let at = [sequence, head, self.slot(span.start + token)];
+                            self.planes(side).insert(at, stored_row(&config, side, source.format(), row));
                         }
                     }
                 }
             }
         }
-        for (sequence, span) in spans.iter().enumerate() {
-            span.clone().for_each(|position| self.hold(sequence, position));
+        for (sequence, span) in (0..).zip(spans) {
+            if !span.is_empty() {
+                self.hold(sequence, span);
+            }
         }
     }
 
     /// Takes a sequence back to a span that starts before its end, or zeroes the rows between its end and the span. Of
     /// those, and of the span, a ring keeps what is not overwritten in the end.
-    fn zero_gap(&mut self, sequence: usize, span: &Range<u32>) {
-        let length = self.lengths[sequence].min(span.start);
+    fn zero_gap(&mut self, sequence: u32, span: &Range<u32>) {
+        let length = self.lengths[sequence as usize].min(span.start);
         self.cut(sequence, length);
-        let near = span.start.saturating_sub(self.config.slots());
-        let gap = (length..span.start).filter(|&position| position < self.sinks() || position >= near);
-        for position in gap.collect::<Vec<_>>() {
-            let slot = self.slot(position);
-            if span.clone().any(|written| self.slot(written) == slot) {
-                continue;
-            }
-            for planes in [&mut self.keys, &mut self.values] {
-                for plane in &mut planes[sequence] {
-                    plane[slot].fill(0);
-                }
-            }
-            self.hold(sequence, position);
+        let gap = length..span.start;
+        if !gap.is_empty() {
+            self.zero(sequence, |cache, slot| {
+                cache.last_in(&gap, slot).is_some() && cache.last_in(span, slot).is_none()
+            });
+            self.hold(sequence, &gap);
+        }
+    }
+
+    /// Zeroes the rows of some slots of a sequence.
+    fn zero(&mut self, sequence: u32, slots: impl Fn(&Self, u32) -> bool) {
+        let first = [sequence, 0, 0];
+        for side in Side::BOTH {
+            let mut rest = self.planes(side).split_off(&first);
+            let mut after = sequence.checked_add(1).map(|next| rest.split_off(&[next, 0, 0])).unwrap_or_default();
+            rest.retain(|&[_, _, slot], _| !slots(self, slot));
+            self.planes(side).append(&mut rest);
+            self.planes(side).append(&mut after);
         }
     }
 }

@@ -64,19 +64,13 @@ pub fn reference(
         let mut of_sequence = Vec::new();
         for token in 0..i64::from(tokens) {
             let own = if causal { i64::from(length) - i64::from(tokens) + token } else { i64::from(length) - 1 };
-            let sees = |position: &u32| {
-                let distance = own - i64::from(*position);
-                distance >= 0 && (*position < sinks || distance < i64::from(window))
-            };
-            let positions: Vec<u32> = (0..length).filter(sees).collect();
-            let missing = |position: &&u32| !cache.holds(sequence, **position);
-            if let Some(&position) = positions.iter().find(missing) {
-                let mut oldest = length;
-                while oldest > sinks && cache.holds(sequence, oldest - 1) {
-                    oldest -= 1;
-                }
-                return Err(Error::Evicted { sequence, position, oldest });
+            let end = u32::try_from(own + 1).unwrap_or(0);
+            let first = end.saturating_sub(window);
+            let ranges = [0..sinks.min(first), first..end];
+            if let Some(position) = ranges.iter().find_map(|range| cache.first_missing(sequence, range.clone())) {
+                return Err(Error::Evicted { sequence, position, oldest: cache.oldest_held(sequence, sinks) });
             }
+            let positions: Vec<u32> = ranges.into_iter().flatten().collect();
             of_sequence.push(positions);
         }
         seen.push(of_sequence);
@@ -87,7 +81,9 @@ pub fn reference(
         for head in 0..query_heads {
             let kv_head = head / (query_heads / num_heads);
             for token in 0..tokens {
-                let at = ((sequence * query_heads + head) * tokens + token) as usize * config.head_dim as usize;
+                let [head_index, heads] = [head, query_heads].map(|number| number as usize);
+                let row = (sequence as usize * heads + head_index) * tokens as usize + token as usize;
+                let at = row * config.head_dim as usize;
                 let query = &queries[at..at + config.head_dim as usize];
                 let score = |&position: &u32| -> f64 {
                     let key = cache.numbers(Side::Keys, sequence, kv_head, position);

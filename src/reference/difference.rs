@@ -63,26 +63,29 @@ impl ReferenceCache {
             if (shape, format) != (actual.shape(), actual.format()) {
                 return Err(not_comparable((shape, format), (actual.shape(), actual.format())));
             }
-            let mut actual = actual.bits();
-            for (sequence, heads) in planes.iter().enumerate() {
-                for (head, plane) in heads.iter().enumerate() {
-                    for (position, row) in plane.iter().enumerate() {
-                        for (element, &expected) in row.iter().enumerate() {
-                            let actual = actual.next().expect("equal shapes have equal numbers of elements");
-                            if expected != actual {
-                                return Ok(Some(Difference {
-                                    layer,
-                                    side,
-                                    sequence,
-                                    head,
-                                    position,
-                                    element,
-                                    format,
-                                    expected,
-                                    actual,
-                                }));
-                            }
-                        }
+            let (mut actual, mut stored) = (actual.bits(), planes.iter().peekable());
+            let [sequences, heads, slots, units] = [shape[0], shape[1], shape[2], self.config.units(side)];
+            let places = (0..sequences).flat_map(|sequence| {
+                (0..heads).flat_map(move |head| (0..slots).map(move |slot| [sequence, head, slot]))
+            });
+            for at in places {
+                let row = stored.next_if(|(stored, _)| **stored == at).map(|(_, row)| row.as_slice());
+                for element in 0..units as usize {
+                    let expected = row.map_or(0, |row| row[element]);
+                    let actual = actual.next().expect("equal shapes have equal numbers of elements");
+                    if expected != actual {
+                        let [sequence, head, position] = at.map(|axis| axis as usize);
+                        return Ok(Some(Difference {
+                            layer,
+                            side,
+                            sequence,
+                            head,
+                            position,
+                            element,
+                            format,
+                            expected,
+                            actual,
+                        }));
                     }
                 }
             }

@@ -33,7 +33,7 @@ impl ReferenceCache {
         for (sequence, &length) in (0..).zip(&lengths) {
             self.check_rollback(sequence, length)?;
         }
-        for (sequence, &length) in lengths.iter().enumerate() {
+        for (sequence, &length) in (0..).zip(&lengths) {
             self.cut(sequence, length);
         }
         Ok(())
@@ -55,7 +55,7 @@ impl ReferenceCache {
     /// As there, for the arguments.
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
         self.check_sequence(sequence)?;
-        self.cut(sequence as usize, 0);
+        self.cut(sequence, 0);
         Ok(())
     }
 
@@ -86,18 +86,18 @@ impl ReferenceCache {
             self.check_sequence(source)?;
         }
         let before = self.clone();
-        for (sequence, &source) in sources.iter().enumerate() {
-            let from = source as usize;
-            for (slot, held) in before.held[from].iter().enumerate() {
-                if held.is_some() {
-                    for (planes, old) in [(&mut self.keys, &before.keys), (&mut self.values, &before.values)] {
-                        for (plane, old) in planes[sequence].iter_mut().zip(&old[from]) {
-                            plane[slot].clone_from(&old[slot]);
-                        }
-                    }
-                }
+        for (sequence, &source) in (0..).zip(sources) {
+            // What the sequence takes is moved, and what it does not hold stays where it is.
+            self.zero(sequence, |_, slot| before.is_held(source, slot));
+            for (side, old) in [(Side::Keys, &before.keys), (Side::Values, &before.values)] {
+                let rows = old.range([source, 0, 0]..=[source, u32::MAX, u32::MAX]);
+                let held = rows.filter(|(at, _)| before.is_held(source, at[2]));
+                self.planes(side).extend(held.map(|(&[_, head, slot], row)| ([sequence, head, slot], row.clone())));
             }
-            self.held[sequence].clone_from(&before.held[from]);
+            match before.held.get(&source) {
+                Some(held) => self.held.insert(sequence, held.clone()),
+                None => self.held.remove(&sequence),
+            };
         }
         self.lengths = sources.iter().map(|&source| before.lengths[source as usize]).collect();
         self.config.batch_size = batch_size;
@@ -198,9 +198,7 @@ impl ReferenceCache {
         if range.end > length {
             return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
         }
-        if let Some(evicted) = range.clone().find(|&position| !self.is_valid(length, position)) {
-            return Err(Error::Evicted { sequence: from, position: evicted, oldest: self.oldest_valid(length) });
-        }
+        self.check_valid(from, range.clone())?;
         let count = range.end - range.start;
         if count == 0 {
             return Err(Error::NoTokens);
@@ -210,10 +208,20 @@ impl ReferenceCache {
         let spans = self.spans(&Write::at(position, count).counts(&counts))?;
         let span = &spans[to as usize];
         let old = self.clone();
-        self.zero_gap(to as usize, span);
-        for (source, target) in range.zip(span.clone()) {
-            self.copy_row(&old, (from as usize, source), (to as usize, target));
+        self.zero_gap(to, span);
+        self.zero(to, |cache, slot| cache.last_in(span, slot).is_some());
+        for (side, old) in [(Side::Keys, &old.keys), (Side::Values, &old.values)] {
+            for (&[_, head, slot], row) in old.range([from, 0, 0]..=[from, u32::MAX, u32::MAX]) {
+                let Some(source) = self.last_in(&range, slot) else { continue };
+                let target = span.start + (source - range.start);
+                let slot = self.slot(target);
+                // A ring takes every row in turn; the last of a slot stays.
+                if self.last_in(span, slot) == Some(target) {
+                    self.planes(side).insert([to, head, slot], row.clone());
+                }
+            }
         }
+        self.hold(to, span);
         Ok(())
     }
 
@@ -238,8 +246,7 @@ impl ReferenceCache {
     /// As there, for the arguments.
     pub fn extract(&self, sequence: u32) -> Result<Pair<HostTensor>> {
         self.check_sequence(sequence)?;
-        let index = sequence as usize;
-        Ok(self.rows(index..index + 1, |sequence| self.valid(sequence)))
+        self.rows(sequence..sequence + 1, |length| self.valid(length).to_vec())
     }
 
     /// [`KvCache::insert`](crate::KvCache::insert).
@@ -273,37 +280,27 @@ impl ReferenceCache {
             }
             _ => {}
         }
-        let positions: Vec<u32> = self.near(length).filter(|&position| self.is_valid(length, position)).collect();
+        let positions = self.valid(length);
         let (keys, values) = (keys.into(), values.into());
-        let rows = self.config.num_heads as usize * positions.len();
+        let rows = [1, positions.iter().map(|range| range.end - range.start).sum()];
         self.check_source(Side::Keys, keys, rows)?;
         self.check_source(Side::Values, values, rows)?;
         self.lengths.resize(batch_size as usize, 0);
         self.config.batch_size = batch_size;
-        let index = sequence as usize;
-        self.cut(index, 0);
-        let slots: Vec<usize> = positions.iter().map(|&position| self.slot(position)).collect();
+        self.cut(sequence, 0);
         let config = self.config;
-        for (planes, source, side) in [(&mut self.keys, keys, Side::Keys), (&mut self.values, values, Side::Values)] {
+        for (source, side) in [(keys, Side::Keys), (values, Side::Values)] {
             let mut units = source.bits();
             let count = source.format().units(config.dim(side)) as usize;
-            for plane in &mut planes[index] {
-                for &slot in &slots {
-                    plane[slot] = stored_row(&config, side, source.format(), units.by_ref().take(count).collect());
+            for head in 0..config.num_heads {
+                for position in positions.iter().cloned().flatten() {
+                    let row = stored_row(&config, side, source.format(), units.by_ref().take(count).collect());
+                    let slot = self.slot(position);
+                    self.planes(side).insert([sequence, head, slot], row);
                 }
             }
         }
-        positions.into_iter().for_each(|position| self.hold(index, position));
+        positions.iter().filter(|range| !range.is_empty()).for_each(|range| self.hold(sequence, range));
         Ok(())
-    }
-
-    fn copy_row(&mut self, old: &ReferenceCache, from: (usize, u32), to: (usize, u32)) {
-        let (source, target) = (self.slot(from.1), self.slot(to.1));
-        for (planes, old) in [(&mut self.keys, &old.keys), (&mut self.values, &old.values)] {
-            for (plane, old) in planes[to.0].iter_mut().zip(&old[from.0]) {
-                plane[target].clone_from(&old[source]);
-            }
-        }
-        self.hold(to.0, to.1);
     }
 }

@@ -1,0 +1,142 @@
+//! Which positions are valid, which slots they take, and which of them are still held: ranges, so that a position near
+//! 2^32 costs what one near 0 does.
+
+use std::ops::Range;
+
+use crate::{Error, Placement, ReferenceCache, Result};
+
+impl ReferenceCache {
+    pub(super) fn check_sequence(&self, sequence: u32) -> Result<()> {
+        let count = self.config.batch_size;
+        if sequence < count { Ok(()) } else { Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count }) }
+    }
+
+    /// The positions that a sequence of this length sees of its own: of a ring the sinks, and the last of the window.
+    pub(super) fn valid(&self, length: u32) -> [Range<u32>; 2] {
+        match self.config.placement {
+            Placement::Linear => [0..0, 0..length],
+            Placement::Ring { window, sinks, .. } => {
+                let first = length.saturating_sub(window);
+                [0..sinks.min(first), first..length]
+            }
+        }
+    }
+
+    /// Whether a sequence still sees a range of its own.
+    pub(super) fn check_valid(&self, sequence: u32, range: Range<u32>) -> Result<()> {
+        let length = self.lengths[sequence as usize];
+        let valid = self.valid(length);
+        match first_missing(&valid, range) {
+            Some(position) => Err(Error::Evicted { sequence, position, oldest: valid[1].start.max(self.sinks()) }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn sinks(&self) -> u32 {
+        match self.config.placement {
+            Placement::Linear => 0,
+            Placement::Ring { sinks, .. } => sinks,
+        }
+    }
+
+    /// The slot of a position: of a ring, sinks keep theirs and the others take turns.
+    pub(super) fn slot(&self, position: u32) -> u32 {
+        let (slots, sinks) = (self.config.slots(), self.sinks());
+        if position < sinks || self.config.placement == Placement::Linear {
+            position
+        } else {
+            sinks + (position - sinks) % (slots - sinks)
+        }
+    }
+
+    /// The last of some positions that has a slot.
+    pub(super) fn last_in(&self, positions: &Range<u32>, slot: u32) -> Option<u32> {
+        let (slots, sinks) = (self.config.slots(), self.sinks());
+        if slot < sinks || self.config.placement == Placement::Linear {
+            return positions.contains(&slot).then_some(slot);
+        }
+        let last = positions.end.checked_sub(1).filter(|&last| last >= slot)?;
+        let position = last - (last - slot) % (slots - sinks);
+        positions.contains(&position).then_some(position)
+    }
+
+    /// Whether a sequence holds all of a range, and if not, the first position that it does not.
+    pub(crate) fn first_missing(&self, sequence: u32, range: Range<u32>) -> Option<u32> {
+        first_missing(self.held.get(&sequence).map_or(&[], Vec::as_slice), range)
+    }
+
+    /// From which position beyond some sinks on a sequence holds everything up to its end.
+    pub(crate) fn oldest_held(&self, sequence: u32, sinks: u32) -> u32 {
+        let length = self.lengths[sequence as usize];
+        let last = self.held.get(&sequence).and_then(|held| held.last()).filter(|last| last.end == length);
+        last.map_or(length, |last| last.start).max(sinks).min(length)
+    }
+
+    /// Whether a slot of a sequence holds a position.
+    pub(super) fn is_held(&self, sequence: u32, slot: u32) -> bool {
+        self.held.get(&sequence).is_some_and(|held| held.iter().any(|range| self.last_in(range, slot).is_some()))
+    }
+
+    /// Whether a sequence can be taken back: what it would see then must all be held.
+    pub(super) fn check_rollback(&self, sequence: u32, length: u32) -> Result<()> {
+        let current = self.lengths[sequence as usize];
+        if length > current {
+            return Err(Error::TruncateBeyondLength { sequence, length, current });
+        }
+        let Placement::Ring { window, sinks, .. } = self.config.placement else { return Ok(()) };
+        if self.valid(length).into_iter().all(|seen| self.first_missing(sequence, seen).is_none()) {
+            return Ok(());
+        }
+        let oldest = self.oldest_held(sequence, sinks);
+        Err(Error::RollbackEvicted { sequence, length, shortest: oldest.saturating_add(window), sinks, oldest })
+    }
+
+    /// Ends a sequence at `length`; its rows stay, but are no longer its own.
+    pub(super) fn cut(&mut self, sequence: u32, length: u32) {
+        self.lengths[sequence as usize] = length;
+        if let Some(held) = self.held.get_mut(&sequence) {
+            held.iter_mut().for_each(|range| range.end = range.end.min(length));
+            held.retain(|range| range.start < range.end);
+        }
+    }
+
+    /// Makes positions behind all others the end of a sequence, and their slots theirs: of those that share a slot, the
+    /// last holds it.
+    pub(super) fn hold(&mut self, sequence: u32, positions: &Range<u32>) {
+        let (sinks, before) = (self.sinks(), self.held.remove(&sequence).unwrap_or_default());
+        let turn = match self.config.placement {
+            Placement::Linear => u32::MAX,
+            Placement::Ring { .. } => self.config.slots() - sinks,
+        };
+        let mut held = Vec::new();
+        for range in before.into_iter().chain([positions.clone()]) {
+            let of_sinks = range.start..range.end.min(sinks);
+            let beyond = range.start.max(sinks).max(positions.end.saturating_sub(turn))..range.end;
+            for range in [of_sinks, beyond] {
+                push(&mut held, range);
+            }
+        }
+        self.held.insert(sequence, held);
+        self.lengths[sequence as usize] = positions.end;
+    }
+}
+
+/// Adds positions behind others.
+fn push(ranges: &mut Vec<Range<u32>>, range: Range<u32>) {
+    match ranges.last_mut() {
+        _ if range.start >= range.end => {}
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => ranges.push(range),
+    }
+}
+
+/// The first position of a range that lies in none of some others, which are in order.
+fn first_missing(ranges: &[Range<u32>], range: Range<u32>) -> Option<u32> {
+    let mut first = range.start;
+    for known in ranges {
+        if known.contains(&first) {
+            first = known.end;
+        }
+    }
+    (first < range.end).then_some(first)
+}

@@ -39,18 +39,27 @@ pub struct BatchedKvCache {
 }
 
 impl BatchedKvCache {
+    /// The most layers that a cache has.
+    pub const MAX_LAYERS: usize = 65_536;
+
+    /// Checks a number of layers, before room for them is made.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`] for none; [`Error::TooManyLayers`] for more than [`MAX_LAYERS`](Self::MAX_LAYERS).
+    pub const fn check_layers(num_layers: usize) -> Result<()> {
+        match num_layers {
+            0 => Err(Error::ZeroDimension { name: "num_layers" }),
+            1..=Self::MAX_LAYERS => Ok(()),
+            _ => Err(Error::TooManyLayers { num_layers, most: Self::MAX_LAYERS }),
+        }
+    }
+
     /// Allocates `num_layers` empty layers of one shape.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`], [`Error::SizeOverflow`], and as [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`Error::SizeOverflow`]; and as [`KvCache::new`].
     pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
-        // Before room for so many configurations is asked for.
-        let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
-        layer_bytes.checked_mul(num_layers as u64).ok_or_else(|| Error::SizeOverflow {
-            what: "bytes of all layers",
-            factors: format!("{num_layers} × {layer_bytes}"),
-            bits: 64,
-        })?;
+        Self::check_layers(num_layers)?;
         Self::of(context, (0..num_layers).map(|_| config))
     }
 
@@ -70,9 +79,10 @@ impl BatchedKvCache {
     /// ```
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`] where there is none; [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not
-    /// that of the first; and as [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not that of
+    /// the first; and as [`KvCache::new`].
     pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
+        Self::check_layers(layers.len())?;
         for (layer, config) in layers.iter().enumerate() {
             for (name, first, actual) in [
                 ("batch_size", layers[0].batch_size, config.batch_size),
@@ -87,9 +97,6 @@ impl BatchedKvCache {
     }
 
     fn of(context: &Context, layers: impl Iterator<Item = CacheConfig> + Clone) -> Result<Self> {
-        let Some(first) = layers.clone().next() else {
-            return Err(Error::ZeroDimension { name: "num_layers" });
-        };
         let mut bytes = 0u64;
         for config in layers.clone() {
             let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
@@ -100,7 +107,8 @@ impl BatchedKvCache {
             })?;
         }
         let most = layers.clone().map(|config| runs(config.placement)).max().unwrap_or(1);
-        let ring = StepRing::new(context, first.max_batch_size, most)?;
+        let batch = layers.clone().map(|config| config.max_batch_size).max().unwrap_or(1);
+        let ring = StepRing::new(context, batch, most)?;
         let layers = layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
         let positions = Positions::new(context, first.max_batch_size)?;
         Ok(BatchedKvCache { layers, ring, positions, step: ModelStep::default(), next_step: ModelStep::default() })

@@ -425,6 +425,14 @@ pub enum Error {
         /// How many tokens it writes.
         count: u32,
     },
+    /// More layers than a cache has.
+    #[error("num_layers must be at most {most}, but is {num_layers}")]
+    TooManyLayers {
+        /// The layers asked for.
+        num_layers: usize,
+        /// [`BatchedKvCache::MAX_LAYERS`](crate::BatchedKvCache::MAX_LAYERS).
+        most: usize,
+    },
     /// The cache has no such layer.
     #[error("layer must be below num_layers = {num_layers}, but is {layer}")]
     LayerOutOfRange {

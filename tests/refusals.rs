@@ -8,7 +8,7 @@ use std::future::Future;
 
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, Placement,
-    ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors,
+    ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors, program::Program,
 };
 
 fn context() -> Context {
@@ -82,8 +82,22 @@ fn products_that_overflow() {
     let layer = CacheConfig::new(1 << 15, 1 << 15, 1 << 16, 1 << 16);
     let error = layer.validate().unwrap_err();
     assert!(matches!(error, Error::SizeOverflow { what: "bytes of one layer", .. }), "{error}");
-    let layers = BatchedKvCache::new(&context, CacheConfig::new(1, 1, 1 << 12, 1 << 12), usize::MAX).unwrap_err();
+    let layers = BatchedKvCache::new(&context, CacheConfig::new(1 << 16, 1 << 15, 1 << 12, 1 << 12), 64).unwrap_err();
     assert!(matches!(layers, Error::SizeOverflow { what: "bytes of all layers", .. }), "{layers}");
+}
+
+#[test]
+fn more_layers_than_any_model_has() {
+    let (context, config) = (context(), CacheConfig::new(1, 1, 1, 1));
+    for layers in [65_537, 200_000_000_000, usize::MAX] {
+        let words = format!("num_layers must be at most 65536, but is {layers}");
+        let error = BatchedKvCache::new(&context, config, layers).map(drop).unwrap_err();
+        assert_eq!(error.to_string(), words);
+        let failure = Program::new(config, layers).run(&context).unwrap_err();
+        assert_eq!(failure.to_string(), format!("operation 0: {words}"));
+    }
+    let error = BatchedKvCache::with_layers(&context, &vec![config; 65_537]).map(drop).unwrap_err();
+    assert_eq!(error.kind(), "too_many_layers");
 }
 
 #[test]

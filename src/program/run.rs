@@ -30,6 +30,7 @@ impl Program {
     pub fn run(&self, context: &Context) -> Result<(), Failure> {
         let at = |operation| move |kind| Failure { operation, kind };
         let make = || {
+            BatchedKvCache::check_layers(self.num_layers)?;
             let device = BatchedKvCache::with_layers(context, &self.layers())?;
             let reference = self.layers().into_iter().map(ReferenceCache::new).collect::<Result<_>>()?;
             Ok(Pass { device, reference })
@@ -168,7 +169,7 @@ impl Pass {
         let reference = self.reference.get(layer).or(self.reference.first()).expect("a program has a layer");
         let config = *reference.config();
         let most = config.slots().max(if config.placement == Placement::Linear { config.max_seq_len } else { 0 });
-        (config, span.tokens.min(4 * most + 1))
+        (config, span.tokens.min(most.saturating_mul(4).saturating_add(1)))
     }
 
     /// Elements of one side of an update.
@@ -372,7 +373,7 @@ impl Change {
 /// Keys and values of a sequence of some length; a program that is to be refused may ask for any.
 fn inserted(config: &CacheConfig, length: u32, rows: &Rows) -> [Dense; 2] {
     let valid: u32 = config.placement.valid(length).into_iter().map(|range| range.end - range.start).sum();
-    let count = valid.min(config.slots() + 1) as usize * config.num_heads as usize;
+    let count = valid.min(config.slots().saturating_add(1)) as usize * config.num_heads as usize;
     Side::BOTH.map(|side| rows.dense(side, count * config.dim(side) as usize))
 }
 

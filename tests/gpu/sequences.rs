@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("sequences::a_source_serves_every_batch_that_its_buffers_hold", a_source_serves_every_batch_that_its_buffers_hold),
     ("sequences::every_row_width_wraps_and_moves", every_row_width_wraps_and_moves),
     ("sequences::lengths_of_many_layers_in_a_pass", lengths_of_many_layers_in_a_pass),
+    ("sequences::positions_near_the_last_are_as_any", positions_near_the_last_are_as_any),
 ];
 
 /// Rows of one element: keys are these numbers, values their negatives.
@@ -323,6 +324,48 @@ fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
             }
             program.run(&gpu.context).map_err(|failure| format!("{config:?}: {failure}"))?;
         }
+    }
+    DONE
+}
+
+/// What 32 bits hold is enough for 4 000 000 000 tokens, each of which costs what the tenth does.
+fn positions_near_the_last_are_as_any(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 4, sinks: 3, slack: 2 };
+    for base in [10, 4_000_000_000, u32::MAX - 60] {
+        let mut program = Program::new(CacheConfig::new(2, 2, 5, 0).max_batch_size(3).placement(ring), 2);
+        program.poison = true;
+        let rows = |seed| Rows { key_format: Format::F32, value_format: Format::F16, seed };
+        let span = |positions, tokens| Span { tokens, positions, counts: None, whole: false };
+        let at = |position| Positions::At(position);
+        let change = |change| Operation::Sequences { change, in_pass: false };
+        let get = |start, end| Operation::Get { layer: 0, start, end, guarded: false };
+        let update = |layer, span, seed| Operation::Update { layer, span, rows: rows(seed), path: Path::Host };
+        program.operations = vec![
+            update(0, span(Positions::Append, 4), 1),
+            update(0, span(Positions::Each(vec![base + 4, base]), 2), 2),
+            update(1, span(at(base), 6), 3),
+            update(0, span(Positions::Append, 1), 4),
+            Operation::Advance { layer: 0, span: span(at(base + 9), 2), seed: 5 },
+            Operation::Advance { layer: 1, span: span(at(base + 12), 30), seed: 6 },
+            get(base + 8, base + 11),
+            get(0, 3),
+            get(0, base + 11),
+            get(base, u32::MAX),
+            Operation::GetAll { layer: 0 },
+            Operation::Extract { sequence: 1 },
+            update(0, span(at(u32::MAX - 1), 1), 7),
+            update(0, span(at(0), u32::MAX - 1), 8),
+            change(Change::Truncate(Lengths::All(base + 9))),
+            change(Change::CopyRange { from: 0, start: 0, end: base + 9, to: 1, position: 0 }),
+            change(Change::CopyRange { from: 0, start: 0, end: u32::MAX, to: 1, position: 0 }),
+            Operation::Insert { sequence: 2, length: base + 40, rows: rows(9) },
+            change(Change::CopyRange { from: 2, start: base + 37, end: base + 40, to: 0, position: base + 41 }),
+            change(Change::Select(vec![2, 0])),
+            change(Change::Truncate(Lengths::Each(vec![base + 40, 2]))),
+            Operation::GetAll { layer: 1 },
+        ];
+        program.run(&gpu.context).map_err(|failure| format!("{base}: {failure}"))?;
+        program.run(&gpu.small).map_err(|failure| format!("{base}: {failure}"))?;
     }
     DONE
 }

@@ -171,14 +171,21 @@ impl Replay {
             Operation::Get { layer, start, end } => {
                 let expected = self.reference_layer(*layer).and_then(|reference| reference.get(*start..*end));
                 let actual = self.device.get(*layer, *start..*end).and_then(|rows| rows.read());
-                let positions = self.positions(*layer, |length, _| (*start..*end).filter(|at| *at < length).collect());
-                agree_rows((expected, actual), positions)
+                // Asked for where both have the rows: so the range is no longer than they are.
+                agree_rows((expected, actual), || {
+                    self.positions(*layer, |reference, sequence| {
+                        (*start..(*end).min(reference.lengths()[sequence as usize])).collect()
+                    })
+                })
             }
             Operation::GetAll { layer } => {
                 let expected = self.reference_layer(*layer).map(|reference| reference.get_all());
                 let actual = self.device.get_all(*layer).and_then(|rows| rows.read());
-                let positions = self.positions(*layer, |_, valid| valid);
-                agree_rows((expected, actual), positions)
+                agree_rows((expected, actual), || {
+                    self.positions(*layer, |reference, sequence| {
+                        reference.valid_positions(sequence).expect("the sequence is in the batch")
+                    })
+                })
             }
             Operation::Storage { layer } => {
                 if let Err(error) = self.reference_layer(*layer) {
@@ -242,11 +249,10 @@ impl Replay {
         changed
     }
 
-    /// Which positions each sequence's rows are, from its length and its valid positions.
-    fn positions(&self, layer: usize, of: impl Fn(u32, Vec<u32>) -> Vec<u32>) -> Vec<Vec<u32>> {
+    /// Which positions each sequence's rows are.
+    fn positions(&self, layer: usize, of: impl Fn(&ReferenceCache, u32) -> Vec<u32>) -> Vec<Vec<u32>> {
         let Some(reference) = self.reference.get(layer) else { return Vec::new() };
-        let valid = |sequence| reference.valid_positions(sequence).expect("the sequence is in the batch");
-        (0..).zip(reference.lengths()).map(|(sequence, &length)| of(length, valid(sequence))).collect()
+        (0..reference.config().batch_size).map(|sequence| of(reference, sequence)).collect()
     }
 
     /// Lengths and the whole storage of every layer.
@@ -278,7 +284,10 @@ fn agree(both: Both<()>, given: Option<Given>) -> Result<Result<Option<Given>, E
 }
 
 /// The same for rows, which must be equal.
-fn agree_rows(both: Both<Pair<HostTensor>>, positions: Vec<Vec<u32>>) -> Result<Result<Option<Given>, Error>, Stop> {
+fn agree_rows(
+    both: Both<Pair<HostTensor>>,
+    positions: impl FnOnce() -> Vec<Vec<u32>>,
+) -> Result<Result<Option<Given>, Error>, Stop> {
     let (expected, actual) = match both {
         (Ok(expected), Ok(actual)) => (expected, actual),
         (expected, actual) => return agree((expected.map(drop), actual.map(drop)), None),
@@ -292,7 +301,7 @@ fn agree_rows(both: Both<Pair<HostTensor>>, positions: Vec<Vec<u32>>) -> Result<
             return Err(Stop::Differs(format!("copied rows: {difference}")));
         }
     }
-    Ok(Ok(Some(Given::Rows(Rows::copied(&actual, positions)))))
+    Ok(Ok(Some(Given::Rows(Rows::copied(&actual, positions())))))
 }
 
 /// How far an attention may be from the reference: the root mean square of the difference, relative to that of the output.

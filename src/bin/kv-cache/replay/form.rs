@@ -4,7 +4,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _},
 };
-use wgpu_kv_cache::{CacheConfig, Error, Format, HostTensor, Pair, Placement};
+use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Error, Format, HostTensor, Pair, Placement};
 
 /// A recorded program.
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ pub struct Program {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    layers: u16,
+    layers: usize,
     batch_size: u32,
     max_batch_size: Option<u32>,
     num_heads: u32,
@@ -63,11 +63,11 @@ impl<T: Default> Default for OfLayers<T> {
 
 impl<T: Copy> OfLayers<T> {
     /// That of one of so many layers.
-    fn of(&self, layer: u16, layers: u16) -> Result<T, Error> {
+    fn of(&self, layer: usize, layers: usize) -> Result<T, Error> {
         match self {
             OfLayers::All(all) => Ok(*all),
-            OfLayers::Each(each) if each.len() == usize::from(layers) => Ok(each[usize::from(layer)]),
-            OfLayers::Each(each) => Err(Error::LayerOutOfRange { layer: each.len(), num_layers: layers.into() }),
+            OfLayers::Each(each) if each.len() == layers => Ok(each[layer]),
+            OfLayers::Each(each) => Err(Error::LayerOutOfRange { layer: each.len(), num_layers: layers }),
         }
     }
 }
@@ -216,6 +216,7 @@ pub struct Rows {
 impl Config {
     /// The configuration of each layer.
     pub fn layers(&self) -> Result<Vec<CacheConfig>, Error> {
+        BatchedKvCache::check_layers(self.layers)?;
         let config = CacheConfig::new(self.batch_size, self.num_heads, self.head_dim, self.max_seq_len)
             .max_batch_size(self.max_batch_size.unwrap_or(self.batch_size))
             .value_dim(self.value_dim.unwrap_or(self.head_dim));

@@ -1,0 +1,28 @@
+//! `kv-cache demo`.
+
+use crate::{json, passes};
+
+#[test]
+fn the_demo_verifies_every_layer_format_and_adapter() {
+    let adapters = json(&["adapters", "--json"]).as_array().unwrap().len();
+    let demo = json(&["demo", "--json"]);
+    let trials = demo["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 6 * adapters);
+    for trial in trials {
+        assert_eq!(trial["verified"], true);
+        // 30 layers of keys and values, 3 heads of 64, 128 slots.
+        assert_eq!(trial["elements_compared"], 30 * 2 * 3 * 64 * 128);
+        assert_eq!(trial["memory_report"]["tokens_generated"], 96);
+        assert_eq!((&trial["prefill"]["tokens"], &trial["decode_step"]["tokens"]), (&64.into(), &32.into()));
+        assert!(trial["prefill"]["device_copy_gigabytes_per_second"].as_f64().unwrap() > 0.0);
+    }
+    let told = passes(&["demo"]);
+    assert!(told.contains("none differs"), "{told}");
+    assert!(told.contains("growth_per_token_mb"), "{told}");
+    assert!(!told.contains('\u{1b}'), "colours only on a terminal");
+}
+
+#[test]
+fn without_arguments_it_is_the_demo() {
+    assert!(passes(&[]).contains("A KV cache on the GPU"));
+}

@@ -1,10 +1,15 @@
 //! `kv-cache adapters`.
 
+use std::io::Write;
+
 use clap::Args;
 use serde_json::json;
 use wgpu_kv_cache::{CacheConfig, Format, adapters};
 
-use crate::{Failure, output};
+use crate::{
+    Failure,
+    output::{self, Out},
+};
 
 /// Head size of the cache by which adapters are measured.
 const HEAD_DIM: u32 = 128;
@@ -17,7 +22,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let mut table = output::table(
         &[
             "",
@@ -70,16 +75,21 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }));
     }
     if arguments.json {
-        output::json(&list);
+        output::json(out, &list)?;
     } else {
-        println!("{table}\n");
-        println!(
+        writeln!(out, "{table}\n")?;
+        writeln!(
+            out,
             "longest: the longest sequence that a cache with heads of {HEAD_DIM} can hold, in tokens. The keys of one"
-        );
-        println!("sequence and head must fit one binding; heads, sequences and layers beyond that go into further");
-        println!(
+        )?;
+        writeln!(
+            out,
+            "sequence and head must fit one binding; heads, sequences and layers beyond that go into further"
+        )?;
+        writeln!(
+            out,
             "buffers, up to the memory of the device, which wgpu does not tell. f16 and bf16 caches need no f16 here."
-        );
+        )?;
     }
     Ok(())
 }

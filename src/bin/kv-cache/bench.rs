@@ -13,7 +13,10 @@ use clap::Args;
 use wgpu_kv_cache::{adapter_label, adapters, find_adapter};
 
 use self::{cases::Sweep, clock::Stopwatch, report::Report};
-use crate::{Failure, output};
+use crate::{
+    Failure,
+    output::{self, Out},
+};
 
 /// Measure updates and ranges beside the device's own buffer copy of the same bytes.
 ///
@@ -44,9 +47,9 @@ pub struct Arguments {
     compare: Option<Vec<PathBuf>>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     if let Some([before, after]) = arguments.compare.as_deref() {
-        return compare::run(&Report::read(before)?, &Report::read(after)?, arguments.json);
+        return compare::run(&Report::read(before)?, &Report::read(after)?, arguments.json, out);
     }
     if let Some(path) = &arguments.report {
         // Minutes of measuring should not end at a path that cannot be written.
@@ -65,9 +68,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         write(path, &page::html(&report))?;
     }
     if arguments.json {
-        output::json(&report);
+        output::json(out, &report)?;
     } else {
-        report.print();
+        report.print(out)?;
     }
     Ok(())
 }

@@ -1,12 +1,15 @@
 //! `kv-cache demo`, and what `kv-cache verify FILE` shares with it.
 
+use std::io::{self, Write};
+
 use clap::Args;
 use console::style;
 use serde_json::json;
 use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter};
 
 use crate::{
-    Failure, output,
+    Failure,
+    output::{self, Out},
     trace::Trace,
     trial::{self, Trial},
 };
@@ -25,25 +28,27 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let trace = Trace::built_in()?;
     if !arguments.json {
-        println!("{}", style("A KV cache on the GPU, with a real model's keys and values").bold());
-        println!(
+        writeln!(out, "{}", style("A KV cache on the GPU, with a real model's keys and values").bold())?;
+        writeln!(
+            out,
             "\nSmolLM2-135M read a story of {} tokens; its keys and values were recorded ({} layers, {} KV heads of {}).",
             trace.tokens,
             trace.layers.len(),
             trace.num_heads,
             trace.head_dim
-        );
-        println!(
+        )?;
+        writeln!(
+            out,
             "Here they go through the cache as in an engine: {PREFILL} tokens at once (prefill), then {} one by one\n\
              (decode), on every adapter, in every format. Then the whole storage, the lengths and copied ranges are\n\
              read back and compared with a CPU reference, bit for bit.",
             trace.tokens - PREFILL
-        );
+        )?;
     }
-    put_through(&trace, PREFILL, arguments.adapter.as_deref(), arguments.json)
+    put_through(out, &trace, PREFILL, arguments.adapter.as_deref(), arguments.json)
 }
 
 /// The chosen adapter, or all.
@@ -55,7 +60,14 @@ pub fn chosen(adapter: Option<&str>) -> Result<Vec<wgpu::Adapter>, Failure> {
 }
 
 /// Verifies a trace in every format on the chosen adapters and prints what it took.
-pub fn put_through(trace: &Trace, prefill: u32, adapter: Option<&str>, as_json: bool) -> Result<(), Failure> {
+pub fn put_through(
+    out: &mut Out,
+    trace: &Trace,
+    prefill: u32,
+    adapter: Option<&str>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    out.flush()?;
     let chosen = chosen(adapter)?;
     let mut trials: Vec<Trial> = Vec::new();
     for (index, adapter) in chosen.iter().enumerate() {
@@ -70,34 +82,39 @@ pub fn put_through(trace: &Trace, prefill: u32, adapter: Option<&str>, as_json: 
         }
         if !as_json {
             if index == 0 {
-                print_memory(&trials);
+                print_memory(out, &trials)?;
             }
-            print_times(&label, trace, &trials[first..]);
+            print_times(out, &label, trace, &trials[first..])?;
+            out.flush()?;
         }
     }
     if as_json {
-        output::json(&json!({
-            "trace": trace.title,
-            "trials": trials.iter().map(Trial::json).collect::<Vec<_>>(),
-        }));
+        output::json(
+            out,
+            &json!({
+                "trace": trace.title,
+                "trials": trials.iter().map(Trial::json).collect::<Vec<_>>(),
+            }),
+        )?;
     } else {
-        println!(
+        writeln!(
+            out,
             "\n{} {} layers × {} formats × {} adapters: {} elements compared, none differs.",
             style("verified").green().bold(),
             trace.layers.len(),
             Format::ALL.len(),
             chosen.len(),
             output::count(trials.iter().map(|trial| trial.elements).sum())
-        );
-        println!("Times are medians by the wall clock, from recording to done; bytes written count once.");
+        )?;
+        writeln!(out, "Times are medians by the wall clock, from recording to done; bytes written count once.")?;
     }
     Ok(())
 }
 
 /// The memory reports, a column for each format.
-fn print_memory(trials: &[Trial]) {
+fn print_memory(out: &mut Out, trials: &[Trial]) -> io::Result<()> {
     let texts: Vec<_> = trials.iter().map(|trial| trial.report.to_string()).collect();
-    println!("\n{}", style("Memory report").bold());
+    writeln!(out, "\n{}", style("Memory report").bold())?;
     for lines in
         texts[0].lines().enumerate().map(|(i, _)| texts.iter().map(move |text| text.lines().nth(i).unwrap_or("")))
     {
@@ -108,14 +125,15 @@ fn print_memory(trials: &[Trial]) {
             name = field;
             row.push_str(&format!("{:>12}", value.trim()));
         }
-        println!("  {name:<24}{row}");
+        writeln!(out, "  {name:<24}{row}")?;
     }
+    Ok(())
 }
 
-fn print_times(label: &str, trace: &Trace, trials: &[Trial]) {
+fn print_times(out: &mut Out, label: &str, trace: &Trace, trials: &[Trial]) -> io::Result<()> {
     let layers = trace.layers.len();
-    let Some(first) = trials.first() else { return };
-    println!("\n{}", style(label).bold());
+    let Some(first) = trials.first() else { return Ok(()) };
+    writeln!(out, "\n{}", style(label).bold())?;
     let prefill = format!("prefill {} × {layers}", first.prefill.tokens);
     let decode = format!("step 1 × {layers}");
     let mut table =
@@ -133,5 +151,5 @@ fn print_times(label: &str, trace: &Trace, trials: &[Trial]) {
             [trial.format.to_string(), verified].into_iter().chain(phase(&trial.prefill)).chain(phase(&trial.decode));
         table.add_row(cells);
     }
-    println!("{table}");
+    writeln!(out, "{table}")
 }

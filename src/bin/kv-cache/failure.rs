@@ -8,6 +8,8 @@ use wgpu_kv_cache::Difference;
 pub enum Failure {
     #[error(transparent)]
     Cache(#[from] wgpu_kv_cache::Error),
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{path}: not a safetensors file, or cut short: {source}")]

@@ -1,4 +1,5 @@
 //! `kv-cache`: a key/value cache for transformers on any GPU that wgpu reaches, checked bit for bit.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod adapters;
 mod bench;
@@ -14,11 +15,15 @@ mod trace;
 mod trial;
 mod verify;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, ErrorKind, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
 use failure::Failure;
+use output::Out;
 
 /// A key/value cache for transformers on any GPU that wgpu reaches, checked bit for bit against the CPU.
 ///
@@ -43,20 +48,41 @@ enum Command {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error,wgpu_hal=off")).init();
-    let done = match Arguments::parse().command.unwrap_or(Command::Demo(demo::Arguments::default())) {
-        Command::Demo(arguments) => demo::run(&arguments),
-        Command::Verify(arguments) => verify::run(&arguments),
-        Command::Adapters(arguments) => adapters::run(&arguments),
-        Command::Plan(arguments) => plan::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::Replay(arguments) => replay::run(&arguments),
-        Command::Quality(arguments) => quality::run(&arguments),
+    let (done, status) = match Arguments::try_parse() {
+        Ok(arguments) => {
+            let mut out = output::open();
+            let done = run(arguments, &mut out);
+            // Also what was told before an error.
+            let told = out.flush();
+            (done.and_then(|()| Ok(told?)), ExitCode::SUCCESS)
+        }
+        // Clap prints help and the version as well.
+        Err(told) => {
+            let printed = told.print().and_then(|()| io::stdout().flush());
+            let done = if told.use_stderr() { Ok(()) } else { printed.map_err(Failure::from) };
+            (done, if told.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS })
+        }
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => status,
+        // Whoever read it has read enough.
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{} {failure}", console::style("error:").red().bold().for_stderr());
+            // Where nobody hears of it, the status is left.
+            let _ = writeln!(io::stderr(), "{} {failure}", console::style("error:").red().bold().for_stderr());
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(arguments: Arguments, out: &mut Out) -> Result<(), Failure> {
+    match arguments.command.unwrap_or(Command::Demo(demo::Arguments::default())) {
+        Command::Demo(arguments) => demo::run(&arguments, out),
+        Command::Verify(arguments) => verify::run(&arguments, out),
+        Command::Adapters(arguments) => adapters::run(&arguments, out),
+        Command::Plan(arguments) => plan::run(&arguments, out),
+        Command::Bench(arguments) => bench::run(&arguments, out),
+        Command::Replay(arguments) => replay::run(&arguments, out),
+        Command::Quality(arguments) => quality::run(&arguments, out),
     }
 }

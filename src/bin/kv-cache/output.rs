@@ -1,9 +1,19 @@
-//! Tables, numbers and progress.
+//! Standard output, tables, numbers and progress.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+/// Standard output, of which every write can fail: nothing here uses `println!`, which panics.
+pub type Out = BufWriter<StdoutLock<'static>>;
+
+/// Standard output, for the whole run.
+pub fn open() -> Out {
+    BufWriter::new(io::stdout().lock())
+}
 
 /// A table with a heading line; columns but the first `left` are numbers.
 pub fn table(headings: &[&str], left: usize) -> Table {
@@ -48,8 +58,8 @@ pub fn count(number: u64) -> String {
 }
 
 /// Prints a value for machines.
-pub fn json(value: &impl Serialize) {
-    println!("{}", serde_json::to_string_pretty(value).expect("keys are strings"));
+pub fn json(out: &mut Out, value: &impl Serialize) -> io::Result<()> {
+    writeln!(out, "{}", serde_json::to_string_pretty(value).expect("keys are strings"))
 }
 
 /// A bar on standard error; nothing where that is no terminal.

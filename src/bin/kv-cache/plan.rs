@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -10,7 +11,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use wgpu_kv_cache::{CacheConfig, Error, Format, Side};
 
-use crate::{Failure, output};
+use crate::{
+    Failure,
+    output::{self, Out},
+};
 
 /// Context lengths that are planned unless others are asked for or the model names its own.
 const CONTEXTS: [u32; 4] = [2048, 8192, 32_768, 131_072];
@@ -77,7 +81,7 @@ struct Model {
     window: Option<u32>,
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let model = match &arguments.config {
         Some(path) => read_model(path)?,
         None => Model::default(),
@@ -163,22 +167,27 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     if arguments.json {
-        output::json(&list);
+        output::json(out, &list)?;
         return Ok(());
     }
     let values = if value_dim == head_dim { String::new() } else { format!(" (values {value_dim})") };
-    println!("{layers} layers, {heads} KV heads of {head_dim}{values}\n\n{table}\n");
-    println!("a token: keys and values of one more token for the whole batch, in all layers.");
-    println!("max_storage_buffer_binding_size and max_buffer_size: ask wgpu for the first number at least; with the");
-    println!(
+    writeln!(out, "{layers} layers, {heads} KV heads of {head_dim}{values}\n\n{table}\n")?;
+    writeln!(out, "a token: keys and values of one more token for the whole batch, in all layers.")?;
+    writeln!(
+        out,
+        "max_storage_buffer_binding_size and max_buffer_size: ask wgpu for the first number at least; with the"
+    )?;
+    writeln!(
+        out,
         "second each side of a layer is one buffer. wgpu's defaults are 134 217 728 and 268 435 456. On a device,"
-    );
-    println!("CacheConfig::required_limits gives the Limits to request. No feature is needed.");
+    )?;
+    writeln!(out, "CacheConfig::required_limits gives the Limits to request. No feature is needed.")?;
     if let Some(window) = model.window {
-        println!(
+        writeln!(
+            out,
             "The model has layers with a sliding window of {} tokens; all are planned as full.",
             output::count(window.into())
-        );
+        )?;
     }
     Ok(())
 }

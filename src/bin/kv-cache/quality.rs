@@ -3,7 +3,11 @@
 mod exponential;
 mod picture;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 use clap::Args;
 use console::style;
@@ -16,7 +20,7 @@ use wgpu_kv_cache::{
 use crate::{
     Failure,
     demo::chosen,
-    output,
+    output::{self, Out},
     trace::{Layer, Trace},
 };
 
@@ -85,7 +89,7 @@ impl Distance {
     }
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let trace = match &arguments.file {
         Some(path) => Trace::open(path)?,
         None => Trace::built_in()?,
@@ -114,10 +118,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         fs::write(path, picture::svg(&rows)).map_err(|source| Failure::File { path: path.clone(), source })?;
     }
     if arguments.json {
-        output::json(&serde_json::json!({ "trace": trace.title, "exp_error": exponential, "formats": rows }));
+        output::json(out, &serde_json::json!({ "trace": trace.title, "exp_error": exponential, "formats": rows }))?;
         return Ok(());
     }
-    println!(
+    writeln!(
+        out,
         "{}\n{}, {} tokens, {} layers, {} KV heads of {}; on {}\n",
         style("What each format loses").bold(),
         trace.title,
@@ -126,16 +131,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         trace.num_heads,
         trace.head_dim,
         adapter_label(&adapter.get_info())
-    );
-    print_table(&rows);
-    println!("\n{}", style("Relative RMS error from 1e-4 on, 16 marks a decade").bold());
-    print!("{}", picture::text(&rows));
-    println!(
+    )?;
+    print_table(out, &rows)?;
+    writeln!(out, "\n{}", style("Relative RMS error from 1e-4 on, 16 marks a decade").bold())?;
+    write!(out, "{}", picture::text(&rows))?;
+    writeln!(
+        out,
         "\nfp8 × scale has a scale of each layer's keys and values, so that the largest number becomes 448.\n\
          A trace without queries has no attention; of this one {} layers have some. The driver's own exp errs by {exponential:.1e},\n\
          relative, at most.",
         trace.layers.iter().filter(|layer| layer.queries.is_some()).count()
-    );
+    )?;
     Ok(())
 }
 
@@ -201,7 +207,7 @@ fn measure(
     })
 }
 
-fn print_table(rows: &[Quality]) {
+fn print_table(out: &mut Out, rows: &[Quality]) -> io::Result<()> {
     let mut table = output::table(&["keys / values", "bits/element", "bytes/token", "keys", "values", "attention"], 1);
     for row in rows {
         let error = |error: f64| if error == 0.0 { "0".to_owned() } else { format!("{error:.2e}") };
@@ -214,5 +220,5 @@ fn print_table(rows: &[Quality]) {
             row.attention.map_or_else(|| "–".to_owned(), error),
         ]);
     }
-    println!("{table}");
+    writeln!(out, "{table}")
 }

@@ -2,7 +2,7 @@
 
 mod form;
 
-use std::{fs, path::PathBuf};
+use std::{fs, io::Write as _, path::PathBuf};
 
 use clap::Args;
 use console::style;
@@ -14,7 +14,7 @@ use wgpu_kv_cache::{
 };
 
 use self::form::{Floats, Given, Numbers, Operation, Outcome, Program, Rows};
-use crate::Failure;
+use crate::{Failure, output::Out};
 
 /// Run a recorded program on an adapter and on the reference, and compare after each operation.
 ///
@@ -36,7 +36,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let file = |source| Failure::File { path: arguments.file.clone(), source };
     let text = fs::read_to_string(&arguments.file).map_err(file)?;
     let program: Program = serde_json::from_str(&text)
@@ -61,13 +61,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         fs::write(path, &text).map_err(|source| Failure::File { path: path.clone(), source })?;
     }
     if arguments.json {
-        print!("{text}");
+        write!(out, "{text}")?;
     } else {
-        println!(
+        writeln!(
+            out,
             "{} {label}: {} operations, {refused} of them refused, device and reference agree in every bit",
             style("replayed").green().bold(),
             program.ops.len()
-        );
+        )?;
     }
     Ok(())
 }

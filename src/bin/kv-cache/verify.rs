@@ -1,6 +1,6 @@
 //! `kv-cache verify`.
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
 use clap::Args;
 use console::style;
@@ -10,7 +10,8 @@ use wgpu_kv_cache::{Context, CostModel, adapter_label};
 use crate::{
     Failure,
     demo::{chosen, put_through},
-    output, random,
+    output::{self, Out},
+    random,
     trace::Trace,
 };
 
@@ -44,7 +45,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     match (&arguments.file, arguments.random) {
         (Some(path), _) => {
             let trace = Trace::open(path)?;
@@ -53,14 +54,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
                 let rule = format!("--prefill must be from 1 to the trace's {} tokens, but is {prefill}", trace.tokens);
                 return Err(Failure::Argument { rule });
             }
-            put_through(&trace, prefill, arguments.adapter.as_deref(), arguments.json)
+            put_through(out, &trace, prefill, arguments.adapter.as_deref(), arguments.json)
         }
-        (None, Some(programs)) => random_programs(arguments, programs),
+        (None, Some(programs)) => random_programs(arguments, programs, out),
         (None, None) => unreachable!("clap asks for one of the two"),
     }
 }
 
-fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> {
+fn random_programs(arguments: &Arguments, programs: u64, out: &mut Out) -> Result<(), Failure> {
     if programs == 0 {
         return Err(Failure::Argument { rule: "--random must be at least 1, but is 0".to_owned() });
     }
@@ -94,18 +95,20 @@ fn random_programs(arguments: &Arguments, programs: u64) -> Result<(), Failure> 
         }
         bar.finish_and_clear();
         if !arguments.json {
-            println!(
+            writeln!(
+                out,
                 "{} {label}: {programs} programs from seed {seed}, {operations} operations, device and reference agree \
                  in every bit",
                 style("verified").green().bold()
-            );
+            )?;
+            out.flush()?;
         }
         verified.push(json!({
             "adapter": label, "verified": true, "programs": programs, "seed": seed, "operations": operations,
         }));
     }
     if arguments.json {
-        output::json(&verified);
+        output::json(out, &verified)?;
     }
     Ok(())
 }

@@ -1,10 +1,15 @@
 //! Two reports beside each other.
 
+use std::io::Write;
+
 use console::style;
 use serde_json::json;
 
 use super::report::{Figure, Group, Measured, Report, milliseconds};
-use crate::{Failure, output};
+use crate::{
+    Failure,
+    output::{self, Out},
+};
 
 /// One form of a case that both reports have.
 struct Change<'a> {
@@ -28,7 +33,7 @@ impl Change<'_> {
 }
 
 /// Prints what the two reports have in common.
-pub fn run(before: &Report, after: &Report, as_json: bool) -> Result<(), Failure> {
+pub fn run(before: &Report, after: &Report, as_json: bool, out: &mut Out) -> Result<(), Failure> {
     let pairs: Vec<(&Figure, &Figure)> = before
         .figures
         .iter()
@@ -42,36 +47,40 @@ pub fn run(before: &Report, after: &Report, as_json: bool) -> Result<(), Failure
     }
     let only = |report: &Report| report.figures.len() - pairs.len();
     if as_json {
-        output::json(&json!({
-            "before": { "adapter": before.adapter, "date": before.date, "clock": before.clock, "only": only(before) },
-            "after": { "adapter": after.adapter, "date": after.date, "clock": after.clock, "only": only(after) },
-            "changes": pairs
-                .iter()
-                .flat_map(|(old, new)| changes(old, new))
-                .map(|change| json!({
-                    "case": change.case,
-                    "form": change.form,
-                    "before_seconds": change.before.median_seconds,
-                    "after_seconds": change.after.median_seconds,
-                    "times_as_fast": change.speed(),
-                    "clear": change.is_clear(),
-                }))
-                .collect::<Vec<_>>(),
-        }));
+        output::json(
+            out,
+            &json!({
+                "before": { "adapter": before.adapter, "date": before.date, "clock": before.clock, "only": only(before) },
+                "after": { "adapter": after.adapter, "date": after.date, "clock": after.clock, "only": only(after) },
+                "changes": pairs
+                    .iter()
+                    .flat_map(|(old, new)| changes(old, new))
+                    .map(|change| json!({
+                        "case": change.case,
+                        "form": change.form,
+                        "before_seconds": change.before.median_seconds,
+                        "after_seconds": change.after.median_seconds,
+                        "times_as_fast": change.speed(),
+                        "clear": change.is_clear(),
+                    }))
+                    .collect::<Vec<_>>(),
+            }),
+        )?;
         return Ok(());
     }
     for (name, report) in [("A", before), ("B", after)] {
-        println!(
+        writeln!(
+            out,
             "{name}: {}  {} {}; {}; {}",
             style(&report.adapter).bold(),
             report.driver,
             report.driver_info,
             report.date,
             report.method()
-        );
+        )?;
     }
     if before.clock != after.clock {
-        println!("The clocks differ: only per cents of the copy compare.");
+        writeln!(out, "The clocks differ: only per cents of the copy compare.")?;
     }
     for group in Group::ALL {
         let mut table = output::table(&["case", "form", "A", "of copy", "B", "of copy", "B is … × as fast", ""], 2);
@@ -96,13 +105,13 @@ pub fn run(before: &Report, after: &Report, as_json: bool) -> Result<(), Failure
             }
         }
         if !table.is_empty() {
-            println!("\n{}\n{table}", style(group.title()).bold());
+            writeln!(out, "\n{}\n{table}", style(group.title()).bold())?;
         }
     }
-    println!("\n▲ ▼: faster or slower, and the middle halves of the times do not meet.");
+    writeln!(out, "\n▲ ▼: faster or slower, and the middle halves of the times do not meet.")?;
     for (name, report) in [("A", before), ("B", after)] {
         if only(report) > 0 {
-            println!("{} more cases are in {name} only.", only(report));
+            writeln!(out, "{} more cases are in {name} only.", only(report))?;
         }
     }
     Ok(())

@@ -1,13 +1,22 @@
 //! What a run of the benchmark measured: [`Report`], as it is printed, saved and read again.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
 
 use console::style;
 use serde::{Deserialize, Serialize};
 use wgpu_kv_cache::{CostModel, Form, adapter_label};
 
 use super::clock::Clock;
-use crate::{Failure, output, timing};
+use crate::{
+    Failure,
+    output::{self, Out},
+    timing,
+};
 
 /// All figures of one run on one device.
 #[derive(Serialize, Deserialize)]
@@ -200,9 +209,9 @@ impl Report {
     }
 
     /// Prints the tables.
-    pub fn print(&self) {
-        println!("{}  {} {}", style(&self.adapter).bold(), self.driver, self.driver_info);
-        println!("{}; {} KV heads; {}", self.method(), super::cases::HEADS, self.costs());
+    pub fn print(&self, out: &mut Out) -> io::Result<()> {
+        writeln!(out, "{}  {} {}", style(&self.adapter).bold(), self.driver, self.driver_info)?;
+        writeln!(out, "{}; {} KV heads; {}", self.method(), super::cases::HEADS, self.costs())?;
         for group in Group::ALL {
             let mut table = output::table(&["case", "bytes", "", "kernel", "", "copies", "device copy"], 1);
             for figure in self.figures_of(group) {
@@ -217,12 +226,13 @@ impl Report {
                     format!("{:.2} GB/s", figure.device_copy.gigabytes_per_second),
                 ]);
             }
-            println!("\n{}\n{table}", style(group.title()).bold());
+            writeln!(out, "\n{}\n{table}", style(group.title()).bold())?;
         }
-        println!(
+        writeln!(
+            out,
             "\n±: half of the middle half of the times. Per cent: of the bandwidth of the device's copy of the same bytes. \
              →: the model's choice."
-        );
+        )
     }
 }
 

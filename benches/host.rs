@@ -38,8 +38,9 @@ fn record_step(criterion: &mut Criterion) {
             let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                cache.begin_step(&mut pass, Write::at(position, 1)).expect("it is in range");
                 for (layer, source) in sources.iter().enumerate() {
-                    cache.record_update(layer, &mut pass, source, Write::at(position, 1)).expect("it is in range");
+                    cache.record_update(layer, &mut pass, source).expect("it is of the step");
                 }
             }
             position = (position + 1) % 4096;

@@ -114,7 +114,8 @@ fn others(criterion: &mut Criterion) {
         bencher.iter(|| {
             submit(&context, |encoder| {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                (0..32).try_for_each(|layer| cache.record_advance(layer, &mut pass, Write::at(0, 1)))
+                cache.begin_step(&mut pass, Write::at(0, 1))?;
+                (0..32).try_for_each(|layer| cache.record_advance(layer, &mut pass))
             });
         });
     });

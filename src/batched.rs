@@ -110,7 +110,7 @@ impl BatchedKvCache {
         let batch = layers.clone().map(|config| config.max_batch_size).max().unwrap_or(1);
         let ring = StepRing::new(context, batch, most)?;
         let layers = layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
-        let positions = Positions::new(context, first.max_batch_size)?;
+        let positions = Positions::new(context, batch)?;
         Ok(BatchedKvCache { layers, ring, positions, step: ModelStep::default(), next_step: ModelStep::default() })
     }
 

@@ -131,6 +131,12 @@ impl Placement {
         }
     }
 
+    /// The first position beyond the sinks that queries at some positions see, where any does.
+    pub(crate) fn first_seen(&self, first_query: u32, end: u32) -> Option<u32> {
+        let query = first_query.max(self.sinks());
+        (query < end).then(|| self.first_valid(query + 1))
+    }
+
     /// The valid positions of a sequence of this length, in order.
     pub(crate) fn valid(&self, length: u32) -> [Range<u32>; 2] {
         let sinks = self.sinks().min(length);

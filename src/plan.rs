@@ -143,6 +143,11 @@ impl Step {
         same.then(|| Immediate { sequences: self.count(), run })
     }
 
+    /// Makes the rows no queries: nothing counts as just written.
+    pub fn forget_starts(&mut self) {
+        self.runs.iter_mut().for_each(|run| run.position = run.length);
+    }
+
     /// The most rows of any gap, for a kernel that writes gaps only; at least one, so that lengths are set.
     pub fn gap_rows(&self) -> u32 {
         self.runs.iter().map(|run| run.start - run.first).max().unwrap_or(0).max(1)
@@ -250,8 +255,12 @@ pub(crate) fn plan_write(
         }
         let oldest =
             if position < length { Sequences::rollback(placement, sequence, oldest, position)? } else { oldest };
+        let oldest = oldest.max(first);
+        if let Some(seen) = placement.first_seen(position, end).filter(|&seen| write.attended && seen < oldest) {
+            return Err(Error::Evicted { sequence, position: seen, oldest });
+        }
         step.push_write(placement, length, position, end);
-        step.oldest.push(oldest.max(placement.first_stored(end)));
+        step.oldest.push(oldest);
     }
     // Also where no row is touched, lengths and starts are set.
     step.rows = step.rows.max(1);

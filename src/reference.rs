@@ -42,6 +42,8 @@ pub struct ReferenceCache {
     lengths: Vec<u32>,
     /// By sequence, the positions that its slots hold, in order; of a sequence that is not here, none.
     held: BTreeMap<u32, Vec<Range<u32>>>,
+    /// What the last write wrote of each sequence, where no operation on sequences came after it.
+    written: Vec<Range<u32>>,
 }
 
 impl ReferenceCache {
@@ -60,7 +62,8 @@ impl ReferenceCache {
         let out = |_| Error::OutOfMemory { what: "lengths", bytes: u64::from(config.batch_size) * 4 };
         lengths.try_reserve_exact(batch).map_err(out)?;
         lengths.resize(batch, 0);
-        Ok(ReferenceCache { keys: Planes::new(), values: Planes::new(), lengths, held: BTreeMap::new(), config })
+        let (keys, values, held) = (Planes::new(), Planes::new(), BTreeMap::new());
+        Ok(ReferenceCache { config, keys, values, lengths, held, written: Vec::new() })
     }
 
     /// Shape and formats. `batch_size` is the number of sequences in the batch now.
@@ -94,6 +97,7 @@ impl ReferenceCache {
         self.check_source(Side::Keys, keys, rows)?;
         self.check_source(Side::Values, values, rows)?;
         self.write(&spans, write.tokens, keys, values);
+        self.written = spans;
         Ok(())
     }
 
@@ -103,12 +107,12 @@ impl ReferenceCache {
     /// # Errors
     /// As there, for the arguments.
     pub fn advance(&mut self, write: Write<'_>) -> Result<()> {
-        for (sequence, span) in (0..).zip(self.spans(&write)?) {
-            if !span.is_empty() {
-                self.zero_gap(sequence, &span);
-                self.hold(sequence, &span);
-            }
+        let spans = self.spans(&write)?;
+        for (sequence, span) in (0..).zip(&spans).filter(|(_, span)| !span.is_empty()) {
+            self.zero_gap(sequence, span);
+            self.hold(sequence, span);
         }
+        self.written = spans;
         Ok(())
     }
 
@@ -236,6 +240,7 @@ impl ReferenceCache {
         self.values.clear();
         self.lengths.fill(0);
         self.held.clear();
+        self.written.clear();
     }
 
     /// Whether host rows are those of a side of so many sequences and tokens.
@@ -251,6 +256,12 @@ impl ReferenceCache {
         }
         let expected = u64::try_from(expected).unwrap_or(u64::MAX);
         Err(Error::SliceLength { side, expected, actual: source.len() as u64 })
+    }
+
+    /// The positions that the last write wrote of a sequence.
+    #[cfg(feature = "attention")]
+    pub(crate) fn written(&self, sequence: u32) -> Range<u32> {
+        self.written.get(sequence as usize).cloned().unwrap_or_default()
     }
 
     /// The numbers of a stored row.
@@ -321,7 +332,11 @@ impl ReferenceCache {
                 // A write before the end takes the sequence back first.
                 _ => self.check_rollback(sequence, position.min(self.lengths[b]))?,
             }
-            spans.push(if count == 0 { 0..0 } else { position..position + count });
+            let span = if count == 0 { 0..0 } else { position..position + count };
+            if write.attended && !span.is_empty() {
+                self.check_attended(sequence, &span)?;
+            }
+            spans.push(span);
         }
         Ok(spans)
     }

@@ -21,6 +21,8 @@ pub struct Write<'a> {
     pub(crate) counts: Option<&'a [u32]>,
     /// Every row of it must be stored afterwards.
     pub(crate) whole: bool,
+    /// What its rows see as queries must be stored afterwards.
+    pub(crate) attended: bool,
 }
 
 /// Where the tokens of a [`Write`] go.
@@ -73,17 +75,17 @@ impl<'a> From<&'a Vec<u32>> for PerSequence<'a> {
 impl<'a> Write<'a> {
     /// `tokens` rows after each sequence's own length.
     pub const fn append(tokens: u32) -> Self {
-        Write { tokens, positions: Positions::Append, counts: None, whole: false }
+        Write { tokens, positions: Positions::Append, counts: None, whole: false, attended: false }
     }
 
     /// `tokens` rows from one position on, the same for all sequences.
     pub const fn at(position: u32, tokens: u32) -> Self {
-        Write { tokens, positions: Positions::At(position), counts: None, whole: false }
+        Write { tokens, positions: Positions::At(position), counts: None, whole: false, attended: false }
     }
 
     /// `tokens` rows from one position per sequence on, as ONNX `TensorScatter` (opset 24) writes them.
     pub const fn at_each(positions: &'a [u32], tokens: u32) -> Self {
-        Write { tokens, positions: Positions::Each(positions), counts: None, whole: false }
+        Write { tokens, positions: Positions::Each(positions), counts: None, whole: false, attended: false }
     }
 
     /// How many of the tokens each sequence takes, `0..=tokens`, instead of all.
@@ -101,6 +103,28 @@ impl<'a> Write<'a> {
     #[must_use]
     pub const fn whole(mut self) -> Self {
         self.whole = true;
+        self
+    }
+
+    /// Refuses what a ring could not be attended after: a write of which some row, as a query at its own position, would see
+    /// a position of its window that a later row has overwritten. A ring takes `slack + 1` tokens at once so. Linear placement
+    /// always keeps every row.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Error, Placement, ReferenceCache, Write};
+    ///
+    /// let ring = Placement::Ring { window: 4, sinks: 1, slack: 2 };
+    /// let mut cache = ReferenceCache::new(CacheConfig::new(1, 1, 1, 0).placement(ring))?;
+    /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
+    /// // The query at position 9 sees 6 to 9, and the row at 13 would take the slot of 6 + 1.
+    /// let refused = cache.update(&[0.5f32; 5][..], &[0.5f32; 5][..], Write::append(5).attended());
+    /// assert_eq!(refused, Err(Error::Evicted { sequence: 0, position: 6, oldest: 8 }));
+    /// cache.update(&[0.5f32; 3][..], &[0.5f32; 3][..], Write::append(3).attended())?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    #[must_use]
+    pub const fn attended(mut self) -> Self {
+        self.attended = true;
         self
     }
 

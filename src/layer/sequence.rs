@@ -267,5 +267,4 @@ impl KvCache {
         self.sequences.get(to)?;
         Ok((0..self.config.batch_size).map(|sequence| if sequence == to { from } else { sequence }).collect())
     }
-
 }

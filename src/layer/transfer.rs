@@ -62,6 +62,7 @@ impl KvCache {
         counts[to as usize] = count;
         let write = Write::at(position, count).counts(&counts);
         plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
+        self.step.forget_starts();
         let sequences = from..from + 1;
         let tensors = self.tensors(&step, &sequences, None)?;
         let source = self.bind_placed(&tensors)?;

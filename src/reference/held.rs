@@ -91,6 +91,27 @@ impl ReferenceCache {
         Err(Error::RollbackEvicted { sequence, length, shortest: oldest.saturating_add(window), sinks, oldest })
     }
 
+    /// Whether each row of a span, as a query, would see only what is held after the span was written.
+    pub(super) fn check_attended(&self, sequence: u32, span: &Range<u32>) -> Result<()> {
+        let Placement::Ring { window, sinks, .. } = self.config.placement else { return Ok(()) };
+        // Queries at sinks see sinks alone; of the others the first sees the farthest back.
+        let query = span.start.max(sinks);
+        if query >= span.end {
+            return Ok(());
+        }
+        let held = self.held.get(&sequence).map(|held| (sequence, held.clone())).into_iter().collect();
+        let (lengths, config) = (self.lengths.clone(), self.config);
+        let (keys, values, written) = Default::default();
+        let mut after = ReferenceCache { config, keys, values, lengths, held, written };
+        after.zero_gap(sequence, span);
+        after.hold(sequence, span);
+        let first = (query + 1).saturating_sub(window).max(sinks);
+        match after.first_missing(sequence, first..query + 1) {
+            Some(position) => Err(Error::Evicted { sequence, position, oldest: after.oldest_held(sequence, sinks) }),
+            None => Ok(()),
+        }
+    }
+
     /// Ends a sequence at `length`; its rows stay, but are no longer its own.
     pub(super) fn cut(&mut self, sequence: u32, length: u32) {
         self.lengths[sequence as usize] = length;

@@ -36,6 +36,7 @@ impl ReferenceCache {
         for (sequence, &length) in (0..).zip(&lengths) {
             self.cut(sequence, length);
         }
+        self.written.clear();
         Ok(())
     }
 
@@ -56,6 +57,7 @@ impl ReferenceCache {
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
         self.check_sequence(sequence)?;
         self.cut(sequence, 0);
+        self.written.clear();
         Ok(())
     }
 
@@ -101,6 +103,7 @@ impl ReferenceCache {
         }
         self.lengths = sources.iter().map(|&source| before.lengths[source as usize]).collect();
         self.config.batch_size = batch_size;
+        self.written.clear();
         Ok(())
     }
 
@@ -222,6 +225,7 @@ impl ReferenceCache {
             }
         }
         self.hold(to, span);
+        self.written.clear();
         Ok(())
     }
 
@@ -301,6 +305,7 @@ impl ReferenceCache {
             }
         }
         positions.iter().filter(|range| !range.is_empty()).for_each(|range| self.hold(sequence, range));
+        self.written.clear();
         Ok(())
     }
 }

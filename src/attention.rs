@@ -437,7 +437,7 @@ impl Attention {
             Queries::Last => bound,
         };
         if tokens > bound {
-            return Err(Error::MoreTokensThanBound { tokens, bound });
+            return Err(Error::MoreTokensThanBound { name: "queries", tokens, bound });
         }
         let write_pos = cache.write_pos();
         if let Some(positions) = self.mask_positions.filter(|positions| *positions < write_pos) {

@@ -1,6 +1,9 @@
 //! [`Context`]: a device, its queue, and what all caches on it share.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
 #[cfg(feature = "attention")]
 use std::{collections::HashMap, sync::Weak};
 
@@ -42,6 +45,8 @@ struct Inner {
     immediates: bool,
     unpacks_halves: OnceLock<bool>,
     kernels: Arc<Mutex<Kernels>>,
+    /// Resources that can be made before memory is said to be short; `u32::MAX` where it is not.
+    creations: AtomicU32,
     #[cfg(feature = "attention")]
     scratch: Mutex<Option<wgpu::Buffer>>,
     #[cfg(feature = "attention")]
@@ -78,6 +83,7 @@ impl Context {
                 immediates,
                 unpacks_halves: OnceLock::new(),
                 kernels: Arc::new(Mutex::new(Kernels::new(device))),
+                creations: AtomicU32::new(u32::MAX),
                 #[cfg(feature = "attention")]
                 scratch: Mutex::default(),
                 #[cfg(feature = "attention")]
@@ -99,12 +105,32 @@ impl Context {
                 immediates: *immediates,
                 unpacks_halves: OnceLock::new(),
                 kernels,
+                creations: AtomicU32::new(u32::MAX),
                 #[cfg(feature = "attention")]
                 scratch: Mutex::default(),
                 #[cfg(feature = "attention")]
                 uniforms: Mutex::default(),
             }),
         }
+    }
+
+    /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them with
+    /// [`Error::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is short, at every
+    /// point: drivers seldom tell.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// let context = Context::new(&device, &queue);
+    /// context.fail_creations_after(Some(2));
+    /// let refused = KvCache::new(&context, CacheConfig::new(1, 1, 1, 1));
+    /// assert!(matches!(refused, Err(Error::OutOfMemory { .. })));
+    /// context.fail_creations_after(None);
+    /// assert!(KvCache::new(&context, CacheConfig::new(1, 1, 1, 1)).is_ok());
+    /// ```
+    pub fn fail_creations_after(&self, creations: Option<u32>) {
+        self.inner.creations.store(creations.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// The device.
@@ -307,6 +333,10 @@ impl Context {
         bytes: u64,
         create: impl FnOnce(&wgpu::Device) -> T,
     ) -> Result<T> {
+        let less = |left: u32| (left < u32::MAX).then(|| left.saturating_sub(1));
+        if self.inner.creations.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) == Ok(0) {
+            return Err(Error::OutOfMemory { what, bytes });
+        }
         let device = self.device();
         if cfg!(target_family = "wasm") {
             // A browser tells of errors later, and to the device's handler; a thread that waited for its scopes would

@@ -579,12 +579,14 @@ pub enum Error {
         /// The first byte that both hold.
         byte: u64,
     },
-    /// An update of more tokens than the source was bound for.
-    #[error("the source was bound for {bound} tokens, but the update has {tokens}")]
+    /// An update of more tokens than a bound object has room for.
+    #[error("the {name} must have room for the {tokens} tokens of the update, but was bound for {bound}")]
     MoreTokensThanBound {
+        /// `source` or `queries`.
+        name: &'static str,
         /// Tokens of the update.
         tokens: u32,
-        /// Tokens of [`Source`](crate::Source).
+        /// Tokens that it was bound for.
         bound: u32,
     },
     /// A source that was bound to another layer or cache.

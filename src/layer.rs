@@ -532,7 +532,7 @@ impl KvCache {
             return Err(Error::BatchBeyondBound { name: "source", bound, batch_size });
         }
         if tokens > source.tokens {
-            return Err(Error::MoreTokensThanBound { tokens, bound: source.tokens });
+            return Err(Error::MoreTokensThanBound { name: "source", tokens, bound: source.tokens });
         }
         Ok(())
     }

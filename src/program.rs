@@ -53,6 +53,24 @@ pub enum Operation {
         /// Seed of the bits that are written.
         seed: u64,
     },
+    /// Writes rows to every layer: one step of a model, by [`BatchedKvCache::begin_step`](crate::BatchedKvCache::begin_step).
+    Step {
+        /// Where and how many, of every layer.
+        span: Span,
+        /// The rows; those of each layer differ.
+        rows: Rows,
+        /// Tokens that the sources have room for beyond those of the step.
+        room: u32,
+        /// How the sources lie, and whether they are recorded into a compute pass instead of an encoder.
+        path: Path,
+    },
+    /// Does an operation that something goes wrong with: nothing may have changed afterwards.
+    Faulty {
+        /// What goes wrong.
+        fault: Fault,
+        /// The operation: an update, a step, or one on sequences.
+        operation: Box<Operation>,
+    },
     /// Copies a range out.
     Get {
         /// The layer.
@@ -92,6 +110,15 @@ pub enum Operation {
     },
     /// Makes every layer as new.
     Reset,
+}
+
+/// What goes wrong with an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its encoder is dropped, and the cache restored to the [`Checkpoint`](crate::Checkpoint) before it.
+    Dropped,
+    /// Memory is short after so many resources. The operation is done where it needs no more.
+    OutOfMemory(u32),
 }
 
 /// What is done to whole sequences, of all layers at once.
@@ -160,6 +187,8 @@ pub struct Span {
     pub counts: Option<Vec<u32>>,
     /// Every row must be stored afterwards.
     pub whole: bool,
+    /// What its rows see as queries must be stored afterwards.
+    pub attended: bool,
 }
 
 /// Positions of a [`Span`].
@@ -249,7 +278,7 @@ impl Program {
 impl Span {
     /// All tokens of the source after each sequence's own length.
     pub fn append(tokens: u32) -> Self {
-        Span { tokens, positions: Positions::Append, counts: None, whole: false }
+        Span { tokens, positions: Positions::Append, counts: None, whole: false, attended: false }
     }
 
     /// The same as the argument of an update.
@@ -260,6 +289,7 @@ impl Span {
             Positions::Each(positions) => Write::at_each(positions, self.tokens),
         };
         let write = if self.whole { write.whole() } else { write };
+        let write = if self.attended { write.attended() } else { write };
         match &self.counts {
             Some(counts) => write.counts(counts),
             None => write,

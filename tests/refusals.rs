@@ -349,7 +349,7 @@ fn bound_sources() {
     );
     refuses(
         &mut cache,
-        Error::MoreTokensThanBound { tokens: 2, bound: 1 },
+        Error::MoreTokensThanBound { name: "source", tokens: 2, bound: 1 },
         "the source was bound for 1 tokens, but the update has 2",
         |cache| cache.record_update(&mut encoder, &own, Write::at(0, 2)),
     );

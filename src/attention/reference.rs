@@ -72,7 +72,7 @@ pub fn reference(
             Queries::Last => tokens,
         };
         if rows > tokens {
-            return Err(Error::MoreTokensThanBound { tokens: rows, bound: tokens });
+            return Err(Error::MoreTokensThanBound { name: "queries", tokens: rows, bound: tokens });
         }
         let mut of_sequence = Vec::new();
         for row in 0..rows {

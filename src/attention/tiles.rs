@@ -34,7 +34,7 @@ impl Tile {
         let wanted = if group >= 16 { group.min(MOST_ROWS) } else { (16 / group).min(tokens) * group };
         let rows = (1..=wanted).rev().find(|&rows| bytes_without_queries(rows) <= memory)?;
         let staged = u64::from(rows) * u64::from(head_dim.div_ceil(4));
-        let room = u64::from((memory - bytes_without_queries(rows)) / 16).min(MOST_STAGED.into());
+        let room = u64::from((memory - bytes_without_queries(rows)) / 16 + 1).min(MOST_STAGED.into());
         let staged = if staged <= room { u32::try_from(staged).unwrap_or(0) } else { 0 };
         Some(Tile { rows, staged })
     }
@@ -42,14 +42,14 @@ impl Tile {
     /// Bytes of workgroup memory.
     #[cfg(test)]
     pub fn bytes(&self) -> u32 {
-        bytes_without_queries(self.rows) + 16 * self.staged.max(1)
+        bytes_without_queries(self.rows) + 16 * self.staged.saturating_sub(1)
     }
 }
 
-/// Bytes of workgroup memory beside the queries, of which one vector is always there: scores, slots, three numbers a row,
-/// a vector a thread.
+/// Bytes of workgroup memory with one vector of queries, which is always there: scores, slots, three numbers a row, a vector
+/// a thread.
 const fn bytes_without_queries(rows: u32) -> u32 {
-    4 * rows * WORKGROUP + 4 * WORKGROUP + (3 * 4 * rows).next_multiple_of(16) + 16 * WORKGROUP + 16
+    4 * rows * WORKGROUP + 4 * WORKGROUP + 3 * (4 * rows).next_multiple_of(16) + 16 * WORKGROUP + 16
 }
 
 /// Workgroups that are wanted on a type of device.

@@ -76,9 +76,10 @@ impl Dense {
         }
     }
 
-    /// The same rows as an engine would have them.
-    pub fn strided(&self, config: &CacheConfig, side: Side, tokens: u32, layout: Layout) -> Strided {
+    /// The same rows as an engine would have them that has room for `room` tokens more.
+    pub fn strided(&self, config: &CacheConfig, side: Side, (rows, room): (u32, u32), layout: Layout) -> Strided {
         let (heads, dim) = (config.num_heads, config.dim(side));
+        let tokens = rows.saturating_add(room);
         let dense = self.rows();
         let format = dense.format();
         let width = format.unit_bytes() as usize;
@@ -104,7 +105,7 @@ impl Dense {
         let mut source = dense.bytes().chunks_exact(dim as usize * width);
         for sequence in 0..u64::from(config.batch_size) {
             for head in 0..u64::from(heads) {
-                for token in 0..u64::from(tokens) {
+                for token in 0..u64::from(rows) {
                     let at = first + sequence * strides.sequence + head * strides.head + token * strides.token;
                     let at = index(at) * width;
                     let row = source.next().expect("dense rows fill the shape");

@@ -1,13 +1,13 @@
 //! Running a program on the device and on the reference.
 
 use super::{
-    Change, Failure, FailureKind, Operation, Path, Program, Rows, Span,
+    Change, Failure, FailureKind, Fault, Layout, Operation, Path, Program, Rows, Span,
     data::{mix, upper_half},
     poison,
 };
 use crate::{
-    BatchedKvCache, CacheConfig, Context, Destination, Error, HostTensor, KvCache, Pair, Placement, Recorder,
-    ReferenceCache, Result, RowsIn, Side, Source, compare_tensors,
+    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Error, HostTensor, KvCache, Pair, Placement,
+    Recorder, ReferenceCache, Result, RowsIn, Side, Source, Write, compare_tensors,
     program::data::{Dense, Strided},
     tensor::read_buffer,
 };
@@ -19,6 +19,10 @@ const GUARD: u8 = 0xa5;
 struct Pass {
     device: BatchedKvCache,
     reference: Vec<ReferenceCache>,
+    /// What goes wrong with this operation.
+    fault: Option<Fault>,
+    /// It did.
+    failed: bool,
 }
 
 impl Program {
@@ -33,7 +37,7 @@ impl Program {
             BatchedKvCache::check_layers(self.num_layers)?;
             let device = BatchedKvCache::with_layers(context, &self.layers())?;
             let reference = self.layers().into_iter().map(ReferenceCache::new).collect::<Result<_>>()?;
-            Ok(Pass { device, reference })
+            Ok(Pass { device, reference, fault: None, failed: false })
         };
         let mut pass = make().map_err(FailureKind::Device).map_err(at(0))?;
         if self.poison {
@@ -64,6 +68,12 @@ impl Pass {
                 let actual = self.submit(|device, encoder| device.layer_mut(*layer)?.record_advance(encoder, write));
                 agree(expected, actual).map(drop)
             }
+            Operation::Step { span, rows, room, path } => {
+                let expected = self.step_reference(span, rows);
+                let actual = self.step_device(span, rows, *room, *path);
+                agree(expected, actual).map(drop)
+            }
+            Operation::Faulty { fault, operation } => self.apply_faulty(*fault, operation),
             Operation::Get { layer, start, end, guarded } => {
                 let expected = self.reference_layer(*layer).and_then(|reference| reference.get(*start..*end));
                 if *guarded {
@@ -128,6 +138,34 @@ impl Pass {
         }
     }
 
+    /// Does an operation of which nothing is left where the fault shows.
+    fn apply_faulty(&mut self, fault: Fault, operation: &Operation) -> Result<(), FailureKind> {
+        let (reference, checkpoint) = (self.reference.clone(), self.device.checkpoint());
+        let context = self.device.context().clone();
+        if let Fault::OutOfMemory(after) = fault {
+            context.fail_creations_after(Some(after));
+        }
+        (self.fault, self.failed) = (Some(fault), false);
+        let done = self.apply(operation);
+        context.fail_creations_after(None);
+        let out_of_memory = match &done {
+            Err(FailureKind::Refusal { actual: Some(error), .. } | FailureKind::Device(error)) => {
+                matches!(error, Error::OutOfMemory { .. })
+            }
+            _ => false,
+        };
+        self.fault = None;
+        if !self.failed && !out_of_memory {
+            return done;
+        }
+        self.reference = reference;
+        if out_of_memory && matches!(operation, Operation::Step { .. }) {
+            // Layers before the one that failed were recorded, and their encoder is gone.
+            self.device.restore(&checkpoint).map_err(FailureKind::Device)?;
+        }
+        Ok(())
+    }
+
     /// Lengths and the whole storage of every layer.
     fn compare(&self) -> Result<(), FailureKind> {
         for (layer, (device, reference)) in self.device.layers().iter().zip(&self.reference).enumerate() {
@@ -185,29 +223,14 @@ impl Pass {
     }
 
     fn update_device(&mut self, layer: usize, span: &Span, rows: &Rows, path: Path) -> Result<()> {
-        let [keys, values] = Side::BOTH.map(|side| self.dense(layer, side, span, rows));
         let layout = match path {
-            Path::Host => return self.device.update(layer, keys.rows(), values.rows(), span.write()),
+            Path::Host => {
+                let [keys, values] = Side::BOTH.map(|side| self.dense(layer, side, span, rows));
+                return self.device.update(layer, keys.rows(), values.rows(), span.write());
+            }
             Path::Encoder(layout) | Path::Pass(layout) => layout,
         };
-        let (config, tokens) = self.source(layer, span);
-        let [key_rows, value_rows] = [(Side::Keys, &keys), (Side::Values, &values)]
-            .map(|(side, rows)| rows.strided(&config, side, tokens, layout));
-        let context = self.device.context().clone();
-        let upload = |rows: &Strided| {
-            context.create_filled("rows", &rows.bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
-        };
-        let (key_buffer, value_buffer) = (upload(&key_rows)?, upload(&value_rows)?);
-        let rows_in =
-            |buffer, rows: &Strided, format| RowsIn { buffer, offset: rows.offset, format, strides: rows.strides };
-        let source = self.device.bind_source(
-            layer,
-            &Source {
-                keys: rows_in(&key_buffer, &key_rows, rows.key_format),
-                values: rows_in(&value_buffer, &value_rows, rows.value_format),
-                tokens,
-            },
-        )?;
+        let source = self.bind(layer, span, rows, layout, 0)?;
         let write = span.write();
         self.submit(|device, encoder| match path {
             Path::Pass(_) => {
@@ -218,14 +241,88 @@ impl Pass {
         })
     }
 
+    /// Uploads the rows of a span as an engine would have them, and binds them to a layer.
+    fn bind(&self, layer: usize, span: &Span, rows: &Rows, layout: Layout, room: u32) -> Result<BoundSource> {
+        let [keys, values] = Side::BOTH.map(|side| self.dense(layer, side, span, rows));
+        let (config, tokens) = self.source(layer, span);
+        let [key_rows, value_rows] = [(Side::Keys, &keys), (Side::Values, &values)]
+            .map(|(side, rows)| rows.strided(&config, side, (tokens, room), layout));
+        let context = self.device.context().clone();
+        let upload = |rows: &Strided| {
+            context.create_filled("rows", &rows.bytes, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
+        };
+        let (key_buffer, value_buffer) = (upload(&key_rows)?, upload(&value_rows)?);
+        let rows_in =
+            |buffer, rows: &Strided, format| RowsIn { buffer, offset: rows.offset, format, strides: rows.strides };
+        self.device.bind_source(
+            layer,
+            &Source {
+                keys: rows_in(&key_buffer, &key_rows, rows.key_format),
+                values: rows_in(&value_buffer, &value_rows, rows.value_format),
+                tokens: tokens.saturating_add(room),
+            },
+        )
+    }
+
+    /// The rows of one layer of a step.
+    fn rows_of_layer(rows: &Rows, layer: usize) -> Rows {
+        Rows { seed: mix(rows.seed ^ layer as u64), ..*rows }
+    }
+
+    /// Writes a step to every layer of the reference, or to none.
+    fn step_reference(&mut self, span: &Span, rows: &Rows) -> Result<()> {
+        for (layer, reference) in self.reference.iter().enumerate() {
+            let pairs = self.reference[0].lengths().iter().zip(reference.lengths());
+            if let Some((sequence, (&first, &actual))) = pairs.enumerate().find(|(_, (first, actual))| first != actual)
+            {
+                return Err(Error::LayersOutOfStep { layer, sequence, first, actual });
+            }
+        }
+        let before = self.reference.clone();
+        for layer in 0..self.reference.len() {
+            if let Err(error) = self.update_reference(layer, span, &Self::rows_of_layer(rows, layer)) {
+                self.reference = before;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn step_device(&mut self, span: &Span, rows: &Rows, room: u32, path: Path) -> Result<()> {
+        let layout = match path {
+            Path::Host => Layout::Bhtd,
+            Path::Encoder(layout) | Path::Pass(layout) => layout,
+        };
+        let bind = |layer| {
+            // A step without tokens is refused, not its sources.
+            let span = Span { tokens: span.tokens.max(1), ..span.clone() };
+            self.bind(layer, &span, &Self::rows_of_layer(rows, layer), layout, room)
+        };
+        let sources: Vec<BoundSource> = (0..self.reference.len()).map(bind).collect::<Result<_>>()?;
+        let write = span.write();
+        self.submit(|device, encoder| match path {
+            Path::Pass(_) => {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                record_step(device, &mut pass, &sources, write)
+            }
+            _ => record_step(device, encoder, &sources, write),
+        })
+    }
+
     fn submit(
         &mut self,
         record: impl FnOnce(&mut BatchedKvCache, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
         let context = self.device.context().clone();
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let before = self.device.checkpoint();
         record(&mut self.device, &mut encoder)?;
-        context.submit("a step of a program", encoder)
+        if self.fault == Some(Fault::Dropped) {
+            self.failed = true;
+            return self.device.restore(&before);
+        }
+        let submitted = context.submit("a step of a program", encoder);
+        submitted.or_else(|error| self.device.restore(&before).and(Err(error)))
     }
 
     /// Copies into the middle of buffers of the caller's, and checks the bytes on both sides.
@@ -318,6 +415,17 @@ impl Pass {
         }
         Ok(())
     }
+}
+
+/// Records a step of all layers.
+fn record_step(
+    device: &mut BatchedKvCache,
+    recorder: &mut impl Recorder,
+    sources: &[BoundSource],
+    write: Write<'_>,
+) -> Result<()> {
+    device.begin_step(recorder, write)?;
+    sources.iter().enumerate().try_for_each(|(layer, source)| device.record_update(layer, recorder, source))
 }
 
 /// Sets elements of the device's storage where the view says that they lie.

@@ -78,6 +78,7 @@ fn bug_03_nothing_lands_beside_the_rows(gpu: &Gpu) -> Outcome {
                 positions: Positions::At(4),
                 counts: Some((0..3).map(|b| u32::from(b == sequence)).collect()),
                 whole: false,
+                attended: false,
             },
             rows: Rows { key_format: Format::F32, value_format: format, seed: 9 },
             path: Path::Encoder(Layout::Gaps),
@@ -151,12 +152,19 @@ fn bug_08_a_gap_spares_the_neighbours(gpu: &Gpu) -> Outcome {
                     positions: Positions::Each(vec![2, 6, 2]),
                     counts: Some(vec![0, 2, 1]),
                     whole: false,
+                    attended: false,
                 },
                 Path::Pass(Layout::Bthd),
             ),
             Operation::Advance {
                 layer: 0,
-                span: Span { tokens: 1, positions: Positions::At(7), counts: Some(vec![1, 0, 0]), whole: false },
+                span: Span {
+                    tokens: 1,
+                    positions: Positions::At(7),
+                    counts: Some(vec![1, 0, 0]),
+                    whole: false,
+                    attended: false,
+                },
                 seed: 5,
             },
         ];

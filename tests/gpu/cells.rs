@@ -46,7 +46,7 @@ pub fn cell(context: &Context, format: Format, placement: Placement, operation: 
     let config = config(format, placement);
     let update = |tokens, counts: Option<Vec<u32>>, seed, path| Operation::Update {
         layer: 0,
-        span: Span { tokens, positions: Positions::Append, counts, whole: false },
+        span: Span { tokens, positions: Positions::Append, counts, whole: false, attended: false },
         rows: Rows { key_format: Format::F32, value_format: Format::F16, seed },
         path,
     };
@@ -56,7 +56,13 @@ pub fn cell(context: &Context, format: Format, placement: Placement, operation: 
             update(3, Some(vec![3, 0]), 1, Path::Pass(Layout::Gaps)),
             Operation::Update {
                 layer: 0,
-                span: Span { tokens: 2, positions: Positions::Each(vec![14, 13]), counts: None, whole: false },
+                span: Span {
+                    tokens: 2,
+                    positions: Positions::Each(vec![14, 13]),
+                    counts: None,
+                    whole: false,
+                    attended: false,
+                },
                 rows: Rows { key_format: Format::Bf16, value_format: Format::F32, seed: 2 },
                 path: Path::Host,
             },

@@ -100,7 +100,13 @@ fn every_head_size(gpu: &Gpu) -> Outcome {
                 update(Span::append(4), rows(Format::F32, Format::F16, index), Path::Host),
                 update(Span::append(1), rows(keys, values, index + 100), Path::Encoder(Layout::Fused)),
                 update(
-                    Span { tokens: 3, positions: Positions::Each(vec![6, 1]), counts: Some(vec![3, 2]), whole: false },
+                    Span {
+                        tokens: 3,
+                        positions: Positions::Each(vec![6, 1]),
+                        counts: Some(vec![3, 2]),
+                        whole: false,
+                        attended: false,
+                    },
                     rows(Format::F16, Format::F32, index + 200),
                     Path::Pass(Layout::Bthd),
                 ),
@@ -124,7 +130,13 @@ fn odd_starts_in_16_bit_formats(gpu: &Gpu) -> Outcome {
                     program.operations = vec![
                         update(Span::append(7), rows(format, format, 3), Path::Host),
                         update(
-                            Span { tokens, positions: Positions::At(start), counts: None, whole: false },
+                            Span {
+                                tokens,
+                                positions: Positions::At(start),
+                                counts: None,
+                                whole: false,
+                                attended: false,
+                            },
                             rows(format, Format::F32, 4),
                             Path::Encoder(Layout::Gaps),
                         ),
@@ -148,12 +160,24 @@ fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
             program.poison = true;
             program.operations = vec![
                 update(
-                    Span { tokens: 13, positions: Positions::At(1), counts: Some(vec![13, 9]), whole: false },
+                    Span {
+                        tokens: 13,
+                        positions: Positions::At(1),
+                        counts: Some(vec![13, 9]),
+                        whole: false,
+                        attended: false,
+                    },
                     rows(Format::F32, Format::F16, 5),
                     Path::Encoder(layout),
                 ),
                 update(
-                    Span { tokens: 7, positions: Positions::Each(vec![7, 0]), counts: None, whole: false },
+                    Span {
+                        tokens: 7,
+                        positions: Positions::Each(vec![7, 0]),
+                        counts: None,
+                        whole: false,
+                        attended: false,
+                    },
                     rows(Format::Bf16, Format::F32, 6),
                     Path::Pass(layout),
                 ),

@@ -268,6 +268,7 @@ fn lengths_of_many_layers_in_a_pass(gpu: &Gpu) -> Outcome {
             positions: Positions::Append,
             counts: Some([8, 7, 6].map(|count| count + u32::from(layer % 3 == 1)).to_vec()),
             whole: false,
+            attended: false,
         },
         rows: Rows { key_format: Format::F32, value_format: Format::Bf16, seed: layer as u64 },
         path: Path::Pass(Layout::Fused),
@@ -302,7 +303,7 @@ fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
             program.poison = true;
             let update = |layer, tokens, counts, seed| Operation::Update {
                 layer,
-                span: Span { tokens, positions: Positions::Append, counts, whole: false },
+                span: Span { tokens, positions: Positions::Append, counts, whole: false, attended: false },
                 rows: Rows { key_format: format, value_format: Format::F32, seed },
                 path: Path::Pass(Layout::Bthd),
             };
@@ -335,7 +336,7 @@ fn positions_near_the_last_are_as_any(gpu: &Gpu) -> Outcome {
         let mut program = Program::new(CacheConfig::new(2, 2, 5, 0).max_batch_size(3).placement(ring), 2);
         program.poison = true;
         let rows = |seed| Rows { key_format: Format::F32, value_format: Format::F16, seed };
-        let span = |positions, tokens| Span { tokens, positions, counts: None, whole: false };
+        let span = |positions, tokens| Span { tokens, positions, counts: None, whole: false, attended: false };
         let at = |position| Positions::At(position);
         let change = |change| Operation::Sequences { change, in_pass: false };
         let get = |start, end| Operation::Get { layer: 0, start, end, guarded: false };

@@ -58,7 +58,7 @@ fn futures_polled_by_hand(gpu: &Gpu) -> Outcome {
         assert_eq!(by_hand(context, copy.read_async())?, copy.read()?);
         assert_eq!(by_hand(context, copy.values.read_async())?, copy.values.read()?);
         by_hand(context, context.wait_async())?;
-        let (options, queries) = (Options::new(1, 1), [1.0f32; 4]);
+        let (options, queries) = (Options::last(1, 1), [1.0f32; 4]);
         let output = by_hand(context, attend_async(&cache, &options, &queries[..], None))?;
         assert_eq!(output, attend(&cache, &options, &queries[..], None)?);
     }

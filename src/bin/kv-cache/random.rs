@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use wgpu_kv_cache::{
     CacheConfig, Format, Placement,
-    program::{Change, Layout, Lengths, Operation, Path, Positions, Program, Rows, Span},
+    program::{Change, Fault, Layout, Lengths, Operation, Path, Positions, Program, Rows, Span},
 };
 
 /// Programs that share a shape, and so the kernels made for it.
@@ -33,9 +33,10 @@ pub fn program(seed: u64) -> Program {
     let rng = &mut Rng::with_seed(seed);
     program.poison = rng.bool();
     let layers = program.layers();
-    let mut drawing = Drawing { rng, formats, lengths: vec![vec![0; batch_size as usize]; layers.len()], layers };
+    let (steps, lengths) = (rng.bool(), vec![vec![0; batch_size as usize]; layers.len()]);
+    let mut drawing = Drawing { rng, steps, formats, lengths, layers };
     let operations = drawing.rng.usize(2..=14);
-    program.operations = (0..operations).map(|_| drawing.operation()).collect();
+    program.operations = (0..operations).map(|_| drawing.any_operation()).collect();
     program
 }
 
@@ -71,6 +72,8 @@ fn placement(rng: &mut Rng) -> Placement {
 /// A program on its way. It keeps roughly where each sequence ends, so that most operations are legal.
 struct Drawing<'a> {
     rng: &'a mut Rng,
+    /// Layers advance together, in steps, and not each by itself.
+    steps: bool,
     formats: [(Format, Format); 2],
     layers: Vec<CacheConfig>,
     /// `[layer][sequence]`.
@@ -93,11 +96,35 @@ impl Drawing<'_> {
         self.rng.u32(..self.batch() + beyond)
     }
 
+    /// An operation, which now and then something goes wrong with.
+    fn any_operation(&mut self) -> Operation {
+        let before = self.lengths.clone();
+        let operation = self.operation();
+        let can_fail = match &operation {
+            Operation::Step { .. } | Operation::Sequences { .. } | Operation::Insert { .. } => true,
+            Operation::Update { path, .. } => *path != Path::Host,
+            _ => false,
+        };
+        if !can_fail || self.rng.u32(..8) > 0 {
+            return operation;
+        }
+        self.lengths = before;
+        let fault = if self.rng.bool() { Fault::Dropped } else { Fault::OutOfMemory(self.rng.u32(..24)) };
+        Operation::Faulty { fault, operation: Box::new(operation) }
+    }
+
     fn operation(&mut self) -> Operation {
         // Now and then a layer that is not there.
         let layers = self.layers.len();
         let layer = if self.rng.u32(..20) == 0 { layers } else { self.rng.usize(..layers) };
         match self.rng.u32(..40) {
+            0..17 if self.steps && self.rng.u32(..20) > 0 => {
+                let (rows, path, room) = (self.rows(), self.path(), self.rng.u32(..=2));
+                let span = self.span(0);
+                let lengths = self.lengths[0].clone();
+                self.lengths.fill(lengths);
+                Operation::Step { span, rows, room, path }
+            }
             0..14 => {
                 let rows = self.rows();
                 let path = self.path();
@@ -168,7 +195,7 @@ impl Drawing<'_> {
             let extra = u32::from(self.rng.u32(..20) == 0);
             lengths.iter().map(|_| self.rng.u32(..=tokens + extra)).collect::<Vec<_>>()
         });
-        let whole = self.one_of(8) == 1;
+        let (whole, attended) = (self.one_of(8) == 1, self.one_of(8) == 1);
         if let Some(known) = self.lengths.get_mut(layer) {
             for (index, length) in known.iter_mut().enumerate() {
                 let count = counts.as_ref().map_or(tokens, |counts| counts[index]);
@@ -182,7 +209,7 @@ impl Drawing<'_> {
                 }
             }
         }
-        Span { tokens, positions, counts, whole }
+        Span { tokens, positions, counts, whole, attended }
     }
 
     fn insert(&mut self) -> Operation {

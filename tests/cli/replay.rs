@@ -122,6 +122,10 @@ fn positions_near_the_last_replay() {
             {"op": "truncate", "lengths": base + 2}, {"op": "truncate", "lengths": base - 2},
             {"op": "repeat", "times": u32::MAX}, {"op": "clear_sequence", "sequence": u32::MAX},
             attention(1),
+            {"op": "clear_sequence", "sequence": 0},
+            {"op": "update", "layer": 0, "tokens": 9, "keys": vec![0.5; 18], "values": vec![0.5; 18], "positions": 0},
+            // Of sinks that are not seen as such, none is evicted.
+            {"op": "attention", "layer": 0, "heads": 1, "tokens": 9, "queries": vec![0.5; 18], "window": 2},
         ],
     });
     let path = file("far.json", program.to_string().as_bytes());
@@ -147,7 +151,10 @@ fn positions_near_the_last_replay() {
             "rollback_evicted",
             "batch_too_large",
             "index_out_of_range",
-            "ok"
+            "ok",
+            "ok",
+            "ok",
+            "evicted"
         ]
     );
     assert_eq!(results[1]["positions"], serde_json::json!([[base, base + 1, base + 2], [null, null, null]]));

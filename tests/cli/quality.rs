@@ -53,3 +53,15 @@ fn quality_tells_what_each_format_loses() {
     let error = fails(&["quality", &own, "--adapter", "0"], 1);
     assert!(error.contains("layers.0.queries must be [batch, query_heads, tokens, head_dim]"), "{error}");
 }
+
+#[test]
+fn quality_of_numbers_that_a_format_cannot_hold_is_infinite() {
+    // Any bits, beyond the largest number of f16 and not a number among them.
+    let tensors: [(&str, &str, &[usize], usize); 2] =
+        [("layers.0.keys", "F32", &[1, 1, 8, 32], 4), ("layers.0.values", "F32", &[1, 1, 8, 32], 4)];
+    let trace = file("any_bits.safetensors", &safetensors(&tensors));
+    let picture = file("any_bits.svg", b"");
+    let told = passes(&["quality", &trace, "--adapter", "0", "--picture", &picture]);
+    assert!(told.contains("inf") || told.contains("NaN"), "{told}");
+    assert!(std::fs::read_to_string(picture).unwrap().contains("</svg>"));
+}

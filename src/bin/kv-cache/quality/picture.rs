@@ -20,14 +20,20 @@ fn errors(row: &Quality) -> impl Iterator<Item = (&'static str, RGBColor, f64)> 
         .filter_map(|(name, color, error)| Some((name, color, error?)))
 }
 
+/// Those that a logarithmic scale has: a format that cannot hold a number of the trace has infinite ones.
+fn drawable(row: &Quality) -> impl Iterator<Item = (&'static str, RGBColor, f64)> {
+    errors(row).filter(|(_, _, error)| *error > 0.0 && error.is_finite())
+}
+
 /// A bar for each error, on a logarithmic scale.
 pub fn text(rows: &[Quality]) -> String {
     let mut text = String::new();
     for row in rows {
         for (index, (name, _, error)) in errors(row).enumerate() {
             let label = if index == 0 { row.name.as_str() } else { "" };
-            let marks = ((error / LEAST).max(1.0).log10() * MARKS).round() as usize;
-            let number = if error > 0.0 { format!("{error:.1e}") } else { "0".to_owned() };
+            let bar = if error.is_finite() { (error / LEAST).max(1.0).log10() * MARKS } else { 0.0 };
+            let marks = bar.round() as usize;
+            let number = if error == 0.0 { "0".to_owned() } else { format!("{error:.1e}") };
             text.push_str(&format!("  {label:<18}{name:<10}{} {number}\n", "█".repeat(marks)));
         }
     }
@@ -36,7 +42,7 @@ pub fn text(rows: &[Quality]) -> String {
 
 /// Half the least error and the largest, of those that are not zero.
 fn bounds(rows: &[Quality]) -> (f64, f64) {
-    let all = || rows.iter().flat_map(errors).map(|(_, _, error)| error).filter(|error| *error > 0.0);
+    let all = || rows.iter().flat_map(drawable).map(|(_, _, error)| error);
     let low = all().fold(f64::INFINITY, f64::min);
     let high = all().fold(0.0, f64::max);
     if high > 0.0 { (low / 2.0, high) } else { (1e-9, 1e-8) }
@@ -74,9 +80,7 @@ fn draw(rows: &[Quality], text: &mut String) -> Result<(), Box<dyn std::error::E
         .draw()?;
     for (name, color) in [("keys", KEYS), ("values", VALUES), ("attention", ATTENTION)] {
         let points = rows.iter().flat_map(|row| {
-            errors(row)
-                .filter(|(of, _, error)| *of == name && *error > 0.0)
-                .map(|(_, _, error)| (row.bits_per_element, error))
+            drawable(row).filter(|(of, _, _)| *of == name).map(|(_, _, error)| (row.bits_per_element, error))
         });
         chart
             .draw_series(points.map(|point| Circle::new(point, 4, color.filled())))?
@@ -85,7 +89,7 @@ fn draw(rows: &[Quality], text: &mut String) -> Result<(), Box<dyn std::error::E
     }
     // Each name stands above its highest point; names of neighbours stand above each other.
     for (index, row) in rows.iter().enumerate() {
-        let top = errors(row).map(|(_, _, error)| error).fold(0.0, f64::max);
+        let top = drawable(row).map(|(_, _, error)| error).fold(0.0, f64::max);
         if top > 0.0 {
             let near = |other: &&Quality| (other.bits_per_element / row.bits_per_element).ln().abs() < 0.15;
             let before = rows[..index].iter().filter(near).count();

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::{TRACE, file, text};
+use crate::{file, safetensors, text};
 
 /// A pipe whose other end is closed.
 fn closed() -> Stdio {
@@ -58,22 +58,25 @@ fn lists_of_adapters_stop() {
 #[test]
 fn what_runs_on_an_adapter_stops() {
     let replay = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/replay.json");
-    let commands: [&[&str]; 6] = [
+    let tensors: [(&str, &str, &[usize], usize); 2] =
+        [("layers.0.keys", "F32", &[1, 1, 2, 4], 4), ("layers.0.values", "F32", &[1, 1, 2, 4], 4)];
+    let trace = file("unread.safetensors", &safetensors(&tensors));
+    let commands: [&[&str]; 9] = [
         &["demo"],
-        &["verify", TRACE],
+        &["verify", &trace],
+        &["verify", &trace, "--json"],
         &["verify", "--random", "1"],
         &["verify", "--random", "1", "--json"],
         &["replay", replay],
-        &["quality"],
+        &["replay", replay, "--json"],
+        &["quality", &trace],
+        &["quality", &trace, "--json"],
     ];
     for command in commands {
         stops_where_nothing_can_be_written(&[command, &["--adapter", "0"]].concat());
     }
-    stops_where_nothing_can_be_written(&["replay", replay, "--json"]);
-    stops_where_nothing_can_be_written(&["quality", "--json"]);
 }
 
-/// What was told before an error is told.
 #[test]
 fn an_error_nobody_reads_is_still_an_error() {
     let config = file("unread.json", b"{");

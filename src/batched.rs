@@ -79,8 +79,8 @@ impl BatchedKvCache {
     /// ```
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not that of
-    /// the first; and as [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not
+    /// that of the first; and as [`KvCache::new`].
     pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
         Self::check_layers(layers.len())?;
         for (layer, config) in layers.iter().enumerate() {

@@ -50,8 +50,8 @@ impl ReferenceCache {
     /// An empty cache. It takes 4 bytes for each sequence, and grows with the rows that are written.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`]; [`Error::SizeOverflow`] where the lengths of `max_batch_size` sequences take 2^31 bytes
-    /// or more; [`Error::OutOfMemory`].
+    /// As [`CacheConfig::validate`]; [`Error::SizeOverflow`] where the lengths of `max_batch_size` sequences take 2^31
+    /// bytes or more; [`Error::OutOfMemory`].
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
         if config.max_batch_size > u32::MAX >> 3 {
@@ -196,8 +196,8 @@ impl ReferenceCache {
         Ok(self.valid(self.lengths[sequence as usize]).into_iter().flatten().collect())
     }
 
-    /// Rows at positions that sequences of some length have, zero from a sequence's end on and where it names fewer than
-    /// another.
+    /// Rows at positions that sequences of some length have, zero from a sequence's end on and where it names fewer
+    /// than another.
     fn rows(&self, sequences: Range<u32>, positions: impl Fn(u32) -> Vec<Range<u32>>) -> Result<Pair<HostTensor>> {
         let wanted: Vec<(u32, Vec<Range<u32>>)> =
             sequences.map(|sequence| (sequence, positions(self.lengths[sequence as usize]))).collect();

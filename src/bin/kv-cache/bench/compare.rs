@@ -50,7 +50,9 @@ pub fn run(before: &Report, after: &Report, as_json: bool, out: &mut Out) -> Res
         output::json(
             out,
             &json!({
-                "before": { "adapter": before.adapter, "date": before.date, "clock": before.clock, "only": only(before) },
+                "before": {
+                    "adapter": before.adapter, "date": before.date, "clock": before.clock, "only": only(before),
+                },
                 "after": { "adapter": after.adapter, "date": after.date, "clock": after.clock, "only": only(after) },
                 "changes": pairs
                     .iter()

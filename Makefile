@@ -18,6 +18,7 @@ test:
 
 # Formatting, lints and documentation, warnings denied; what the library alone depends on.
 check:
+	scripts/plant-errors --check
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features -- -D warnings

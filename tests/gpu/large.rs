@@ -1,11 +1,11 @@
 //! Sizes that break caches: beyond a binding, beyond 65 535 workgroups, every head size, odd starts.
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, Format, KvCache, Side,
+    CacheConfig, Context, Format, KvCache, Placement, ReferenceCache, Side, Write,
     program::{Change, Layout, Operation, Path, Positions, Program, Rows, Span},
 };
 
-use crate::{DONE, Gpu, Outcome, Test};
+use crate::{DONE, Gpu, Outcome, Test, formats::compare, reading::pairs};
 
 pub const TESTS: &[Test] = &[
     ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("large::odd_starts_in_16_bit_formats", odd_starts_in_16_bit_formats),
     ("large::sources_larger_than_a_binding", sources_larger_than_a_binding),
     ("large::ranges_larger_than_a_binding", ranges_larger_than_a_binding),
+    ("large::ranges_of_many_segments_in_every_format", ranges_of_many_segments_in_every_format),
 ];
 
 fn rows(key_format: Format, value_format: Format, seed: u64) -> Rows {
@@ -152,17 +153,23 @@ fn odd_starts_in_16_bit_formats(gpu: &Gpu) -> Outcome {
 
 /// Sources of up to 40 KiB through bindings of 4 KiB: cut along planes and along tokens.
 fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
-    for layout in Layout::ALL {
+    let ring = Placement::Ring { window: 9, sinks: 3, slack: 4 };
+    // Where the first update begins, which leaves a gap, and the second, which goes back. The gap in the ring is that of all sinks, and
+    // of positions beside tokens.
+    let placed = [(Placement::Linear, 1, vec![7, 0]), (ring, 5, vec![15, 13])];
+    for ((placement, first, second), layout) in
+        placed.iter().flat_map(|placed| Layout::ALL.map(|layout| (placed, layout)))
+    {
         for dim in [64, 46] {
-            let config = CacheConfig::new(2, 4, dim, 14).formats(Format::F32, Format::F16);
+            let config = CacheConfig::new(2, 4, dim, 14).formats(Format::F32, Format::F16).placement(*placement);
             let mut program = Program::new(config, 1);
-            // The first update leaves a gap, which must become zero whichever part it belongs to.
+            // The gap must become zero whichever part it belongs to.
             program.poison = true;
             program.operations = vec![
                 update(
                     Span {
                         tokens: 13,
-                        positions: Positions::At(1),
+                        positions: Positions::At(*first),
                         counts: Some(vec![13, 9]),
                         whole: false,
                         attended: false,
@@ -173,7 +180,7 @@ fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
                 update(
                     Span {
                         tokens: 7,
-                        positions: Positions::Each(vec![7, 0]),
+                        positions: Positions::Each(second.clone()),
                         counts: None,
                         whole: false,
                         attended: false,
@@ -203,6 +210,29 @@ fn ranges_larger_than_a_binding(gpu: &Gpu) -> Outcome {
             Operation::Get { layer: 0, start: 1, end: most, guarded: true },
         ];
         run(&gpu.small, &program)?;
+    }
+    DONE
+}
+
+/// Planes of every format, at most 7 to a segment and a window, as they are stored and as numbers.
+fn ranges_of_many_segments_in_every_format(gpu: &Gpu) -> Outcome {
+    for (key_format, value_format) in pairs() {
+        let config = CacheConfig::new(4, 8, 40, 8).value_dim(56).formats(key_format, value_format).scales(0.3, 0.7);
+        let (mut cache, mut reference) = (KvCache::new(&gpu.small, config)?, ReferenceCache::new(config)?);
+        assert!(Side::BOTH.iter().all(|side| cache.view().side(*side).segments().len() > 2));
+        let rows = |dim: usize, step: f32| -> Vec<f32> {
+            (0..4 * 8 * 7 * dim).map(|index| (index as f32 * step).sin()).collect()
+        };
+        let (keys, values) = (rows(40, 0.7), rows(56, 1.3));
+        let write = Write::append(7).counts(&[7, 6, 0, 5]);
+        cache.update(&keys, &values, write)?;
+        reference.update(&keys, &values, write)?;
+        compare(&reference.get(1..7)?, &cache.get(1..7)?.read()?)
+            .map_err(|difference| format!("{key_format} and {value_format}: {difference}"))?;
+        for format in Format::FLOATS {
+            compare(&reference.get_as(1..7, format)?, &cache.get_as(1..7, format)?.read()?)
+                .map_err(|difference| format!("{key_format} and {value_format} as {format}: {difference}"))?;
+        }
     }
     DONE
 }

@@ -1,7 +1,7 @@
 // float: products and quotients of f32, as bits, in integers: to nearest, ties to even, subnormals included. A driver may divide
 // with an error, flush subnormals, or fuse a product with a sum.
 //
-// Operands are finite. The quotient's divisor is not zero.
+// Operands are finite. The quotient's divisor is not zero. Of a product that is subnormal, one factor has at most seven bits.
 
 // A magnitude as significand × 2^exponent, with the highest bit of the significand at 23; 0 where it is 0.
 struct Float {
@@ -17,14 +17,16 @@ fn float_of(bits: u32) -> Float {
     return Float(significand, select(-149 - i32(shift), i32(magnitude >> 23u) - 150, normal));
 }
 
-// The f32 nearest to significand × 2^exponent, where the highest bit is at 31 and the lowest stands for everything below it.
+// The f32 nearest to significand × 2^exponent, where the highest bit is at 31 and one of the lowest two stands
+// for everything below it.
 fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     let biased = exponent + 158;
     let normal = biased >= 1;
-    // Far below the smallest number, what is shifted beyond 31 bits is only known to be there.
+    // What is shifted beyond 31 bits is lost. It decides only just above half of the smallest number, where the significand
+    // is 2^31 + 1. That of a quotient is not: the dividend would be above the divisor by less than one. Nor that of such a
+    // product: it is below 2^47 + 2^17, and a multiple of 2^17.
     let wanted = select(9 - biased, 8, normal);
-    let excess = u32(clamp(wanted - 31, 0, 31));
-    let kept = (significand >> excess) | select(0u, 1u, ((significand >> excess) << excess) != significand);
+    let kept = significand >> u32(clamp(wanted - 31, 0, 31));
     let shift = u32(min(wanted, 31));
     let rest = kept & ((1u << shift) - 1u);
     let quotient = kept >> shift;
@@ -49,7 +51,7 @@ fn float_multiply(a: u32, b: u32) -> u32 {
     let y = float_of(b);
     let product = float_product(vec4<u32>(x.significand), y.significand).x;
     let shift = min(countLeadingZeros(product), 1u);
-    let rounded = float_round(sign, (product << shift) | (product & 1u), x.exponent + y.exponent + 16 - i32(shift));
+    let rounded = float_round(sign, product << shift, x.exponent + y.exponent + 16 - i32(shift));
     return select(rounded, sign, x.significand == 0u || y.significand == 0u);
 }
 
@@ -92,7 +94,7 @@ fn float_products(elements: vec4<u32>, factor: u32) -> Products {
     let exponent = select(vec4<i32>(-149) - vec4<i32>(up), vec4<i32>(magnitude >> vec4<u32>(23u)) - vec4<i32>(150), normal);
     let product = float_product(x, y.significand);
     let shift = vec4<u32>(1u) - (product >> vec4<u32>(31u));
-    let bits = (product << shift) | (product & vec4<u32>(1u));
+    let bits = product << shift;
     let quotient = bits >> vec4<u32>(8u);
     let rest = (bits & vec4<u32>(0xffu)) + (quotient & vec4<u32>(1u));
     let rounded = quotient + select(vec4<u32>(0u), vec4<u32>(1u), rest > vec4<u32>(0x80u));

@@ -270,9 +270,15 @@ fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
     const ROWS: u32 = 2048;
     let mut random = random_words(5);
     let mut block = |format: Format| -> Vec<f32> {
-        // Largest numbers from 2^-126, whose scales have no inverse, to the largest that there is.
-        let largest = f32::from_bits(random() & 0x807f_ffff | (1 + random() % 254) << 23);
-        let scale = if format == Format::Q8_0 { largest.abs() / 127.0 } else { largest / -8.0 };
+        let codes = if format == Format::Q8_0 { 127.0 } else { -8.0 };
+        // The largest number from 2^-126, whose scale has no inverse, to the largest that there is. Of every other block the inverse
+        // has few bits, so that products are ties, or next to ties, of which only the bits in the middle tell.
+        let any = f32::from_bits(random() & 0x807f_ffff | (1 + random() % 254) << 23);
+        let few_bits = random() % (4 << (random() % 11)) | 1;
+        let power_of_two = f32::from_bits(any.to_bits() & 0xff80_0000);
+        let largest = if random() % 2 == 0 { any } else { codes / few_bits as f32 * power_of_two };
+        let largest = if largest.is_finite() { largest } else { any };
+        let scale = if format == Format::Q8_0 { largest.abs() } else { largest } / codes;
         let inverse = 1.0 / scale;
         let mut block: Vec<f32> = (0..32)
             .map(|_| {

@@ -1,7 +1,8 @@
 // float: products and quotients of f32, as bits, in integers: to nearest, ties to even, subnormals included. A driver may divide
 // with an error, flush subnormals, or fuse a product with a sum.
 //
-// Operands are finite. The quotient's divisor is not zero. Of a product that is subnormal, one factor has at most seven bits.
+// Operands are finite. The quotient's divisor is not zero. Of a product that is subnormal, one factor has at most seven
+// bits.
 
 // A magnitude as significand × 2^exponent, with the highest bit of the significand at 23; 0 where it is 0.
 struct Float {
@@ -22,9 +23,9 @@ fn float_of(bits: u32) -> Float {
 fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     let biased = exponent + 158;
     let normal = biased >= 1;
-    // What is shifted beyond 31 bits is lost. It decides only just above half of the smallest number, where the significand
-    // is 2^31 + 1. That of a quotient is not: the dividend would be above the divisor by less than one. Nor that of such a
-    // product: it is below 2^47 + 2^17, and a multiple of 2^17.
+    // What is shifted beyond 31 bits is lost. It decides only just above half of the smallest number, where the
+    // significand is 2^31 + 1. A quotient never has that: its dividend would be above its divisor by less than one. Nor
+    // has such a product: it would lie between 2^47 and 2^47 + 2^17, but is a multiple of 2^17.
     let wanted = select(9 - biased, 8, normal);
     let kept = significand >> u32(clamp(wanted - 31, 0, 31));
     let shift = u32(min(wanted, 31));

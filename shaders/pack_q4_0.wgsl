@@ -18,8 +18,8 @@ fn side_nibbles(elements: vec4<u32>, inverse: u32) -> vec4<u32> {
     let negative = (elements ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u);
     // 8.5
     let sum = vec4<u32>(285212672u) + select(whole, ~whole + vec4<u32>(1u), negative);
-    // Half of what separates two f32 below the next integer. For a sum below 4 it is less, and does not matter: the product is beyond
-    // -4 then, so that the sum is a multiple of 16 units.
+    // Half of what separates two f32 below the next integer. For a sum below 4 it is less, and does not matter: the
+    // product is beyond -4 then, so that the sum is a multiple of 16 units.
     let half = select(vec4<u32>(16u), vec4<u32>(8u), sum < vec4<u32>(268435456u));
     return min((sum + half) >> vec4<u32>(25u), vec4<u32>(15u));
 }

@@ -161,9 +161,9 @@ fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// WGSL lets a driver divide with an error of 2.5 units in the last place; software drivers divide without one. So the text of the
-/// quotient divides here with every error up to three units, in each of its two divisions, numbers of which one that is a unit
-/// of the quotient off must be put right: the remainder is next to nothing, or to the divisor.
+/// WGSL lets a driver divide with an error of 2.5 units in the last place; software drivers divide without one. So here
+/// each of the two divisions in the text of the quotient errs by up to three units. Of half of the numbers, the
+/// quotient leaves a remainder next to nothing, or to the divisor, so that it must be put right by one more.
 fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     const ERRORS: usize = 7 * 7;
     let mut text = include_str!("../../shaders/float.wgsl").to_owned();
@@ -264,15 +264,15 @@ fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Blocks whose elements lie at the edges between codes, as near as f32 can: a product, an inverse or a scale that is wrong in its
-/// last bit makes another code. Their scales are of every size, subnormal ones with an inverse among them.
+/// Blocks whose elements lie at the edges between codes, as near as f32 can: a product, an inverse or a scale that is
+/// wrong in its last bit makes another code. Their scales are of every size, subnormal ones with an inverse among them.
 fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
     const ROWS: u32 = 2048;
     let mut random = random_words(5);
     let mut block = |format: Format| -> Vec<f32> {
         let codes = if format == Format::Q8_0 { 127.0 } else { -8.0 };
-        // The largest number from 2^-126, whose scale has no inverse, to the largest that there is. Of every other block the inverse
-        // has few bits, so that products are ties, or next to ties, of which only the bits in the middle tell.
+        // The largest number from 2^-126, whose scale has no inverse, to the largest that there is. Of every other
+        // block the inverse has few bits, so that products are ties, or next to ties, as only the middle bits tell.
         let any = f32::from_bits(random() & 0x807f_ffff | (1 + random() % 254) << 23);
         let few_bits = random() % (4 << (random() % 11)) | 1;
         let power_of_two = f32::from_bits(any.to_bits() & 0xff80_0000);

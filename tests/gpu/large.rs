@@ -154,8 +154,8 @@ fn odd_starts_in_16_bit_formats(gpu: &Gpu) -> Outcome {
 /// Sources of up to 40 KiB through bindings of 4 KiB: cut along planes and along tokens.
 fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 9, sinks: 3, slack: 4 };
-    // Where the first update begins, which leaves a gap, and the second, which goes back. The gap in the ring is that of all sinks, and
-    // of positions beside tokens.
+    // Where the first update begins, which leaves a gap, and the second, which goes back. The gap in the ring is that
+    // of all sinks, and of positions beside tokens.
     let placed = [(Placement::Linear, 1, vec![7, 0]), (ring, 5, vec![15, 13])];
     for ((placement, first, second), layout) in
         placed.iter().flat_map(|placed| Layout::ALL.map(|layout| (placed, layout)))

@@ -384,6 +384,16 @@ pub enum Error {
         /// Its length.
         current: u32,
     },
+    /// More tokens would be taken back than a sequence has.
+    #[error("sequence {sequence} has {length} tokens, of which {tokens} cannot be taken back")]
+    RollbackBeyondStart {
+        /// The sequence.
+        sequence: u32,
+        /// The tokens to take back.
+        tokens: u32,
+        /// Its length.
+        length: u32,
+    },
     /// A sequence would be taken back to where rows of its window are overwritten.
     #[error(
         "sequence {sequence} can be taken back to {shortest} at most (or to {sinks} and less, the sinks alone), because \

@@ -292,8 +292,14 @@ impl KvCache {
     /// [`Error::ForeignSource`]; [`Error::Refused`] where a buffer of the source was destroyed or is mapped;
     /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
-        self.check_owner(source)?;
         let mut encoder = self.encoder();
+        self.record_warm_up(&mut encoder, source)?;
+        self.context.submit("a warm-up", encoder)
+    }
+
+    /// Records a [`warm_up`](Self::warm_up).
+    pub(crate) fn record_warm_up(&mut self, encoder: &mut wgpu::CommandEncoder, source: &BoundSource) -> Result<()> {
+        self.check_owner(source)?;
         // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as many as
         // a ring has.
         for (rows, unlike, runs) in [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1), (2, 1, self.layout.runs())] {
@@ -304,10 +310,10 @@ impl KvCache {
             for tokens in [1, source.tokens] {
                 let data = StepData::new(&self.context, &self.ring, &self.step)?;
                 let prepared = source.writes().prepare(&self.context, data, &self.step, (self.step.rows, tokens))?;
-                prepared.record(&mut encoder, "kv-cache warm-up");
+                prepared.record(encoder, "kv-cache warm-up");
             }
         }
-        self.context.submit("a warm-up", encoder)
+        Ok(())
     }
 
     /// The form that [`record_update`](Self::record_update) gives a write in an encoder, by the context's cost model. A

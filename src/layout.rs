@@ -147,6 +147,11 @@ impl Layout {
                 limits.max_compute_workgroups_per_dimension.into(),
             ),
             ("max_storage_buffer_binding_size", Step::bytes(batch, layout.runs()), binding_limit(limits)),
+            (
+                "max_compute_workgroup_storage_size",
+                layout.workgroup_bytes().into(),
+                limits.max_compute_workgroup_storage_size.into(),
+            ),
         ];
         if let Some(&(limit, needed, available)) = wanted.iter().find(|(_, needed, available)| available < needed) {
             return Err(Error::DeviceLimit { limit, needed, available });
@@ -161,6 +166,13 @@ impl Layout {
         let plane_bytes = layout.keys.plane_bytes.max(layout.values.plane_bytes);
         layout.planes_per_segment = u32::try_from(limit_bytes / plane_bytes).unwrap_or(u32::MAX).min(layout.planes);
         Ok(layout)
+    }
+
+    /// Workgroup memory that quantising takes: three words a thread for each side that is stored in blocks.
+    fn workgroup_bytes(&self) -> u32 {
+        let sides = [&self.keys, &self.values].into_iter();
+        let blocks = sides.filter(|side| matches!(side.format, Format::Q8_0 | Format::Q4_0)).map(|_| 1);
+        blocks.sum::<u32>() * 3 * 4 * WORKGROUP_SIZE
     }
 
     /// The most runs of one sequence.

@@ -33,6 +33,42 @@ impl BatchedKvCache {
         record_lengths(&mut self.layers, recorder, |layer| layer.plan_truncate(lengths))
     }
 
+    /// Takes back the last tokens of each sequence of all layers, a number each or one for all, and submits: drafted tokens
+    /// that were refused.
+    ///
+    /// # Errors
+    /// [`Error::RollbackBeyondStart`](crate::Error::RollbackBeyondStart), and as [`KvCache::truncate`].
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let mut cache = BatchedKvCache::new(&context, CacheConfig::new(2, 1, 1, 8), 1)?;
+    /// cache.update(0, &[0.5f32; 8][..], &[0.5f32; 8][..], Write::append(4))?;
+    /// cache.rollback(&[3, 0])?;
+    /// assert_eq!(cache.lengths(), [1, 4]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn rollback<'l>(&mut self, tokens: impl Into<PerSequence<'l>>) -> Result<()> {
+        let tokens = tokens.into();
+        self.submit("a rollback", |cache, encoder| cache.record_rollback(encoder, tokens))
+    }
+
+    /// Records a [`rollback`](Self::rollback).
+    ///
+    /// # Errors
+    /// As [`rollback`](Self::rollback).
+    pub fn record_rollback<'l>(
+        &mut self,
+        recorder: &mut impl Recorder,
+        tokens: impl Into<PerSequence<'l>>,
+    ) -> Result<()> {
+        let tokens = tokens.into();
+        record_lengths(&mut self.layers, recorder, |layer| layer.plan_rollback(tokens))
+    }
+
     /// [`KvCache::clear_sequence`] of all layers.
     ///
     /// # Errors

@@ -180,6 +180,25 @@ impl BatchedKvCache {
         PerSequenceView { buffer: &self.positions.buffer, offset: 0, bytes: self.positions.bytes() }
     }
 
+    /// Does now what the first steps would do otherwise, for a source of each layer, and submits: see
+    /// [`KvCache::warm_up`]. An attention has a [`warm_up`](crate::attention::Attention::warm_up) of its own.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`] where there is not a source for each layer; [`Error::ForeignSource`];
+    /// [`Error::Refused`] where a buffer is destroyed or mapped; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    pub fn warm_up(&mut self, sources: &[BoundSource]) -> Result<()> {
+        let num_layers = self.layers.len();
+        if sources.len() != num_layers {
+            return Err(Error::LayerOutOfRange { layer: sources.len(), num_layers });
+        }
+        let context = self.context().clone();
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (layer, source) in self.layers.iter_mut().zip(sources) {
+            layer.record_warm_up(&mut encoder, source)?;
+        }
+        context.submit("a warm-up", encoder)
+    }
+
     /// Records what the step writes to one layer.
     ///
     /// # Errors

@@ -56,6 +56,26 @@ impl KvCache {
         plan_truncate(self.config.placement, &self.sequences, lengths, &mut self.step)
     }
 
+    /// Plans to take back the last tokens of each sequence.
+    pub(crate) fn plan_rollback(&mut self, tokens: PerSequence<'_>) -> Result<()> {
+        let count = self.sequences.lengths.len();
+        if let PerSequence::Each(tokens) = tokens
+            && tokens.len() != count
+        {
+            let batch_size = self.config.batch_size;
+            return Err(Error::PerSequenceLength { name: "tokens", batch_size, actual: tokens.len() });
+        }
+        let shorter = |(sequence, &length): (u32, &u32)| {
+            let tokens = match tokens {
+                PerSequence::All(tokens) => tokens,
+                PerSequence::Each(tokens) => tokens[sequence as usize],
+            };
+            length.checked_sub(tokens).ok_or(Error::RollbackBeyondStart { sequence, tokens, length })
+        };
+        let lengths: Vec<u32> = (0..).zip(&self.sequences.lengths).map(shorter).collect::<Result<_>>()?;
+        self.plan_truncate(PerSequence::Each(&lengths))
+    }
+
     /// Empties a sequence, which stays in the batch, and submits.
     ///
     /// # Errors
@@ -89,8 +109,8 @@ impl KvCache {
     /// a ring keeps for a rollback among them.
     ///
     /// # Errors
-    /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::OutOfMemory`];
-    /// [`Error::DeviceLost`].
+    /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::BufferTooLarge`] where the
+    /// rows of a sequence go through scratch memory and do not fit one buffer; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// In one segment: one dispatch, in place, that moves each byte once (of a cycle of sequences, one goes through

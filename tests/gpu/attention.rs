@@ -23,7 +23,7 @@ pub const TESTS: &[Test] = &[
 pub const RING: Placement = Placement::Ring { window: 11, sinks: 3, slack: 4 };
 
 /// Numbers that differ everywhere.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
+pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count as u32)
         .map(|index| {
             let bits = (index.wrapping_add(seed.wrapping_mul(7919))).wrapping_mul(2_654_435_761);

@@ -11,6 +11,7 @@ mod conversions;
 #[path = "../common/destroyed.rs"]
 mod destroyed;
 mod engine;
+mod extremes;
 mod foreign;
 mod formats;
 mod host;
@@ -18,6 +19,7 @@ mod large;
 mod programs;
 mod reading;
 mod sequences;
+mod steps;
 mod submissions;
 mod waiting;
 
@@ -108,13 +110,14 @@ fn trials() -> Vec<Trial> {
                 programs::TESTS,
                 sequences::TESTS,
                 bugs::TESTS,
+                steps::TESTS,
                 foreign::TESTS,
                 waiting::TESTS,
                 large::TESTS,
             ];
             // What no copy can do.
             let kernels_only: &[&[Test]] = if costs == CostModel::KERNELS {
-                &[formats::TESTS, reading::TESTS, attention::TESTS, submissions::TESTS]
+                &[formats::TESTS, reading::TESTS, attention::TESTS, extremes::TESTS, submissions::TESTS]
             } else {
                 &[]
             };

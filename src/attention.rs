@@ -50,7 +50,7 @@ use self::{
 use crate::{
     Context, Error, KvCache, Placement, Recorder, Result, RowsIn, Scale, WgslNames,
     binding::window_binding,
-    layout::{Layout, SideLayout},
+    layout::{Layout, SideLayout, binding_limit},
     plan::spread,
 };
 
@@ -299,18 +299,22 @@ impl Attention {
             return Err(Error::DeviceLimit { limit: "max_bind_groups", needed: 2, available: 1 });
         }
 
-        // Rows of partial sums that the largest step has.
+        // Rows of partial sums: of the largest step, or as many as steps that are split by themselves have.
         let rows_of =
             |tile: Tile, tokens: u32| (u64::from(group) * u64::from(tokens)).next_multiple_of(tile.rows.into());
+        let rows = of_batch(bound) * rows_of(tiles[1], tokens).max(rows_of(tiles[0], 1));
+        let part_bytes = (u64::from(config.value_dim.div_ceil(4)) + 1) * 16;
         let parts = match options.splits {
             Some(1) => 0,
-            Some(splits) => of_batch(bound) * rows_of(tiles[1], tokens).max(rows_of(tiles[0], 1)) * u64::from(splits),
+            Some(splits) => rows.saturating_mul(splits.into()),
             None => {
                 let wanted = workgroups_wanted(context.device().adapter_info().device_type);
-                most_parts(wanted) * u64::from(tiles[0].rows.max(tiles[1].rows))
+                let most = most_parts(wanted) * u64::from(tiles[0].rows.max(tiles[1].rows));
+                most.min(rows.saturating_mul(MOST_SPLITS.into()))
+                    .min(binding_limit(context.limits()).saturating_sub(16) / part_bytes)
             }
         };
-        let partial_bytes = (parts * (u64::from(config.value_dim.div_ceil(4)) + 1) + 1) * 16;
+        let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
         check_binding(context, partial_bytes)?;
         let partials = context.scratch(partial_bytes)?;
         let params = context.uniform(bytemuck::bytes_of(&Params {
@@ -471,7 +475,8 @@ impl Attention {
         let (rows, workgroups) = (tiles * tile.rows, u64::from(tiles) * u64::from(planes));
         let splits = self.options.splits.unwrap_or_else(|| {
             let wanted = workgroups_wanted(context.device().adapter_info().device_type);
-            splits(wanted, workgroups, cache.write_pos().min(config.slots()))
+            let room = self.parts / (u64::from(rows) * u64::from(planes));
+            splits(wanted, workgroups, cache.write_pos().min(config.slots())).min(clamp_u32(room)).max(1)
         });
         Ok(Shape { splits, tiles, rows, planes, tile: index })
     }

@@ -93,7 +93,8 @@ fn part(rows: &[f32], heads: u32, batch: u32, tokens: u32) -> Vec<f32> {
 
 fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
     for placement in [Placement::Linear, Placement::Ring { window: 9, sinks: 2, slack: MOST_TOKENS - 1 }] {
-        for context in [&gpu.context, &gpu.small] {
+        {
+            let context = &gpu.context;
             let config = CacheConfig::new(2, HEADS, DIM, 100).max_batch_size(MOST_BATCH).placement(placement);
             let mut cache = BatchedKvCache::new(context, config, LAYERS)?;
             let mut references = vec![ReferenceCache::new(config)?; LAYERS];

@@ -1,7 +1,8 @@
 //! The text that reads a layer, in a shader of the caller's: every element in every format, on both placements, in one buffer and more.
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, WgslNames, half::f16,
+    CacheConfig, Context, Error, Format, HostRows, HostTensor, KvCache, Placement, ReferenceCache, WgslNames, Write,
+    half::f16,
 };
 
 use crate::{
@@ -9,8 +10,11 @@ use crate::{
     attention::{RING, filled},
 };
 
-pub const TESTS: &[Test] =
-    &[("reading::every_element_is_read", every_element_is_read), ("reading::halves_are_read", halves_are_read)];
+pub const TESTS: &[Test] = &[
+    ("reading::every_code_is_read", every_code_is_read),
+    ("reading::every_element_is_read", every_element_is_read),
+    ("reading::halves_are_read", halves_are_read),
+];
 
 /// A shader of the caller's that copies every vector of keys and values that it may see, by position.
 pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
@@ -193,6 +197,44 @@ fn every_element_is_read(gpu: &Gpu) -> Outcome {
 /// Every format once for keys and once for values, beside another.
 pub fn pairs() -> impl Iterator<Item = (Format, Format)> {
     (0..6).map(|index| (Format::ALL[index], Format::ALL[(index + 2) % 6]))
+}
+
+/// Two rows with every code of each packed format, and scales that leave products exact: every bit is the reference's.
+fn every_code_is_read(gpu: &Gpu) -> Outcome {
+    let rows = |format: Format| -> Vec<u8> {
+        let codes: Vec<u8> = (0..=255).collect();
+        let scales = |row: i32| (0..8).flat_map(move |block| f16::from_f32(0.5f32.powi(row + block)).to_le_bytes());
+        match format {
+            Format::Fp8E4M3 => codes.iter().chain(codes.iter().rev()).copied().collect(),
+            Format::Q8_0 => {
+                codes.iter().copied().chain(scales(0)).chain(codes.iter().rev().copied()).chain(scales(3)).collect()
+            }
+            _ => codes[..128]
+                .iter()
+                .copied()
+                .chain(scales(1))
+                .chain(codes[128..].iter().copied())
+                .chain(scales(2))
+                .collect(),
+        }
+    };
+    let packed = [Format::Fp8E4M3, Format::Q8_0, Format::Q4_0];
+    for (key_format, value_format) in packed.into_iter().zip([Format::Q8_0, Format::Q4_0, Format::Fp8E4M3]) {
+        let config = CacheConfig::new(1, 1, 256, 2).formats(key_format, value_format).scales(2.0, 0.5);
+        let (mut cache, mut reference) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
+        let (key_bytes, value_bytes) = (rows(key_format), rows(value_format));
+        let keys = HostRows::Stored { format: key_format, bytes: &key_bytes };
+        let values = HostRows::Stored { format: value_format, bytes: &value_bytes };
+        cache.update(keys, values, Write::append(2))?;
+        reference.update(keys, values, Write::append(2))?;
+        let (read, expected) = (read_by_text(&cache, false)?, rows_of(&cache, &reference)?);
+        for (index, (read, expected)) in read.iter().flatten().zip(expected.iter().flatten()).enumerate() {
+            let (side, element) = (index / 512, index % 512);
+            let same = read.to_bits() == expected.to_bits() || read.is_nan() && expected.is_nan();
+            assert!(same, "{key_format} × {value_format}, side {side}: element {element} is {read}, not {expected}");
+        }
+    }
+    DONE
 }
 
 fn halves_are_read(gpu: &Gpu) -> Outcome {

@@ -274,9 +274,9 @@ fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
         // The largest number from 2^-126, whose scale has no inverse, to the largest that there is. Of every other
         // block the inverse has few bits, so that products are ties, or next to ties, as only the middle bits tell.
         let any = f32::from_bits(random() & 0x807f_ffff | (1 + random() % 254) << 23);
-        let few_bits = random() % (4 << (random() % 11)) | 1;
+        let few_bits = (random() % (4 << (random() % 11))) | 1;
         let power_of_two = f32::from_bits(any.to_bits() & 0xff80_0000);
-        let largest = if random() % 2 == 0 { any } else { codes / few_bits as f32 * power_of_two };
+        let largest = if random().is_multiple_of(2) { any } else { codes / few_bits as f32 * power_of_two };
         let largest = if largest.is_finite() { largest } else { any };
         let scale = if format == Format::Q8_0 { largest.abs() } else { largest } / codes;
         let inverse = 1.0 / scale;
@@ -285,7 +285,7 @@ fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
                 // Half way from the last f32 that is cut or rounded down to the first that is not.
                 let half_way = |first: f32| f64::midpoint(first.next_down().into(), first.into());
                 let product = if format == Format::Q8_0 {
-                    half_way((random() % 127) as f32 + 0.5) * if random() % 2 == 0 { 1.0 } else { -1.0 }
+                    half_way((random() % 127) as f32 + 0.5) * if random().is_multiple_of(2) { 1.0 } else { -1.0 }
                 } else {
                     half_way((1 + random() % 15) as f32) - 8.5
                 };

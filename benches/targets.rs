@@ -143,6 +143,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     reading::rows(&context, repetitions, &mut table)?;
     host::rows(whole, &mut table)?;
     host::resources(&adapter, &mut table)?;
+    host::attentions(&adapter, whole, &mut table)?;
     first_update(&context, &mut table)?;
     costs(&context, &mut table)?;
     println!("\n{} rows miss", table.missed);

@@ -3,7 +3,10 @@
 
 use std::time::Instant;
 
-use wgpu_kv_cache::{BatchedKvCache, BoundSource, CacheConfig, Context, Format, Result, Write};
+use wgpu_kv_cache::{
+    BatchedKvCache, BoundSource, CacheConfig, Context, Format, Result, RowsIn, Strides, Write,
+    attention::{Attention, Options, Tensors},
+};
 
 use crate::{DIM, HEADS, LAYERS, Reach, Table, bind, buffer, by_hand};
 
@@ -100,6 +103,7 @@ pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
     table.row("", "", Reach::AtMost(1.0), ours, " µs");
     table.note(&format!("by hand {by_hand:.3} µs: pipeline, bind group, immediates, dispatch"));
 
+    ragged(&bench.context, steps, table)?;
     let counts = allocations(&mut bench, Write::at(0, 1));
     table.row("heap allocations per recorded update", "", Reach::AtMost(0.0), counts.median, "");
     table.note(&format!("median of {LAYERS}; {} in all, as wgpu's own vector of commands grows", counts.all));
@@ -111,6 +115,104 @@ pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
     let counts = allocations(&mut bench, Write::at_each(&[5, 6], 1));
     let callbacks = counts.median - 1.0;
     table.row("the same, sequences not alike", "wgpu's box for its callback", Reach::AtMost(0.0), callbacks, " more");
+    Ok(())
+}
+
+/// Time of recording a step of sequences that are not alike, beside one of sequences that are.
+fn ragged(context: &Context, steps: u32, table: &mut Table) -> Result<()> {
+    const BATCH: u32 = 16;
+    let mut bench = Bench::of_batch(context, BATCH)?;
+    let (mut times, mut positions) = ([Vec::new(), Vec::new()], [0; BATCH as usize]);
+    for step in 0..steps {
+        for (spread, times) in (0..).zip(&mut times) {
+            (0..).zip(&mut positions).for_each(|(sequence, position)| *position = step % 900 + spread * sequence);
+            let mut encoder = bench.encoder();
+            let start = Instant::now();
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                bench.record_write(&mut pass, Write::at_each(&positions, 1))?;
+            }
+            times.push(start.elapsed());
+            bench.context.queue().submit([encoder.finish()]);
+            bench.context.wait()?;
+        }
+    }
+    let [equal, ragged] = times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    });
+    table.row(
+        &format!("host time to record a ragged step, batch {BATCH}"),
+        "one of equal lengths",
+        Reach::AtMost(2.0),
+        ragged / equal,
+        " × its time",
+    );
+    table.note(&format!("{ragged:.1} µs and {equal:.1} µs for {LAYERS} layers"));
+    Ok(())
+}
+
+/// Time of making the attentions of all layers, beside bind groups of as many buffers.
+pub fn attentions(adapter: &wgpu::Adapter, whole: bool, table: &mut Table) -> Result<()> {
+    let context = &Context::open(adapter)?;
+    let config = CacheConfig::new(1, HEADS, DIM, 1024).formats(Format::F16, Format::F16);
+    let cache = BatchedKvCache::new(context, config, LAYERS)?;
+    let tokens = 128;
+    let bytes = u64::from(4 * HEADS * tokens * DIM) * 4;
+    let (queries, output) = (buffer(context, bytes), buffer(context, bytes));
+    let rows =
+        |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(4 * HEADS, tokens, DIM) };
+    let tensors = Tensors { queries: rows(&queries), output: rows(&output), mask: None };
+    let options = Options::new(4 * HEADS, tokens);
+    let entry = |binding| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: true },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let device = context.device();
+    let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: None,
+        entries: &[entry(0), entry(1), entry(2)],
+    });
+    let group = |_| {
+        let entry = |(binding, buffer): (u32, &wgpu::Buffer)| {
+            // A binding that every device allows.
+            let size = wgpu::BufferSize::new(4096);
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size });
+            wgpu::BindGroupEntry { binding, resource }
+        };
+        let entries: Vec<_> = (0..).zip([&queries, &output, &queries]).map(entry).collect();
+        device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries })
+    };
+    let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
+    for _ in 0..if whole { 51 } else { 3 } {
+        let start = Instant::now();
+        let made = cache.layers().iter().map(|layer| Attention::new(layer, &options, &tensors));
+        let made = made.collect::<Result<Vec<_>>>()?;
+        ours.push(start.elapsed().as_secs_f64() * 1e3);
+        drop(made);
+        let start = Instant::now();
+        let made: Vec<_> = (0..4 * LAYERS).map(group).collect();
+        by_hand.push(start.elapsed().as_secs_f64() * 1e3);
+        drop(made);
+    }
+    let [ours, by_hand] = [ours, by_hand].map(|mut times| {
+        times.sort_unstable_by(f64::total_cmp);
+        times[times.len() / 2]
+    });
+    table.row(
+        &format!("attentions of {LAYERS} layers, made anew"),
+        "as many bind groups of 3 buffers",
+        Reach::AtMost(4.0),
+        ours / by_hand,
+        " × its time",
+    );
+    table.note(&format!("{ours:.2} ms and {by_hand:.2} ms"));
     Ok(())
 }
 

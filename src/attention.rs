@@ -490,7 +490,7 @@ impl Attention {
         let (tensors, _) = if split { &self.groups.split } else { &self.groups.whole };
         let key = format!("attend {variant:?} {:?}", text_layout(&self.layout));
         let text = || Ok(text::attend(&cache.wgsl(&self.names)?, &variant));
-        let pipeline = cache.context().pipeline_of("attend", key, text, &[tensors, &self.groups.cache.0])?;
+        let pipeline = cache.context().pipeline_of("attend", &key, text, &[tensors, &self.groups.cache.0])?;
         Ok(made.get_or_init(|| pipeline))
     }
 
@@ -501,7 +501,7 @@ impl Attention {
         let (variant, config) = (Variant { split: true, ..self.variant }, cache.config());
         let key = format!("combine {variant:?} {:?}", text_layout(&self.layout));
         let text = || Ok(text::combine(config, &variant));
-        let pipeline = cache.context().pipeline_of("combine", key, text, &[&self.groups.combine.0])?;
+        let pipeline = cache.context().pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
         Ok(self.combine.get_or_init(|| pipeline))
     }
 }

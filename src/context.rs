@@ -204,16 +204,16 @@ impl Context {
     pub(crate) fn pipeline_of(
         &self,
         entry: &'static str,
-        key: String,
+        key: &str,
         text: impl FnOnce() -> Result<String>,
         groups: &[&wgpu::BindGroupLayout],
     ) -> Result<wgpu::ComputePipeline> {
-        if let Some(pipeline) = self.kernels().by_key(&key) {
+        if let Some(pipeline) = self.kernels().by_key(key) {
             return Ok(pipeline);
         }
         let text = text()?;
-        let make = |device: &_| self.kernels().pipeline_of(device, entry, key.clone(), &text, groups);
-        self.create("a pipeline", 0, make).inspect_err(|_| self.kernels().forget_key(&key))
+        let make = |device: &_| self.kernels().pipeline_of(device, entry, key, &text, groups);
+        self.create("a pipeline", 0, make).inspect_err(|_| self.kernels().forget_key(key))
     }
 
     /// A bind group of so many bindings, and its layout.

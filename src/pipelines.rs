@@ -145,11 +145,11 @@ impl Kernels {
         &mut self,
         device: &wgpu::Device,
         entry: &'static str,
-        key: String,
+        key: &str,
         text: &str,
         groups: &[&wgpu::BindGroupLayout],
     ) -> wgpu::ComputePipeline {
-        let make = |key: &String| {
+        let make = || {
             log::debug!("compiling {key}");
             let groups: Vec<_> = groups.iter().map(|&group| Some(group)).collect();
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -159,7 +159,7 @@ impl Kernels {
             });
             compile(device, entry, text, &layout)
         };
-        self.texts.entry(key).or_insert_with_key(make).clone()
+        self.texts.entry(key.to_owned()).or_insert_with(make).clone()
     }
 
     /// The layout of a bind group with these entries, made on first use.

@@ -179,16 +179,17 @@ pub fn attentions(adapter: &wgpu::Adapter, whole: bool, table: &mut Table) -> Re
         label: None,
         entries: &[entry(0), entry(1), entry(2)],
     });
-    let group = |_| {
-        let entry = |(binding, buffer): (u32, &wgpu::Buffer)| {
-            // A binding that every device allows.
-            let size = wgpu::BufferSize::new(4096);
-            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size });
-            wgpu::BindGroupEntry { binding, resource }
-        };
-        let entries: Vec<_> = (0..).zip([&queries, &output, &queries]).map(entry).collect();
-        device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries })
-    };
+    // A size that every device allows.
+    let size = wgpu::BufferSize::new(4096);
+    let entries: Vec<_> = (0..)
+        .zip([&queries, &output, &queries])
+        .map(|(binding, buffer)| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size }),
+        })
+        .collect();
+    let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &layout, entries: &entries };
+    let group = |_| device.create_bind_group(&descriptor);
     let (mut ours, mut by_hand) = (Vec::new(), Vec::new());
     for _ in 0..if whole { 51 } else { 3 } {
         let start = Instant::now();

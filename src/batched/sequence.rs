@@ -216,7 +216,7 @@ impl BatchedKvCache {
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let done = record(self, &mut encoder).and_then(|()| context.submit(during, encoder));
         done.inspect_err(|_| {
-            self.layers.iter_mut().zip(before).for_each(|(layer, before)| layer.set_sequences(&before))
+            self.layers.iter_mut().zip(before).for_each(|(layer, before)| layer.set_sequences(&before));
         })
     }
 }

@@ -121,10 +121,10 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
                 let mut given = Vec::new();
                 let mut encoder = context.device().create_command_encoder(&Default::default());
                 cache.begin_step(&mut encoder, write)?;
-                for layer in 0..LAYERS {
+                for (layer, reference) in references.iter_mut().enumerate() {
                     let [keys, values, queries] = engine.fill(layer, step * 7 + layer as u32);
                     let rows = |rows: &[f32]| part(rows, HEADS, batch, tokens);
-                    references[layer].update(&rows(&keys), &rows(&values), write)?;
+                    reference.update(&rows(&keys), &rows(&values), write)?;
                     given.push(part(&queries, QUERY_HEADS, batch, MOST_TOKENS));
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     cache.record_update(layer, &mut pass, &engine.sources[layer])?;

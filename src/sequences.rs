@@ -47,6 +47,7 @@ impl Sequences {
     }
 
     /// The most rows of a sequence that the last write wrote.
+    #[cfg(feature = "attention")]
     pub fn written(&self) -> u32 {
         self.lengths.iter().zip(&self.starts).map(|(length, start)| length - start).max().unwrap_or(0)
     }

@@ -163,9 +163,9 @@ impl Engine {
         let (project, rotate, add) = (pipeline("project"), pipeline("rotate"), pipeline("add"));
         let mut engine = Engine { device, queue, cache, shape, hidden, download, project, rotate, add, layers };
         // What the first steps would wait for otherwise.
-        for (index, Layer { source, attention, .. }) in engine.layers.iter().enumerate() {
-            engine.cache.layer_mut(index)?.warm_up(source)?;
-            attention.warm_up(engine.cache.layer(index)?)?;
+        engine.cache.warm_up(engine.layers.iter().map(|layer| &layer.source))?;
+        for (layer, cache) in engine.layers.iter().zip(engine.cache.layers()) {
+            layer.attention.warm_up(cache)?;
         }
         Ok(engine)
     }

@@ -93,8 +93,8 @@ impl ModelStep {
             }
             self.layers.push((plan, layer.generation()));
         }
-        for plan in &mut self.plans[..self.planned] {
-            plan.slot = Some(ring.write(context, &plan.step)?);
+        for (index, plan) in self.plans.iter_mut().enumerate() {
+            plan.slot = if index < self.planned { Some(ring.write(context, &plan.step)?) } else { None };
         }
         Ok(())
     }
@@ -186,8 +186,8 @@ impl BatchedKvCache {
     /// # Errors
     /// [`Error::LayerOutOfRange`] where there is not a source for each layer; [`Error::ForeignSource`];
     /// [`Error::Refused`] where a buffer is destroyed or mapped; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
-    pub fn warm_up(&mut self, sources: &[BoundSource]) -> Result<()> {
-        let num_layers = self.layers.len();
+    pub fn warm_up<'s>(&mut self, sources: impl IntoIterator<Item = &'s BoundSource>) -> Result<()> {
+        let (sources, num_layers) = (sources.into_iter().collect::<Vec<_>>(), self.layers.len());
         if sources.len() != num_layers {
             return Err(Error::LayerOutOfRange { layer: sources.len(), num_layers });
         }

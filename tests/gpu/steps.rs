@@ -99,6 +99,9 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
             let mut cache = BatchedKvCache::new(context, config, LAYERS)?;
             let mut references = vec![ReferenceCache::new(config)?; LAYERS];
             let engine = Engine::new(&cache)?;
+            cache.warm_up(&engine.sources)?;
+            let short = cache.warm_up(&engine.sources[1..]);
+            assert_eq!(short, Err(Error::LayerOutOfRange { layer: 1, num_layers: 2 }));
             // (what happens to the batch before, tokens, counts)
             let steps: [(&[u32], u32, &[u32]); 9] = [
                 (&[0, 1], 6, &[6, 3]),

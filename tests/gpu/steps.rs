@@ -14,6 +14,7 @@ use crate::{
 
 pub const TESTS: &[Test] = &[
     ("steps::one_source_and_one_attention_serve_every_step", one_source_and_one_attention_serve_every_step),
+    ("steps::what_an_attention_has_no_room_for_is_named", what_an_attention_has_no_room_for_is_named),
     ("steps::positions_are_right_for_every_layer", positions_are_right_for_every_layer),
     ("steps::a_step_that_one_layer_refuses_changes_none", a_step_that_one_layer_refuses_changes_none),
     ("steps::a_layer_is_recorded_once", a_layer_is_recorded_once),
@@ -155,6 +156,31 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
             }
         }
     }
+    DONE
+}
+
+fn what_an_attention_has_no_room_for_is_named(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(2, 1, DIM, 16).max_batch_size(MOST_BATCH);
+    let mut cache = KvCache::new(&gpu.context, config)?;
+    let rows = numbers((2 * 3 * DIM) as usize, 1);
+    cache.update(&rows, &rows, Write::append(3))?;
+    // Queries for four sequences, output for three, of two tokens.
+    let bytes = |sequences: u32| vec![0u8; (sequences * 2 * DIM * 4) as usize];
+    let (queries, output) = (storage(&gpu.context, &bytes(4)), storage(&gpu.context, &bytes(3)));
+    let rows_in = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 2, DIM) };
+    let tensors = Tensors { queries: rows_in(&queries), output: rows_in(&output), mask: None };
+    let attention = Attention::new(&cache, &Options::new(1, 2), &tensors)?;
+    let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
+    let refused = attention.record(&cache, &mut encoder);
+    assert_eq!(refused, Err(Error::MoreTokensThanBound { name: "queries", tokens: 3, bound: 2 }));
+    cache.repeat(2)?;
+    let refused = attention.record(&cache, &mut encoder);
+    assert_eq!(refused, Err(Error::BatchBeyondBound { name: "output", bound: 3, batch_size: 4 }));
+    let message = refused.unwrap_err().to_string();
+    assert_eq!(message, "the output must hold rows for each sequence of the batch, 4, but holds them for 3");
+    cache.select(&[0, 1, 3])?;
+    attention.record(&cache, &mut encoder)?;
+    gpu.context.submit_of_test(encoder);
     DONE
 }
 

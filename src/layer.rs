@@ -19,7 +19,7 @@ use crate::{
     ring::{StepRing, StepSlot},
     sequences::Sequences,
     storage::{Lengths, Storage},
-    tensor::read_buffer_async,
+    tensor::{read_buffer, read_buffer_async},
     wait::block_on,
 };
 
@@ -525,6 +525,14 @@ impl KvCache {
         let bytes = u64::from(self.config.batch_size) * 4;
         let bytes = read_buffer_async(&self.context, &lengths.buffer, lengths.offset, bytes).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Lengths and starts as kernels see them, `[batch]`.
+    pub(crate) fn read_lengths_and_starts(&self) -> Result<[Vec<u32>; 2]> {
+        let Lengths { buffer, offset, bytes } = &self.storage.lengths;
+        let both: Vec<u32> = bytemuck::pod_collect_to_vec(&read_buffer(&self.context, buffer, *offset, 2 * bytes)?);
+        let (lengths, starts) = both.split_at(both.len() / 2);
+        Ok([lengths, starts].map(|numbers| numbers[..self.config.batch_size as usize].to_vec()))
     }
 
     fn check_owner(&self, source: &BoundSource) -> Result<()> {

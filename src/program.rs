@@ -233,15 +233,17 @@ pub enum FailureKind {
         /// Where.
         difference: Difference,
     },
-    /// The lengths of a layer.
+    /// The lengths of a layer, or the positions of the first rows that the last update wrote.
     Lengths {
+        /// `lengths` or `starts`.
+        what: &'static str,
         /// The layer.
         layer: usize,
-        /// Lengths of the reference.
+        /// Those of the reference.
         expected: Vec<u32>,
-        /// Lengths on the host.
+        /// Those on the host.
         host: Vec<u32>,
-        /// Lengths on the device.
+        /// Those on the device.
         device: Vec<u32>,
     },
     /// One of the two refused the operation, or for another reason.
@@ -302,8 +304,8 @@ impl fmt::Display for Failure {
         write!(f, "operation {}: ", self.operation)?;
         match &self.kind {
             FailureKind::Element { place, difference } => write!(f, "{place}: {difference}"),
-            FailureKind::Lengths { layer, expected, host, device } => {
-                write!(f, "layer {layer}: lengths should be {expected:?}, the host has {host:?}, the device {device:?}")
+            FailureKind::Lengths { what, layer, expected, host, device } => {
+                write!(f, "layer {layer}: {what} should be {expected:?}, the host has {host:?}, the device {device:?}")
             }
             FailureKind::Refusal { expected, actual } => {
                 let text = |error: &Option<Error>| match error {

@@ -258,6 +258,15 @@ impl ReferenceCache {
         Err(Error::SliceLength { side, expected, actual: source.len() as u64 })
     }
 
+    /// Where the rows begin that the last write wrote of each sequence; the length where it wrote none.
+    pub(crate) fn starts(&self) -> Vec<u32> {
+        let start = |(sequence, &length): (usize, &u32)| match self.written.get(sequence) {
+            Some(span) if !span.is_empty() => span.start,
+            _ => length,
+        };
+        self.lengths.iter().enumerate().map(start).collect()
+    }
+
     /// The positions that the last write wrote of a sequence.
     #[cfg(feature = "attention")]
     pub(crate) fn written(&self, sequence: u32) -> Range<u32> {

@@ -169,14 +169,15 @@ impl Pass {
     /// Lengths and the whole storage of every layer.
     fn compare(&self) -> Result<(), FailureKind> {
         for (layer, (device, reference)) in self.device.layers().iter().zip(&self.reference).enumerate() {
-            let lengths = device.read_lengths().map_err(FailureKind::Device)?;
-            if device.lengths() != reference.lengths() || lengths != reference.lengths() {
-                return Err(FailureKind::Lengths {
-                    layer,
-                    expected: reference.lengths().to_vec(),
-                    host: device.lengths().to_vec(),
-                    device: lengths,
-                });
+            let read = device.read_lengths_and_starts().map_err(FailureKind::Device)?;
+            let host = [device.lengths(), &device.sequences.starts].map(<[u32]>::to_vec);
+            let expected = [reference.lengths().to_vec(), reference.starts()];
+            for (what, ((expected, host), device)) in
+                ["lengths", "starts"].into_iter().zip(expected.into_iter().zip(host).zip(read))
+            {
+                if host != expected || device != expected {
+                    return Err(FailureKind::Lengths { what, layer, expected, host, device });
+                }
             }
             let storage = device.read_storage().map_err(FailureKind::Device)?;
             if let Some(difference) = reference.compare_storage(layer, &storage).map_err(FailureKind::Device)? {

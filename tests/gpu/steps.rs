@@ -203,12 +203,14 @@ fn compare(layer: usize, reference: &ReferenceCache, cache: &BatchedKvCache) -> 
 }
 
 fn positions_are_right_for_every_layer(gpu: &Gpu) -> Outcome {
-    for in_pass in [false, true] {
+    for (in_pass, ring_first) in [(false, false), (true, false), (true, true)] {
         let config = CacheConfig::new(3, 1, DIM, 64).max_batch_size(MOST_BATCH);
         let sliding = config.placement(Placement::Ring { window: 8, sinks: 1, slack: 0 });
-        let mut cache = BatchedKvCache::with_layers(&gpu.context, &[config, sliding, config])?;
+        // A ring has more than one run of rows where it wraps.
+        let layers = if ring_first { [sliding, config, config] } else { [config, sliding, config] };
+        let mut cache = BatchedKvCache::with_layers(&gpu.context, &layers)?;
         let mut expected = vec![0; 3];
-        for (tokens, counts) in [(5, [5, 2, 0]), (1, [1, 1, 1]), (1, [1, 1, 1]), (3, [0, 3, 1])] {
+        for (tokens, counts) in [(5, [5, 2, 0]), (1, [1, 1, 1]), (1, [1, 1, 1]), (3, [0, 3, 1]), (4, [4, 3, 4])] {
             let write = Write::append(tokens).counts(&counts);
             let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
             if in_pass {

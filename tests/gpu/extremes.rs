@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("extremes::a_window_of_any_size_on_linear_placement", a_window_of_any_size_on_linear_placement),
     ("extremes::positions_up_to_the_last_of_a_ring", positions_up_to_the_last_of_a_ring),
     ("extremes::what_is_hidden_has_no_part", what_is_hidden_has_no_part),
+    ("extremes::a_score_of_minus_infinity_hides", a_score_of_minus_infinity_hides),
     ("extremes::a_nan_that_is_seen_is_told", a_nan_that_is_seen_is_told),
     ("extremes::tiles_fill_the_workgroup_memory", tiles_fill_the_workgroup_memory),
     ("extremes::a_device_with_little_workgroup_memory", a_device_with_little_workgroup_memory),
@@ -99,6 +100,27 @@ fn what_is_hidden_has_no_part(gpu: &Gpu) -> Outcome {
             let distance = apart(&both, &options, None)?;
             assert!(distance < BOUND, "key {key}, value {value}, behind the window: {distance:.1e}");
         }
+    }
+    DONE
+}
+
+/// An infinite key gives a score of minus infinity to one query and of infinity to another.
+fn a_score_of_minus_infinity_hides(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(1, 1, 8, 8);
+    let (mut cache, mut of_reference) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
+    let (mut keys, mut values) = (numbers(5 * 8, 1), numbers(5 * 8, 2));
+    keys[2 * 8] = f32::INFINITY;
+    values[2 * 8 + 3] = f32::NAN;
+    cache.update(&keys, &values, Write::append(5))?;
+    of_reference.update(&keys, &values, Write::append(5))?;
+    let mut queries = numbers(2 * 8, 99);
+    (queries[0], queries[8]) = (-0.5, 0.5);
+    for splits in [1, 2] {
+        let options = Options { splits: Some(splits), ..Options::last(2, 1) };
+        let expected = reference(&of_reference, &options, &queries, None)?;
+        let actual = attend(&cache, &options, &queries, None)?.to_f32();
+        assert!(distance(&expected[..8], &actual[..8]) < BOUND, "the first query does not see it: {actual:?}");
+        assert!(expected[8..].iter().all(|number| number.is_nan()) && actual[8..].iter().all(|number| number.is_nan()));
     }
     DONE
 }

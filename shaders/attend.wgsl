@@ -10,11 +10,6 @@
 //
 // Before this stand the constants of the variant, the text that reads the cache with the prefix cache_, and the other attend_ files.
 
-// In place of minus infinity; what is no larger is not seen.
-const HIDDEN = -3.0e38;
-// In place of a weight: the position is not seen, and has no part in the result whatever it holds.
-const UNSEEN = -1.0;
-
 var<workgroup> staged_queries: array<vec4<f32>, STAGED_VECTORS>;
 var<workgroup> scores: array<f32, ROWS * WORKGROUP>;
 var<workgroup> slots: array<u32, WORKGROUP>;
@@ -101,8 +96,8 @@ fn is_seen(queries: Queries, row: Row, position: u32) -> bool {
 
 fn score_of(row: Row, position: u32, product: f32) -> f32 {
     let added = mask_at(row, position);
-    let score = capped(product * params.scale) + added;
-    return select(score, HIDDEN, added <= HIDDEN || score <= HIDDEN);
+    let score = nan_of_infinity(capped(product * params.scale) + added);
+    return select(score, HIDDEN, is_hidden(added) || is_hidden(score));
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -175,20 +170,20 @@ fn attend(
                 largest = max(largest, scores[r * WORKGROUP + i]);
             }
             // Of nothing seen so far, nothing is kept.
-            row_factor[r] = select(exp_or_nan(row_largest[r] - largest), 0.0, row_largest[r] <= HIDDEN);
+            row_factor[r] = select(exp_or_nan(row_largest[r] - largest), 0.0, is_hidden(row_largest[r]));
             row_largest[r] = largest;
         }
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r++) {
             let score = scores[r * WORKGROUP + local];
-            scores[r * WORKGROUP + local] = select(exp_or_nan(score - row_largest[r]), UNSEEN, score <= HIDDEN);
+            scores[r * WORKGROUP + local] = select(exp_or_nan(score - row_largest[r]), UNSEEN, is_hidden(score));
         }
         workgroupBarrier();
         for (var r = local; r < ROWS; r += WORKGROUP) {
             var sum = 0.0;
             for (var i = 0u; i < WORKGROUP; i++) {
                 let weight = scores[r * WORKGROUP + i];
-                sum += select(weight, 0.0, weight < 0.0);
+                sum += select(weight, 0.0, is_unseen(weight));
             }
             row_sum[r] = row_sum[r] * row_factor[r] + sum;
         }
@@ -202,7 +197,7 @@ fn attend(
                     let value = cache_value_at(plane, slots[i], vector);
                     for (var r = 0u; r < ROWS; r++) {
                         let weight = scores[r * WORKGROUP + i];
-                        sums[r * VALUE_TURNS + turn] += select(weight * value, vec4<f32>(), weight < 0.0);
+                        sums[r * VALUE_TURNS + turn] += select(weight * value, vec4<f32>(), is_unseen(weight));
                     }
                 }
             }

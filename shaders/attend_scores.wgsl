@@ -1,8 +1,31 @@
-// attend_scores: what happens to a score before the softmax, and the exponential of the softmax. Drivers may lose a NaN in
-// a maximum, a clamp or an exponential; here none does.
+// attend_scores: what happens to a score before the softmax, and the exponential of the softmax. A NaN that is seen must come
+// through, but drivers may lose it in a comparison, a maximum, a clamp or an exponential: so it is told by its bits.
+
+// In place of minus infinity: the score of what is not seen. What is no larger is hidden.
+const HIDDEN = -3.0e38;
+const HIDDEN_BITS = 0xff61b1e6u;
+// In place of a weight: the position is not seen, and has no part in the result whatever it holds.
+const UNSEEN = -1.0;
+const UNSEEN_BITS = 0xbf800000u;
 
 fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// From HIDDEN down to minus infinity.
+fn is_hidden(x: f32) -> bool {
+    let bits = bitcast<u32>(x);
+    return bits >= HIDDEN_BITS && bits <= 0xff800000u;
+}
+
+fn is_unseen(weight: f32) -> bool {
+    return bitcast<u32>(weight) == UNSEEN_BITS;
+}
+
+// Of an infinite score the softmax is NaN; some drivers lose the difference of two infinities.
+fn nan_of_infinity(x: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    return select(x, bitcast<f32>(bits | 0x00400000u), bits == 0x7f800000u);
 }
 
 fn exp_or_nan(x: f32) -> f32 {

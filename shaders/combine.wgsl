@@ -6,8 +6,6 @@
 //          output     strided [sequence, head, token, value_dim]
 // Bounds:  rows past the queries of a sequence are dropped.
 
-const HIDDEN = -3.0e38;
-
 @group(0) @binding(5) var<storage, read> lengths: array<u32>;
 
 @compute @workgroup_size(WORKGROUP)

@@ -88,9 +88,9 @@ fn story(base: u32) -> Vec<String> {
     told.push(refused(cache.copy_range(0, 0..base, 1, 0).unwrap_err()));
     told.push(refused(cache.truncate(SINKS + 1).unwrap_err()));
     told.push(refused(cache.update(&all[..2], &all[..2], Write::at(5, 1)).unwrap_err()));
-    let options = Options::new(1, 5);
+    let options = Options::last(1, 5);
     told.push(refused(reference(&cache, &options, &all[..10], None).unwrap_err()));
-    told.push(format!("{:?}", reference(&cache, &Options::new(1, 2), &[0.25; 4], None).unwrap()));
+    told.push(format!("{:?}", reference(&cache, &Options::last(1, 2), &[0.25; 4], None).unwrap()));
     // Within a sequence and between two, over what lies there.
     cache.copy_range(1, base + 5..base + 8, 1, base + 7).unwrap();
     cache.copy_range(1, base + 8..base + 10, 0, base + 40).unwrap();

@@ -47,7 +47,7 @@ const CASES: &[Case] = &[
         run: |cache| {
             use wgpu_kv_cache::attention::{Options, attend};
             let queries = vec![1.0f32; cache.config().batch_size as usize * 2];
-            attend(cache, &Options::new(1, 1), &queries, None).map(drop)
+            attend(cache, &Options::last(1, 1), &queries, None).map(drop)
         },
     },
 ];

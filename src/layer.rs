@@ -384,11 +384,11 @@ impl KvCache {
         &mut self,
         recorder: &mut impl Recorder,
         source: &BoundSource,
-        (step, slot): (&Step, &StepSlot),
+        (step, slot): (&Step, Option<&StepSlot>),
         tokens: u32,
     ) -> Result<()> {
         self.check_source(source, tokens)?;
-        self.prepare_update(recorder, source, (step, Some(slot)), tokens)?.record(recorder);
+        self.prepare_update(recorder, source, (step, slot), tokens)?.record(recorder);
         self.adopt(step);
         Ok(())
     }
@@ -397,13 +397,18 @@ impl KvCache {
     pub(crate) fn record_planned_advance(
         &mut self,
         recorder: &mut impl Recorder,
-        (step, slot): (&Step, &StepSlot),
+        (step, slot): (&Step, Option<&StepSlot>),
     ) -> Result<()> {
         self.make_advance()?;
-        let data = StepData::with_slot(&self.context, step, || Ok(slot.clone()))?;
+        let data = StepData::with_slot(&self.context, step, || self.slot_of(step, slot))?;
         self.prepare_advance(data, step)?.record(recorder, "kv-cache advance");
         self.adopt(step);
         Ok(())
+    }
+
+    /// The slot that a step has, or a new one.
+    fn slot_of(&self, step: &Step, slot: Option<&StepSlot>) -> Result<StepSlot> {
+        slot.map_or_else(|| self.ring.write(&self.context, step), |slot| Ok(slot.clone()))
     }
 
     /// Whether a write is the same step in both layers.
@@ -430,7 +435,7 @@ impl KvCache {
         (step, slot): (&'a Step, Option<&StepSlot>),
         tokens: u32,
     ) -> Result<PreparedUpdate<'a>> {
-        let slot = || slot.map_or_else(|| self.ring.write(&self.context, step), |slot| Ok(slot.clone()));
+        let slot = || self.slot_of(step, slot);
         let copies = source.copies().filter(|copies| self.prefers_copies(copies, source, step, tokens));
         Ok(match copies {
             Some(copies) if recorder.encoder().is_some() => {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use crate::{
     BatchedKvCache, BoundSource, Context, Error, KvCache, PerSequenceView, Recorder, Result, Write,
     binding::bind,
-    kernels::Kernel,
+    kernels::{Kernel, StepPath},
     pipelines::Entry,
     plan::{Step, grid},
     record::{Dispatch, StepData, dispatch},
@@ -29,6 +29,7 @@ struct Plan {
     /// The first of them.
     layer: usize,
     step: Step,
+    /// Where it lies on the device; `None` where it goes as immediates.
     slot: Option<StepSlot>,
 }
 
@@ -37,13 +38,15 @@ struct Plan {
 pub(super) struct Positions {
     buffer: wgpu::Buffer,
     bindings: OnceLock<wgpu::BindGroup>,
+    /// By how a step reaches it, and whether sequences have more runs than one; made when the first step takes them.
+    pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
 }
 
 impl Positions {
     pub fn new(context: &Context, max_batch_size: u32) -> Result<Self> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let buffer = context.create_buffer("positions", 4 * u64::from(max_batch_size), usage, false)?;
-        Ok(Positions { buffer, bindings: OnceLock::new() })
+        Ok(Positions { buffer, bindings: OnceLock::new(), pipelines: Default::default() })
     }
 
     pub fn bytes(&self) -> u64 {
@@ -58,15 +61,29 @@ impl Positions {
         Ok(self.bindings.get_or_init(|| made))
     }
 
+    fn pipeline(&self, context: &Context, step: StepPath, runs: u32) -> Result<&wgpu::ComputePipeline> {
+        let pipeline = &self.pipelines[step as usize][usize::from(runs > 1)];
+        if let Some(pipeline) = pipeline.get() {
+            return Ok(pipeline);
+        }
+        let made = context.pipeline(Kernel::Positions { step, runs })?;
+        Ok(pipeline.get_or_init(|| made))
+    }
+
     /// Records them, as far as the step goes. All that can fail comes first.
-    fn record(&self, context: &Context, recorder: &mut impl Recorder, step: &Step, slot: &StepSlot) -> Result<()> {
+    fn record(
+        &self,
+        (context, ring): (&Context, &StepRing),
+        recorder: &mut impl Recorder,
+        (step, slot): (&Step, Option<&StepSlot>),
+    ) -> Result<()> {
+        let slot = || slot.map_or_else(|| ring.write(context, step), |slot| Ok(slot.clone()));
         if let Some(encoder) = recorder.encoder() {
-            slot.clone().copy_starts(encoder, &self.buffer);
+            slot()?.copy_starts(encoder, &self.buffer);
             return Ok(());
         }
-        let data = StepData::with_slot(context, step, || Ok(slot.clone()))?;
-        let kernel = Kernel::Positions { step: data.path(), runs: step.per_sequence };
-        let (pipeline, bindings) = (&context.pipeline(kernel)?, self.bindings(context)?);
+        let data = StepData::with_slot(context, step, slot)?;
+        let (pipeline, bindings) = (self.pipeline(context, data.path(), step.per_sequence)?, self.bindings(context)?);
         let grid = grid(step.count().into(), context.limits());
         dispatch(recorder, "kv-cache positions", data, std::iter::once(Dispatch { pipeline, bindings, grid }));
         Ok(())
@@ -74,8 +91,14 @@ impl Positions {
 }
 
 impl ModelStep {
-    /// Plans a write for all layers and brings it to the device.
-    fn plan(&mut self, layers: &[KvCache], context: &Context, ring: &StepRing, write: &Write<'_>) -> Result<()> {
+    /// Plans a write for all layers and brings it to the device, where it is not to be immediates in a pass.
+    fn plan(
+        &mut self,
+        layers: &[KvCache],
+        (context, ring): (&Context, &StepRing),
+        in_pass: bool,
+        write: &Write<'_>,
+    ) -> Result<()> {
         self.tokens = write.tokens();
         self.planned = 0;
         self.layers.clear();
@@ -94,20 +117,22 @@ impl ModelStep {
             self.layers.push((plan, layer.generation()));
         }
         for (index, plan) in self.plans.iter_mut().enumerate() {
-            plan.slot = if index < self.planned { Some(ring.write(context, &plan.step)?) } else { None };
+            let immediate = in_pass && context.immediates() && plan.step.immediate().is_some();
+            let written = index < self.planned && !immediate;
+            plan.slot = if written { Some(ring.write(context, &plan.step)?) } else { None };
         }
         Ok(())
     }
 
     /// The plan of a layer that was not recorded since the step began.
-    fn of(&self, index: usize, layer: &KvCache) -> Result<(&Step, &StepSlot)> {
+    fn of(&self, index: usize, layer: &KvCache) -> Result<(&Step, Option<&StepSlot>)> {
         let &(plan, _) = self
             .layers
             .get(index)
             .filter(|(_, generation)| *generation == layer.generation())
             .ok_or(Error::NoStep { layer: index })?;
         let Plan { step, slot, .. } = &self.plans[plan];
-        Ok((step, slot.as_ref().expect("a step that was planned has a slot")))
+        Ok((step, slot.as_ref()))
     }
 }
 
@@ -154,7 +179,7 @@ impl BatchedKvCache {
     /// any layer; [`Error::OutOfMemory`]; [`Error::DeviceLost`]. An error leaves the step before as it was.
     ///
     /// # Performance
-    /// One write to the queue for each placement, and a copy of 4 bytes a sequence, or in a pass a dispatch of one thread a
+    /// One write to the queue for each placement (in a pass none, where the step goes as immediates), and a copy of 4 bytes a sequence, or in a pass a dispatch of one thread a
     /// sequence. Layers of one placement share the plan.
     pub fn begin_step(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         let context = self.context().clone();
@@ -166,9 +191,10 @@ impl BatchedKvCache {
                 return Err(Error::LayersOutOfStep { layer, sequence, first, actual });
             }
         }
-        self.next_step.plan(&self.layers, &context, &self.ring, &write)?;
-        let (step, slot) = self.next_step.of(0, &self.layers[0])?;
-        self.positions.record(&context, recorder, step, slot)?;
+        let (device, in_pass) = ((&context, &self.ring), recorder.encoder().is_none());
+        self.next_step.plan(&self.layers, device, in_pass, &write)?;
+        let planned = self.next_step.of(0, &self.layers[0])?;
+        self.positions.record(device, recorder, planned)?;
         std::mem::swap(&mut self.step, &mut self.next_step);
         Ok(())
     }
@@ -209,8 +235,8 @@ impl BatchedKvCache {
     /// # Performance
     /// As [`KvCache::record_update`], without its planning.
     pub fn record_update(&mut self, layer: usize, recorder: &mut impl Recorder, source: &BoundSource) -> Result<()> {
-        let (step, slot) = self.step.of(layer, self.layer(layer)?)?;
-        self.layers[layer].record_planned(recorder, source, (step, slot), self.step.tokens)
+        let planned = self.step.of(layer, self.layer(layer)?)?;
+        self.layers[layer].record_planned(recorder, source, planned, self.step.tokens)
     }
 
     /// Records that the caller's own kernels write the rows of the step straight into one layer, as
@@ -219,7 +245,7 @@ impl BatchedKvCache {
     /// # Errors
     /// [`Error::LayerOutOfRange`]; [`Error::NoStep`]; [`Error::OutOfMemory`] and [`Error::DeviceLost`] on the first call.
     pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder) -> Result<()> {
-        let (step, slot) = self.step.of(layer, self.layer(layer)?)?;
-        self.layers[layer].record_planned_advance(recorder, (step, slot))
+        let planned = self.step.of(layer, self.layer(layer)?)?;
+        self.layers[layer].record_planned_advance(recorder, planned)
     }
 }

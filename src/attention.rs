@@ -390,7 +390,8 @@ impl Attention {
     /// queries are the rows of the update that was recorded last for this layer.
     ///
     /// # Errors
-    /// [`Error::ForeignAttention`]; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more
+    /// [`Error::ForeignAttention`]; [`Error::StepNotRecorded`] where a step was begun whose rows are not recorded for this
+    /// layer; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more
     /// tokens of a sequence than there is room for; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a
     /// position that a ring no longer stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
     /// [`Error::DeviceLimit`] where a grid is larger than the device takes; [`Error::OutOfMemory`] and
@@ -437,6 +438,7 @@ impl Attention {
         }
         let Options { queries, tokens: bound, causal, .. } = self.options;
         let tokens = match queries {
+            Queries::Written if cache.awaits_step() => return Err(Error::StepNotRecorded),
             Queries::Written => sequences.written(),
             Queries::Last => bound,
         };

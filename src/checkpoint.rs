@@ -8,10 +8,11 @@ use crate::{BatchedKvCache, Error, KvCache, Result, sequences::Sequences};
 ///
 /// Lengths on the host advance when a command is recorded. Where its encoder is dropped instead of submitted, the device
 /// still has what it had before, and [`KvCache::restore`] makes the host agree with it again: also in a ring that a
-/// dropped update would have overwritten, and after a dropped selection that changed the batch.
+/// dropped update would have overwritten, and after a dropped selection that changed the batch. What
+/// `wgpu::Queue::write_buffer` wrote for the dropped commands does no harm.
 ///
 /// ```
-/// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context};
+/// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Write};
 ///
 /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
 /// # let context = Context::new(&device, &queue);
@@ -23,6 +24,19 @@ use crate::{BatchedKvCache, Error, KvCache, Result, sequences::Sequences};
 /// drop(encoder); // nothing was submitted
 /// cache.restore(&before)?;
 /// assert_eq!(cache.config().batch_size, 1);
+///
+/// // A step that is dropped is begun again.
+/// let before = cache.checkpoint();
+/// let mut encoder = device.create_command_encoder(&Default::default());
+/// cache.begin_step(&mut encoder, Write::append(4))?;
+/// cache.record_advance(0, &mut encoder)?;
+/// drop(encoder);
+/// cache.restore(&before)?;
+/// let mut encoder = device.create_command_encoder(&Default::default());
+/// cache.begin_step(&mut encoder, Write::append(4))?;
+/// (0..3).try_for_each(|layer| cache.record_advance(layer, &mut encoder))?;
+/// queue.submit([encoder.finish()]);
+/// assert_eq!(cache.lengths(), [4]);
 /// # Ok::<(), wgpu_kv_cache::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -57,7 +71,7 @@ impl KvCache {
     }
 
     /// Takes lengths and batch size on the host back to a checkpoint, after everything that was recorded since then has been
-    /// dropped without being submitted. It always works, and touches nothing on the device.
+    /// dropped without being submitted. Then it always works; it touches nothing on the device.
     ///
     /// Where something was submitted, the host would no longer agree with the device: use
     /// [`truncate`](Self::truncate) to take back rows that were written.

@@ -354,15 +354,31 @@ pub enum Error {
     #[error("a checkpoint must be restored by the cache that it was made of, but this is another")]
     ForeignCheckpoint,
     /// A layer that the step does not know, or not any more.
-    #[error("layer {layer} must be recorded once after begin_step, and not be changed in between")]
+    #[error(
+        "layer {layer} has no step to record: begin_step must come first, each layer is recorded once, and nothing else may \
+         change it in between"
+    )]
     NoStep {
         /// The layer.
         layer: usize,
     },
+    /// An attention over the rows of a step that are not recorded yet.
+    #[error("the rows of the step that was begun must be recorded for a layer before its attention")]
+    StepNotRecorded,
+    /// Something for each layer, but not as many as there are layers.
+    #[error("there must be {name} for each of the {num_layers} layers, but there are {actual}")]
+    LayerCount {
+        /// `rows` or `a source`.
+        name: &'static str,
+        /// How many layers there are.
+        num_layers: usize,
+        /// How many were given.
+        actual: usize,
+    },
     /// A step begins where layers differ.
     #[error(
         "a step must begin where all layers have the same lengths, but sequence {sequence} has {first} positions in layer 0 \
-         and {actual} in layer {layer}"
+         and {actual} in layer {layer}; record all layers of the step before, or restore a checkpoint"
     )]
     LayersOutOfStep {
         /// The layer.
@@ -396,8 +412,8 @@ pub enum Error {
     },
     /// A sequence would be taken back to where rows of its window are overwritten.
     #[error(
-        "sequence {sequence} can be taken back to {shortest} at most (or to {sinks} and less, the sinks alone), because \
-         its window needs positions from {oldest} on; but {length} was asked"
+        "sequence {sequence} must keep at least {shortest} positions (or at most {sinks}, the sinks alone), because its \
+         window needs positions from {oldest} on, but {length} was asked; a ring with more slack goes farther back"
     )]
     RollbackEvicted {
         /// The sequence.
@@ -413,7 +429,8 @@ pub enum Error {
     },
     /// A position that a ring has evicted.
     #[error(
-        "position {position} of sequence {sequence} is evicted; beyond the sinks the oldest that is left is {oldest}"
+        "position {position} of sequence {sequence} is not kept; beyond the sinks the oldest that is kept is {oldest}: \
+         take fewer tokens at once, or a ring with more slack"
     )]
     Evicted {
         /// The sequence.
@@ -461,8 +478,8 @@ pub enum Error {
         /// How many there are.
         count: u32,
     },
-    /// An update of zero tokens.
-    #[error("an update must have at least 1 token, but has 0")]
+    /// An update, an insertion or an attention of zero tokens.
+    #[error("there must be at least 1 token, but there are 0")]
     NoTokens,
     /// A slice of rows has the wrong number of elements.
     #[error("{side} must hold batch × heads × tokens × dim = {expected} elements, but hold {actual}")]

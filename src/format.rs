@@ -258,6 +258,15 @@ impl<'a> From<&'a [bf16]> for HostRows<'a> {
     }
 }
 
+impl<'a, T, const N: usize> From<&'a [T; N]> for HostRows<'a>
+where
+    HostRows<'a>: From<&'a [T]>,
+{
+    fn from(rows: &'a [T; N]) -> Self {
+        HostRows::from(&rows[..])
+    }
+}
+
 impl<'a, T> From<&'a Vec<T>> for HostRows<'a>
 where
     HostRows<'a>: From<&'a [T]>,

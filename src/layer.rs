@@ -63,6 +63,8 @@ pub struct KvCache {
     pub(crate) identity: Arc<()>,
     /// Grows with every change of `sequences`.
     generation: u64,
+    /// A step of all layers was begun, and not recorded for this one.
+    awaits_step: bool,
 }
 
 /// An update that can be recorded without failing.
@@ -112,6 +114,7 @@ impl KvCache {
             advance: None,
             identity: Arc::default(),
             generation: 0,
+            awaits_step: false,
             layout,
             config,
         })
@@ -269,7 +272,8 @@ impl KvCache {
     /// Binds the caller's buffers, to be recorded with every step by [`record_update`](Self::record_update).
     ///
     /// The rows are read when the commands run, so the caller may write new ones into the same buffers for every
-    /// step. Offsets and strides are arbitrary; multiples of 16 bytes and head sizes that are multiples of 8 are
+    /// step. The buffers must hold the rows of the present batch, and serve every batch whose rows they hold: size them for
+    /// [`max_batch_size`](CacheConfig::max_batch_size). Offsets and strides are arbitrary; multiples of 16 bytes and head sizes that are multiples of 8 are
     /// fastest.
     ///
     /// # Errors
@@ -490,7 +494,7 @@ impl KvCache {
             encoder.clear_buffer(buffer, 0, None);
         }
         self.sequences.clear(self.config.placement);
-        self.generation += 1;
+        self.changed();
     }
 
     /// Waits for the device and reads the whole storage, `[max_batch_size, kv_head, slots, dim]`, valid or not: what
@@ -595,19 +599,36 @@ impl KvCache {
     /// Takes over the lengths of the layer's own step, which was recorded.
     pub(crate) fn commit(&mut self) {
         self.step.commit(&mut self.sequences);
-        self.generation += 1;
+        self.changed();
     }
 
     /// Takes over the lengths of a step that was recorded.
     fn adopt(&mut self, step: &Step) {
         step.commit(&mut self.sequences);
+        self.changed();
+    }
+
+    /// Notes that a step of all layers was begun.
+    pub(crate) fn await_step(&mut self) {
+        self.awaits_step = true;
+    }
+
+    /// Whether a step was begun that is not recorded for this layer.
+    #[cfg(feature = "attention")]
+    pub(crate) const fn awaits_step(&self) -> bool {
+        self.awaits_step
+    }
+
+    /// Notes that `sequences` changed: a step that was planned before is not of this layer any more.
+    fn changed(&mut self) {
         self.generation += 1;
+        self.awaits_step = false;
     }
 
     /// Makes the host know these sequences.
     pub(crate) fn set_sequences(&mut self, sequences: &Sequences) {
         self.sequences.clone_from(sequences);
         self.config.batch_size = self.sequences.count();
-        self.generation += 1;
+        self.changed();
     }
 }

@@ -107,8 +107,8 @@ impl<'a> Write<'a> {
     }
 
     /// Refuses what a ring could not be attended after: a write of which some row, as a query at its own position, would see
-    /// a position of its window that a later row has overwritten. A ring takes `slack + 1` tokens at once so. Linear placement
-    /// always keeps every row.
+    /// a position of its window that a later row has overwritten. Once it has wrapped, a ring takes `slack + 1` tokens at once so;
+    /// an empty one takes as many as it has slots. Linear placement always keeps every row.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Error, Placement, ReferenceCache, Write};

@@ -170,7 +170,7 @@ fn counts_positions_and_tokens() {
     let context = context();
     let mut cache = cache(&context);
     let rows = [7.0f32; 12];
-    refuses(&mut cache, Error::NoTokens, "an update must have at least 1 token, but has 0", |cache| {
+    refuses(&mut cache, Error::NoTokens, "there must be at least 1 token, but there are 0", |cache| {
         cache.update(&rows[..0], &rows[..0], Write::append(0))
     });
     refuses(
@@ -290,7 +290,7 @@ fn sources() {
     assert_eq!(error, Some(Error::BufferRange { side: Side::Keys, needed: u64::MAX, actual: 16 }));
     let mut none = source(&good, &good);
     none.tokens = 0;
-    refuses(&mut cache, Error::NoTokens, "an update must have at least 1 token, but has 0", |cache| {
+    refuses(&mut cache, Error::NoTokens, "there must be at least 1 token, but there are 0", |cache| {
         cache.bind_source(&none)
     });
     let many = Source { tokens: u32::MAX, ..source(&good, &good) };

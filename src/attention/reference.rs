@@ -3,7 +3,8 @@
 use super::{MaskRows, Options, Queries};
 use crate::{Error, Placement, ReferenceCache, Result, Scale, Side};
 
-/// [`attend`](super::attend) in f64, written from its contract: for each query, over each position that it sees.
+/// [`attend`](super::attend) in f64, written from its contract: for each query, over each position that it sees. Rows
+/// that are no queries come out as zero.
 ///
 /// # Errors
 /// As there, for the arguments.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    BatchedKvCache, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result,
+    BatchedKvCache, Error, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result,
     layer::{record_each, record_lengths, record_select},
 };
 
@@ -37,7 +37,7 @@ impl BatchedKvCache {
     /// that were refused.
     ///
     /// # Errors
-    /// [`Error::RollbackBeyondStart`](crate::Error::RollbackBeyondStart), and as [`KvCache::truncate`].
+    /// [`Error::RollbackBeyondStart`], and as [`KvCache::truncate`].
     ///
     /// # Examples
     /// ```
@@ -186,11 +186,11 @@ impl BatchedKvCache {
     /// [`KvCache::insert`] into all layers, with the rows of each in their order.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`](crate::Error::LayerOutOfRange) where there are not rows for each layer, and as there.
+    /// [`Error::LayerCount`] where there are not rows for each layer, and as there.
     pub fn insert(&mut self, sequence: u32, length: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
         if rows.len() != self.layers.len() {
             let num_layers = self.layers.len();
-            return Err(crate::Error::LayerOutOfRange { layer: rows.len(), num_layers });
+            return Err(Error::LayerCount { name: "rows", num_layers, actual: rows.len() });
         }
         for (layer, rows) in self.layers.iter().zip(rows) {
             layer.check_inserted(sequence, length, *rows)?;

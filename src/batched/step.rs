@@ -170,9 +170,12 @@ impl BatchedKvCache {
     /// [`positions`](Self::positions). Each layer is then recorded by [`record_update`](Self::record_update) or
     /// [`record_advance`](Self::record_advance), in any order, and until then has the lengths that it had.
     ///
-    /// Afterwards nothing of the step is refused but what is wrong with a source, and nothing fails but the device. A step
-    /// that was begun may be left, by beginning another; where layers of it were recorded and are not submitted, take the
-    /// host back by [`restore`](Self::restore).
+    /// Afterwards nothing of the step is refused but what is wrong with a source, such as one bound for fewer tokens, and
+    /// nothing fails but the device. Where layers are rings that you attend over, say so by [`Write::attended`], or
+    /// the attention is what refuses a step of too many tokens.
+    ///
+    /// A step that was begun may be left, by beginning another. Where layers of it were recorded and are not submitted,
+    /// take the host back by [`restore`](Self::restore), and begin again.
     ///
     /// # Errors
     /// [`Error::LayersOutOfStep`] where a layer has other lengths than the first; as [`KvCache::update`] for the write, of
@@ -196,6 +199,7 @@ impl BatchedKvCache {
         let planned = self.next_step.of(0, &self.layers[0])?;
         self.positions.record(device, recorder, planned)?;
         std::mem::swap(&mut self.step, &mut self.next_step);
+        self.layers.iter_mut().for_each(KvCache::await_step);
         Ok(())
     }
 
@@ -210,12 +214,12 @@ impl BatchedKvCache {
     /// [`KvCache::warm_up`]. An attention has a [`warm_up`](crate::attention::Attention::warm_up) of its own.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`] where there is not a source for each layer; [`Error::ForeignSource`];
+    /// [`Error::LayerCount`]; [`Error::ForeignSource`];
     /// [`Error::Refused`] where a buffer is destroyed or mapped; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     pub fn warm_up<'s>(&mut self, sources: impl IntoIterator<Item = &'s BoundSource>) -> Result<()> {
         let (sources, num_layers) = (sources.into_iter().collect::<Vec<_>>(), self.layers.len());
         if sources.len() != num_layers {
-            return Err(Error::LayerOutOfRange { layer: sources.len(), num_layers });
+            return Err(Error::LayerCount { name: "a source", num_layers, actual: sources.len() });
         }
         let context = self.context().clone();
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

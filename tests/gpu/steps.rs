@@ -102,7 +102,7 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
             let engine = Engine::new(&cache)?;
             cache.warm_up(&engine.sources)?;
             let short = cache.warm_up(&engine.sources[1..]);
-            assert_eq!(short, Err(Error::LayerOutOfRange { layer: 1, num_layers: 2 }));
+            assert_eq!(short, Err(Error::LayerCount { name: "a source", num_layers: 2, actual: 1 }));
             // (what happens to the batch before, tokens, counts)
             let steps: [(&[u32], u32, &[u32]); 9] = [
                 (&[0, 1], 6, &[6, 3]),
@@ -131,6 +131,8 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
                     reference.update(&rows(&keys), &rows(&values), write)?;
                     given.push(part(&queries, QUERY_HEADS, batch, MOST_TOKENS));
                     let mut pass = encoder.begin_compute_pass(&Default::default());
+                    let early = engine.attentions[layer].record(cache.layer(layer)?, &mut pass);
+                    assert_eq!(early, Err(Error::StepNotRecorded));
                     cache.record_update(layer, &mut pass, &engine.sources[layer])?;
                     engine.attentions[layer].record(cache.layer(layer)?, &mut pass)?;
                 }

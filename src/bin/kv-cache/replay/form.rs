@@ -67,7 +67,7 @@ impl<T: Copy> OfLayers<T> {
         match self {
             OfLayers::All(all) => Ok(*all),
             OfLayers::Each(each) if each.len() == layers => Ok(each[layer]),
-            OfLayers::Each(each) => Err(Error::LayerOutOfRange { layer: each.len(), num_layers: layers }),
+            OfLayers::Each(each) => Err(Error::LayerCount { name: "an entry", num_layers: layers, actual: each.len() }),
         }
     }
 }

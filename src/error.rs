@@ -430,7 +430,7 @@ pub enum Error {
     /// A position that a ring has evicted.
     #[error(
         "position {position} of sequence {sequence} is not kept; beyond the sinks the oldest that is kept is {oldest}: \
-         take fewer tokens at once, or a ring with more slack"
+         a ring with a larger window or slack keeps more"
     )]
     Evicted {
         /// The sequence.

@@ -1,0 +1,602 @@
+//! Numbers near 2^32 and 2^64 through every entry that takes one, on wgpu's no-op backend: each gets an error that names
+//! a rule, or the result that wide integers give. A build without overflow checks must do the same:
+//!
+//!     cargo test --release --config profile.release.package.wgpu-kv-cache.overflow-checks=false --test overflows
+
+use std::ops::Range;
+
+use wgpu_kv_cache::{
+    BatchedKvCache, CacheConfig, Context, Destination, Error, Format, KvCache, Pair, Placement, RowsIn, Side, Source,
+    Strides, Write,
+    attention::{Attention, Mask, MaskRows, Options, Queries, Tensors, attend},
+};
+
+const NUMBERS: [u32; 13] = [
+    0,
+    1,
+    2,
+    3,
+    5,
+    (1 << 16) - 1,
+    1 << 16,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 31) + 1,
+    u32::MAX - 2,
+    u32::MAX - 1,
+    u32::MAX,
+];
+
+/// For sizes, offsets and strides.
+const WIDE: [u64; 14] = [
+    0,
+    1,
+    4,
+    8,
+    u32::MAX as u64 - 3,
+    u32::MAX as u64,
+    1 << 32,
+    1 << 61,
+    1 << 62,
+    (1 << 62) + 1,
+    1 << 63,
+    u64::MAX - 15,
+    u64::MAX - 3,
+    u64::MAX,
+];
+
+/// 5 slots, of which 4 positions are valid.
+const RING: Placement = Placement::Ring { window: 3, sinks: 1, slack: 1 };
+const LINEAR_SLOTS: u32 = 8;
+
+fn context() -> Context {
+    context_with(wgpu::Limits::default())
+}
+
+fn context_with(limits: wgpu::Limits) -> Context {
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+    let (device, queue) = wgpu::Device::noop(&descriptor);
+    Context::new(&device, &queue)
+}
+
+fn buffer(context: &Context, size: u64) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    context.device().create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
+}
+
+fn encoder(context: &Context) -> wgpu::CommandEncoder {
+    context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+}
+
+/// Two sequences of one head of two elements.
+fn config(placement: Placement) -> CacheConfig {
+    CacheConfig::new(2, 1, 2, LINEAR_SLOTS).placement(placement).max_batch_size(3)
+}
+
+/// The same rows for every sequence, head and token.
+fn repeated(buffer: &wgpu::Buffer) -> RowsIn<'_> {
+    RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides { sequence: 0, head: 0, token: 0 } }
+}
+
+/// Lengths after a write, by wide integers.
+fn written(placement: Placement, length: u32, position: Option<u32>, tokens: u32) -> Option<u32> {
+    let end = u64::from(position.unwrap_or(length)) + u64::from(tokens);
+    let most = match placement {
+        Placement::Linear => u64::from(LINEAR_SLOTS),
+        Placement::Ring { .. } => u64::from(u32::MAX) - 1,
+    };
+    (tokens > 0 && end <= most).then(|| u32::try_from(end).unwrap())
+}
+
+#[test]
+fn writes() {
+    let context = context();
+    let rows = buffer(&context, 64);
+    let source = Source { keys: repeated(&rows), values: repeated(&rows), tokens: u32::MAX };
+    for placement in [Placement::Linear, RING] {
+        let mut cache = KvCache::new(&context, config(placement)).unwrap();
+        let mut layers = BatchedKvCache::new(&context, config(placement), 2).unwrap();
+        let bound = cache.bind_source(&source).unwrap();
+        let bound_layers: Vec<_> = (0..2).map(|layer| layers.bind_source(layer, &source).unwrap()).collect();
+        for tokens in NUMBERS {
+            for position in NUMBERS.map(Some).into_iter().chain([None]) {
+                for start in [0, 5, 4_000_000_000] {
+                    if placement == Placement::Linear && start > LINEAR_SLOTS {
+                        continue;
+                    }
+                    let positions = position.map(|position| [position; 2]);
+                    let write = match &positions {
+                        Some(positions) => Write::at_each(positions, tokens),
+                        None => Write::append(tokens),
+                    };
+                    let before = [0, start];
+                    let mut encoder = encoder(&context);
+                    // As far as `start`, in a ring far beyond all rows, and with no row to go back to.
+                    cache.record_reset(&mut encoder);
+                    if start > 0 {
+                        cache.record_update(&mut encoder, &bound, Write::append(start).counts(&[0, start])).unwrap();
+                    }
+                    layers.record_reset(&mut encoder);
+                    if start > 0 {
+                        layers.begin_step(&mut encoder, Write::append(start).counts(&[0, start])).unwrap();
+                        for (layer, source) in bound_layers.iter().enumerate() {
+                            layers.record_update(layer, &mut encoder, source).unwrap();
+                        }
+                    }
+                    let expected = before.map(|length| written(placement, length, position, tokens));
+                    let case = format!("{placement:?}: {tokens} at {position:?} after {before:?}");
+                    let check = |result: &Result<(), Error>, lengths: &[u32]| match (result, expected) {
+                        (Ok(()), [Some(first), Some(second)]) => assert_eq!(lengths, [first, second], "{case}"),
+                        (Err(error), expected) => {
+                            assert_eq!(lengths, before, "{case}: {error}");
+                            // Rows that a ring has let go are the only other reason.
+                            let evicted = matches!(error, Error::RollbackEvicted { .. });
+                            assert!(evicted || expected.contains(&None), "{case}: {error}");
+                        }
+                        (Ok(()), _) => panic!("{case} was taken: {lengths:?}"),
+                    };
+                    let done = layers.begin_step(&mut encoder, write).and_then(|()| {
+                        (0..2).try_for_each(|layer| layers.record_update(layer, &mut encoder, &bound_layers[layer]))
+                    });
+                    check(&done, layers.lengths());
+                    drop(cache.form(&bound, write));
+                    drop(cache.form(&bound, write.whole()));
+                    drop(cache.form(&bound, write.attended()));
+                    let done = if tokens % 2 == 0 {
+                        cache.record_update(&mut encoder, &bound, write)
+                    } else {
+                        cache.record_update(&mut encoder.begin_compute_pass(&Default::default()), &bound, write)
+                    };
+                    check(&done, cache.lengths());
+                    if done.is_ok() {
+                        let valid: Vec<_> = cache.valid_positions(1).unwrap().collect();
+                        assert_eq!(valid.last(), cache.lengths()[1].checked_sub(1).as_ref(), "{case}");
+                        cache.record_advance(&mut encoder, Write::at(cache.lengths()[1], 1).counts(&[0, 0])).unwrap();
+                    }
+                    context.queue().submit([encoder.finish()]);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes up to the end of rows, by wide integers.
+fn reach(rows: &RowsIn<'_>, [batch, heads, tokens, dim]: [u32; 4]) -> u128 {
+    let Strides { sequence, head, token } = rows.strides;
+    let steps = [(batch, sequence), (heads, head), (tokens, token)];
+    let elements: u128 = steps.iter().map(|&(count, stride)| u128::from(count - 1) * u128::from(stride)).sum();
+    (u128::from(rows.offset) + (elements + u128::from(dim)) * u128::from(rows.format.unit_bytes())).next_multiple_of(4)
+}
+
+#[test]
+fn sources() {
+    let context = context();
+    let small = buffer(&context, 256);
+    let mut caches = [1, 2].map(|batch| {
+        KvCache::new(&context, CacheConfig::new(batch, batch, 2, 8).max_batch_size(5)).unwrap()
+    });
+    for cache in &mut caches {
+        let &CacheConfig { batch_size, num_heads, .. } = cache.config();
+        for format in [Format::F32, Format::F16] {
+            for offset in WIDE {
+                for (sequence, head, token) in
+                    WIDE.into_iter().flat_map(|one| [(one, 0, 0), (0, one, 0), (0, 0, one), (one, one, one)])
+                {
+                    for tokens in [1, 2, 3, u32::MAX] {
+                        let rows =
+                            RowsIn { buffer: &small, offset, format, strides: Strides { sequence, head, token } };
+                        let needed = reach(&rows, [batch_size, num_heads, tokens, 2]);
+                        let fits = needed <= u128::from(small.size());
+                        let aligned = offset.is_multiple_of(format.unit_bytes().into());
+                        match cache.bind_source(&Source { keys: rows, values: rows, tokens }) {
+                            Ok(source) => {
+                                assert!(fits && aligned, "{rows:?} {tokens}");
+                                let most = (batch_size..=5)
+                                    .rev()
+                                    .find(|&batch| {
+                                        reach(&rows, [batch, num_heads, tokens, 2]) <= u128::from(small.size())
+                                    })
+                                    .unwrap();
+                                assert_eq!(source.sequences(), most, "{rows:?} {tokens}");
+                                let mut encoder = encoder(&context);
+                                let tokens = tokens.min(8);
+                                cache.record_update(&mut encoder, &source, Write::at(0, tokens)).unwrap();
+                                context.queue().submit([encoder.finish()]);
+                            }
+                            Err(Error::BufferRange { needed: told, .. }) => {
+                                assert!(!fits && aligned, "{rows:?} {tokens}");
+                                assert_eq!(u128::from(told), needed.min(u64::MAX.into()), "{rows:?} {tokens}");
+                            }
+                            Err(Error::Misaligned { .. }) => assert!(!aligned),
+                            Err(error) => panic!("{rows:?} {tokens}: {error}"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn strides_of_dense_tensors() {
+    for heads in NUMBERS {
+        for tokens in NUMBERS {
+            for dim in NUMBERS {
+                let product =
+                    |factors: &[u32]| u64::try_from(factors.iter().map(|&factor| u128::from(factor)).product::<u128>());
+                let all = product(&[heads, tokens, dim]).unwrap_or(u64::MAX);
+                let (bhtd, bthd) = (Strides::bhtd(heads, tokens, dim), Strides::bthd(heads, tokens, dim));
+                assert_eq!((bhtd.sequence, bhtd.token), (all, dim.into()));
+                assert_eq!(Ok(bhtd.head), product(&[tokens, dim]));
+                assert_eq!((bthd.sequence, bthd.head), (all, dim.into()));
+                assert_eq!(Ok(bthd.token), product(&[heads, dim]));
+            }
+        }
+    }
+}
+
+#[test]
+fn configurations() {
+    let unlimited = context_with(wgpu::Limits::default()).limits().clone();
+    let huge = wgpu::Limits {
+        max_storage_buffer_binding_size: u64::MAX,
+        max_buffer_size: u64::MAX,
+        max_compute_workgroups_per_dimension: u32::MAX,
+        ..unlimited.clone()
+    };
+    let wide = |values: [u32; 4]| values.map(u128::from);
+    for (keys, values) in [(Format::F32, Format::F16), (Format::Q8_0, Format::Q4_0), (Format::Fp8E4M3, Format::Bf16)] {
+        for batch in NUMBERS {
+            for heads in NUMBERS {
+                for dim in NUMBERS {
+                    for slots in NUMBERS {
+                        let config = CacheConfig::new(batch, heads, dim, slots).formats(keys, values).value_dim(dim);
+                        drop((config.required_limits(&unlimited), config.required_limits(&huge)));
+                        let ring = Placement::Ring { window: slots, sinks: dim, slack: heads };
+                        drop(config.placement(ring).required_limits(&huge));
+                        let valid = config.validate();
+                        let [batch, heads, _, slots] = wide([batch, heads, dim, slots]);
+                        let plane = |side| {
+                            let align = if config.format(side).is_packed() { 16 } else { 4 };
+                            let bytes = u128::from(config.format(side).row_bytes(dim)) * slots;
+                            bytes.next_multiple_of(align)
+                        };
+                        let (key, value) = (plane(Side::Keys), plane(Side::Values));
+                        let bytes = (key + value) * batch * heads;
+                        let limit = u128::from(u64::MAX);
+                        let fits = batch * heads <= u128::from(u32::MAX) && bytes <= limit;
+                        if batch.min(heads).min(dim.into()).min(slots) == 0 {
+                            assert!(matches!(valid, Err(Error::ZeroDimension { .. })), "{config:?}");
+                        } else if fits {
+                            assert_eq!(u128::from(config.bytes_per_layer().unwrap()), bytes, "{config:?}");
+                            assert_eq!(u128::from(config.bytes_per_plane(Side::Keys).unwrap()), key, "{config:?}");
+                            let row = u128::from(keys.row_bytes(dim)) + u128::from(values.row_bytes(dim));
+                            assert_eq!(u128::from(config.bytes_per_token().unwrap()), row * batch * heads);
+                        } else {
+                            assert!(matches!(valid, Err(Error::SizeOverflow { .. })), "{config:?} {valid:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    for window in NUMBERS {
+        for sinks in NUMBERS {
+            for slack in NUMBERS {
+                let ring = Placement::Ring { window, sinks, slack };
+                let slots = u64::from(window) + u64::from(sinks) + u64::from(slack);
+                let config = CacheConfig::new(1, 1, 1, 0).placement(ring);
+                assert_eq!(config.validate().is_ok(), window > 0 && u32::try_from(slots).is_ok(), "{ring:?}");
+                if config.validate().is_ok() {
+                    assert_eq!(u64::from(config.slots()), slots);
+                }
+                for position in NUMBERS {
+                    let slot = ring.slot(position);
+                    if config.validate().is_ok() {
+                        assert!(slot < config.slots(), "{ring:?} {position}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_of_large_rings() {
+    // As far as the device takes it, and typed where it does not.
+    let context = context();
+    for window in NUMBERS {
+        for sinks in NUMBERS {
+            let ring = Placement::Ring { window, sinks, slack: window };
+            let config = CacheConfig::new(1, 1, 1, 0).placement(ring);
+            if config.bytes_per_layer().is_ok_and(|bytes| bytes < 1 << 24) {
+                KvCache::new(&context, config).unwrap();
+            } else {
+                KvCache::new(&context, config).unwrap_err();
+            }
+            BatchedKvCache::new(&context, config, usize::MAX).unwrap_err();
+        }
+    }
+}
+
+/// A ring whose sequences end at some position, and a linear cache of 5 and 2.
+fn caches(context: &Context) -> Vec<KvCache> {
+    let rows = buffer(context, 64);
+    let source = Source { keys: repeated(&rows), values: repeated(&rows), tokens: u32::MAX };
+    [(Placement::Linear, [5, 2]), (RING, [5, 2]), (RING, [u32::MAX - 1, 7]), (RING, [1 << 31, (1 << 31) - 1])]
+        .into_iter()
+        .map(|(placement, lengths)| {
+            let mut cache = KvCache::new(context, config(placement)).unwrap();
+            let bound = cache.bind_source(&source).unwrap();
+            let mut encoder = encoder(context);
+            let tokens = lengths[0].max(lengths[1]);
+            cache.record_update(&mut encoder, &bound, Write::append(tokens).counts(&lengths)).unwrap();
+            context.queue().submit([encoder.finish()]);
+            assert_eq!(cache.lengths(), lengths);
+            cache
+        })
+        .collect()
+}
+
+fn ranges() -> impl Iterator<Item = Range<u32>> {
+    NUMBERS.into_iter().chain([u32::MAX - 4, (1 << 31) - 2]).flat_map(|start| NUMBERS.map(|end| start..end))
+}
+
+#[test]
+fn ranges_and_destinations() {
+    let context = context();
+    let (keys, values) = (buffer(&context, 256), buffer(&context, 256));
+    for cache in &caches(&context) {
+        for range in ranges() {
+            let refused = |error: &Error| match error {
+                Error::RangeReversed { .. } => range.start > range.end,
+                Error::RangeBeyondWritten { .. } => range.end > cache.write_pos(),
+                Error::Evicted { .. } => cache.config().placement == RING,
+                _ => false,
+            };
+            match cache.get(range.clone()) {
+                Ok(pair) => assert_eq!(pair.keys.shape(), [2, 1, range.end - range.start, 2]),
+                Err(error) => assert!(refused(&error), "{range:?}: {error}"),
+            }
+            drop(cache.range_form(range.clone()));
+            for offset in WIDE {
+                let mut encoder = encoder(&context);
+                let destinations =
+                    Pair { keys: Destination::new(&keys, offset), values: Destination::new(&values, 0) };
+                let bytes = u128::from(range.end.saturating_sub(range.start)) * 2 * 2 * 4;
+                let fits = u128::from(offset) + bytes <= u128::from(keys.size());
+                match cache.record_get(&mut encoder, range.clone(), destinations) {
+                    Ok(()) => assert!(fits && offset % 4 == 0, "{range:?} {offset}"),
+                    Err(Error::BufferRange { .. }) => assert!(!fits, "{range:?} {offset}"),
+                    Err(Error::Misaligned { .. }) => assert!(offset % 4 != 0),
+                    Err(error) => assert!(refused(&error), "{range:?}: {error}"),
+                }
+                drop(cache.record_get_all(&mut encoder, destinations));
+            }
+        }
+    }
+}
+
+#[test]
+fn sequences_and_lengths() {
+    let context = context();
+    let rows = buffer(&context, 64);
+    let source = |tokens| Source { keys: repeated(&rows), values: repeated(&rows), tokens };
+    let count = caches(&context).len();
+    let mut caches = caches(&context);
+    for (index, cache) in caches.iter_mut().enumerate() {
+        let before = cache.checkpoint();
+        let lengths = cache.lengths().to_vec();
+        let longest = cache.write_pos();
+        for number in NUMBERS {
+            let mut encoder = encoder(&context);
+            let case = format!("cache {index} of {count}, {number}");
+            let done = cache.record_truncate(&mut encoder, number);
+            assert!(done.is_err() || cache.lengths() == [number; 2], "{case}");
+            assert!(done.is_ok() || cache.lengths() == lengths, "{case}");
+            cache.restore(&before).unwrap();
+            drop(cache.record_clear_sequence(&mut encoder, number));
+            cache.restore(&before).unwrap();
+            for other in NUMBERS {
+                let selected = cache.record_select(&mut encoder, &[number, other, 0]);
+                assert_eq!(selected.is_ok(), number < 2 && other < 2, "{case} {other}");
+                cache.restore(&before).unwrap();
+                assert_eq!(
+                    cache.record_copy_sequence(&mut encoder, number, other).is_ok(),
+                    number < 2 && other < 2,
+                    "{case} {other}"
+                );
+                cache.restore(&before).unwrap();
+                for tokens in [1, 3, 4, 5, u32::MAX] {
+                    match cache.record_insert(&mut encoder, number, other, &source(tokens)) {
+                        Ok(()) => assert_eq!(cache.lengths()[number as usize], other),
+                        Err(_) => assert_eq!(cache.lengths(), lengths),
+                    }
+                    cache.restore(&before).unwrap();
+                }
+                drop(cache.insert(number, other, &[0f32; 8][..], &[0f32; 8][..]));
+                cache.restore(&before).unwrap();
+                // Only what is there can be seen, and only what is stored.
+                match cache.visible(number, other) {
+                    Ok(visible) => assert_eq!(visible.len(), other as usize),
+                    Err(Error::IndexOutOfRange { .. }) => assert!(number > 1),
+                    Err(Error::QueriesBeyondLength { .. }) => assert!(other > lengths[number as usize]),
+                    Err(error) => assert!(matches!(error, Error::Evicted { .. }), "{case} {other}: {error}"),
+                }
+            }
+            for times in NUMBERS {
+                let repeated = cache.record_repeat(&mut encoder, times);
+                assert_eq!(repeated.is_ok(), times == 1, "{case}");
+                cache.restore(&before).unwrap();
+            }
+            assert_eq!(cache.valid_positions(number).is_ok(), number < 2);
+            drop(cache.extract(number));
+            for side in Side::BOTH {
+                let view = cache.view();
+                let slots = cache.config().slots();
+                let at = view.side(side).slots_at(number).map(|slots| slots.map(|slot| slot.offset).collect::<Vec<_>>());
+                let slot = cache.config().placement.slot(number);
+                assert_eq!(at.ok(), (slot < slots).then(|| vec![u64::from(slot) * 8]), "{case}");
+                for other in NUMBERS {
+                    for position in NUMBERS {
+                        let slot = cache.config().placement.slot(position);
+                        let row = view.side(side).row(number, other, position);
+                        let there = number < 3 && other < 1 && slot < slots;
+                        let expected = there.then(|| (u64::from(number * slots) + u64::from(slot)) * 8);
+                        assert_eq!(row.ok().map(|row| row.offset), expected, "{case} {other} {position}");
+                    }
+                }
+            }
+            for range in ranges() {
+                for (from, to) in [(0, 1), (1, 1), (number, 0), (0, number)] {
+                    match cache.record_copy_range(&mut encoder, from, range.clone(), to, number) {
+                        Ok(()) => assert_eq!(
+                            u64::from(cache.lengths()[to as usize]),
+                            u64::from(number) + u64::from(range.end - range.start),
+                            "{case}"
+                        ),
+                        Err(_) => assert_eq!(cache.lengths(), lengths),
+                    }
+                    cache.restore(&before).unwrap();
+                }
+            }
+        }
+        assert_eq!(cache.write_pos(), longest);
+    }
+}
+
+#[test]
+fn rollbacks() {
+    let context = context();
+    let rows = buffer(&context, 64);
+    let source = Source { keys: repeated(&rows), values: repeated(&rows), tokens: u32::MAX };
+    for length in [0, 5, 1 << 31, u32::MAX - 1] {
+        let mut cache = BatchedKvCache::new(&context, config(RING), 1).unwrap();
+        let bound = cache.bind_source(0, &source).unwrap();
+        let mut encoder = encoder(&context);
+        if length > 0 {
+            cache.begin_step(&mut encoder, Write::append(length)).unwrap();
+            cache.record_update(0, &mut encoder, &bound).unwrap();
+        }
+        let before = cache.checkpoint();
+        for tokens in NUMBERS {
+            match cache.record_rollback(&mut encoder, tokens) {
+                Ok(()) => assert_eq!(cache.lengths(), [length - tokens; 2]),
+                Err(Error::RollbackBeyondStart { .. }) => assert!(tokens > length),
+                Err(error) => assert!(matches!(error, Error::RollbackEvicted { .. }) && tokens > 1, "{error}"),
+            }
+            cache.restore(&before).unwrap();
+        }
+        for (layer, number) in [(usize::MAX, u32::MAX), (1, 0)] {
+            assert!(cache.layer(layer).is_err());
+            assert!(cache.record_update(layer, &mut encoder, &bound).is_err());
+            drop(cache.record_clear_sequence(&mut encoder, number));
+        }
+    }
+}
+
+fn options(query_heads: u32, tokens: u32) -> Options {
+    Options { queries: Queries::Last, ..Options::new(query_heads, tokens) }
+}
+
+#[test]
+fn attentions() {
+    let context = context();
+    let small = [(); 3].map(|()| buffer(&context, 256));
+    for cache in &caches(&context) {
+        for query_heads in NUMBERS {
+            for tokens in NUMBERS {
+                for splits in [None, Some(1), Some(64), Some(u32::MAX)] {
+                    for (window, sinks) in [(None, 0), (Some(1), 0), (Some(u32::MAX), u32::MAX), (Some(3), 1)] {
+                        for causal in [true, false] {
+                            let (queries, output) = (repeated(&small[0]), repeated(&small[1]));
+                            let tensors = Tensors { queries, output, mask: None };
+                            let options = Options { splits, window, sinks, causal, ..options(query_heads, tokens) };
+                            if let Ok(attention) = Attention::new(cache, &options, &tensors) {
+                                drop(attention.record(cache, &mut encoder(&context)));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for offset in WIDE {
+            for (sequence, head, token) in
+                WIDE.into_iter().flat_map(|one| [(one, 0, 0), (0, one, 0), (0, 0, one), (one, one, one)])
+            {
+                let strides = Strides { sequence, head, token };
+                let queries = RowsIn { offset, strides, ..repeated(&small[0]) };
+                let tensors = Tensors { queries, output: repeated(&small[1]), mask: None };
+                let fits = reach(&queries, [2, 2, 2, 2]) <= 256 && offset % 4 == 0;
+                let made = Attention::new(cache, &options(2, 2), &tensors);
+                assert_eq!(made.is_ok(), fits, "{queries:?}");
+                let tensors = Tensors { queries: tensors.output, output: queries, mask: None };
+                assert_eq!(Attention::new(cache, &options(2, 2), &tensors).is_ok(), fits, "{queries:?}");
+            }
+            for batch in [1, 2, u32::MAX] {
+                for positions in NUMBERS {
+                    for (heads, tokens) in [(1, 1), (2, 2), (u32::MAX, u32::MAX), (1, u32::MAX)] {
+                        let shape = [batch, heads, tokens, positions];
+                        let mask = Some(Mask { buffer: &small[2], offset, shape });
+                        let tensors = Tensors { queries: repeated(&small[0]), output: repeated(&small[1]), mask };
+                        let elements: u128 = shape[..3].iter().map(|&axis| u128::from(axis)).product();
+                        let bytes = elements.saturating_mul(positions.into()).saturating_mul(4);
+                        let fits = u128::from(offset).saturating_add(bytes) <= 256 && offset % 4 == 0;
+                        let made = Attention::new(cache, &options(2, 2), &tensors);
+                        let shaped = positions > 0 && heads != u32::MAX && tokens != u32::MAX && batch < 3;
+                        assert_eq!(made.is_ok(), fits && shaped, "{shape:?} at {offset}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_of_host_slices() {
+    let context = context();
+    for cache in &caches(&context) {
+        for query_heads in NUMBERS {
+            for tokens in NUMBERS {
+                for length in [0, 4, 8] {
+                    let numbers = vec![0.5f32; length];
+                    let elements = 2 * 2 * u128::from(query_heads) * u128::from(tokens);
+                    let done = attend(cache, &options(query_heads, tokens), &numbers, None);
+                    assert!(done.is_err() || elements == length as u128, "{query_heads} {tokens} {length}");
+                    for shape in [[u32::MAX; 4], [0, u32::MAX, u32::MAX, u32::MAX], [u32::MAX, u32::MAX, 0, 1]] {
+                        let mask = MaskRows { numbers: &[], shape };
+                        attend(cache, &options(query_heads, tokens), &numbers, Some(mask)).unwrap_err();
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn grids_of_a_device_without_limits() {
+    // 16 query heads of 2^29 tokens are 2^33 rows in 2^29 tiles, which such a grid takes.
+    let most = wgpu::Limits { max_compute_workgroups_per_dimension: u32::MAX, ..wgpu::Limits::default() };
+    let context = context_with(most);
+    let small = [(); 2].map(|()| buffer(&context, 256));
+    let cache = KvCache::new(&context, CacheConfig::new(1, 1, 2, 8)).unwrap();
+    for query_heads in NUMBERS.into_iter().chain([16]) {
+        for tokens in NUMBERS.into_iter().chain([1 << 27, 1 << 28, 1 << 29]) {
+            for splits in [None, Some(1), Some(2)] {
+                let tensors = Tensors { queries: repeated(&small[0]), output: repeated(&small[1]), mask: None };
+                let options = Options { splits, ..options(query_heads, tokens) };
+                let rows = u64::from(query_heads) * u64::from(tokens);
+                match Attention::new(&cache, &options, &tensors) {
+                    Ok(attention) => {
+                        assert!(rows <= u64::from(u32::MAX), "{query_heads} {tokens}");
+                        attention.record(&cache, &mut encoder(&context)).unwrap();
+                    }
+                    Err(error) => assert!(
+                        rows == 0 || splits.is_some() || rows > u64::from(u32::MAX) - 32,
+                        "{query_heads} {tokens}: {error}"
+                    ),
+                }
+            }
+        }
+    }
+}

@@ -262,7 +262,7 @@ fn configurations() {
                             bytes.next_multiple_of(align)
                         };
                         let (key, value) = (plane(Side::Keys), plane(Side::Values));
-                        let bytes = (key + value) * batch * heads;
+                        let bytes = ((key + value) * batch).saturating_mul(heads);
                         let limit = u128::from(u64::MAX);
                         let fits = batch * heads <= u128::from(u32::MAX) && bytes <= limit;
                         if batch.min(heads).min(dim.into()).min(slots) == 0 {
@@ -576,7 +576,8 @@ fn attention_of_host_slices() {
 #[test]
 fn grids_of_a_device_without_limits() {
     // 16 query heads of 2^29 tokens are 2^33 rows in 2^29 tiles, which such a grid takes.
-    let most = wgpu::Limits { max_compute_workgroups_per_dimension: u32::MAX, ..wgpu::Limits::default() };
+    let i32_max = (1 << 31) - 1;
+    let most = wgpu::Limits { max_compute_workgroups_per_dimension: i32_max, ..wgpu::Limits::default() };
     let context = context_with(most);
     let small = [(); 2].map(|()| buffer(&context, 256));
     let cache = KvCache::new(&context, CacheConfig::new(1, 1, 2, 8)).unwrap();

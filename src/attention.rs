@@ -32,6 +32,7 @@
 //! ```
 
 mod host;
+#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 mod reference;
 mod tensors;
 mod text;
@@ -226,9 +227,8 @@ impl Attention {
         let (context, config) = (cache.context(), *cache.config());
         let &Options { query_heads, tokens, causal, .. } = options;
         let num_heads = config.num_heads;
-        if query_heads == 0 || !query_heads.is_multiple_of(num_heads) {
-            return Err(Error::QueryHeads { query_heads, num_heads });
-        }
+        let shared = query_heads.checked_div(num_heads).filter(|_| query_heads.is_multiple_of(num_heads));
+        let group = shared.filter(|&group| group > 0).ok_or(Error::QueryHeads { query_heads, num_heads })?;
         if tokens == 0 {
             return Err(Error::NoTokens);
         }
@@ -242,7 +242,6 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let group = query_heads / num_heads;
         let memory = context.limits().max_compute_workgroup_storage_size;
         let tile = |tokens| {
             Tile::new(group, tokens, config.head_dim, memory).ok_or(Error::DeviceLimit {
@@ -258,7 +257,7 @@ impl Attention {
 
         let (shape, most) = (|dim| [config.batch_size, query_heads, tokens, dim], config.max_batch_size);
         let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), (1, most))?;
-        let lanes = 4 / tensors.output.format.unit_bytes();
+        let lanes = tensors.output.format.lanes();
         let output = Window::new(context, &OUTPUT, &tensors.output, shape(config.value_dim), (lanes, most))?;
         let of_mask = |mask| Window::of_mask(context, mask, [config.batch_size, query_heads, tokens], most);
         let mask = tensors.mask.as_ref().map(of_mask).transpose()?;
@@ -287,9 +286,9 @@ impl Attention {
         };
         let names = WgslNames::new("cache_").group(1);
         let bound = sequences.iter().map(|&(_, held)| held).fold(most, u32::min);
-        let of_batch = |batch_size| u64::from(batch_size) * u64::from(num_heads);
-        check_grid(context, tokens, group, tiles[1], of_batch(config.batch_size))?;
-        let buffers = cache.wgsl_bindings() + 2 + u32::from(mask.is_some());
+        check_grid(context, tokens, group, tiles[1], cache.layout.planes_of(config.batch_size))?;
+        let of_tensors = if mask.is_some() { 3 } else { 2 };
+        let buffers = cache.wgsl_bindings().saturating_add(of_tensors);
         let available = context.limits().max_storage_buffers_per_shader_stage;
         if buffers > available {
             let (limit, needed) = ("max_storage_buffers_per_shader_stage", buffers.into());
@@ -300,18 +299,18 @@ impl Attention {
         }
 
         // Rows of partial sums: of the largest step, or as many as steps that are split by themselves have.
-        let rows_of =
-            |tile: Tile, tokens: u32| (u64::from(group) * u64::from(tokens)).next_multiple_of(tile.rows.into());
-        let rows = of_batch(bound) * rows_of(tiles[1], tokens).max(rows_of(tiles[0], 1));
-        let part_bytes = (u64::from(config.value_dim.div_ceil(4)) + 1) * 16;
+        let rows_of = |tile: Tile, tokens: u32| tile.count(group, tokens).saturating_mul(tile.rows.into());
+        let of_plane = rows_of(tiles[1], tokens).max(rows_of(tiles[0], 1));
+        let rows = of_plane.saturating_mul(cache.layout.planes_of(bound).into());
+        let part_bytes = u64::from(config.value_dim.div_ceil(4)).saturating_add(1).saturating_mul(16);
         let parts = match options.splits {
             Some(1) => 0,
             Some(splits) => rows.saturating_mul(splits.into()),
             None => {
                 let wanted = workgroups_wanted(context.device().adapter_info().device_type);
-                let most = most_parts(wanted) * u64::from(tiles[0].rows.max(tiles[1].rows));
-                most.min(rows.saturating_mul(MOST_SPLITS.into()))
-                    .min(binding_limit(context.limits()).saturating_sub(16) / part_bytes)
+                let most = most_parts(wanted).saturating_mul(tiles[0].rows.max(tiles[1].rows).into());
+                let room = binding_limit(context.limits()).saturating_sub(16).checked_div(part_bytes);
+                most.min(rows.saturating_mul(MOST_SPLITS.into())).min(room.expect("a part has bytes"))
             }
         };
         let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
@@ -459,7 +458,11 @@ impl Attention {
                 Queries::Written => start,
                 Queries::Last => length.saturating_sub(bound),
             };
-            let first = position.max(sinks).saturating_sub(window - 1).max(sinks).max(cache.config().placement.sinks());
+            let first = position
+                .max(sinks)
+                .saturating_sub(window.saturating_sub(1))
+                .max(sinks)
+                .max(cache.config().placement.sinks());
             if first < length && first < oldest {
                 return Err(Error::Evicted { sequence, position: first, oldest });
             }
@@ -472,12 +475,13 @@ impl Attention {
         let (context, config) = (cache.context(), cache.config());
         let index = usize::from(tokens > 1);
         let tile = self.tiles[index];
-        let planes = config.batch_size * config.num_heads;
-        let tiles = check_grid(context, tokens, self.variant.group, tile, planes.into())?;
-        let (rows, workgroups) = (tiles * tile.rows, u64::from(tiles) * u64::from(planes));
+        let planes = cache.layout.planes_of(config.batch_size);
+        let (tiles, rows) = check_grid(context, tokens, self.variant.group, tile, planes)?;
+        let workgroups = u64::from(tiles).saturating_mul(planes.into());
         let splits = self.options.splits.unwrap_or_else(|| {
             let wanted = workgroups_wanted(context.device().adapter_info().device_type);
-            let room = self.parts / (u64::from(rows) * u64::from(planes));
+            let of_batch = u64::from(rows).saturating_mul(planes.into());
+            let room = self.parts.checked_div(of_batch).expect("a step has rows");
             splits(wanted, workgroups, cache.write_pos().min(config.slots())).min(clamp_u32(room)).max(1)
         });
         Ok(Shape { splits, tiles, rows, planes, tile: index })
@@ -508,18 +512,23 @@ impl Attention {
     }
 }
 
-/// The tiles of a plane, where a grid has room for them and for the planes.
-fn check_grid(context: &Context, tokens: u32, group: u32, tile: Tile, planes: u64) -> Result<u32> {
+/// The tiles of a plane and their rows, where a grid has room for them and for the planes, and 32 bits for the rows.
+fn check_grid(context: &Context, tokens: u32, group: u32, tile: Tile, planes: u32) -> Result<(u32, u32)> {
     let most = context.limits().max_compute_workgroups_per_dimension;
-    let rows = u64::from(group) * u64::from(tokens);
-    let tiles = rows.div_ceil(tile.rows.into());
-    for needed in [tiles, planes, (tiles * u64::from(tile.rows)).div_ceil(most.into())] {
+    let tiles = tile.count(group, tokens);
+    let rows = tiles.saturating_mul(tile.rows.into());
+    for needed in [tiles, planes.into(), rows.div_ceil(most.into())] {
         if needed > u64::from(most) {
             let limit = "max_compute_workgroups_per_dimension";
             return Err(Error::DeviceLimit { limit, needed, available: most.into() });
         }
     }
-    Ok(clamp_u32(tiles))
+    let rows = u32::try_from(rows).map_err(|_| Error::SizeOverflow {
+        what: "rows of queries",
+        factors: format!("{tiles} × {}", tile.rows),
+        bits: 32,
+    })?;
+    Ok((clamp_u32(tiles), rows))
 }
 
 /// What the text that reads a layer depends on: of scales only whether they are 1.

@@ -251,9 +251,10 @@ impl BatchedKvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which steps
     /// wait. Bound sources hold [`BoundSource::device_bytes`] more.
     pub fn overhead_bytes(&self) -> u64 {
-        let lengths: u64 = self.layers.iter().map(|layer| layer.overhead_bytes() - layer.slot_bytes()).sum();
+        let lengths = self.layers.iter().map(KvCache::length_bytes);
         // Layers share the slots.
-        self.positions.bytes() + lengths + self.layers.first().map_or(0, KvCache::slot_bytes)
+        let slots = self.layers.first().map_or(0, KvCache::slot_bytes);
+        lengths.chain([self.positions.bytes(), slots]).fold(0, u64::saturating_add)
     }
 
     /// Shape, use and growth in one table.

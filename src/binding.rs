@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
-use crate::{Context, Result, pipelines::Entry};
+use crate::{Context, Error, Result, pipelines::Entry};
 
 /// One buffer of uniforms, each at a bindable offset.
 pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {
     let stride = uniform_stride::<T>(context);
-    let mut contents = vec![0; stride * uniforms.len()];
+    let bytes = stride.checked_mul(uniforms.len()).ok_or_else(|| Error::SizeOverflow {
+        what: "bytes of all uniforms",
+        factors: format!("{stride} × {}", uniforms.len()),
+        bits: usize::BITS,
+    })?;
+    let mut contents = vec![0; bytes];
     for (slot, uniform) in contents.chunks_exact_mut(stride).zip(uniforms) {
         slot[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(uniform));
     }
@@ -25,13 +30,26 @@ pub(crate) fn uniform_binding<'a, T>(
     buffer: &'a wgpu::Buffer,
     index: u64,
 ) -> wgpu::BindingResource<'a> {
-    let offset = index * uniform_stride::<T>(context) as u64;
-    window_binding(buffer, &(offset..offset + size_of::<T>() as u64))
+    // It lies in the buffer.
+    let offset = index.saturating_mul(uniform_stride::<T>(context) as u64);
+    window_binding(buffer, &(offset..offset.saturating_add(size_of::<T>() as u64)))
+}
+
+/// What must be bound for bytes from `start` to `end`, from an aligned offset to a whole word, and the bytes in it before
+/// `start`.
+pub(crate) fn window(start: u64, end: u64, alignment: u32) -> (Range<u64>, u64) {
+    let before = start.checked_rem(alignment.into()).unwrap_or(0);
+    (start.saturating_sub(before)..end.checked_next_multiple_of(4).unwrap_or(u64::MAX), before)
+}
+
+/// Bytes of a range; none of one that ends before it starts.
+pub(crate) fn window_bytes(window: &Range<u64>) -> u64 {
+    window.end.saturating_sub(window.start)
 }
 
 /// A range of a buffer.
 pub(crate) fn window_binding<'a>(buffer: &'a wgpu::Buffer, bytes: &Range<u64>) -> wgpu::BindingResource<'a> {
-    let size = wgpu::BufferSize::new(bytes.end - bytes.start);
+    let size = wgpu::BufferSize::new(window_bytes(bytes));
     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: bytes.start, size })
 }
 

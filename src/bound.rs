@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     CacheConfig, Context, Error, Result, Side, Source,
-    binding::{bind, uniform_binding, uniform_buffer, window_binding},
+    binding::{bind, uniform_binding, uniform_buffer, window_binding, window_bytes},
     copies::CopySource,
     kernels::{Chunk, Kernel, SideVariant, StepPath, WriteVariant},
     layout::{Layout, binding_limit},
@@ -68,10 +68,11 @@ impl Prepared<'_> {
         let limits = context.limits();
         let dispatches = chunks.iter().filter_map(|chunk| {
             let planes = chunk.planes_of(planes, tokens)?;
+            // No chunk has more planes than a grid is high by runs, and each plane has fewer than 2^31 units.
             let grid = if single_rows {
-                grid(units * u64::from(planes) * u64::from(runs), limits)
+                grid(units.saturating_mul(planes.into()).saturating_mul(runs.into()), limits)
             } else {
-                grid_of_planes(units, planes * runs, limits)
+                grid_of_planes(units, planes.saturating_mul(runs), limits)
             };
             Some(Dispatch { pipeline, bindings: &chunk.bindings, grid })
         });
@@ -112,7 +113,7 @@ impl Writes {
         }
         let pipeline = self.pipeline(context, variant)?;
         let units = variant.units(rows);
-        let planes = step.count() * variant.heads;
+        let planes = step.count().saturating_mul(variant.heads);
         Ok(Prepared { chunks: &self.chunks, pipeline, data, units, runs, single_rows, tokens, planes, context })
     }
 
@@ -155,7 +156,7 @@ impl Writes {
             single_rows: true,
             cut_by_tokens: false,
         };
-        let most = context.limits().max_compute_workgroups_per_dimension / layout.runs();
+        let most = layout.most_planes(context.limits());
         let mut blocks = Vec::new();
         for (segment, planes) in storage.segments_of(&(0..layout.planes)) {
             let mut parts = Vec::new();
@@ -167,7 +168,7 @@ impl Writes {
         let chunk = |(segment, block): &(&Segment, Block)| Chunk {
             first_plane: block.planes.start,
             planes: block.plane_count(),
-            segment_plane: block.planes.start - segment.planes.start,
+            segment_plane: segment.index(block),
             starts: storage.lengths.starts(),
             ..Chunk::default()
         };
@@ -226,22 +227,27 @@ impl BoundSource {
             let values = source.values.window(block, heads, config.value_dim, alignment);
             (keys, values)
         };
-        let most = context.limits().max_compute_workgroups_per_dimension / layout.runs();
+        let most = layout.most_planes(context.limits());
         let fits = |block: &Block| {
             let (keys, values) = windows(block);
-            let bound = [keys, values].iter().all(|window| window.bytes.end - window.bytes.start <= limit);
+            let bound = [keys, values].iter().all(|window| window_bytes(&window.bytes) <= limit);
             bound && block.plane_count() <= most
         };
         let by_tokens = |block: &Block| {
             source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
         };
         let mut blocks = Vec::new();
-        for (segment, planes) in storage.segments_of(&(0..sequences * heads)) {
+        for (segment, planes) in storage.segments_of(&(0..layout.planes_of(sequences))) {
             let mut parts = Vec::new();
             let block = Block { planes, tokens: 0..source.tokens };
             split(block, &fits, &by_tokens, &mut parts).ok_or(Error::DeviceLimit {
                 limit: "max_storage_buffer_binding_size",
-                needed: layout.keys.row_bytes.max(layout.values.row_bytes) * 2 + u64::from(alignment),
+                needed: layout
+                    .keys
+                    .row_bytes
+                    .max(layout.values.row_bytes)
+                    .saturating_mul(2)
+                    .saturating_add(alignment.into()),
                 available: limit,
             })?;
             blocks.extend(parts.into_iter().map(|block| (segment, block)));
@@ -271,7 +277,7 @@ impl BoundSource {
                 Chunk {
                     first_plane: block.planes.start,
                     planes: block.plane_count(),
-                    segment_plane: block.planes.start - segment.planes.start,
+                    segment_plane: segment.index(block),
                     starts: storage.lengths.starts(),
                     first_token,
                     end_token: block.tokens.end,

@@ -180,7 +180,7 @@ impl CacheConfig {
     /// As [`validate`](Self::validate).
     pub fn bytes_per_token(&self) -> Result<u64> {
         Layout::unbounded(self)
-            .map(|layout| layout.row_bytes() * u64::from(self.batch_size) * u64::from(self.num_heads))
+            .map(|layout| layout.row_bytes().saturating_mul(layout.planes_of(self.batch_size).into()))
     }
 
     /// The limits to request from an adapter whose own limits are `adapter`, so that this cache fits in as few

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::{
     RowsIn, Side, Source,
     layout::Layout,
+    placement::count,
     plan::{Run, Step},
     storage::Storage,
 };
@@ -44,8 +45,9 @@ impl CopySide {
 
     fn start(&self, sequence: u32, head: u32, token: u32) -> u64 {
         let indices = [sequence, head, token].map(u64::from);
-        let steps = indices.into_iter().zip(self.strides).filter(|(index, _)| *index > 0);
-        self.offset + steps.map(|(index, stride)| index * stride).sum::<u64>()
+        // Rows end in their buffer, as [`RowsIn::check`] has told; a stride that is never taken is multiplied by 0.
+        let steps = indices.into_iter().zip(self.strides).map(|(index, stride)| index.saturating_mul(stride));
+        steps.fold(self.offset, u64::saturating_add)
     }
 }
 
@@ -61,35 +63,35 @@ impl CopySource {
     pub fn count(&self, step: &Step, layout: &Layout) -> u64 {
         let side = |side: &CopySide| -> u64 {
             let run = |run: &Run| {
-                let rows = u64::from(run.end - run.start);
-                let copies = if side.contiguous { u64::from(rows > 0) } else { rows };
-                (copies + u64::from(run.first < run.start)) * u64::from(layout.heads)
+                let rows = u64::from(run.rows());
+                let copies = if side.contiguous { rows.min(1) } else { rows };
+                copies.saturating_add(u64::from(run.gap().min(1))).saturating_mul(layout.heads.into())
             };
-            step.runs.iter().map(run).sum()
+            step.runs.iter().map(run).fold(0, u64::saturating_add)
         };
-        self.sides.iter().map(side).sum::<u64>() + 1
+        self.sides.iter().map(side).fold(1, u64::saturating_add)
     }
 
     /// Records the rows and gaps of a step. The lengths are the caller's.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, step: &Step, layout: &Layout, storage: &Storage) {
         for (side, from) in Side::BOTH.into_iter().zip(&self.sides) {
-            let row_bytes = layout.side(side).row_bytes;
+            let sizes = layout.side(side);
             let runs =
                 (0..).zip(step.sequences()).flat_map(|(sequence, runs)| runs.iter().map(move |run| (sequence, run)));
-            for (sequence, run) in runs.filter(|(_, run)| run.end > run.first) {
+            for (sequence, run) in runs.filter(|(_, run)| run.touched() > 0) {
                 for head in 0..layout.heads {
                     let (to, plane) = storage.plane(layout, side, sequence, head);
-                    let slot = |slot: u32| plane + u64::from(slot) * row_bytes;
-                    if run.first < run.start {
-                        let gap = u64::from(run.start - run.first) * row_bytes;
-                        encoder.clear_buffer(to, slot(run.first), Some(gap));
+                    let slot = |slot: u32| plane.saturating_add(sizes.rows_bytes(slot));
+                    if run.gap() > 0 {
+                        encoder.clear_buffer(to, slot(run.first), Some(sizes.rows_bytes(run.gap())));
                     }
-                    let rows = run.end - run.start;
+                    let rows = run.rows();
                     let (pieces, rows) = if from.contiguous { (rows.min(1), rows) } else { (rows, 1) };
                     for piece in 0..pieces {
-                        let from_offset = from.start(sequence, head, run.token + piece);
-                        let bytes = u64::from(rows) * row_bytes;
-                        encoder.copy_buffer_to_buffer(&from.buffer, from_offset, to, slot(run.start + piece), bytes);
+                        let from_offset = from.start(sequence, head, run.token.saturating_add(piece));
+                        let to_offset = slot(run.start.saturating_add(piece));
+                        let bytes = sizes.rows_bytes(rows);
+                        encoder.copy_buffer_to_buffer(&from.buffer, from_offset, to, to_offset, bytes);
                     }
                 }
             }
@@ -106,15 +108,16 @@ pub(crate) fn range_is_copyable(layout: &Layout, side: Side, usage: wgpu::Buffer
 /// How many copies and clears a range of one side takes.
 pub(crate) fn count_range(step: &Step, sequences: &Range<u32>, layout: &Layout) -> u64 {
     let sequence = |runs: &[Run]| {
-        let copies = runs.iter().filter(|run| run.end > run.start).count() as u64;
-        (copies + u64::from(valid_rows(runs) < step.rows)) * u64::from(layout.heads)
+        let copies = runs.iter().filter(|run| run.rows() > 0).count() as u64;
+        copies.saturating_add(u64::from(valid_rows(runs) < step.rows)).saturating_mul(layout.heads.into())
     };
-    step.sequences().skip(sequences.start as usize).take(sequences.len()).map(sequence).sum()
+    let runs = step.sequences().skip(sequences.start as usize).take(sequences.len());
+    runs.map(sequence).fold(0, u64::saturating_add)
 }
 
 /// Rows of an output that a sequence has.
 fn valid_rows(runs: &[Run]) -> u32 {
-    runs.iter().map(|run| run.end - run.start).sum()
+    runs.iter().map(Run::rows).fold(0, u32::saturating_add)
 }
 
 /// Records a range of one side of some sequences: valid rows are copied, the others cleared.
@@ -127,21 +130,24 @@ pub(crate) fn record_range(
     side: Side,
     (to, offset): (&wgpu::Buffer, u64),
 ) {
-    let row_bytes = layout.side(side).row_bytes;
+    let sizes = layout.side(side);
+    let first = layout.planes_of(sequences.start);
     let runs = (0..).zip(step.sequences()).filter(|(sequence, _)| sequences.contains(sequence));
     for (sequence, runs) in runs {
         for head in 0..layout.heads {
             let (from, plane) = storage.plane(layout, side, sequence, head);
-            let output = u64::from((sequence - sequences.start) * layout.heads + head);
-            let row = |row: u32| offset + (output * u64::from(step.rows) + u64::from(row)) * row_bytes;
-            for run in runs.iter().filter(|run| run.end > run.start) {
-                let bytes = u64::from(run.end - run.start) * row_bytes;
-                let start = plane + u64::from(run.start) * row_bytes;
-                encoder.copy_buffer_to_buffer(from, start, to, row(run.token), bytes);
+            // Rows of the output end in its buffer, as [`Destination::check`](crate::Destination) has told.
+            let output = u64::from(count(&(first..layout.plane(sequence, head)))).saturating_mul(step.rows.into());
+            let row =
+                |row: u32| output.saturating_add(row.into()).saturating_mul(sizes.row_bytes).saturating_add(offset);
+            for run in runs.iter().filter(|run| run.rows() > 0) {
+                let start = plane.saturating_add(sizes.rows_bytes(run.start));
+                encoder.copy_buffer_to_buffer(from, start, to, row(run.token), sizes.rows_bytes(run.rows()));
             }
             let valid = valid_rows(runs);
             if valid < step.rows {
-                encoder.clear_buffer(to, row(valid), Some(u64::from(step.rows - valid) * row_bytes));
+                let rest = count(&(valid..step.rows));
+                encoder.clear_buffer(to, row(valid), Some(sizes.rows_bytes(rest)));
             }
         }
     }

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use crate::{
     Context, Error, Format, Result, Side,
-    binding::{bind, uniform_binding, uniform_buffer, window_binding},
+    binding::{bind, uniform_binding, uniform_buffer, window, window_binding, window_bytes},
     kernels::{Kernel, Window},
     layout::{Layout, binding_limit},
     pipelines::Entry,
+    placement::count,
     plan::{Block, Step, grid_of_planes, split},
     record::{Dispatch, StepData},
     storage::Storage,
@@ -65,9 +66,9 @@ impl Reads {
         destination: &Destination<'_>,
     ) -> Result<Self> {
         let (sizes, rows) = (layout.side(side), step.rows);
-        let wanted = sequences.start * layout.heads..sequences.end * layout.heads;
+        let wanted = layout.planes_of(sequences.start)..layout.planes_of(sequences.end);
         let output = destination.format.unwrap_or(sizes.format);
-        let (width, row_bytes) = (u64::from(output.unit_bytes()), output.row_bytes(sizes.dim));
+        let row_bytes = output.row_bytes(sizes.dim);
         let vectors = row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
         let wide = vectors && output == sizes.format && sizes.is_contiguous();
         let kernel = Kernel::Gather {
@@ -82,19 +83,20 @@ impl Reads {
         };
         let pipeline = context.pipeline(kernel)?;
         let limit = binding_limit(context.limits());
-        let alignment = u64::from(context.limits().min_storage_buffer_offset_alignment);
-        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output.
+        let alignment = context.limits().min_storage_buffer_offset_alignment;
+        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. Rows of the output
+        // end in its buffer.
+        let row = |row: u64| row.saturating_mul(row_bytes).saturating_add(destination.offset);
         let bytes = |block: &Block| -> (Range<u64>, u64) {
-            let first = u64::from(block.planes.start - wanted.start) * u64::from(rows) + u64::from(block.tokens.start);
-            let start = destination.offset + first * row_bytes;
-            let end = start + u64::from(block.plane_count()) * u64::from(block.token_count()) * row_bytes;
-            let aligned = start - start % alignment;
-            (aligned..end.next_multiple_of(4), start - aligned)
+            let planes = u64::from(count(&(wanted.start..block.planes.start)));
+            let first = planes.saturating_mul(rows.into()).saturating_add(block.tokens.start.into());
+            let block_rows = u64::from(block.plane_count()).saturating_mul(block.token_count().into());
+            window(row(first), row(first.saturating_add(block_rows)), alignment)
         };
         let most = context.limits().max_compute_workgroups_per_dimension;
         let fits = |block: &Block| {
             let (window, _) = bytes(block);
-            window.end - window.start <= limit && block.plane_count() <= most
+            window_bytes(&window) <= limit && block.plane_count() <= most
         };
         let mut blocks = Vec::new();
         if rows > 0 {
@@ -102,7 +104,7 @@ impl Reads {
                 let mut parts = Vec::new();
                 split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::DeviceLimit {
                     limit: "max_storage_buffer_binding_size",
-                    needed: row_bytes + alignment,
+                    needed: row_bytes.saturating_add(alignment.into()),
                     available: limit,
                 })?;
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
@@ -113,11 +115,11 @@ impl Reads {
             .map(|(segment, block)| Window {
                 first_plane: block.planes.start,
                 planes: block.plane_count(),
-                segment_plane: block.planes.start - segment.planes.start,
+                segment_plane: segment.index(block),
                 scale: sizes.scale.get().to_bits(),
                 first_row: block.tokens.start,
                 rows: block.token_count(),
-                offset: u32::try_from(bytes(block).1 / width).expect("an offset inside its alignment"),
+                offset: output.units_of(bytes(block).1),
                 spare_1: 0,
             })
             .collect();
@@ -127,8 +129,8 @@ impl Reads {
             .map(|(at, (segment, block))| {
                 let (window, _) = bytes(block);
                 // One more word than a plane's output has bytes for, where it starts in the middle of one.
-                let plane_bytes = u64::from(block.token_count()) * row_bytes;
-                let units = if wide { plane_bytes / 16 } else { plane_bytes / 4 + 1 };
+                let plane_bytes = u64::from(block.token_count()).saturating_mul(row_bytes);
+                let units = if wide { plane_bytes / 16 } else { (plane_bytes / 4).saturating_add(1) };
                 let bindings = [
                     uniform_binding::<Window>(context, &buffer, at),
                     segment.side(side).as_entire_binding(),

@@ -515,7 +515,7 @@ pub enum Error {
     #[error(
         "sequence {sequence} must end at or before max_seq_len = {max_seq_len}, but {count} tokens at position \
          {position} end at {}",
-        u64::from(*position) + u64::from(*count)
+        u64::from(*position).saturating_add((*count).into())
     )]
     WriteBeyondCapacity {
         /// The sequence.
@@ -531,7 +531,7 @@ pub enum Error {
     #[error(
         "sequence {sequence} must keep all {count} tokens at position {position}, but of what ends at {} a ring of {rows} \
          rows beyond its sinks keeps nothing before {oldest}",
-        u64::from(*position) + u64::from(*count)
+        u64::from(*position).saturating_add((*count).into())
     )]
     WriteBeyondRing {
         /// The sequence.

@@ -75,7 +75,8 @@ impl Format {
 
     /// Units of a row of `dim` elements: as many, or the words of a packed row.
     pub const fn units(self, dim: u32) -> u32 {
-        if self.is_packed() { self.code_words(dim) + self.scale_words(dim) } else { dim }
+        // At most 2^30 words of codes and 2^26 of scales.
+        if self.is_packed() { self.code_words(dim).saturating_add(self.scale_words(dim)) } else { dim }
     }
 
     /// Bytes of a stored row of `dim` elements.
@@ -87,14 +88,27 @@ impl Format {
     /// assert_eq!(Format::Q4_0.row_bytes(80), 48 + 8); // 80 is padded to 3 blocks, 3 scales to 2 words
     /// ```
     pub const fn row_bytes(self, dim: u32) -> u64 {
-        self.units(dim) as u64 * self.unit_bytes() as u64
+        (self.units(dim) as u64).saturating_mul(self.unit_bytes() as u64)
+    }
+
+    /// Whole units in an offset inside of a window. A window that is too large for 32 bits is refused by its size before
+    /// this is used.
+    pub(crate) fn units_of(self, bytes: u64) -> u32 {
+        let units = if self.unit_bytes() == 2 { bytes / 2 } else { bytes / 4 };
+        u32::try_from(units).unwrap_or(u32::MAX)
+    }
+
+    /// Units of one word.
+    pub(crate) const fn lanes(self) -> u32 {
+        if self.unit_bytes() == 2 { 2 } else { 1 }
     }
 
     /// Words of the codes of a packed row.
     pub(crate) const fn code_words(self, dim: u32) -> u32 {
         match self {
-            Format::Q8_0 => dim.div_ceil(BLOCK) * 8,
-            Format::Q4_0 => dim.div_ceil(BLOCK) * 4,
+            // At most 2^27 blocks.
+            Format::Q8_0 => dim.div_ceil(BLOCK).saturating_mul(8),
+            Format::Q4_0 => dim.div_ceil(BLOCK).saturating_mul(4),
             Format::F32 | Format::F16 | Format::Bf16 | Format::Fp8E4M3 => dim.div_ceil(4),
         }
     }
@@ -212,7 +226,10 @@ impl<'a> HostRows<'a> {
             HostRows::F32(rows) => rows.len(),
             HostRows::F16(rows) => rows.len(),
             HostRows::Bf16(rows) => rows.len(),
-            HostRows::Stored { format, bytes } => bytes.len() / format.unit_bytes() as usize,
+            HostRows::Stored { format, bytes } => match format.unit_bytes() {
+                2 => bytes.len() / 2,
+                _ => bytes.len() / 4,
+            },
         }
     }
 

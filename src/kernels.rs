@@ -151,10 +151,10 @@ impl SideVariant {
     /// Units of `rows` rows, with those of a word that they share with another.
     pub fn units(&self, rows: u32) -> u64 {
         if self.stored.is_packed() {
-            return u64::from(rows) * u64::from(self.row_parts());
+            return u64::from(rows).saturating_mul(self.row_parts().into());
         }
-        let elements = u64::from(rows) * u64::from(self.dim);
-        if self.wide { elements / 8 } else { elements / u64::from(lanes(self.stored)) + self.shared_words() }
+        let elements = u64::from(rows).saturating_mul(self.dim.into());
+        if self.wide { elements / 8 } else { words(self.stored, elements).saturating_add(self.shared_words()) }
     }
 
     /// Whether rows of another format are quantised.
@@ -171,8 +171,9 @@ impl SideVariant {
     fn row_parts(&self) -> u32 {
         let pairs = self.stored.scale_words(self.dim);
         match self.stored {
-            Format::Q8_0 if self.makes_blocks() => pairs * 16,
-            Format::Q4_0 if self.makes_blocks() => pairs * 8,
+            // At most 2^26 pairs.
+            Format::Q8_0 if self.makes_blocks() => pairs.saturating_mul(16),
+            Format::Q4_0 if self.makes_blocks() => pairs.saturating_mul(8),
             stored => stored.units(self.dim),
         }
     }
@@ -211,7 +212,7 @@ impl SideVariant {
         constant("SOURCE_BINDING", source_binding.into());
         constant("DIM", self.dim.into());
         constant("LANES", lanes(self.stored).into());
-        constant("BITS", (32 / lanes(self.stored)).into());
+        constant("BITS", bits(self.stored).into());
         constant("LANE_MASK", lane_mask(self.stored).into());
         constant("SOURCE_LANES", self.source.map_or(1, lanes).into());
         constant("SLOTS", self.slots.into());
@@ -224,8 +225,8 @@ impl SideVariant {
         constant("BLOCK_WORDS", if self.stored == Format::Q8_0 { 8 } else { 4 });
         constant("SHARED_WORDS", self.shared_words());
         constant("ROW_UNITS", (self.dim / 8).into());
-        constant("PLANE_UNITS", u64::from(self.dim / 8) * u64::from(self.slots));
-        constant("UNIT_VECTORS", (2 / lanes(self.stored)).into());
+        constant("PLANE_UNITS", u64::from(self.dim / 8).saturating_mul(self.slots.into()));
+        constant("UNIT_VECTORS", if lanes(self.stored) == 1 { 2 } else { 1 });
         constant("ROW_VECTORS", self.stored.row_bytes(self.dim) / 16);
         line(&mut text, format_args!("const SIDE_SAME_FORMAT = {};", self.source == Some(self.stored)));
         line(&mut text, format_args!("const SIDE_SCALED = {};", self.scaled));
@@ -366,8 +367,8 @@ impl Kernel {
                     (true, true) => include_str!("../shaders/grid_rows_together.wgsl"),
                     (false, _) => include_str!("../shaders/grid_planes.wgsl"),
                 });
-                for (side, name, binding, from_end) in [(keys, "key", 2, 2), (values, "value", 3, 1)] {
-                    let mut side_text = side.text(binding, binding + 2);
+                for (side, name, binding, source, from_end) in [(keys, "key", 2, 4, 2), (values, "value", 3, 5, 1)] {
+                    let mut side_text = side.text(binding, source);
                     if variant.makes_blocks() && !side.makes_blocks() {
                         side_text = side_text.replace("fn side_write(", "fn side_write_alone(");
                         side_text.push_str(include_str!("../shaders/stage_none.wgsl"));
@@ -379,11 +380,13 @@ impl Kernel {
             Kernel::Positions { .. } => text.push_str(include_str!("../shaders/positions.wgsl")),
             Kernel::Permute { keys, values, layers, .. } => {
                 text.push_str(include_str!("../shaders/permute.wgsl"));
-                for layer in 0..*layers {
+                // After the selection and the hops, three buffers of each layer.
+                for (layer, lengths) in (0..*layers).zip((2u32..).step_by(3)) {
+                    let bindings = [lengths.saturating_add(1), lengths.saturating_add(2)];
                     let layer_text = include_str!("../shaders/permute_layer.wgsl");
                     let numbered = layer_text.replace("LAYER", &layer.to_string());
-                    text.push_str(&numbered.replace("LENGTHS_BINDING", &(2 + 3 * layer).to_string()));
-                    for (side, name, binding) in [(keys, "key", 3 + 3 * layer), (values, "value", 4 + 3 * layer)] {
+                    text.push_str(&numbered.replace("LENGTHS_BINDING", &lengths.to_string()));
+                    for (side, name, binding) in [(keys, "key", bindings[0]), (values, "value", bindings[1])] {
                         let mut side_text = side.constants(binding, 0);
                         line(&mut side_text, format_args!("const SIDE_LAYER = {layer}u;"));
                         side_text.push_str(if side.wide {
@@ -405,7 +408,7 @@ impl Kernel {
                 constant("DIM", output.units(dim).into());
                 constant("SLOTS", slots.into());
                 constant("LANES", lanes(output).into());
-                constant("BITS", (32 / lanes(output)).into());
+                constant("BITS", bits(output).into());
                 constant("LANE_MASK", lane_mask(output).into());
                 constant("STORED_LANES", lanes(stored).into());
                 constant("PLANE_WORDS", plane_words(stored, dim, slots));
@@ -470,18 +473,28 @@ fn rows_text(stored: Format, output: Format, wide: bool) -> Vec<&'static str> {
 
 /// Words of a plane.
 fn plane_words(stored: Format, dim: u32, slots: u32) -> u64 {
-    let words = (u64::from(stored.units(dim)) * u64::from(slots)).div_ceil(lanes(stored).into());
+    let words = u64::from(stored.units(dim)).saturating_mul(slots.into()).div_ceil(lanes(stored).into());
     if stored.is_packed() { words.next_multiple_of(4) } else { words }
 }
 
 /// Units of one word.
 const fn lanes(format: Format) -> u32 {
-    4 / format.unit_bytes()
+    format.lanes()
+}
+
+/// Whole words of so many units.
+fn words(format: Format, units: u64) -> u64 {
+    if lanes(format) == 2 { units / 2 } else { units }
+}
+
+/// Bits of one unit.
+const fn bits(format: Format) -> u32 {
+    if lanes(format) == 2 { 16 } else { 32 }
 }
 
 /// The bits of one element in a word's lowest lane.
 const fn lane_mask(format: Format) -> u32 {
-    u32::MAX >> (32 - 8 * format.unit_bytes())
+    if lanes(format) == 2 { 0xffff } else { u32::MAX }
 }
 
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {

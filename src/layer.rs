@@ -14,6 +14,7 @@ use crate::{
     bound::{Prepared, Writes},
     copies::CopySource,
     layout::{Layout, runs},
+    placement::count,
     plan::{KEEP_LENGTH, Run, Step, check_rows, plan_write},
     record::StepData,
     ring::{StepRing, StepSlot},
@@ -187,13 +188,13 @@ impl KvCache {
         let placement = self.config.placement;
         let earliest = first.max(placement.sinks());
         if earliest < length {
-            let position = placement.first_valid(earliest + 1);
+            let position = placement.first_valid(earliest.saturating_add(1));
             if position < oldest {
                 return Err(Error::Evicted { sequence, position, oldest });
             }
         }
         let mut visible = Vec::new();
-        let bytes = u64::from(queries) * size_of::<Visible>() as u64;
+        let bytes = u64::from(queries).saturating_mul(size_of::<Visible>() as u64);
         let out = |_| Error::OutOfMemory { what: "what queries see", bytes };
         visible.try_reserve_exact(queries as usize).map_err(out)?;
         visible.extend((first..length).map(|position| Visible::new(placement, position)));
@@ -208,10 +209,10 @@ impl KvCache {
     /// Bytes of the rows that are valid.
     pub fn memory_used_bytes(&self) -> u64 {
         let valid = |&length: &u32| {
-            self.config.placement.valid(length).into_iter().map(|range| u64::from(range.end - range.start)).sum::<u64>()
+            self.config.placement.valid(length).iter().map(|range| u64::from(count(range))).fold(0, u64::saturating_add)
         };
-        let rows = self.sequences.lengths.iter().map(valid).sum::<u64>() * u64::from(self.config.num_heads);
-        rows * self.layout.row_bytes()
+        let rows = self.sequences.lengths.iter().map(valid).fold(0, u64::saturating_add);
+        rows.saturating_mul(self.config.num_heads.into()).saturating_mul(self.layout.row_bytes())
     }
 
     /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. What
@@ -223,7 +224,12 @@ impl KvCache {
     /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
     /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
     pub fn overhead_bytes(&self) -> u64 {
-        self.storage.lengths.buffer.size() + self.slot_bytes()
+        self.length_bytes().saturating_add(self.slot_bytes())
+    }
+
+    /// Bytes of lengths, starts and scales.
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.storage.lengths.buffer.size()
     }
 
     /// Bytes of the slots in which steps wait.
@@ -306,11 +312,15 @@ impl KvCache {
         self.check_owner(source)?;
         // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as many as
         // a ring has.
-        for (rows, unlike, runs) in [(1, 0, 1), (1, 1, 1), (2, 0, 1), (2, 1, 1), (2, 1, self.layout.runs())] {
+        for (rows, unlike, runs) in
+            [(1, false, 1), (1, true, 1), (2, false, 1), (2, true, 1), (2, true, self.layout.runs())]
+        {
             self.step.clear(runs);
             self.step.rows = rows;
-            let run = |i| Run { token: i * unlike, length: KEEP_LENGTH, ..Run::default() };
-            self.step.runs.extend((0..self.config.batch_size * runs).map(run));
+            let tokens = if unlike { 0..u32::MAX } else { 0..1 };
+            let run = |token| Run { token, length: KEEP_LENGTH, ..Run::default() };
+            let all = (self.config.batch_size as usize).saturating_mul(runs as usize);
+            self.step.runs.extend(tokens.cycle().take(all).map(run));
             for tokens in [1, source.tokens] {
                 let data = StepData::new(&self.context, &self.ring, &self.step)?;
                 let prepared = source.writes().prepare(&self.context, data, &self.step, (self.step.rows, tokens))?;
@@ -489,7 +499,7 @@ impl KvCache {
     /// Records a [`reset`](Self::reset): a clear of every buffer.
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
         let lengths = &self.storage.lengths;
-        encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(2 * lengths.bytes));
+        encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(lengths.with_starts()));
         for buffer in self.storage.planes() {
             encoder.clear_buffer(buffer, 0, None);
         }
@@ -531,7 +541,7 @@ impl KvCache {
     /// As [`read_lengths`](Self::read_lengths).
     pub async fn read_lengths_async(&self) -> Result<Vec<u32>> {
         let lengths = &self.storage.lengths;
-        let bytes = u64::from(self.config.batch_size) * 4;
+        let bytes = u64::from(self.config.batch_size).saturating_mul(4);
         let bytes = read_buffer_async(&self.context, &lengths.buffer, lengths.offset, bytes).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
@@ -561,8 +571,9 @@ impl KvCache {
     }
 
     fn prefers_copies(&self, copies: &CopySource, source: &BoundSource, step: &Step, tokens: u32) -> bool {
-        let bytes = step.touched_rows() * u64::from(self.config.num_heads) * self.layout.row_bytes();
-        let dispatches = source.writes().count(step.count() * self.layout.heads, tokens);
+        let rows = step.touched_rows().saturating_mul(self.config.num_heads.into());
+        let bytes = rows.saturating_mul(self.layout.row_bytes());
+        let dispatches = source.writes().count(self.layout.planes_of(step.count()), tokens);
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
@@ -621,7 +632,7 @@ impl KvCache {
 
     /// Notes that `sequences` changed: a step that was planned before is not of this layer any more.
     fn changed(&mut self) {
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         self.awaits_step = false;
     }
 

@@ -1,4 +1,7 @@
 //! Where planes lie: row and plane sizes, and segments of whole planes. Pure arithmetic, in checked `u64`.
+//!
+//! [`Layout::unbounded`] refuses a layer whose planes do not fit 32 bits, or whose bytes do not fit 64. So nothing that
+//! is counted or measured inside of one saturates: it is written with saturating operations, which never wrap.
 
 use std::ops::Range;
 
@@ -41,12 +44,28 @@ pub(crate) struct Layout {
 impl SideLayout {
     /// Bytes of the codes of a packed row; of any other, of the row.
     pub fn code_bytes(&self) -> u64 {
-        if self.format.is_packed() { 4 * u64::from(self.format.code_words(self.dim)) } else { self.row_bytes }
+        let words = u64::from(self.format.code_words(self.dim));
+        if self.format.is_packed() { words.saturating_mul(4) } else { self.row_bytes }
     }
 
     /// Bytes of the scales of a row, which lie behind the codes of all slots.
     pub fn scale_bytes(&self) -> u64 {
-        self.row_bytes - self.code_bytes()
+        self.row_bytes.saturating_sub(self.code_bytes())
+    }
+
+    /// Bytes of so many planes.
+    pub fn planes_bytes(&self, planes: u32) -> u64 {
+        self.plane_bytes.saturating_mul(planes.into())
+    }
+
+    /// Bytes of so many rows, where they are contiguous.
+    pub fn rows_bytes(&self, rows: u32) -> u64 {
+        self.row_bytes.saturating_mul(rows.into())
+    }
+
+    /// Bytes from the start of a plane to the codes of a slot; of a format that is not packed, to its row.
+    pub fn codes_at(&self, slot: u32) -> u64 {
+        self.code_bytes().saturating_mul(slot.into())
     }
 
     /// Whether a run of rows is one run of bytes.
@@ -164,15 +183,15 @@ impl Layout {
             }
         }
         let plane_bytes = layout.keys.plane_bytes.max(layout.values.plane_bytes);
-        layout.planes_per_segment = u32::try_from(limit_bytes / plane_bytes).unwrap_or(u32::MAX).min(layout.planes);
+        let held = limit_bytes.checked_div(plane_bytes).expect("no dimension is zero");
+        layout.planes_per_segment = u32::try_from(held).unwrap_or(u32::MAX).min(layout.planes);
         Ok(layout)
     }
 
     /// Workgroup memory that quantising takes: three words a thread for each side that is stored in blocks.
     fn workgroup_bytes(&self) -> u32 {
         let sides = [&self.keys, &self.values].into_iter();
-        let blocks = sides.filter(|side| matches!(side.format, Format::Q8_0 | Format::Q4_0)).map(|_| 1);
-        blocks.sum::<u32>() * 3 * 4 * WORKGROUP_SIZE
+        sides.filter(|side| matches!(side.format, Format::Q8_0 | Format::Q4_0)).map(|_| 3 * 4 * WORKGROUP_SIZE).sum()
     }
 
     /// The most runs of one sequence.
@@ -180,9 +199,18 @@ impl Layout {
         runs(self.placement)
     }
 
+    /// The most planes that a grid takes above each other, with all runs of each.
+    pub fn most_planes(&self, limits: &wgpu::Limits) -> u32 {
+        let most = limits.max_compute_workgroups_per_dimension;
+        match self.placement {
+            Placement::Linear => most,
+            Placement::Ring { .. } => most / PIECES,
+        }
+    }
+
     /// Bytes of a key row and a value row.
     pub fn row_bytes(&self) -> u64 {
-        self.keys.row_bytes + self.values.row_bytes
+        self.keys.row_bytes.saturating_add(self.values.row_bytes)
     }
 
     pub fn side(&self, side: Side) -> &SideLayout {
@@ -192,25 +220,41 @@ impl Layout {
         }
     }
 
+    /// Sequences that there is room for.
+    pub fn sequences(&self) -> u32 {
+        self.planes.checked_div(self.heads).expect("no dimension is zero")
+    }
+
+    /// The planes of so many sequences, of which there is room for.
+    pub fn planes_of(&self, sequences: u32) -> u32 {
+        sequences.saturating_mul(self.heads)
+    }
+
+    /// The plane of a sequence and head.
+    pub fn plane(&self, sequence: u32, head: u32) -> u32 {
+        self.planes_of(sequence).saturating_add(head)
+    }
+
     /// Bytes of one side, padding included.
     pub fn side_bytes(&self, side: Side) -> u64 {
-        self.side(side).plane_bytes * u64::from(self.planes)
+        self.side(side).planes_bytes(self.planes)
     }
 
     /// Bytes of both sides, padding included.
     pub fn bytes(&self) -> u64 {
-        self.side_bytes(Side::Keys) + self.side_bytes(Side::Values)
+        self.side_bytes(Side::Keys).saturating_add(self.side_bytes(Side::Values))
     }
 
     /// Bytes of the largest buffer.
     pub fn segment_bytes_max(&self) -> u64 {
-        self.keys.plane_bytes.max(self.values.plane_bytes) * u64::from(self.planes_per_segment)
+        self.keys.plane_bytes.max(self.values.plane_bytes).saturating_mul(self.planes_per_segment.into())
     }
 
     /// The planes of each segment.
     pub fn segments(&self) -> impl Iterator<Item = Range<u32>> + use<> {
         let (planes, step) = (self.planes, self.planes_per_segment);
-        (0..planes.div_ceil(step)).map(move |i| i * step..planes.min(i.saturating_add(1).saturating_mul(step)))
+        let bound = move |segment: u32| planes.min(segment.saturating_mul(step));
+        (0..planes.div_ceil(step)).map(move |segment| bound(segment)..bound(segment.saturating_add(1)))
     }
 }
 
@@ -225,5 +269,5 @@ pub(crate) const fn runs(placement: Placement) -> u32 {
 /// The largest window that a device with these limits can bind and allocate.
 pub(crate) fn binding_limit(limits: &wgpu::Limits) -> u64 {
     let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(MAX_BINDING_BYTES);
-    limit - limit % 4
+    limit & !3
 }

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss, clippy::unwrap_used)]
+// An embedding crate's release build wraps silently, so what plans rest on is checked or saturates in every build.
+#![warn(clippy::arithmetic_side_effects)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "the numbers of a test are small"))]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "the numbers of a test are small"))]
 
 mod adapter;
@@ -9,6 +12,7 @@ pub mod attention;
 mod batched;
 mod binding;
 mod bound;
+#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 mod calibrate;
 #[cfg(test)]
 #[path = "../tests/unit/check.rs"]
@@ -28,10 +32,13 @@ mod permute;
 mod pipelines;
 mod placement;
 mod plan;
+#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 pub mod program;
+#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 mod quantise;
 mod reader;
 mod record;
+#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 mod reference;
 mod report;
 mod ring;

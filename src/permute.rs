@@ -40,7 +40,7 @@ impl Permutation {
     ) -> Result<Self> {
         let count = |count: usize| u32::try_from(count).expect("a batch size is 32 bits wide");
         let order = order(sources);
-        let starts = layout.planes / layout.heads;
+        let starts = layout.sequences();
         let selection = Selection { hops: count(order.len()), sequences: count(sources.len()), starts, spare: 0 };
         let number = count(layers.len());
         let (mut hops, mut buffers) = (Vec::new(), Vec::new());
@@ -86,20 +86,22 @@ fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
     let mut pending: Vec<(u32, u32)> =
         (0..).zip(sources).filter(|(to, from)| to != *from).map(|(to, &from)| (from, to)).collect();
     // How many pending moves read each sequence.
-    let most = pending.iter().map(|&(from, to)| from.max(to)).max().map_or(0, |most| most as usize + 1);
+    let most = pending.iter().map(|&(from, to)| from.max(to)).max().map_or(0, |most| (most as usize).saturating_add(1));
     let (mut readers, mut into) = (vec![0u32; most], vec![None; most]);
     for &(from, to) in &pending {
-        readers[from as usize] += 1;
+        let readers = &mut readers[from as usize];
+        *readers = readers.saturating_add(1);
         into[to as usize] = Some(from);
     }
-    let mut ordered = Vec::with_capacity(pending.len() + 1);
+    let mut ordered = Vec::with_capacity(pending.len().saturating_add(1));
     // What nobody reads can be written at once, and may free what it was read from.
     let mut free: Vec<u32> = pending.iter().map(|&(_, to)| to).filter(|&to| readers[to as usize] == 0).collect();
     while let Some(to) = free.pop() {
         let Some(from) = into[to as usize].take() else { continue };
         ordered.push((from, from, to));
-        readers[from as usize] -= 1;
-        if readers[from as usize] == 0 {
+        let readers = &mut readers[from as usize];
+        *readers = readers.saturating_sub(1);
+        if *readers == 0 {
             free.push(from);
         }
     }

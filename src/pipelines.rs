@@ -53,7 +53,7 @@ impl Entry {
             Entry::Positions => vec![write],
             // After the hops lengths, keys and values of each layer.
             Entry::Permute { layers } => {
-                let layers = std::iter::repeat_n(write, 3 * layers as usize);
+                let layers = std::iter::repeat_n([write; 3], layers as usize).flatten();
                 [Uniform, read].into_iter().chain(layers).collect()
             }
             Entry::Gather => vec![Uniform, read, write],

@@ -80,7 +80,8 @@ pub struct Visible {
 
 impl Visible {
     pub(crate) fn new(placement: Placement, position: u32) -> Self {
-        let [sinks, window] = placement.valid(position + 1);
+        // A position that is written is below a length.
+        let [sinks, window] = placement.valid(position.saturating_add(1));
         Visible { position, sinks, window, placement }
     }
 
@@ -91,6 +92,11 @@ impl Visible {
     }
 }
 
+/// Numbers of a range; none of one that ends before it starts.
+pub(crate) fn count(range: &Range<u32>) -> u32 {
+    range.end.saturating_sub(range.start)
+}
+
 /// Runs of slots in which contiguous positions of a ring lie: sinks, and up to two pieces of the rest.
 pub(crate) const PIECES: u32 = 3;
 
@@ -99,10 +105,12 @@ impl Placement {
     #[must_use]
     pub const fn slot(&self, position: u32) -> u32 {
         match *self {
-            Placement::Ring { window, sinks, slack } if position >= sinks => match window.saturating_add(slack) {
-                0 => sinks,
-                rows => sinks.saturating_add((position - sinks) % rows),
-            },
+            Placement::Ring { window, sinks, slack } if position >= sinks => {
+                match position.saturating_sub(sinks).checked_rem(window.saturating_add(slack)) {
+                    Some(row) => sinks.saturating_add(row),
+                    None => sinks,
+                }
+            }
             _ => position,
         }
     }
@@ -134,7 +142,7 @@ impl Placement {
     /// The first position beyond the sinks that queries at some positions see, where any does.
     pub(crate) fn first_seen(&self, first_query: u32, end: u32) -> Option<u32> {
         let query = first_query.max(self.sinks());
-        (query < end).then(|| self.first_valid(query + 1))
+        (query < end).then(|| self.first_valid(query.saturating_add(1)))
     }
 
     /// The valid positions of a sequence of this length, in order.
@@ -150,13 +158,14 @@ impl Placement {
         let wrap = match *self {
             Placement::Linear => end,
             Placement::Ring { window, slack, .. } => {
-                let room = window.saturating_add(slack) - (self.slot(sinks) - self.sinks().min(self.slot(sinks)));
+                let row = self.slot(sinks).saturating_sub(self.sinks());
+                let room = window.saturating_add(slack).saturating_sub(row);
                 sinks.saturating_add(room).min(end)
             }
         };
         [start..sinks, sinks..wrap, wrap..end].into_iter().filter(|piece| piece.start < piece.end).map(|piece| {
             let slot = self.slot(piece.start);
-            (piece.start, slot..slot + (piece.end - piece.start))
+            (piece.start, slot..slot.saturating_add(count(&piece)))
         })
     }
 }

@@ -6,8 +6,12 @@
 use std::ops::Range;
 
 use crate::{
-    CacheConfig, Error, HostRows, PerSequence, Placement, Result, Side, Write, layout::runs, placement::PIECES,
-    sequences::Sequences, source::check_source_format, write::Positions,
+    CacheConfig, Error, HostRows, PerSequence, Placement, Result, Side, Write,
+    layout::runs,
+    placement::{PIECES, count},
+    sequences::Sequences,
+    source::check_source_format,
+    write::Positions,
 };
 
 /// In place of a length: it stays as it is.
@@ -29,6 +33,23 @@ pub(crate) struct Run {
     pub length: u32,
     /// Position of the first token that is written; the length where none is.
     pub position: u32,
+}
+
+impl Run {
+    /// Rows touched.
+    pub fn touched(&self) -> u32 {
+        count(&(self.first..self.end))
+    }
+
+    /// Rows that become zero.
+    pub fn gap(&self) -> u32 {
+        count(&(self.first..self.start))
+    }
+
+    /// Rows that hold a token.
+    pub fn rows(&self) -> u32 {
+        count(&(self.start..self.end))
+    }
 }
 
 /// Mirror of `Step` in `shaders/step_immediate.wgsl`.
@@ -59,14 +80,15 @@ impl Step {
         Step {
             rows: 0,
             per_sequence: 1,
-            runs: Vec::with_capacity(batch * runs as usize),
+            runs: Vec::with_capacity(batch.saturating_mul(runs as usize)),
             oldest: Vec::with_capacity(batch),
         }
     }
 
     /// Bytes of a step of `batch_size` sequences: their number, their runs, and their lengths and starts afterwards.
     pub const fn bytes(batch_size: u32, runs: u32) -> u64 {
-        4 + (size_of::<Run>() as u64 * runs as u64 + 8) * batch_size as u64
+        let sequence = (size_of::<Run>() as u64).saturating_mul(runs as u64).saturating_add(8);
+        sequence.saturating_mul(batch_size as u64).saturating_add(4)
     }
 
     /// Starts a new step.
@@ -84,7 +106,7 @@ impl Step {
 
     /// The runs of the next sequence: those that touch rows, and empty ones up to the number that each has.
     fn push(&mut self, length: u32, position: u32, runs: impl Iterator<Item = Run>) {
-        let end = self.runs.len() + self.per_sequence as usize;
+        let end = self.runs.len().saturating_add(self.per_sequence as usize);
         self.runs.extend(runs);
         debug_assert!(self.runs.len() <= end, "positions lie in no more pieces than a ring has");
         self.runs.resize(end, Run { length, position, ..Run::default() });
@@ -95,17 +117,15 @@ impl Step {
         let per_sequence = self.per_sequence as usize;
         let single = |runs: &[Run]| runs[1..].iter().all(|run| run.first == run.end);
         if per_sequence > 1 && self.runs.chunks_exact(per_sequence).all(single) {
-            let mut index = 0;
-            self.runs.retain(|_| {
-                index += 1;
-                (index - 1) % per_sequence == 0
-            });
+            let mut firsts =
+                std::iter::once(true).chain(std::iter::repeat_n(false, per_sequence.saturating_sub(1))).cycle();
+            self.runs.retain(|_| firsts.next().unwrap_or(true));
             self.per_sequence = 1;
         }
     }
 
     /// The runs of each sequence.
-    pub fn sequences(&self) -> impl Iterator<Item = &[Run]> {
+    pub fn sequences(&self) -> impl ExactSizeIterator<Item = &[Run]> {
         self.runs.chunks_exact(self.per_sequence.max(1) as usize)
     }
 
@@ -121,8 +141,7 @@ impl Step {
 
     /// How many sequences there are.
     pub fn count(&self) -> u32 {
-        let count = self.runs.len() / self.per_sequence.max(1) as usize;
-        u32::try_from(count).expect("a batch size is 32 bits wide")
+        u32::try_from(self.sequences().len()).expect("a batch size is 32 bits wide")
     }
 
     /// Makes the sequences what they are afterwards.
@@ -150,12 +169,12 @@ impl Step {
 
     /// The most rows of any gap, for a kernel that writes gaps only; at least one, so that lengths are set.
     pub fn gap_rows(&self) -> u32 {
-        self.runs.iter().map(|run| run.start - run.first).max().unwrap_or(0).max(1)
+        self.runs.iter().map(Run::gap).max().unwrap_or(0).max(1)
     }
 
     /// Rows written, gaps included; of a gather, rows that are valid.
     pub fn touched_rows(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.end - run.first)).sum()
+        self.runs.iter().map(|run| u64::from(run.touched())).sum()
     }
 
     /// Plans what survives of a write of `count` tokens at `position`, after the rows before it that become zero.
@@ -165,10 +184,12 @@ impl Step {
         let others = first.max(placement.first_stored(end))..end;
         let mut rows = self.rows;
         let runs = [sinks, others].into_iter().flat_map(|positions| placement.pieces(positions)).map(|(at, slots)| {
-            rows = rows.max(slots.end - slots.start);
-            let skipped = position.clamp(at, at + (slots.end - slots.start)) - at;
-            let token = at.max(position) - position;
-            Run { first: slots.start, start: slots.start + skipped, end: slots.end, token, length: end, position }
+            rows = rows.max(count(&slots));
+            // Rows of the piece that lie before the position.
+            let skipped = position.saturating_sub(at).min(count(&slots));
+            let token = at.saturating_sub(position);
+            let start = slots.start.saturating_add(skipped);
+            Run { first: slots.start, start, end: slots.end, token, length: end, position }
         });
         self.push(end, position, runs);
         self.rows = rows;
@@ -181,7 +202,7 @@ impl Step {
         let runs = pieces.map(|(_, slots)| {
             let (first, end) = (slots.start, slots.end);
             let run = Run { first, start: first, end, token, length, position: length };
-            token += slots.end - slots.start;
+            token = token.saturating_add(count(&slots));
             run
         });
         self.push(length, length, runs);
@@ -243,13 +264,14 @@ pub(crate) fn plan_write(
                 max_seq_len,
             })?;
             let first = position.min(length);
-            step.rows = step.rows.max(end - first);
-            step.runs.push(Run { first, start: position, end, token: 0, length: end, position });
+            let run = Run { first, start: position, end, token: 0, length: end, position };
+            step.rows = step.rows.max(run.touched());
+            step.runs.push(run);
             step.oldest.push(0);
             continue;
         }
         let end = end.filter(|end| *end < KEEP_LENGTH).ok_or(Error::PositionOverflow { sequence, position, count })?;
-        let (first, rows) = (placement.first_stored(end), config.slots() - placement.sinks());
+        let (first, rows) = (placement.first_stored(end), config.slots().saturating_sub(placement.sinks()));
         if write.whole && first > position.max(placement.sinks()) {
             return Err(Error::WriteBeyondRing { sequence, position, count, rows, oldest: first });
         }
@@ -286,7 +308,7 @@ pub(crate) fn plan_read(
         range_of(placement, sequence, length, range).map(Some)
     })?;
     // Also where every sequence ends before.
-    step.rows = range.end - range.start;
+    step.rows = count(range);
     Ok(())
 }
 
@@ -315,7 +337,7 @@ fn plan_rows(
     for (sequence, (&length, &oldest)) in (0..).zip(sequences.lengths.iter().zip(&sequences.oldest)) {
         match of(sequence, length, oldest)? {
             Some(ranges) => {
-                step.rows = step.rows.max(ranges.iter().map(|range| range.end - range.start).sum());
+                step.rows = ranges.iter().map(count).fold(0, u32::saturating_add).max(step.rows);
                 step.push_read(placement, length, ranges);
             }
             None => step.push_empty(length),
@@ -379,7 +401,7 @@ pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence:
             step.oldest.push(sequences.oldest[index]);
         }
     }
-    step.rows = step.runs.iter().map(|run| run.end - run.first).max().unwrap_or(0);
+    step.rows = step.runs.iter().map(Run::touched).max().unwrap_or(0);
     step.compact();
 }
 
@@ -399,7 +421,7 @@ pub(crate) fn plan_place_stored(read: &[Run], count: u32, wanted: impl Fn(u32) -
             step.push_empty(KEEP_LENGTH);
         }
     }
-    step.rows = step.runs.iter().map(|run| run.end - run.first).max().unwrap_or(0);
+    step.rows = step.runs.iter().map(Run::touched).max().unwrap_or(0);
 }
 
 /// Positions of a sequence that are stored, the sinks among them.
@@ -448,12 +470,12 @@ pub(crate) struct Block {
 impl Block {
     /// How many planes.
     pub fn plane_count(&self) -> u32 {
-        self.planes.end - self.planes.start
+        count(&self.planes)
     }
 
     /// How many tokens of each.
     pub fn token_count(&self) -> u32 {
-        self.tokens.end - self.tokens.start
+        count(&self.tokens)
     }
 }
 
@@ -471,7 +493,7 @@ pub(crate) fn split(
     }
     let Block { planes, tokens } = block;
     let halves = |range: &Range<u32>| {
-        let middle = range.start + (range.end - range.start) / 2;
+        let middle = range.start.midpoint(range.end);
         [range.start..middle, middle..range.end]
     };
     let block = Block { planes: planes.clone(), tokens: tokens.clone() };

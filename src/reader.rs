@@ -197,15 +197,18 @@ impl KvCache {
 
 /// Lengths, and keys and values of each segment.
 fn bindings(layout: &Layout) -> u32 {
-    1 + 2 * u32::try_from(layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits")
+    let segments =
+        u32::try_from(layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits");
+    // Saturated they are more than any stage takes.
+    segments.saturating_mul(2).saturating_add(1)
 }
 
-/// What a side is loaded by, and its bytes.
+/// What a side is loaded by, and its words.
 fn unit(sizes: &SideLayout) -> (&'static str, u64) {
     match sizes.format {
-        Format::F32 if sizes.dim.is_multiple_of(4) => ("vec4<u32>", 16),
-        Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(4) => ("vec2<u32>", 8),
-        _ => ("u32", 4),
+        Format::F32 if sizes.dim.is_multiple_of(4) => ("vec4<u32>", 4),
+        Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(4) => ("vec2<u32>", 2),
+        _ => ("u32", 1),
     }
 }
 
@@ -217,7 +220,8 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
     let (window, sinks, slot) = match layout.placement {
         Placement::Linear => (u32::MAX, 0, "return position;".to_owned()),
         Placement::Ring { window, sinks, slack } => {
-            let wrapped = format!("{sinks}u + (max(position, {sinks}u) - {sinks}u) % {}u", window + slack);
+            let wrapped =
+                format!("{sinks}u + (max(position, {sinks}u) - {sinks}u) % {}u", window.saturating_add(slack));
             (window, sinks, format!("return select({wrapped}, position, position < {sinks}u);"))
         }
     };
@@ -225,12 +229,12 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         .replace("READER_HEADS", &layout.heads.to_string())
         .replace("READER_WINDOW", &window.to_string())
         .replace("READER_SINKS", &sinks.to_string())
-        .replace("READER_STARTS", &(layout.planes / layout.heads).to_string())
+        .replace("READER_STARTS", &layout.sequences().to_string())
         .replace("READER_LENGTHS_BINDING", &indices[0].to_string())
         .replace("READER_SLOT", &slot);
     for (side, name, first) in [(Side::Keys, "key", 1), (Side::Values, "value", 2)] {
         let sizes = layout.side(side);
-        let (unit, unit_bytes) = unit(sizes);
+        let (unit, unit_words) = unit(sizes);
         let buffers: Vec<_> = (0..).zip(indices[first..].iter().step_by(2)).collect();
         let mut part = String::new();
         for (segment, binding) in &buffers {
@@ -238,7 +242,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
             line(&mut part, format_args!("var<storage, read> reader_side_segment_{segment}_planes: array<{unit}>;"));
         }
         line(&mut part, format_args!("\nfn reader_side_load(plane: u32, index: u32) -> {unit} {{"));
-        let stride = sizes.plane_bytes / unit_bytes;
+        let stride = (sizes.plane_bytes / 4).checked_div(unit_words).expect("a unit has words");
         if let [_] = &buffers[..] {
             line(&mut part, format_args!("    return reader_side_segment_0_planes[plane * {stride}u + index];"));
         } else {
@@ -258,15 +262,15 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
             _ if unpacks_halves => include_str!("../shaders/read_pair_f16.wgsl"),
             _ => include_str!("../shaders/read_pair_f16_integers.wgsl"),
         });
-        if sizes.format == Format::F32 && unit_bytes == 4 {
+        if sizes.format == Format::F32 && unit_words == 1 {
             part.push_str(include_str!("../shaders/read_pair_bf16.wgsl"));
         }
         part.push_str(match sizes.format {
             Format::Fp8E4M3 => include_str!("../shaders/read_fp8_e4m3.wgsl"),
             Format::Q8_0 => include_str!("../shaders/read_q8_0.wgsl"),
             Format::Q4_0 => include_str!("../shaders/read_q4_0.wgsl"),
-            Format::F32 if unit_bytes > 4 => include_str!("../shaders/read_f32_wide.wgsl"),
-            _ if unit_bytes > 4 => include_str!("../shaders/read_halves_wide.wgsl"),
+            Format::F32 if unit_words > 1 => include_str!("../shaders/read_f32_wide.wgsl"),
+            _ if unit_words > 1 => include_str!("../shaders/read_halves_wide.wgsl"),
             _ => include_str!("../shaders/read_narrow.wgsl"),
         });
         part.push_str(include_str!("../shaders/read_side.wgsl"));
@@ -276,16 +280,17 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         let scale = if sizes.scale == Scale::ONE {
             "1.0".to_owned()
         } else {
-            let at = 2 * (layout.planes / layout.heads) + u32::from(side == Side::Values);
+            let scales = layout.sequences().saturating_mul(2);
+            let at = scales.saturating_add(u32::from(side == Side::Values));
             format!("bitcast<f32>(reader_lengths[{at}u])")
         };
         let part = part
             .replace("READER_SIDE_DIM", &sizes.dim.to_string())
             .replace("READER_SIDE_VECTORS", &sizes.dim.div_ceil(4).to_string())
-            .replace("READER_SIDE_LANES", &(4 / sizes.format.unit_bytes()).to_string())
+            .replace("READER_SIDE_LANES", &sizes.format.lanes().to_string())
             .replace("READER_SIDE_CODE_WORDS", &sizes.format.code_words(sizes.dim).to_string())
             .replace("READER_SIDE_SCALE_WORDS", &sizes.format.scale_words(sizes.dim).to_string())
-            .replace("READER_SIDE_SCALES_AT", &(sizes.code_bytes() / 4 * u64::from(layout.slots)).to_string())
+            .replace("READER_SIDE_SCALES_AT", &(sizes.codes_at(layout.slots) / 4).to_string())
             .replace("READER_SIDE_SCALE", &scale);
         text.push('\n');
         text.push_str(&part.replace("reader_side", &format!("reader_{name}")));

@@ -57,13 +57,13 @@ impl StepSlot {
     /// Records the copy of the starts, and keeps the slot until it is done.
     pub fn copy_starts(self, encoder: &mut wgpu::CommandEncoder, starts: &wgpu::Buffer) {
         let bytes = starts.size();
-        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths + bytes, starts, 0, bytes);
+        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths.saturating_add(bytes), starts, 0, bytes);
         encoder.on_submitted_work_done(move || drop(self.mark));
     }
 
     /// Records the copy of the lengths and starts afterwards, and keeps the slot until it is done.
     pub fn copy_lengths(self, encoder: &mut wgpu::CommandEncoder, lengths: &Lengths) {
-        let (to, bytes) = (&lengths.buffer, 2 * lengths.bytes);
+        let (to, bytes) = (&lengths.buffer, lengths.with_starts());
         encoder.copy_buffer_to_buffer(&self.buffer, self.lengths, to, lengths.offset, bytes);
         encoder.on_submitted_work_done(move || drop(self.mark));
     }
@@ -96,16 +96,16 @@ impl StepRing {
         }
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;
-            let offset = slot as u64 * slots.slot_bytes;
+            let offset = slots.offset(slot);
             context.queue().write_buffer(&slots.blocks[block].buffer, offset, &slots.next);
             std::mem::swap(&mut slots.contents, &mut slots.next);
             slots.last = Some((block, slot));
         }
         let (block, slot) = slots.last.expect("a step was written");
-        let offset = slot as u64 * slots.slot_bytes;
+        let offset = slots.offset(slot);
         let block = &slots.blocks[block];
         Ok(StepSlot {
-            lengths: offset + lengths_at,
+            lengths: offset.saturating_add(lengths_at),
             buffer: block.buffer.clone(),
             bind_group: block.bind_group.clone(),
             offset: u32::try_from(offset).expect("a block of slots stays far below 4 GiB"),
@@ -121,19 +121,25 @@ impl StepRing {
 }
 
 impl Slots {
+    /// Bytes before a slot of a block, which holds fewer than 2^31.
+    fn offset(&self, slot: usize) -> u64 {
+        (slot as u64).saturating_mul(self.slot_bytes)
+    }
+
     /// A slot that no unfinished command reads: the first free one after the last used.
     fn free(&mut self, context: &Context) -> Result<(usize, usize)> {
         let (last_block, last_slot) = self.last.unwrap_or((0, 0));
-        for turn in 0..=self.blocks.len() {
-            let index = (last_block + turn) % self.blocks.len();
+        // The block of the last step comes once more at the end, with the slots up to that.
+        let blocks = (0..self.blocks.len()).cycle().skip(last_block).take(self.blocks.len().saturating_add(1));
+        for (turn, index) in blocks.enumerate() {
             let marks = &self.blocks[index].marks;
-            let from = if turn == 0 { last_slot + usize::from(self.last.is_some()) } else { 0 };
+            let from = if turn == 0 { last_slot.saturating_add(usize::from(self.last.is_some())) } else { 0 };
             if let Some(slot) = (from..marks.len()).find(|&slot| Arc::strong_count(&marks[slot]) == 1) {
                 return Ok((index, slot));
             }
         }
         self.grow(context)?;
-        Ok((self.blocks.len() - 1, 0))
+        Ok((self.blocks.len().saturating_sub(1), 0))
     }
 
     /// Adds as many slots as there are.
@@ -148,10 +154,10 @@ impl Slots {
         }
         let present: u64 = self.blocks.iter().map(|block| block.buffer.size()).sum();
         let bytes = present.max(FIRST_BLOCK_BYTES).min(most);
-        let slots = (bytes / self.slot_bytes).max(1);
+        let slots = bytes.checked_div(self.slot_bytes).expect("a slot holds a step").max(1);
         log::debug!("{slots} more slots for steps of {} bytes", self.slot_bytes);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.create_buffer("steps", slots * self.slot_bytes, usage, false)?;
+        let buffer = context.create_buffer("steps", slots.saturating_mul(self.slot_bytes), usage, false)?;
         let bind_group = context.create("steps", 0, |device| {
             device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: Some("step"),

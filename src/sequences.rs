@@ -49,7 +49,7 @@ impl Sequences {
     /// The most rows of a sequence that the last write wrote.
     #[cfg(feature = "attention")]
     pub fn written(&self) -> u32 {
-        self.lengths.iter().zip(&self.starts).map(|(length, start)| length - start).max().unwrap_or(0)
+        self.lengths.iter().zip(&self.starts).map(|(length, start)| length.saturating_sub(*start)).max().unwrap_or(0)
     }
 
     /// How many.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, Format, Result, Side, plan::Block};
+use crate::{Error, Format, Result, Side, binding::window, placement::count, plan::Block};
 
 /// Distances between rows of a strided tensor, in elements; where rows are in a packed format, in words of 4 bytes. A row is
 /// contiguous.
@@ -20,13 +20,13 @@ impl Strides {
     /// A dense `[batch, head, token, dim]` tensor.
     pub const fn bhtd(heads: u32, tokens: u32, dim: u32) -> Self {
         let token = dim as u64;
-        let head = token * tokens as u64;
+        let head = token.saturating_mul(tokens as u64);
         Strides { sequence: head.saturating_mul(heads as u64), head, token }
     }
 
     /// A dense `[batch, token, head, dim]` tensor.
     pub const fn bthd(heads: u32, tokens: u32, dim: u32) -> Self {
-        Self::fused(heads as u64 * dim as u64, tokens, dim)
+        Self::fused((heads as u64).saturating_mul(dim as u64), tokens, dim)
     }
 
     /// One part of a fused `[batch, token, features]` tensor, such as the output of one projection to queries,
@@ -119,10 +119,10 @@ impl RowsIn<'_> {
     pub(crate) fn sequences_held(&self, [batch, heads, tokens, dim]: [u32; 4], most: u32, last: u64) -> u32 {
         let (mut held, mut above) = (batch, most.max(batch));
         while held < above {
-            let middle = above - (above - held) / 2;
+            let middle = held.midpoint(above).saturating_add(1).min(above);
             match self.end([middle, heads, tokens, dim]) {
                 Some(end) if end <= last => held = middle,
-                _ => above = middle - 1,
+                _ => above = middle.saturating_sub(1),
             }
         }
         held
@@ -131,25 +131,22 @@ impl RowsIn<'_> {
     /// The window that holds a block, after [`check`](Self::check).
     pub(crate) fn window(&self, block: &Block, heads: u32, dim: u32, alignment: u32) -> SourceWindow {
         let (first, last) = block_corners(block, heads);
-        let width = u64::from(self.format.unit_bytes());
         let strides = self.strides();
-        let element = |corner: [u32; 3]| -> u64 {
-            corner.into_iter().zip(strides).map(|(index, stride)| u64::from(index) * stride).sum()
+        // Rows end in their buffer; a stride that is never taken is multiplied by 0.
+        let start_of = |corner: [u32; 3]| {
+            let steps = corner.into_iter().zip(strides).map(|(index, stride)| u64::from(index).saturating_mul(stride));
+            let elements = steps.fold(0, u64::saturating_add);
+            elements.saturating_mul(self.format.unit_bytes().into()).saturating_add(self.offset)
         };
-        let start = self.offset + element(first) * width;
-        let end = (self.offset + (element(last) + u64::from(self.format.units(dim))) * width).next_multiple_of(4);
-        let aligned = start - start % u64::from(alignment);
+        let end = start_of(last).saturating_add(self.format.row_bytes(dim));
+        let (bytes, before) = window(start_of(first), end, alignment);
         let axis = |i: usize| if first[i] == last[i] { 0 } else { clamp_u32(strides[i]) };
-        SourceWindow {
-            bytes: aligned..end,
-            offset: clamp_u32((start - aligned) / width),
-            strides: [axis(0), axis(1), axis(2)],
-        }
+        SourceWindow { bytes, offset: self.format.units_of(before), strides: [axis(0), axis(1), axis(2)] }
     }
 
     /// Whether every row starts on a multiple of 16 bytes.
     pub(crate) fn is_wide(&self) -> bool {
-        let elements = u64::from(16 / self.format.unit_bytes());
+        let elements = u64::from(self.format.lanes()).saturating_mul(4);
         !self.format.is_packed()
             && self.offset.is_multiple_of(16)
             && self.strides().into_iter().all(|stride| stride.is_multiple_of(elements))
@@ -159,18 +156,24 @@ impl RowsIn<'_> {
     pub(crate) fn reaches_by_tokens(&self, block: &Block, heads: u32) -> bool {
         let (first, last) = block_corners(block, heads);
         let strides = self.strides();
-        let [sequences, heads, tokens] = [0, 1, 2].map(|i| u64::from(last[i] - first[i]) * strides[i]);
-        tokens > sequences + heads
+        let [sequences, heads, tokens] =
+            [0, 1, 2].map(|i| u64::from(count(&(first[i]..last[i]))).saturating_mul(strides[i]));
+        tokens > sequences.saturating_add(heads)
     }
 }
 
 /// First and last row of a block, `[sequence, head, token]`; all heads where it spans more than one sequence.
 pub(crate) fn block_corners(block: &Block, heads: u32) -> ([u32; 3], [u32; 3]) {
-    let (first, last) = (block.planes.start, block.planes.end - 1);
-    let (first_sequence, last_sequence) = (first / heads, last / heads);
+    let corner = |plane: u32| {
+        let sequence_and_head = plane.checked_div(heads).zip(plane.checked_rem(heads));
+        sequence_and_head.expect("no dimension is zero")
+    };
+    let last_of = |range: &Range<u32>| range.end.saturating_sub(1);
+    let (first_sequence, first_head) = corner(block.planes.start);
+    let (last_sequence, last_head) = corner(last_of(&block.planes));
     let (first_head, last_head) =
-        if first_sequence == last_sequence { (first % heads, last % heads) } else { (0, heads - 1) };
-    ([first_sequence, first_head, block.tokens.start], [last_sequence, last_head, block.tokens.end - 1])
+        if first_sequence == last_sequence { (first_head, last_head) } else { (0, heads.saturating_sub(1)) };
+    ([first_sequence, first_head, block.tokens.start], [last_sequence, last_head, last_of(&block.tokens)])
 }
 
 /// Offsets inside a window fit, because no window passes 2^31 bytes; a window that does not fit is refused by

@@ -5,6 +5,8 @@ use std::ops::Range;
 use crate::{
     CacheConfig, Context, HostTensor, Pair, Result, Side,
     layout::Layout,
+    placement::count,
+    plan::Block,
     tensor::{dense_bytes, read_buffers_async},
 };
 
@@ -36,16 +38,21 @@ impl Lengths {
     /// Lengths of one layer. Each layer has a buffer of its own: wgpu tracks whole buffers, so that steps of two layers
     /// that write to one buffer would wait for each other.
     pub fn allocate(context: &Context, layout: &Layout) -> Result<Self> {
-        let batch_size = layout.planes / layout.heads;
-        let mut contents = vec![0; 2 * batch_size as usize];
+        let batch_size = layout.sequences();
+        let mut contents = vec![0; (batch_size as usize).saturating_mul(2)];
         contents.extend(Side::BOTH.map(|side| layout.side(side).scale.get().to_bits()));
         let buffer = context.create_filled("cached lengths", bytemuck::cast_slice(&contents), USAGE)?;
-        Ok(Lengths { buffer, offset: 0, bytes: u64::from(batch_size) * 4 })
+        Ok(Lengths { buffer, offset: 0, bytes: u64::from(batch_size).saturating_mul(4) })
     }
 
     /// Index of the first start.
     pub fn starts(&self) -> u32 {
         u32::try_from(self.bytes / 4).expect("a batch size is 32 bits wide")
+    }
+
+    /// Bytes of lengths and starts.
+    pub fn with_starts(&self) -> u64 {
+        self.bytes.saturating_mul(2)
     }
 
     /// Lengths, starts and scales.
@@ -64,7 +71,7 @@ impl Storage {
             .segments()
             .map(|planes| {
                 let buffer = |side: Side, what| {
-                    let bytes = layout.side(side).plane_bytes * planes.len() as u64;
+                    let bytes = layout.side(side).planes_bytes(count(&planes));
                     context.create_buffer(what, bytes, USAGE, false)
                 };
                 let keys = buffer(Side::Keys, "cached keys")?;
@@ -95,9 +102,10 @@ impl Storage {
 
     /// The buffer of a plane, and where the plane starts in it.
     pub fn plane(&self, layout: &Layout, side: Side, sequence: u32, head: u32) -> (&wgpu::Buffer, u64) {
-        let plane = sequence * layout.heads + head;
-        let segment = &self.segments[(plane / layout.planes_per_segment) as usize];
-        (segment.side(side), layout.side(side).plane_bytes * u64::from(plane - segment.planes.start))
+        let plane = layout.plane(sequence, head);
+        let index = plane.checked_div(layout.planes_per_segment).expect("a segment holds a plane");
+        let segment = &self.segments[index as usize];
+        (segment.side(side), layout.side(side).planes_bytes(count(&(segment.planes.start..plane))))
     }
 
     /// Every row of every plane as it lies in the storage, valid or not.
@@ -121,7 +129,7 @@ impl Storage {
             let slots = config.slots() as usize;
             let mut bytes = Vec::with_capacity(host(dense_bytes(shape, sizes.format)));
             for plane in read.chunks_exact(host(sizes.plane_bytes)) {
-                let (codes, scales) = plane.split_at(host(sizes.code_bytes()) * slots);
+                let (codes, scales) = plane.split_at(host(sizes.code_bytes()).saturating_mul(slots));
                 if sizes.is_contiguous() {
                     bytes.extend_from_slice(codes);
                     continue;
@@ -137,6 +145,11 @@ impl Storage {
 }
 
 impl Segment {
+    /// The first plane of a block, counted from the segment's own first.
+    pub fn index(&self, block: &Block) -> u32 {
+        count(&(self.planes.start..block.planes.start))
+    }
+
     pub fn side(&self, side: Side) -> &wgpu::Buffer {
         match side {
             Side::Keys => &self.keys,

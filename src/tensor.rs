@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::{
     Context, Destination, Error, Format, HostRows, Result, Scale, Side,
+    binding::window_bytes,
     wait::{block_on, channel},
 };
 
@@ -115,7 +116,7 @@ impl GpuTensor {
     ) -> Result<Self> {
         let bytes = dense_bytes(shape, format);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.create_buffer(what, bytes.next_multiple_of(4).max(4), usage, false)?;
+        let buffer = context.create_buffer(what, whole_words(bytes).max(4), usage, false)?;
         Ok(GpuTensor { context: context.clone(), buffer, shape, format, scale })
     }
 
@@ -180,7 +181,7 @@ impl GpuTensor {
     /// ```
     pub async fn read_async(&self) -> Result<HostTensor> {
         let bytes = dense_bytes(self.shape, self.format);
-        let mut read = read_buffer_async(&self.context, &self.buffer, 0, bytes.next_multiple_of(4)).await?;
+        let mut read = read_buffer_async(&self.context, &self.buffer, 0, whole_words(bytes)).await?;
         read.truncate(host_len(bytes));
         Ok(HostTensor::new(self.shape, self.format, self.scale, read))
     }
@@ -209,9 +210,14 @@ impl Pair<GpuTensor> {
     }
 }
 
-/// Bytes of a dense tensor whose size was checked when its cache was planned.
+/// Bytes of a dense tensor; `u64::MAX` where they are more, which no buffer holds.
 pub(crate) fn dense_bytes([batch, heads, rows, dim]: [u32; 4], format: Format) -> u64 {
-    [batch, heads, rows].into_iter().map(u64::from).product::<u64>() * format.row_bytes(dim)
+    [batch, heads, rows].into_iter().map(u64::from).fold(format.row_bytes(dim), u64::saturating_mul)
+}
+
+/// The bytes, up to a multiple of 4. What has more than 64 bits is more than any buffer holds.
+fn whole_words(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX)
 }
 
 /// Waits for a copy of a range of a buffer. Offset and length are multiples of 4.
@@ -226,13 +232,13 @@ pub(crate) async fn read_buffer_async(
     offset: u64,
     bytes: u64,
 ) -> Result<Vec<u8>> {
-    read_buffers_async(context, &[(buffer, offset..offset + bytes)]).await
+    read_buffers_async(context, &[(buffer, offset..offset.saturating_add(bytes))]).await
 }
 
 /// Copies ranges of buffers to the host, one after the other, in as few submissions as staging of a bearable size allows.
 /// Bounds are multiples of 4.
 pub(crate) async fn read_buffers_async(context: &Context, sources: &[(&wgpu::Buffer, Range<u64>)]) -> Result<Vec<u8>> {
-    let bytes: u64 = sources.iter().map(|(_, range)| range.end - range.start).sum();
+    let bytes = sources.iter().map(|(_, range)| window_bytes(range)).fold(0, u64::saturating_add);
     let mut read = Vec::with_capacity(host_len(bytes));
     if bytes == 0 {
         return Ok(read);
@@ -244,12 +250,12 @@ pub(crate) async fn read_buffers_async(context: &Context, sources: &[(&wgpu::Buf
     let mut rest = sources.next();
     while rest.is_some() {
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut filled = 0;
+        let mut filled = 0u64;
         while let Some((buffer, range)) = rest.clone().filter(|_| filled < room) {
-            let piece = (range.end - range.start).min(room - filled);
+            let piece = window_bytes(&range).min(room.saturating_sub(filled));
             encoder.copy_buffer_to_buffer(buffer, range.start, &staging, filled, piece);
-            filled += piece;
-            let left = range.start + piece..range.end;
+            filled = piece.saturating_add(filled);
+            let left = range.start.saturating_add(piece)..range.end;
             rest = if left.start < left.end { Some((buffer, left)) } else { sources.next() };
         }
         context.submit(DURING, encoder)?;

@@ -91,7 +91,7 @@ impl<'a> PerSequenceView<'a> {
     /// The numbers as an entry of a bind group.
     #[must_use]
     pub fn binding(&self) -> wgpu::BindingResource<'a> {
-        window_binding(self.buffer, &(self.offset..self.offset + self.bytes))
+        window_binding(self.buffer, &(self.offset..self.offset.saturating_add(self.bytes)))
     }
 }
 
@@ -140,12 +140,10 @@ impl<'a> SideView<'a> {
 
     /// Distances between rows inside one segment, in elements; of a packed format between their codes, in words.
     pub fn strides(&self) -> Strides {
-        let head = self.plane_bytes() / u64::from(self.format().unit_bytes());
-        Strides {
-            sequence: head * u64::from(self.layout.heads),
-            head,
-            token: self.sizes().code_bytes() / u64::from(self.format().unit_bytes()),
-        }
+        let units = |bytes: u64| if self.format().unit_bytes() == 2 { bytes / 2 } else { bytes / 4 };
+        let head = units(self.plane_bytes());
+        let sequence = head.saturating_mul(self.layout.heads.into());
+        Strides { sequence, head, token: units(self.sizes().code_bytes()) }
     }
 
     /// The buffers, in order of planes. One, unless a side is larger than a binding.
@@ -168,7 +166,7 @@ impl<'a> SideView<'a> {
     pub fn slots_at(&self, position: u32) -> Result<impl ExactSizeIterator<Item = SlotView<'a>> + use<'a>> {
         let slot = self.slot(position)?;
         let (plane_bytes, token_bytes) = (self.sizes().plane_bytes, self.sizes().code_bytes());
-        let offset = token_bytes * u64::from(slot);
+        let offset = self.sizes().codes_at(slot);
         let scales = self.scales(slot);
         Ok(self.segments().map(move |segment| SlotView {
             segment,
@@ -184,21 +182,21 @@ impl<'a> SideView<'a> {
     /// # Errors
     /// [`Error::IndexOutOfRange`].
     pub fn row(&self, sequence: u32, head: u32, position: u32) -> Result<RowView<'a>> {
-        check_index("sequence", sequence, self.layout.planes / self.layout.heads)?;
+        check_index("sequence", sequence, self.layout.sequences())?;
         check_index("head", head, self.layout.heads)?;
         let slot = self.slot(position)?;
         let (buffer, plane) = self.storage.plane(self.layout, self.side, sequence, head);
         let bytes = self.sizes().code_bytes();
         let scales = self.scales(slot);
-        let scales = plane + scales.start..plane + scales.end;
-        Ok(RowView { buffer, offset: plane + bytes * u64::from(slot), bytes, scales })
+        let scales = plane.saturating_add(scales.start)..plane.saturating_add(scales.end);
+        Ok(RowView { buffer, offset: plane.saturating_add(self.sizes().codes_at(slot)), bytes, scales })
     }
 
     /// Where the scales of a slot lie in a plane: behind the codes of all slots.
     fn scales(&self, slot: u32) -> Range<u64> {
-        let (codes, scales) = (self.sizes().code_bytes(), self.sizes().scale_bytes());
-        let start = codes * u64::from(self.layout.slots) + scales * u64::from(slot);
-        start..start + scales
+        let bytes = self.sizes().scale_bytes();
+        let start = self.sizes().codes_at(self.layout.slots).saturating_add(bytes.saturating_mul(slot.into()));
+        start..start.saturating_add(bytes)
     }
 
     /// The slot of a position. A ring has one for every position.

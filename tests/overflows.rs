@@ -172,9 +172,8 @@ fn reach(rows: &RowsIn<'_>, [batch, heads, tokens, dim]: [u32; 4]) -> u128 {
 fn sources() {
     let context = context();
     let small = buffer(&context, 256);
-    let mut caches = [1, 2].map(|batch| {
-        KvCache::new(&context, CacheConfig::new(batch, batch, 2, 8).max_batch_size(5)).unwrap()
-    });
+    let mut caches =
+        [1, 2].map(|batch| KvCache::new(&context, CacheConfig::new(batch, batch, 2, 8).max_batch_size(5)).unwrap());
     for cache in &mut caches {
         let &CacheConfig { batch_size, num_heads, .. } = cache.config();
         for format in [Format::F32, Format::F16] {
@@ -361,8 +360,7 @@ fn ranges_and_destinations() {
             drop(cache.range_form(range.clone()));
             for offset in WIDE {
                 let mut encoder = encoder(&context);
-                let destinations =
-                    Pair { keys: Destination::new(&keys, offset), values: Destination::new(&values, 0) };
+                let destinations = Pair { keys: Destination::new(&keys, offset), values: Destination::new(&values, 0) };
                 let bytes = u128::from(range.end.saturating_sub(range.start)) * 2 * 2 * 4;
                 let fits = u128::from(offset) + bytes <= u128::from(keys.size());
                 match cache.record_get(&mut encoder, range.clone(), destinations) {
@@ -434,7 +432,8 @@ fn sequences_and_lengths() {
             for side in Side::BOTH {
                 let view = cache.view();
                 let slots = cache.config().slots();
-                let at = view.side(side).slots_at(number).map(|slots| slots.map(|slot| slot.offset).collect::<Vec<_>>());
+                let at =
+                    view.side(side).slots_at(number).map(|slots| slots.map(|slot| slot.offset).collect::<Vec<_>>());
                 let slot = cache.config().placement.slot(number);
                 assert_eq!(at.ok(), (slot < slots).then(|| vec![u64::from(slot) * 8]), "{case}");
                 for other in NUMBERS {

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use super::{Mask, clamp_u32};
-use crate::{Context, Error, Format, Result, RowsIn, Strides, binding::window_binding, layout::binding_limit};
+use crate::{
+    Context, Error, Format, Result, RowsIn, Strides,
+    binding::{window, window_binding, window_bytes},
+    layout::binding_limit,
+};
 
 /// What errors call a tensor and its parts.
 pub(super) struct Words {
@@ -66,7 +70,7 @@ impl<'a> Window<'a> {
             let value = shape[3].into();
             return Err(Error::TensorMisaligned { what: of.dim, value, alignment: lanes });
         }
-        let alignment = u64::from(rows.format.unit_bytes()) * lanes;
+        let alignment = u64::from(rows.format.unit_bytes()).saturating_mul(lanes);
         Self::check(context, of, rows, alignment, shape, most)
     }
 
@@ -85,7 +89,7 @@ impl<'a> Window<'a> {
             return Err(refused());
         }
         let token = u64::from(shape[3]);
-        let head = token * u64::from(shape[2]);
+        let head = token.saturating_mul(shape[2].into());
         let sequence = head.checked_mul(shape[1].into()).ok_or_else(refused)?;
         let strides = Strides { sequence, head, token };
         let rows = RowsIn { buffer: mask.buffer, offset: mask.offset, format: Format::F32, strides };
@@ -121,16 +125,17 @@ impl<'a> Window<'a> {
                 return Err(Error::TensorRange { name: of.name, needed, actual });
             }
         };
-        let start = offset - offset % u64::from(context.limits().min_storage_buffer_offset_alignment);
-        check_binding(context, end - start)?;
-        let last = buffer.size().min(start.saturating_add(binding_limit(context.limits())));
+        let alignment = context.limits().min_storage_buffer_offset_alignment;
+        let (bytes, before) = window(offset, end, alignment);
+        check_binding(context, window_bytes(&bytes))?;
+        let last = buffer.size().min(bytes.start.saturating_add(binding_limit(context.limits())));
         let sequences = rows.sequences_held(shape, most, last);
         let shape = [sequences, shape[1], shape[2], shape[3]];
         let end = rows.end(shape).unwrap_or(end);
         let strides = [strides.sequence, strides.head, strides.token];
         let axis = |at: usize| if shape[at] == 1 { 0 } else { clamp_u32(strides[at]) };
-        let first = clamp_u32((offset - start) / u64::from(format.unit_bytes()));
-        Ok(Window { buffer, bytes: start..end, numbers: [first, axis(0), axis(1), axis(2)], sequences })
+        let first = format.units_of(before);
+        Ok(Window { buffer, bytes: bytes.start..end, numbers: [first, axis(0), axis(1), axis(2)], sequences })
     }
 
     pub fn binding(&self) -> wgpu::BindingResource<'a> {

@@ -37,7 +37,7 @@ fn constants(variant: &Variant) -> String {
     line(format_args!("const WINDOW = {window}u;"));
     line(format_args!("const SINKS = {sinks}u;"));
     line(format_args!("const CAPPED = {};", variant.capped));
-    line(format_args!("const OUTPUT_LANES = {}u;", 4 / variant.output.unit_bytes()));
+    line(format_args!("const OUTPUT_LANES = {}u;", variant.output.lanes()));
     text
 }
 

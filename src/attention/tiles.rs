@@ -31,12 +31,21 @@ impl Tile {
     /// a KV head, and tokens up to 16 rows. `None` where not even one row fits.
     pub fn new(group: u32, tokens: u32, head_dim: u32, memory: u32) -> Option<Self> {
         let memory = memory.min(WORKGROUP_BYTES);
-        let wanted = if group >= 16 { group.min(MOST_ROWS) } else { (16 / group).min(tokens) * group };
+        // The tokens whose rows are at most 16, one at least.
+        let fit = 16u32.checked_div(group)?.clamp(1, tokens.max(1));
+        let wanted = group.saturating_mul(fit).min(MOST_ROWS);
         let rows = (1..=wanted).rev().find(|&rows| bytes_without_queries(rows) <= memory)?;
-        let staged = u64::from(rows) * u64::from(head_dim.div_ceil(4));
-        let room = u64::from((memory - bytes_without_queries(rows)) / 16 + 1).min(MOST_STAGED.into());
+        let staged = u64::from(rows).saturating_mul(head_dim.div_ceil(4).into());
+        let room = memory.saturating_sub(bytes_without_queries(rows)) / 16;
+        let room = u64::from(room.saturating_add(1).min(MOST_STAGED));
         let staged = if staged <= room { u32::try_from(staged).unwrap_or(0) } else { 0 };
         Some(Tile { rows, staged })
+    }
+
+    /// Tiles for `tokens` queries of `group` query heads.
+    pub fn count(&self, group: u32, tokens: u32) -> u64 {
+        // Both are 32 bits wide, so their product fits.
+        u64::from(group).saturating_mul(tokens.into()).div_ceil(self.rows.into())
     }
 
     /// Bytes of workgroup memory.
@@ -49,7 +58,10 @@ impl Tile {
 /// Bytes of workgroup memory with one vector of queries, which is always there: scores, slots, three numbers a row, a vector
 /// a thread.
 const fn bytes_without_queries(rows: u32) -> u32 {
-    4 * rows * WORKGROUP + 4 * WORKGROUP + 3 * (4 * rows).next_multiple_of(16) + 16 * WORKGROUP + 16
+    const OF_WORKGROUP: u32 = 4 * WORKGROUP + 16 * WORKGROUP + 16;
+    let scores = rows.saturating_mul(4 * WORKGROUP);
+    let numbers = rows.div_ceil(4).saturating_mul(3 * 16);
+    OF_WORKGROUP.saturating_add(scores).saturating_add(numbers)
 }
 
 /// Workgroups that are wanted on a type of device.
@@ -70,7 +82,7 @@ pub(super) fn splits(wanted: u32, workgroups: u64, positions: u32) -> u32 {
 /// The most parts of all workgroups together, where they are split as [`splits`] says.
 pub(super) fn most_parts(wanted: u32) -> u64 {
     // Fewer than `wanted` workgroups are split, into fewer than `wanted ÷ workgroups + 1`.
-    2 * u64::from(wanted)
+    u64::from(wanted).saturating_mul(2)
 }
 
 #[cfg(test)]

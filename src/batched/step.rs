@@ -45,7 +45,7 @@ pub(super) struct Positions {
 impl Positions {
     pub fn new(context: &Context, max_batch_size: u32) -> Result<Self> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.create_buffer("positions", 4 * u64::from(max_batch_size), usage, false)?;
+        let buffer = context.create_buffer("positions", u64::from(max_batch_size).saturating_mul(4), usage, false)?;
         Ok(Positions { buffer, bindings: OnceLock::new(), pipelines: Default::default() })
     }
 
@@ -112,7 +112,7 @@ impl ModelStep {
                 }
                 self.plans[plan].layer = index;
                 layer.plan_write_to(write, &mut self.plans[plan].step)?;
-                self.planned += 1;
+                self.planned = self.planned.saturating_add(1);
             }
             self.layers.push((plan, layer.generation()));
         }

@@ -6,6 +6,7 @@ use crate::{
     Destination, Error, Form, Format, GpuTensor, KvCache, Pair, Recorder, Result, Scale, Side,
     copies::{count_range, range_is_copyable, record_range},
     destination::Reads,
+    placement::count,
     plan::{Step, plan_read, plan_read_valid},
     record::{StepData, dispatch},
     tensor::dense_bytes,
@@ -145,7 +146,7 @@ impl KvCache {
 
     /// Shape of the rows of a step that some sequences have.
     fn shape(&self, side: Side, step: &Step, sequences: &Range<u32>) -> [u32; 4] {
-        [sequences.end - sequences.start, self.config.num_heads, step.rows, self.config.dim(side)]
+        [count(sequences), self.config.num_heads, step.rows, self.config.dim(side)]
     }
 
     /// Tensors for the rows of a step.
@@ -208,7 +209,8 @@ impl KvCache {
         }
         let Pair { keys, values } = &destinations;
         let byte = keys.offset.max(values.offset);
-        let both_reach = Side::BOTH.iter().all(|&side| destinations.side(side).offset + bytes(side) > byte);
+        let both_reach =
+            Side::BOTH.iter().all(|&side| destinations.side(side).offset.saturating_add(bytes(side)) > byte);
         if keys.buffer == values.buffer && both_reach {
             return Err(Error::DestinationsOverlap { byte });
         }
@@ -246,10 +248,10 @@ impl KvCache {
 
     /// Whether copies are the cheaper form of a range.
     fn prefers_copies_of(&self, step: &Step, sequences: &Range<u32>) -> bool {
-        let copies = 2 * count_range(step, sequences, &self.layout);
-        let dispatches = 2 * self.storage.segments.len() as u64;
-        let planes = u64::from((sequences.end - sequences.start) * self.layout.heads);
-        let bytes = u64::from(step.rows) * planes * self.layout.row_bytes();
+        let copies = count_range(step, sequences, &self.layout).saturating_mul(2);
+        let dispatches = self.storage.planes().count() as u64;
+        let rows = u64::from(step.rows).saturating_mul(self.layout.planes_of(count(sequences)).into());
+        let bytes = rows.saturating_mul(self.layout.row_bytes());
         self.context.costs().prefers_copies(dispatches, copies, bytes)
     }
 }

@@ -278,7 +278,8 @@ impl KvCache {
         if batch_size > max_batch_size {
             return Err(Error::BatchTooLarge { batch_size, max_batch_size });
         }
-        Ok((0..batch_size).map(|sequence| sequence / times).collect())
+        let times = times as usize;
+        Ok((0..self.config.batch_size).flat_map(|sequence| std::iter::repeat_n(sequence, times)).collect())
     }
 
     /// The selection that leaves all sequences where they are but one.

@@ -6,11 +6,17 @@ use super::moves::{CopyOut, Planned, Transfer, record_each};
 use crate::{
     BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, Recorder, Result, RowsIn, Side,
     Source, Strides, Write,
+    placement::count,
     plan::{
         KEEP_LENGTH, Step, check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored,
         plan_read_valid, plan_write,
     },
 };
+
+/// A sequence alone.
+fn one(sequence: u32) -> Range<u32> {
+    sequence..sequence.saturating_add(1)
+}
 
 impl KvCache {
     /// Writes positions `range` of sequence `from` to sequence `to`, from `position` on, and submits: an update whose rows
@@ -54,16 +60,16 @@ impl KvCache {
         }
         let mut step = Step::default();
         plan_read_one(self.config.placement, &self.sequences, from, range, &mut step)?;
-        let count = range.end - range.start;
-        if count == 0 {
+        let tokens = count(range);
+        if tokens == 0 {
             return Err(Error::NoTokens);
         }
         let mut counts = vec![0; self.sequences.lengths.len()];
-        counts[to as usize] = count;
-        let write = Write::at(position, count).counts(&counts);
+        counts[to as usize] = tokens;
+        let write = Write::at(position, tokens).counts(&counts);
         plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
         self.step.forget_starts();
-        let sequences = from..from + 1;
+        let sequences = one(from);
         let tensors = self.tensors(&step, &sequences, None)?;
         let source = self.bind_placed(&tensors)?;
         let transfer = Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place: self.step.clone() };
@@ -83,7 +89,7 @@ impl KvCache {
         self.sequences.get(sequence)?;
         let mut step = Step::default();
         plan_read_valid(self.config.placement, &self.sequences, |other| other == sequence, &mut step);
-        self.copy_out(&step, &(sequence..sequence + 1), None)
+        self.copy_out(&step, &one(sequence), None)
     }
 
     /// Makes a sequence one of `length` positions, whose valid rows these are, `[1, kv_head, rows, dim]` in order of
@@ -168,7 +174,7 @@ impl KvCache {
         if source.tokens != expected {
             return Err(Error::InsertedRows { length, expected, tokens: source.tokens });
         }
-        let batch_size = self.config.batch_size.max(sequence + 1);
+        let batch_size = self.config.batch_size.max(one(sequence).end);
         let source = self.bind_one(source)?;
         let mut sequences = self.sequences.clone();
         sequences.grow(batch_size, self.config.placement);
@@ -178,12 +184,12 @@ impl KvCache {
 
     /// The rows that a sequence of this length has, where it can be inserted.
     pub(crate) fn check_insert(&self, sequence: u32, length: u32) -> Result<u32> {
-        let (count, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
-        if sequence > count {
-            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count });
+        let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
+        if sequence > batch_size {
+            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: batch_size });
         }
         if sequence == max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size: count + 1, max_batch_size });
+            return Err(Error::BatchTooLarge { batch_size: one(sequence).end, max_batch_size });
         }
         if length == 0 {
             return Err(Error::NoTokens);
@@ -196,16 +202,16 @@ impl KvCache {
             Placement::Ring { .. } if length == KEEP_LENGTH => {
                 Err(Error::PositionOverflow { sequence, position: 0, count: length })
             }
-            placement => Ok(placement.valid(length).into_iter().map(|range| range.end - range.start).sum()),
+            placement => Ok(placement.valid(length).iter().map(count).fold(0, u32::saturating_add)),
         }
     }
 
     /// Checks an insertion of host rows.
     pub(crate) fn check_inserted(&self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<()> {
         let tokens = self.check_insert(sequence, length)?;
-        let one = CacheConfig { batch_size: 1, ..self.config };
-        check_rows(&one, Side::Keys, rows.keys, tokens)?;
-        check_rows(&one, Side::Values, rows.values, tokens)
+        let config = CacheConfig { batch_size: 1, ..self.config };
+        check_rows(&config, Side::Keys, rows.keys, tokens)?;
+        check_rows(&config, Side::Values, rows.values, tokens)
     }
 
     /// Scratch memory for every sequence that moves, how it gets there, and where it goes from there.
@@ -221,7 +227,7 @@ impl KvCache {
             if step.rows == 0 {
                 continue;
             }
-            let sequences = from..from + 1;
+            let sequences = one(from);
             let tensors = self.tensors(&step, &sequences, None)?;
             let source = self.bind_placed(&tensors)?;
             let mut place = Step::default();
@@ -250,10 +256,10 @@ impl KvCache {
 
     /// Binds the rows of one sequence, which all of the batch read alike.
     fn bind_one(&self, source: &Source<'_>) -> Result<BoundSource> {
-        let one = |rows: &RowsIn<'_>| Strides { sequence: 0, ..rows.strides };
+        let alike = |rows: &RowsIn<'_>| Strides { sequence: 0, ..rows.strides };
         let source = Source {
-            keys: RowsIn { strides: one(&source.keys), ..source.keys },
-            values: RowsIn { strides: one(&source.values), ..source.values },
+            keys: RowsIn { strides: alike(&source.keys), ..source.keys },
+            values: RowsIn { strides: alike(&source.values), ..source.values },
             tokens: source.tokens,
         };
         BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, &source)

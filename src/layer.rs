@@ -549,7 +549,8 @@ impl KvCache {
     /// Lengths and starts as kernels see them, `[batch]`.
     pub(crate) fn read_lengths_and_starts(&self) -> Result<[Vec<u32>; 2]> {
         let Lengths { buffer, offset, bytes } = &self.storage.lengths;
-        let both: Vec<u32> = bytemuck::pod_collect_to_vec(&read_buffer(&self.context, buffer, *offset, 2 * bytes)?);
+        let both: Vec<u32> =
+            bytemuck::pod_collect_to_vec(&read_buffer(&self.context, buffer, *offset, bytes.saturating_mul(2))?);
         let (lengths, starts) = both.split_at(both.len() / 2);
         Ok([lengths, starts].map(|numbers| numbers[..self.config.batch_size as usize].to_vec()))
     }

@@ -3,7 +3,7 @@
 mod sequence;
 mod step;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use self::step::{ModelStep, Positions};
 use crate::{
@@ -33,6 +33,8 @@ pub struct BatchedKvCache {
     /// The slots in which the steps of all layers wait.
     ring: StepRing,
     positions: Positions,
+    /// What the layers are known by that the cache was made with.
+    identities: Vec<Arc<()>>,
     /// The step that layers are recorded of, and memory for the next.
     step: ModelStep,
     next_step: ModelStep,
@@ -109,9 +111,12 @@ impl BatchedKvCache {
         let most = layers.clone().map(|config| runs(config.placement)).max().unwrap_or(1);
         let batch = layers.clone().map(|config| config.max_batch_size).max().unwrap_or(1);
         let ring = StepRing::new(context, batch, most)?;
-        let layers = layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
+        let layers: Vec<KvCache> =
+            layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
+        let identities = layers.iter().map(|layer| layer.identity.clone()).collect();
         let positions = Positions::new(context, batch)?;
-        Ok(BatchedKvCache { layers, ring, positions, step: ModelStep::default(), next_step: ModelStep::default() })
+        let (step, next_step) = (ModelStep::default(), ModelStep::default());
+        Ok(BatchedKvCache { layers, ring, positions, identities, step, next_step })
     }
 
     /// Shape and formats of the first layer. `batch_size` is the number of sequences in the batch now, of all layers.

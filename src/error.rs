@@ -362,6 +362,12 @@ pub enum Error {
         /// The layer.
         layer: usize,
     },
+    /// A layer that was put in place of one of the cache's own.
+    #[error("layer {layer} must be the one that the cache was made with, but is another")]
+    ForeignLayer {
+        /// The layer.
+        layer: usize,
+    },
     /// An attention over the rows of a step that are not recorded yet.
     #[error("the rows of the step that was begun must be recorded for a layer before its attention")]
     StepNotRecorded,

@@ -1,6 +1,6 @@
 //! A step of all layers: planned once, and recorded layer by layer.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::{
     BatchedKvCache, BoundSource, Context, Error, KvCache, PerSequenceView, Recorder, Result, Write,
@@ -178,7 +178,8 @@ impl BatchedKvCache {
     /// take the host back by [`restore`](Self::restore), and begin again.
     ///
     /// # Errors
-    /// [`Error::LayersOutOfStep`] where a layer has other lengths than the first; as [`KvCache::update`] for the write, of
+    /// [`Error::LayersOutOfStep`] and [`Error::LayersDiffer`] where a layer has other lengths than the first, or another
+    /// batch; [`Error::ForeignLayer`] where it was put in place of one; as [`KvCache::update`] for the write, of
     /// any layer; [`Error::OutOfMemory`]; [`Error::DeviceLost`]. An error leaves the step before as it was.
     ///
     /// # Performance
@@ -186,8 +187,15 @@ impl BatchedKvCache {
     /// sequence. Layers of one placement share the plan.
     pub fn begin_step(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         let context = self.context().clone();
-        let first = self.lengths();
-        for (layer, other) in self.layers.iter().enumerate().skip(1) {
+        let (first, batch_size) = (self.lengths(), self.config().batch_size);
+        for (layer, other) in self.layers.iter().enumerate() {
+            if !Arc::ptr_eq(&other.identity, &self.identities[layer]) {
+                return Err(Error::ForeignLayer { layer });
+            }
+            let actual = other.config().batch_size;
+            if actual != batch_size {
+                return Err(Error::LayersDiffer { layer, name: "batch_size", first: batch_size, actual });
+            }
             let differs = |(a, b): (&u32, &u32)| a != b;
             if let Some(sequence) = first.iter().zip(other.lengths()).position(differs) {
                 let (first, actual) = (first[sequence], other.lengths()[sequence]);

@@ -162,7 +162,7 @@ impl KvCache {
 
     /// Whether one dispatch can move rows of both layers.
     pub(crate) fn moves_like(&self, other: &KvCache) -> bool {
-        self.layout == other.layout
+        self.layout == other.layout && self.config.batch_size == other.config.batch_size
     }
 
     /// One dispatch that moves the rows of layers that move alike.

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("steps::positions_are_right_for_every_layer", positions_are_right_for_every_layer),
     ("steps::a_step_that_one_layer_refuses_changes_none", a_step_that_one_layer_refuses_changes_none),
     ("steps::a_layer_is_recorded_once", a_layer_is_recorded_once),
+    ("steps::layers_that_were_changed_singly", layers_that_were_changed_singly),
     ("steps::a_dropped_encoder_is_taken_back", a_dropped_encoder_is_taken_back),
     ("steps::an_operation_on_all_layers_is_on_all_or_none", an_operation_on_all_layers_is_on_all_or_none),
     ("steps::memory_that_runs_out_at_every_point", memory_that_runs_out_at_every_point),
@@ -283,6 +284,31 @@ fn a_layer_is_recorded_once(gpu: &Gpu) -> Outcome {
     assert_eq!(cache.record_advance(0, &mut encoder), Err(Error::NoStep { layer: 0 }));
     gpu.context.submit_of_test(encoder);
     assert_eq!((cache.layer(0)?.read_lengths()?, cache.layer(1)?.read_lengths()?), (vec![0], vec![1]));
+    DONE
+}
+
+fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(2, 1, DIM, 8);
+    let mut cache = BatchedKvCache::new(&gpu.context, config, 3)?;
+    let rows = numbers((2 * 3 * DIM) as usize, 1);
+    for layer in 0..3 {
+        cache.update(layer, &rows, &rows, Write::append(3))?;
+    }
+    // Another batch: what acts on all layers takes each as it is, and a step refuses them.
+    cache.layer_mut(2)?.select(&[1])?;
+    let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
+    let refused = cache.begin_step(&mut encoder, Write::append(1));
+    assert_eq!(refused, Err(Error::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 }));
+    cache.record_truncate(&mut encoder.begin_compute_pass(&Default::default()), 2)?;
+    gpu.context.submit_of_test(encoder);
+    for (layer, lengths) in cache.layers().iter().zip([&[2, 2][..], &[2, 2], &[2]]) {
+        assert_eq!((layer.lengths(), layer.read_lengths()?), (lengths, lengths.to_vec()));
+    }
+    // Another layer altogether, whose steps are larger than those that the cache has room for.
+    *cache.layer_mut(1)? = KvCache::new(&gpu.context, CacheConfig::new(3000, 1, DIM, 8))?;
+    let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
+    assert_eq!(cache.begin_step(&mut encoder, Write::append(1)), Err(Error::ForeignLayer { layer: 1 }));
+    cache.truncate(0)?;
     DONE
 }
 

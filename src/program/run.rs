@@ -207,7 +207,8 @@ impl Pass {
     fn source(&self, layer: usize, span: &Span) -> (CacheConfig, u32) {
         let reference = self.reference.get(layer).or(self.reference.first()).expect("a program has a layer");
         let config = *reference.config();
-        let most = config.slots().max(if config.placement == Placement::Linear { config.max_seq_len } else { 0 });
+        // A step has as many tokens as any layer may take.
+        let most = self.reference.iter().map(|reference| reference.config().slots()).max().unwrap_or(0);
         (config, span.tokens.min(most.saturating_mul(4).saturating_add(1)))
     }
 

@@ -6,8 +6,8 @@ use super::{
     poison,
 };
 use crate::{
-    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Error, HostTensor, KvCache, Pair, Placement,
-    Recorder, ReferenceCache, Result, RowsIn, Side, Source, Write, compare_tensors,
+    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Error, HostTensor, KvCache, Pair, Recorder,
+    ReferenceCache, Result, RowsIn, Side, Source, Write, compare_tensors,
     program::data::{Dense, Strided},
     tensor::read_buffer,
 };

@@ -11,6 +11,7 @@ demo:
 # All tests, on every adapter present; examples and benchmarks run once.
 test:
 	scripts/with-drivers $(CARGO) test --release --locked
+	$(CARGO) test --release --locked --test overflows --config 'profile.release.package.wgpu-kv-cache.overflow-checks=false'
 	scripts/with-drivers $(CARGO) test --release --locked --benches
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example smallest
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example engine

@@ -23,15 +23,22 @@ const VALUE_THREADS = min(cache_value_vectors, WORKGROUP);
 const VALUE_LANES = WORKGROUP / VALUE_THREADS;
 const VALUE_TURNS = (cache_value_vectors + VALUE_THREADS - 1u) / VALUE_THREADS;
 
+fn query_within(at: u32, inside: bool) -> f32 {
+    if inside {
+        return query_element(at);
+    }
+    return 0.0;
+}
+
 fn query_vector(row: Row, vector: u32) -> vec4<f32> {
     let at = row.query + 4u * vector;
-    var numbers = vec4<f32>();
-    for (var i = 0u; i < 4u; i++) {
-        if 4u * vector + i < cache_key_dim {
-            numbers[i] = query_element(at + i);
-        }
-    }
-    return numbers;
+    let left = cache_key_dim - 4u * vector;
+    return vec4<f32>(
+        query_element(at),
+        query_within(at + 1u, left > 1u),
+        query_within(at + 2u, left > 2u),
+        query_within(at + 3u, left > 3u),
+    );
 }
 
 // The queries of a plane.
@@ -189,17 +196,19 @@ fn attend(
         }
         for (var turn = 0u; turn < VALUE_TURNS; turn++) {
             let vector = local % VALUE_THREADS + turn * VALUE_THREADS;
-            for (var r = 0u; r < ROWS; r++) {
-                sums[r * VALUE_TURNS + turn] *= row_factor[r];
-            }
+            // Summed up by themselves, so that many positions do not round one after the other.
+            var of_chunk: array<vec4<f32>, ROWS>;
             if local < VALUE_THREADS * VALUE_LANES && vector < cache_value_vectors {
                 for (var i = local / VALUE_THREADS; i < min(WORKGROUP, end - base); i += VALUE_LANES) {
                     let value = cache_value_at(plane, slots[i], vector);
                     for (var r = 0u; r < ROWS; r++) {
                         let weight = scores[r * WORKGROUP + i];
-                        sums[r * VALUE_TURNS + turn] += select(weight * value, vec4<f32>(), is_unseen(weight));
+                        of_chunk[r] += select(weight * value, vec4<f32>(), is_unseen(weight));
                     }
                 }
+            }
+            for (var r = 0u; r < ROWS; r++) {
+                sums[r * VALUE_TURNS + turn] = sums[r * VALUE_TURNS + turn] * row_factor[r] + of_chunk[r];
             }
         }
         workgroupBarrier();

@@ -34,8 +34,13 @@ fn exp_or_nan(x: f32) -> f32 {
 
 fn capped(score: f32) -> f32 {
     if CAPPED {
-        // The hyperbolic tangent is 1 from far below 15 on; some drivers overflow beyond.
         let part = score / params.softcap;
+        if abs(part) < 0.25 {
+            // The first terms of the hyperbolic tangent: drivers lose the digits of a small one.
+            let y = part * part;
+            return score + score * y * (-1.0 / 3.0 + y * (2.0 / 15.0 + y * (-17.0 / 315.0 + y * (62.0 / 2835.0))));
+        }
+        // It is 1 from far below 15 on; some drivers overflow beyond.
         return select(params.softcap * tanh(clamp(part, -15.0, 15.0)), part, is_nan(part));
     }
     return score;

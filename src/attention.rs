@@ -46,7 +46,7 @@ pub use reference::reference;
 use self::{
     tensors::{OUTPUT, QUERIES, Window, check_binding},
     text::Variant,
-    tiles::{MOST_SPLITS, Tile, most_parts, splits, workgroups_wanted},
+    tiles::{Device, MOST_SPLITS, Tile, least_splits, most_parts, splits},
 };
 use crate::{
     Context, Error, KvCache, Placement, Recorder, Result, RowsIn, Scale, WgslNames,
@@ -72,9 +72,10 @@ pub struct Options {
     pub sinks: u32,
     /// What scores are multiplied by; 1 ÷ √`head_dim` unless said.
     pub scale: Option<f32>,
-    /// Scores become `softcap × tanh(score ÷ softcap)`, before the mask.
+    /// Scores become `softcap × tanh(score ÷ softcap)`, before the mask. No subnormal number.
     pub softcap: Option<f32>,
-    /// Parts in which the positions are read; in each step chosen by the size of the device unless said.
+    /// Parts in which the positions are read; in each step chosen by the size of the device unless said. More are taken where
+    /// a driver on the CPU could not take so many positions in one part.
     pub splits: Option<u32>,
 }
 
@@ -237,23 +238,24 @@ impl Attention {
             return Err(Error::AttentionScale { scale: Scale::new(scale) });
         }
         let softcap = options.softcap.unwrap_or(1.0);
-        if !softcap.is_finite() || softcap <= 0.0 {
+        if !softcap.is_normal() || softcap <= 0.0 {
             return Err(Error::Softcap { softcap: Scale::new(softcap) });
         }
         let window = visible_window(config.placement, options)?;
 
-        let memory = context.limits().max_compute_workgroup_storage_size;
+        let (device, dims) = (Device::new(context), [config.head_dim, config.value_dim]);
         let tile = |tokens| {
-            Tile::new(group, tokens, config.head_dim, memory).ok_or(Error::DeviceLimit {
+            Tile::new(group, tokens, dims, device).ok_or(Error::DeviceLimit {
                 limit: "max_compute_workgroup_storage_size",
                 needed: tiles::LEAST_BYTES.into(),
-                available: memory.into(),
+                available: device.memory.into(),
             })
         };
         let tiles = [tile(1)?, tile(tokens)?];
         if let Some(splits) = options.splits.filter(|&splits| splits == 0 || splits > MOST_SPLITS) {
             return Err(Error::Splits { splits, most: MOST_SPLITS });
         }
+        check_splits(context, options.splits.unwrap_or(1))?;
 
         let (shape, most) = (|dim| [config.batch_size, query_heads, tokens, dim], config.max_batch_size);
         let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), (1, most))?;
@@ -303,14 +305,17 @@ impl Attention {
         let of_plane = rows_of(tiles[1], tokens).max(rows_of(tiles[0], 1));
         let rows = of_plane.saturating_mul(cache.layout.planes_of(bound).into());
         let part_bytes = u64::from(config.value_dim.div_ceil(4)).saturating_add(1).saturating_mul(16);
-        let parts = match options.splits {
+        let room =
+            binding_limit(context.limits()).saturating_sub(16).checked_div(part_bytes).expect("a part has bytes");
+        let least = tiles.map(|tile| least_splits(tile, dims, config.slots(), device)).into_iter().fold(1, u32::max);
+        let parts = match options.splits.map(|splits| splits.max(least)) {
             Some(1) => 0,
             Some(splits) => rows.saturating_mul(splits.into()),
             None => {
-                let wanted = workgroups_wanted(context.device().adapter_info().device_type);
-                let most = most_parts(wanted).saturating_mul(tiles[0].rows.max(tiles[1].rows).into());
-                let room = binding_limit(context.limits()).saturating_sub(16).checked_div(part_bytes);
-                most.min(rows.saturating_mul(MOST_SPLITS.into())).min(room.expect("a part has bytes"))
+                let most = most_parts(device.workgroups_wanted());
+                let by_device = most.saturating_mul(tiles[0].rows.max(tiles[1].rows).into());
+                let least = if least > 1 { rows.saturating_mul(least.into()) } else { 0 };
+                by_device.min(rows.saturating_mul(MOST_SPLITS.into())).max(least).min(room)
             }
         };
         let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
@@ -407,7 +412,7 @@ impl Attention {
         let Shape { splits, tiles, rows, planes, tile } = shape;
         let attend = self.attend_pipeline(cache, tile, splits > 1)?;
         let combine = (splits > 1).then(|| self.combine_pipeline(cache)).transpose()?;
-        let [x, z] = spread(rows.into(), cache.context().limits());
+        let [x, z] = spread(rows.into(), cache.context().limits())?;
         recorder.in_pass("kv-cache attention", |pass| {
             pass.set_pipeline(attend);
             pass.set_bind_group(0, if combine.is_some() { &self.groups.split.1 } else { &self.groups.whole.1 }, &[]);
@@ -478,12 +483,22 @@ impl Attention {
         let planes = cache.layout.planes_of(config.batch_size);
         let (tiles, rows) = check_grid(context, tokens, self.variant.group, tile, planes)?;
         let workgroups = u64::from(tiles).saturating_mul(planes.into());
+        let (device, positions) = (Device::new(context), cache.write_pos().min(config.slots()));
+        let of_batch = u64::from(rows).saturating_mul(planes.into());
         let splits = self.options.splits.unwrap_or_else(|| {
-            let wanted = workgroups_wanted(context.device().adapter_info().device_type);
-            let of_batch = u64::from(rows).saturating_mul(planes.into());
             let room = self.parts.checked_div(of_batch).expect("a step has rows");
-            splits(wanted, workgroups, cache.write_pos().min(config.slots())).min(clamp_u32(room)).max(1)
+            let most = clamp_u32(room).min(context.limits().max_compute_workgroups_per_dimension);
+            splits(device.workgroups_wanted(), workgroups, positions).min(most).max(1)
         });
+        let splits = splits.max(least_splits(tile, [config.head_dim, config.value_dim], positions, device));
+        check_splits(context, splits)?;
+        let parts = of_batch.saturating_mul(splits.into());
+        if splits > 1 && parts > self.parts {
+            // There is room for all that a binding holds.
+            let part = u64::from(config.value_dim.div_ceil(4)).saturating_add(1).saturating_mul(16);
+            let (limit, needed) = ("max_storage_buffer_binding_size", parts.saturating_mul(part).saturating_add(16));
+            return Err(Error::DeviceLimit { limit, needed, available: binding_limit(context.limits()) });
+        }
         Ok(Shape { splits, tiles, rows, planes, tile: index })
     }
 
@@ -510,6 +525,16 @@ impl Attention {
         let pipeline = cache.context().pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
         Ok(self.combine.get_or_init(|| pipeline))
     }
+}
+
+/// Whether a grid is as wide as there are splits.
+fn check_splits(context: &Context, splits: u32) -> Result<()> {
+    let available = context.limits().max_compute_workgroups_per_dimension;
+    if splits > available {
+        let limit = "max_compute_workgroups_per_dimension";
+        return Err(Error::DeviceLimit { limit, needed: splits.into(), available: available.into() });
+    }
+    Ok(())
 }
 
 /// The tiles of a plane and their rows, where a grid has room for them and for the planes, and 32 bits for the rows.

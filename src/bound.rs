@@ -65,18 +65,22 @@ pub(crate) struct Prepared<'a> {
 impl Prepared<'_> {
     pub fn record(self, recorder: &mut impl Recorder, label: &'static str) {
         let Prepared { chunks, pipeline, data, units, runs, single_rows, tokens, planes, context } = self;
-        let limits = context.limits();
         let dispatches = chunks.iter().filter_map(|chunk| {
             let planes = chunk.planes_of(planes, tokens)?;
-            // No chunk has more planes than a grid is high by runs, and each plane has fewer than 2^31 units.
-            let grid = if single_rows {
-                grid(units.saturating_mul(planes.into()).saturating_mul(runs.into()), limits)
-            } else {
-                grid_of_planes(units, planes.saturating_mul(runs), limits)
-            };
-            Some(Dispatch { pipeline, bindings: &chunk.bindings, grid })
+            let grid = grid_of_chunk((units, runs, single_rows), planes, context.limits());
+            Some(Dispatch { pipeline, bindings: &chunk.bindings, grid: grid.expect("the largest chunk fits a grid") })
         });
         dispatch(recorder, label, data, dispatches);
+    }
+}
+
+/// The grid for some planes, each of which has so many runs of so many units. No chunk has more planes than a grid is high by
+/// runs.
+fn grid_of_chunk((units, runs, single_rows): (u64, u32, bool), planes: u32, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+    if single_rows {
+        grid(units.saturating_mul(planes.into()).saturating_mul(runs.into()), limits)
+    } else {
+        grid_of_planes(units, planes.saturating_mul(runs), limits)
     }
 }
 
@@ -114,6 +118,8 @@ impl Writes {
         let pipeline = self.pipeline(context, variant)?;
         let units = variant.units(rows);
         let planes = step.count().saturating_mul(variant.heads);
+        let largest = self.chunks.iter().filter_map(|chunk| chunk.planes_of(planes, tokens)).max().unwrap_or(0);
+        grid_of_chunk((units, runs, single_rows), largest, context.limits())?;
         Ok(Prepared { chunks: &self.chunks, pipeline, data, units, runs, single_rows, tokens, planes, context })
     }
 

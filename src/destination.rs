@@ -138,7 +138,7 @@ impl Reads {
                 ];
                 Ok((
                     bind(context, Entry::Gather, &bindings)?,
-                    grid_of_planes(units, block.plane_count(), context.limits()),
+                    grid_of_planes(units, block.plane_count(), context.limits())?,
                 ))
             })
             .collect::<Result<_>>()?;

@@ -91,7 +91,7 @@ pub enum Error {
         scale: Scale,
     },
     /// A soft cap that caps nothing.
-    #[error("a soft cap must be positive and finite, but is {softcap}")]
+    #[error("a soft cap must be positive, finite and not subnormal, but is {softcap}")]
     Softcap {
         /// The cap given.
         softcap: Scale,
@@ -341,7 +341,9 @@ pub enum Error {
     #[error("a selection must have at least 1 sequence, but has 0")]
     EmptySelection,
     /// The batch has more sequences than a bound object holds rows for.
-    #[error("the {name} must hold rows for each sequence of the batch, {batch_size}, but holds them for {bound}")]
+    #[error(
+        "the {name} must hold rows for each sequence of the batch, {batch_size}, within one binding, but holds them for {bound}"
+    )]
     BatchBeyondBound {
         /// `source`, `queries`, `output` or `mask`.
         name: &'static str,

@@ -68,6 +68,14 @@ pub struct KvCache {
     awaits_step: bool,
 }
 
+/// What the host knows of a layer.
+#[derive(Debug)]
+pub(crate) struct Known {
+    sequences: Sequences,
+    generation: u64,
+    awaits_step: bool,
+}
+
 /// An update that can be recorded without failing.
 #[derive(Debug)]
 enum PreparedUpdate<'a> {
@@ -602,10 +610,10 @@ impl KvCache {
         during: &'static str,
         record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
-        let before = self.sequences.clone();
+        let before = self.known();
         let mut encoder = self.encoder();
         let done = record(self, &mut encoder).and_then(|()| self.context.submit(during, encoder));
-        done.inspect_err(|_| self.set_sequences(&before))
+        done.inspect_err(|_| self.take_back(before))
     }
 
     /// Takes over the lengths of the layer's own step, which was recorded.
@@ -635,6 +643,17 @@ impl KvCache {
     fn changed(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.awaits_step = false;
+    }
+
+    /// What the host knows now.
+    pub(crate) fn known(&self) -> Known {
+        Known { sequences: self.sequences.clone(), generation: self.generation, awaits_step: self.awaits_step }
+    }
+
+    /// Takes the host back to what it knew before something that did not happen: also a step that was begun goes on.
+    pub(crate) fn take_back(&mut self, before: Known) {
+        self.config.batch_size = before.sequences.count();
+        Known { sequences: self.sequences, generation: self.generation, awaits_step: self.awaits_step } = before;
     }
 
     /// Makes the host know these sequences.

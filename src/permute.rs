@@ -4,7 +4,7 @@ use crate::{
     Context, Recorder, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer},
     kernels::{Hop, Kernel, Selection, SideVariant},
-    layout::Layout,
+    layout::{Layout, binding_limit},
     plan::{grid_of_planes, stored_slots},
     sequences::Sequences,
     storage::Storage,
@@ -25,10 +25,23 @@ pub(crate) struct Permutation {
 const MOST_LAYERS: u32 = 16;
 
 impl Permutation {
-    /// How many layers one dispatch can bind.
-    pub fn layers_at_once(context: &Context) -> usize {
-        let buffers = context.limits().max_storage_buffers_per_shader_stage;
-        (buffers.saturating_sub(1) / 3).clamp(1, MOST_LAYERS) as usize
+    /// How many layers one dispatch can bind, for a batch of `sequences` afterwards; 0 where the moves of one do not fit a
+    /// binding.
+    pub fn layers_at_once(context: &Context, sequences: usize) -> usize {
+        let buffers = context.limits().max_storage_buffers_per_shader_stage.saturating_sub(1) / 3;
+        // A hop for each sequence, one more for each cycle of two and more, and the lengths.
+        let hops = (sequences as u64).saturating_mul(5).div_ceil(2);
+        let bytes = hops.saturating_mul(size_of::<Hop>() as u64);
+        let bindings = binding_limit(context.limits()).checked_div(bytes).unwrap_or(0);
+        let layers = bindings.min(buffers.clamp(1, MOST_LAYERS).into());
+        usize::try_from(layers).expect("there are 16 at most")
+    }
+
+    /// Whether a grid holds the planes of a layer.
+    pub fn fits_a_grid(context: &Context, layout: &Layout) -> bool {
+        let units = Side::BOTH.map(|side| SideVariant::moved(layout, side).moved_units()).into_iter().max();
+        let high = layout.heads <= context.limits().max_compute_workgroups_per_dimension;
+        high && grid_of_planes(units.unwrap_or(0), layout.heads, context.limits()).is_ok()
     }
 
     /// Sequence `i` of the new batch becomes what `sources[i]` is now, in layers of one layout with one segment each.
@@ -66,7 +79,7 @@ impl Permutation {
             0 => (0, 1),
             _ => (keys.moved_units().max(values.moved_units()), layout.heads),
         };
-        let grid = grid_of_planes(units.max(sources.len() as u64), heads, context.limits());
+        let grid = grid_of_planes(units.max(sources.len() as u64), heads, context.limits())?;
         Ok(Permutation { pipeline, bindings: bind(context, kernel.entry(), &bindings)?, grid })
     }
 

@@ -512,16 +512,22 @@ pub(crate) fn split(
 }
 
 /// Workgroups that hold `units` threads, spread over x and y of a grid.
-pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> [u32; 3] {
-    let [x, y] = spread(workgroups(units), limits);
-    [x, y, 1]
+///
+/// # Errors
+/// [`Error::DeviceLimit`].
+pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+    let [x, y] = spread(workgroups(units), limits)?;
+    Ok([x, y, 1])
 }
 
 /// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y. No chunk has more planes
 /// than a grid is high.
-pub(crate) fn grid_of_planes(units: u64, planes: u32, limits: &wgpu::Limits) -> [u32; 3] {
-    let [x, z] = spread(workgroups(units), limits);
-    [x, planes, z]
+///
+/// # Errors
+/// [`Error::DeviceLimit`].
+pub(crate) fn grid_of_planes(units: u64, planes: u32, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+    let [x, z] = spread(workgroups(units), limits)?;
+    Ok([x, planes, z])
 }
 
 /// Workgroups that hold `units` threads.
@@ -530,11 +536,18 @@ fn workgroups(units: u64) -> u64 {
 }
 
 /// Workgroups as a product of two dimensions of a grid; some more, where they are no such product.
-pub(crate) fn spread(groups: u64, limits: &wgpu::Limits) -> [u32; 2] {
+///
+/// # Errors
+/// [`Error::DeviceLimit`].
+pub(crate) fn spread(groups: u64, limits: &wgpu::Limits) -> Result<[u32; 2]> {
     let most = u64::from(limits.max_compute_workgroups_per_dimension);
     let second = groups.div_ceil(most);
+    if second > most {
+        let limit = "max_compute_workgroups_per_dimension";
+        return Err(Error::DeviceLimit { limit, needed: second, available: most });
+    }
     let first = groups.div_ceil(second);
-    [first, second].map(|groups| u32::try_from(groups).expect("a segment holds fewer than 2^31 units"))
+    Ok([first, second].map(|groups| u32::try_from(groups).expect("a limit is 32 bits wide")))
 }
 
 #[cfg(test)]

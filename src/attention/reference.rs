@@ -35,7 +35,7 @@ pub fn reference(
     if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
         return Err(Error::AttentionScale { scale: Scale::new(scale) });
     }
-    if let Some(cap) = softcap.filter(|cap| !cap.is_finite() || *cap <= 0.0) {
+    if let Some(cap) = softcap.filter(|cap| !cap.is_normal() || *cap <= 0.0) {
         return Err(Error::Softcap { softcap: Scale::new(cap) });
     }
     let (window, sinks) = match (config.placement, options.window) {

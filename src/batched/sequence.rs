@@ -131,6 +131,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn record_repeat(&mut self, recorder: &mut impl Recorder, times: u32) -> Result<()> {
+        self.check_batches()?;
         let sources = self.first().repeated(times)?;
         self.record_select(recorder, &sources)
     }
@@ -148,6 +149,7 @@ impl BatchedKvCache {
     /// # Errors
     /// As there.
     pub fn record_copy_sequence(&mut self, recorder: &mut impl Recorder, from: u32, to: u32) -> Result<()> {
+        self.check_batches()?;
         let sources = self.first().forked(from, to)?;
         self.record_select(recorder, &sources)
     }
@@ -205,18 +207,28 @@ impl BatchedKvCache {
         self.layers.first().expect("a cache has at least one layer")
     }
 
+    /// Whether all layers have the batch of the first: what follows from it is for all, and a layer may have been changed singly.
+    pub(super) fn check_batches(&self) -> Result<()> {
+        let first = self.config().batch_size;
+        let batches = self.layers.iter().map(|layer| layer.config().batch_size).enumerate();
+        match batches.into_iter().find(|(_, actual)| *actual != first) {
+            Some((layer, actual)) => Err(Error::LayersDiffer { layer, name: "batch_size", first, actual }),
+            None => Ok(()),
+        }
+    }
+
     /// Records into an encoder of its own and submits. Where either fails, every layer is what it was before.
     pub(super) fn submit(
         &mut self,
         during: &'static str,
         record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
-        let before: Vec<_> = self.layers.iter().map(|layer| layer.sequences.clone()).collect();
+        let before: Vec<_> = self.layers.iter().map(KvCache::known).collect();
         let context = self.context().clone();
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let done = record(self, &mut encoder).and_then(|()| context.submit(during, encoder));
         done.inspect_err(|_| {
-            self.layers.iter_mut().zip(before).for_each(|(layer, before)| layer.set_sequences(&before));
+            self.layers.iter_mut().zip(before).for_each(|(layer, before)| layer.take_back(before));
         })
     }
 }

@@ -84,7 +84,7 @@ impl Positions {
         }
         let data = StepData::with_slot(context, step, slot)?;
         let (pipeline, bindings) = (self.pipeline(context, data.path(), step.per_sequence)?, self.bindings(context)?);
-        let grid = grid(step.count().into(), context.limits());
+        let grid = grid(step.count().into(), context.limits())?;
         dispatch(recorder, "kv-cache positions", data, std::iter::once(Dispatch { pipeline, bindings, grid }));
         Ok(())
     }
@@ -187,15 +187,13 @@ impl BatchedKvCache {
     /// sequence. Layers of one placement share the plan.
     pub fn begin_step(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         let context = self.context().clone();
-        let (first, batch_size) = (self.lengths(), self.config().batch_size);
-        for (layer, other) in self.layers.iter().enumerate() {
-            if !Arc::ptr_eq(&other.identity, &self.identities[layer]) {
-                return Err(Error::ForeignLayer { layer });
-            }
-            let actual = other.config().batch_size;
-            if actual != batch_size {
-                return Err(Error::LayersDiffer { layer, name: "batch_size", first: batch_size, actual });
-            }
+        let foreign = |(layer, known): (&KvCache, &Arc<()>)| !Arc::ptr_eq(&layer.identity, known);
+        if let Some(layer) = self.layers.iter().zip(&self.identities).position(foreign) {
+            return Err(Error::ForeignLayer { layer });
+        }
+        self.check_batches()?;
+        let first = self.lengths();
+        for (layer, other) in self.layers.iter().enumerate().skip(1) {
             let differs = |(a, b): (&u32, &u32)| a != b;
             if let Some(sequence) = first.iter().zip(other.lengths()).position(differs) {
                 let (first, actual) = (first[sequence], other.lengths()[sequence]);

@@ -100,14 +100,16 @@ pub(crate) fn record_lengths<R: Recorder>(
     recorder: &mut R,
     plan: impl Fn(&mut KvCache) -> Result<()>,
 ) -> Result<()> {
-    if layers.len() == 1 || recorder.encoder().is_some() {
+    let batch_size = layers.iter().map(|layer| layer.config().batch_size).max().unwrap_or(0) as usize;
+    let shared = layers.first().map_or(0, |first| Permutation::layers_at_once(&first.context, batch_size));
+    if layers.len() == 1 || shared == 0 || recorder.encoder().is_some() {
         return record_each(layers, recorder, |_, layer| {
             plan(layer)?;
             Ok(Planned::lengths(layer.config().batch_size))
         });
     }
     layers.iter_mut().try_for_each(plan)?;
-    let permutations = alike(layers).map(KvCache::relength).collect::<Result<Vec<_>>>()?;
+    let permutations = alike(layers, shared).map(KvCache::relength).collect::<Result<Vec<_>>>()?;
     permutations.iter().for_each(|permutation| permutation.record(recorder));
     layers.iter_mut().for_each(KvCache::commit);
     Ok(())
@@ -118,7 +120,8 @@ pub(crate) fn record_lengths<R: Recorder>(
 pub(crate) fn record_select<R: Recorder>(layers: &mut [KvCache], recorder: &mut R, sources: &[u32]) -> Result<()> {
     layers.iter().try_for_each(|layer| layer.check_selection(sources).map(drop))?;
     let planned = plan_each(layers, recorder, |_, layer| layer.plan_select(sources))?;
-    let permutations = alike(layers)
+    let shared = layers.first().map_or(0, |first| Permutation::layers_at_once(&first.context, sources.len()));
+    let permutations = alike(layers, shared)
         .filter(|run| run[0].moves_in_place(sources))
         .map(|run| KvCache::permutation(run, sources))
         .collect::<Result<Vec<_>>>()?;
@@ -129,10 +132,9 @@ pub(crate) fn record_select<R: Recorder>(layers: &mut [KvCache], recorder: &mut 
     Ok(())
 }
 
-/// Neighbouring layers of one shape, as many as one dispatch binds.
-fn alike(layers: &[KvCache]) -> impl Iterator<Item = &[KvCache]> {
-    let most = layers.first().map_or(1, |first| Permutation::layers_at_once(&first.context));
-    layers.chunk_by(KvCache::moves_like).flat_map(move |alike| alike.chunks(most))
+/// Neighbouring layers of one shape, up to as many as one dispatch binds.
+fn alike(layers: &[KvCache], most: usize) -> impl Iterator<Item = &[KvCache]> {
+    layers.chunk_by(KvCache::moves_like).flat_map(move |alike| alike.chunks(most.max(1)))
 }
 
 /// Plans an operation on each layer.

@@ -154,9 +154,11 @@ impl KvCache {
         Ok(Planned { transfers, sets_lengths: !in_place, batch_size })
     }
 
-    /// Whether a selection moves rows, and can do so in place: in one segment, with heads above each other in one grid.
+    /// Whether a selection moves rows, and can do so in place: in one segment, whose planes fit a grid, by moves that fit a
+    /// binding.
     pub(crate) fn moves_in_place(&self, sources: &[u32]) -> bool {
-        let fits = self.config.num_heads <= self.context.limits().max_compute_workgroups_per_dimension;
+        let fits = Permutation::fits_a_grid(&self.context, &self.layout)
+            && Permutation::layers_at_once(&self.context, sources.len()) > 0;
         fits && self.storage.segments.len() == 1 && (0..).zip(sources).any(|(to, from)| to != *from)
     }
 

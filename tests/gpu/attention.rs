@@ -127,6 +127,9 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
             Options { scale: Some(-0.3), splits: Some(2), ..base },
             Options { softcap: Some(0.4), ..base },
             Options { softcap: Some(1e-3), scale: Some(1e3), ..base },
+            Options { softcap: Some(1e4), ..base },
+            Options { softcap: Some(1e30), ..base },
+            Options { softcap: Some(3.9), scale: Some(1.0), ..base },
             Options { window: Some(5), sinks: 2, ..base },
             Options { window: Some(1), ..base },
             Options { window: Some(7), sinks: 1, causal: false, splits: Some(4), ..base },
@@ -315,6 +318,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
         (base, &wide, Error::TensorLength { name: "queries", expected: 64, actual: 48 }),
         (Options { scale: Some(f32::NAN), ..base }, &queries, Error::AttentionScale { scale: Scale::new(f32::NAN) }),
         (Options { softcap: Some(0.0), ..base }, &queries, Error::Softcap { softcap: Scale::new(0.0) }),
+        (Options { softcap: Some(1e-38), ..base }, &queries, Error::Softcap { softcap: Scale::new(1e-38) }),
         (Options { window: Some(0), ..base }, &queries, Error::ZeroDimension { name: "window" }),
     ];
     for (options, queries, expected) in cases {

@@ -16,6 +16,7 @@ mod foreign;
 mod formats;
 mod host;
 mod large;
+mod limits;
 mod programs;
 mod reading;
 mod sequences;
@@ -117,7 +118,7 @@ fn trials() -> Vec<Trial> {
             ];
             // What no copy can do.
             let kernels_only: &[&[Test]] = if costs == CostModel::KERNELS {
-                &[formats::TESTS, reading::TESTS, attention::TESTS, extremes::TESTS, submissions::TESTS]
+                &[formats::TESTS, reading::TESTS, attention::TESTS, extremes::TESTS, limits::TESTS, submissions::TESTS]
             } else {
                 &[]
             };

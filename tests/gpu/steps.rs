@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("steps::positions_are_right_for_every_layer", positions_are_right_for_every_layer),
     ("steps::a_step_that_one_layer_refuses_changes_none", a_step_that_one_layer_refuses_changes_none),
     ("steps::a_layer_is_recorded_once", a_layer_is_recorded_once),
+    ("steps::a_refused_call_leaves_the_step", a_refused_call_leaves_the_step),
     ("steps::layers_that_were_changed_singly", layers_that_were_changed_singly),
     ("steps::a_dropped_encoder_is_taken_back", a_dropped_encoder_is_taken_back),
     ("steps::an_operation_on_all_layers_is_on_all_or_none", an_operation_on_all_layers_is_on_all_or_none),
@@ -180,7 +181,10 @@ fn what_an_attention_has_no_room_for_is_named(gpu: &Gpu) -> Outcome {
     let refused = attention.record(&cache, &mut encoder);
     assert_eq!(refused, Err(Error::BatchBeyondBound { name: "output", bound: 3, batch_size: 4 }));
     let message = refused.unwrap_err().to_string();
-    assert_eq!(message, "the output must hold rows for each sequence of the batch, 4, but holds them for 3");
+    assert_eq!(
+        message,
+        "the output must hold rows for each sequence of the batch, 4, within one binding, but holds them for 3"
+    );
     cache.select(&[0, 1, 3])?;
     attention.record(&cache, &mut encoder)?;
     gpu.context.submit_of_test(encoder);
@@ -287,6 +291,31 @@ fn a_layer_is_recorded_once(gpu: &Gpu) -> Outcome {
     DONE
 }
 
+fn a_refused_call_leaves_the_step(gpu: &Gpu) -> Outcome {
+    type Call = (&'static str, fn(&mut BatchedKvCache) -> Result<(), Error>);
+    let calls: [Call; 7] = [
+        ("truncate", |cache| cache.truncate(9)),
+        ("rollback", |cache| cache.rollback(9)),
+        ("select", |cache| cache.select(&[])),
+        ("clear_sequence", |cache| cache.clear_sequence(9)),
+        ("copy_range", |cache| cache.copy_range(0, 0..1, 0, 0)),
+        ("truncate of a layer", |cache| cache.layer_mut(0)?.truncate(9)),
+        ("update of a layer", |cache| cache.update(0, &[0.0f32; 1], &[0.0f32; 1], Write::append(1))),
+    ];
+    for (name, call) in calls {
+        let mut cache = BatchedKvCache::new(&gpu.context, CacheConfig::new(1, 1, DIM, 16), 2)?;
+        let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
+        cache.begin_step(&mut encoder, Write::append(1))?;
+        assert!(call(&mut cache).is_err(), "{name}");
+        for layer in 0..2 {
+            assert_eq!(cache.record_advance(layer, &mut encoder), Ok(()), "after {name}");
+        }
+        gpu.context.submit_of_test(encoder);
+        assert_eq!((cache.lengths(), cache.layer(1)?.read_lengths()?), (&[1][..], vec![1]), "{name}");
+    }
+    DONE
+}
+
 fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
     let config = CacheConfig::new(2, 1, DIM, 8);
     let mut cache = BatchedKvCache::new(&gpu.context, config, 3)?;
@@ -304,6 +333,11 @@ fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
     for (layer, lengths) in cache.layers().iter().zip([&[2, 2][..], &[2, 2], &[2]]) {
         assert_eq!((layer.lengths(), layer.read_lengths()?), (lengths, lengths.to_vec()));
     }
+    // What follows from the batch is refused, and changes none.
+    let differ = || Err(Error::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 });
+    assert_eq!(cache.copy_sequence(0, 1), differ());
+    assert_eq!(cache.repeat(1), differ());
+    assert_eq!(cache.layers()[2].config().batch_size, 1);
     // Another layer altogether, whose steps are larger than those that the cache has room for.
     *cache.layer_mut(1)? = KvCache::new(&gpu.context, CacheConfig::new(3000, 1, DIM, 8))?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());

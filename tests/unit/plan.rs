@@ -236,11 +236,13 @@ fn tokens_are_cut_only_where_asked_or_in_a_single_plane() {
 fn grids_hold_every_unit_within_the_limit() {
     let limits = |most| wgpu::Limits { max_compute_workgroups_per_dimension: most, ..Default::default() };
     for (units, most) in [(0, 65_535), (1, 65_535), (256, 65_535), (257, 65_535), (1 << 31, 65_535), (10_000, 7)] {
-        let [x, y, z] = grid(units, &limits(most));
-        assert_eq!(grid_of_planes(units, 3, &limits(most)), [x, 3, y]);
+        let [x, y, z] = grid(units, &limits(most)).unwrap();
+        assert_eq!(grid_of_planes(units, 3, &limits(most)), Ok([x, 3, y]));
         assert!(u64::from(x) * u64::from(y) * 256 >= units, "{units}");
         assert!((1..=most).contains(&x) && (1..=most).contains(&y) && z == 1, "{units}");
     }
-    assert_eq!(grid(257, &limits(65_535)), [2, 1, 1]);
-    assert_eq!(grid(65_535 * 256 + 1, &limits(65_535)), [32_768, 2, 1]);
+    assert_eq!(grid(257, &limits(65_535)), Ok([2, 1, 1]));
+    assert_eq!(grid(65_535 * 256 + 1, &limits(65_535)), Ok([32_768, 2, 1]));
+    let limit = "max_compute_workgroups_per_dimension";
+    assert_eq!(grid(50 * 256, &limits(7)), Err(Error::DeviceLimit { limit, needed: 8, available: 7 }));
 }

@@ -9,12 +9,13 @@ use crate::{
     CacheConfig, Context, Error, Result, Side, Source,
     binding::{bind, uniform_binding, uniform_buffer, window_binding, window_bytes},
     copies::CopySource,
+    grid::{Block, grid, grid_of_planes, split},
     kernels::{Chunk, Kernel, SideVariant, StepPath, WriteVariant},
     layout::{Layout, binding_limit},
     pipelines::Entry,
-    plan::{Block, Step, grid, grid_of_planes, split},
     record::{Dispatch, Recorder, StepData, dispatch},
     source::{SourceWindow, block_corners},
+    step::Step,
     storage::{Segment, Storage},
 };
 

@@ -6,7 +6,7 @@ use crate::{
     RowsIn, Side, Source,
     layout::Layout,
     placement::count,
-    plan::{Run, Step},
+    step::{Run, Step},
     storage::Storage,
 };
 

@@ -5,12 +5,13 @@ use std::ops::Range;
 use crate::{
     Context, Error, Format, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window, window_binding, window_bytes},
+    grid::{Block, grid_of_planes, split},
     kernels::{Kernel, Window},
     layout::{Layout, binding_limit},
     pipelines::Entry,
     placement::count,
-    plan::{Block, Step, grid_of_planes, split},
     record::{Dispatch, StepData},
+    step::Step,
     storage::Storage,
 };
 

@@ -10,7 +10,7 @@ use crate::{
     format::BLOCK,
     layout::{Layout, SideLayout, WORKGROUP_SIZE},
     pipelines::Entry,
-    plan::Immediate,
+    step::Immediate,
 };
 
 /// Bytes of a step as immediates.

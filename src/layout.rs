@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::{CacheConfig, Error, Format, Placement, Result, Scale, Side, placement::PIECES, plan::Step};
+use crate::{CacheConfig, Error, Format, Placement, Result, Scale, Side, placement::PIECES, step::Step};
 
 /// The largest binding that is safe on every driver: 2^31 − 4 bytes.
 pub(crate) const MAX_BINDING_BYTES: u64 = (1 << 31) - 4;

@@ -3,9 +3,10 @@
 use crate::{
     Context, Recorder, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer},
+    grid::grid_of_planes,
     kernels::{Hop, Kernel, Selection, SideVariant},
     layout::{Layout, binding_limit},
-    plan::{grid_of_planes, stored_slots},
+    plan::stored_slots,
     sequences::Sequences,
     storage::Storage,
 };

@@ -3,8 +3,8 @@
 use crate::{
     Context, Result,
     kernels::StepPath,
-    plan::{Immediate, Step},
     ring::{StepRing, StepSlot},
+    step::{Immediate, Step},
 };
 
 /// The caller's command encoder or compute pass.

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Context, Error, Result, plan::Step, storage::Lengths};
+use crate::{Context, Error, Result, step::Step, storage::Lengths};
 
 /// Bytes of the first block of slots, where one slot is no larger.
 const FIRST_BLOCK_BYTES: u64 = 16 << 10;
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn step(length: u32) -> Step {
-        let run = crate::plan::Run { end: length, length, ..Default::default() };
+        let run = crate::step::Run { end: length, length, ..Default::default() };
         Step { rows: length, per_sequence: 1, runs: vec![run], oldest: vec![0] }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, Format, Result, Side, binding::window, placement::count, plan::Block};
+use crate::{Error, Format, Result, Side, binding::window, grid::Block, placement::count};
 
 /// Distances between rows of a strided tensor, in elements; where rows are in a packed format, in words of 4 bytes. A row is
 /// contiguous.

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use crate::{
     CacheConfig, Context, HostTensor, Pair, Result, Side,
+    grid::Block,
     layout::Layout,
     placement::count,
-    plan::Block,
     tensor::{dense_bytes, read_buffers_async},
 };
 

@@ -1,7 +1,7 @@
 //! What the cache costs the host, on wgpu's no-op backend: time and heap allocations of recording; and what it makes
 //! on the device per step.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wgpu_kv_cache::{
     BatchedKvCache, BoundSource, CacheConfig, Context, Format, Result, RowsIn, Strides, Write,
@@ -65,6 +65,12 @@ impl Bench {
     }
 }
 
+/// The median, in microseconds.
+fn median_us(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
+
 /// Time and heap allocations of recording.
 pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
@@ -88,11 +94,7 @@ pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
         bench.context.queue().submit([encoder.finish()]);
         bench.context.wait()?;
     }
-    let median = |times: &mut Vec<std::time::Duration>| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64() * 1e6 / LAYERS as f64
-    };
-    let (ours, by_hand) = (median(&mut ours), median(&mut by_hand));
+    let [ours, by_hand] = [ours, by_hand].map(|times| median_us(times) / LAYERS as f64);
     table.row(
         "host time to record one layer's update",
         "the same dispatch by hand",
@@ -137,10 +139,7 @@ fn ragged(context: &Context, steps: u32, table: &mut Table) -> Result<()> {
             bench.context.wait()?;
         }
     }
-    let [equal, ragged] = times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64() * 1e6
-    });
+    let [equal, ragged] = times.map(median_us);
     table.row(
         &format!("host time to record a ragged step, batch {BATCH}"),
         "one of equal lengths",
@@ -195,17 +194,14 @@ pub fn attentions(adapter: &wgpu::Adapter, whole: bool, table: &mut Table) -> Re
         let start = Instant::now();
         let made = cache.layers().iter().map(|layer| Attention::new(layer, &options, &tensors));
         let made = made.collect::<Result<Vec<_>>>()?;
-        ours.push(start.elapsed().as_secs_f64() * 1e3);
+        ours.push(start.elapsed());
         drop(made);
         let start = Instant::now();
         let made: Vec<_> = (0..4 * LAYERS).map(group).collect();
-        by_hand.push(start.elapsed().as_secs_f64() * 1e3);
+        by_hand.push(start.elapsed());
         drop(made);
     }
-    let [ours, by_hand] = [ours, by_hand].map(|mut times| {
-        times.sort_unstable_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
+    let [ours, by_hand] = [ours, by_hand].map(|times| median_us(times) / 1e3);
     table.row(
         &format!("attentions of {LAYERS} layers, made anew"),
         "as many bind groups of 3 buffers",

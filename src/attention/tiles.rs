@@ -55,6 +55,11 @@ impl Tile {
         u64::from(group).saturating_mul(tokens.into()).div_ceil(self.rows.into())
     }
 
+    /// Rows of those tiles.
+    pub fn rows_of(&self, group: u32, tokens: u32) -> u64 {
+        self.count(group, tokens).saturating_mul(self.rows.into())
+    }
+
     /// Bytes of workgroup memory.
     #[cfg(test)]
     pub fn bytes(&self) -> u32 {
@@ -128,8 +133,28 @@ pub(super) fn splits(wanted: u32, workgroups: u64, positions: u32) -> u32 {
     u32::try_from(by_device.min(by_positions)).unwrap_or(u32::MAX).clamp(1, MOST_SPLITS)
 }
 
-/// The most parts of all workgroups together, where they are split as [`splits`] says.
-pub(super) fn most_parts(wanted: u32) -> u64 {
+/// Rows of partial sums that steps of up to `rows` rows have: with the splits that were asked for, or with those that
+/// [`splits`] chooses as far as there is `room`. `least` parts are always taken.
+pub(super) fn most_parts(
+    asked: Option<u32>,
+    rows: u64,
+    (least, room): (u32, u64),
+    (tiles, device): ([Tile; 2], Device),
+) -> u64 {
+    match asked.map(|splits| splits.max(least)) {
+        Some(1) => 0,
+        Some(splits) => rows.saturating_mul(splits.into()),
+        None => {
+            let by_device = most_workgroups(device.workgroups_wanted());
+            let by_device = by_device.saturating_mul(tiles[0].rows.max(tiles[1].rows).into());
+            let least = if least > 1 { rows.saturating_mul(least.into()) } else { 0 };
+            by_device.min(rows.saturating_mul(MOST_SPLITS.into())).max(least).min(room)
+        }
+    }
+}
+
+/// The most workgroups of a step that is split as [`splits`] says.
+fn most_workgroups(wanted: u32) -> u64 {
     // Fewer than `wanted` workgroups are split, into fewer than `wanted ÷ workgroups + 1`.
     u64::from(wanted).saturating_mul(2)
 }
@@ -187,7 +212,7 @@ mod tests {
             for workgroups in 1..2000 {
                 for positions in [1, 1000, u32::MAX] {
                     let splits = splits(wanted, workgroups, positions);
-                    assert!(splits == 1 || workgroups * u64::from(splits) <= most_parts(wanted));
+                    assert!(splits == 1 || workgroups * u64::from(splits) <= most_workgroups(wanted));
                 }
             }
         }

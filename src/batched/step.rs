@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     BatchedKvCache, BoundSource, Context, Error, KvCache, PerSequenceView, Recorder, Result, Write,
     binding::bind,
+    grid::grid,
     kernels::{Kernel, StepPath},
     pipelines::Entry,
-    plan::{Step, grid},
     record::{Dispatch, StepData, dispatch},
     ring::{StepRing, StepSlot},
+    step::Step,
 };
 
 /// What one forward pass writes to every layer.

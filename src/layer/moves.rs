@@ -7,8 +7,8 @@ use std::ops::Range;
 
 use super::ranges::PreparedRead;
 use crate::{
-    BoundSource, GpuTensor, KvCache, Pair, Recorder, Result, bound::Prepared, permute::Permutation, plan::Step,
-    record::StepData, ring::StepSlot, storage::Lengths,
+    BoundSource, GpuTensor, KvCache, Pair, Recorder, Result, bound::Prepared, permute::Permutation, record::StepData,
+    ring::StepSlot, step::Step, storage::Lengths,
 };
 
 /// An operation on the sequences of one layer, whose lengths afterwards are those of the layer's step.

@@ -7,8 +7,9 @@ use crate::{
     copies::{count_range, range_is_copyable, record_range},
     destination::Reads,
     placement::count,
-    plan::{Step, plan_read, plan_read_valid},
+    plan::{plan_read, plan_read_valid},
     record::{StepData, dispatch},
+    step::Step,
     tensor::dense_bytes,
 };
 

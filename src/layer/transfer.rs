@@ -7,10 +7,8 @@ use crate::{
     BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, Recorder, Result, RowsIn, Side,
     Source, Strides, Write,
     placement::count,
-    plan::{
-        KEEP_LENGTH, Step, check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored,
-        plan_read_valid, plan_write,
-    },
+    plan::{check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid, plan_write},
+    step::{KEEP_LENGTH, Step},
 };
 
 /// A sequence alone.

@@ -164,7 +164,7 @@ fn nothing_is_submitted_for_the_caller(gpu: &Gpu) -> Outcome {
 }
 
 /// A kernel of the caller's: one group with the buffers given, in this order.
-fn kernel(context: &Context, body: &str, buffers: &[&wgpu::Buffer]) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
+pub fn kernel(context: &Context, body: &str, buffers: &[&wgpu::Buffer]) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
     let device = context.device();
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: None,

@@ -215,36 +215,9 @@ fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     }
 
     let (device, queue) = (gpu.context.device(), gpu.context.queue());
-    let buffer = |bytes: usize| {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: bytes as u64,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    };
-    let (operands, quotients) = (buffer(pairs.len() * 8), buffer(pairs.len() * ERRORS * 4));
-    queue.write_buffer(&operands, 0, bytemuck::cast_slice(&pairs));
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: None,
-        source: wgpu::ShaderSource::Wgsl(text.into()),
-    });
-    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: None,
-        layout: None,
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions::default(),
-        cache: None,
-    });
-    let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: None,
-        layout: &pipeline.get_bind_group_layout(0),
-        entries: &[
-            wgpu::BindGroupEntry { binding: 0, resource: operands.as_entire_binding() },
-            wgpu::BindGroupEntry { binding: 1, resource: quotients.as_entire_binding() },
-        ],
-    });
+    let operands = crate::engine::storage(&gpu.context, bytemuck::cast_slice(&pairs));
+    let quotients = crate::engine::storage(&gpu.context, &vec![0; pairs.len() * ERRORS * 4]);
+    let (pipeline, group) = crate::engine::kernel(&gpu.context, &text, &[&operands, &quotients]);
     let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());

@@ -7,7 +7,7 @@ use naga::valid::Capabilities;
 use super::*;
 use crate::{
     WgslNames,
-    attention::Params,
+    attention::bound::Params,
     check::{check, workgroup_bytes},
     reader::tests as reader,
 };

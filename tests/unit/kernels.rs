@@ -8,7 +8,7 @@ use naga::valid::{Capabilities, ModuleInfo};
 use super::*;
 use crate::{
     check,
-    plan::{Immediate, Run},
+    step::{Immediate, Run},
 };
 
 /// Each source of each stored format, in both widths, with even and odd head sizes.

@@ -1,5 +1,6 @@
-// attend: softmax(queries × keysᵀ) × values over one layer of the cache, by an online softmax in f32. Reads each key and value
-// once for all rows of its tile: a row is a query head of a token, and a tile holds all query heads of a KV head, up to 32.
+// attend: softmax(queries × keysᵀ) × values over one layer of the cache, by an online softmax in f32. Reads each key
+// and value once for all rows of its tile: a row is a query head of a token, and a tile holds all query heads of a KV
+// head, up to 32.
 //
 // Grid:    x counts splits of the positions, y tiles of rows, z planes [sequence, kv_head]. One workgroup each.
 // Shapes:  queries    strided [sequence, head, token, key_dim]
@@ -8,7 +9,8 @@
 //          mask       broadcast [sequence, head, token, position], added to the scores
 // Bounds:  rows past the queries of a sequence are neither read nor written; only positions that some row sees are read.
 //
-// Before this stand the constants of the variant, the text that reads the cache with the prefix cache_, and the other attend_ files.
+// Before this stand the constants of the variant, the text that reads the cache with the prefix cache_, and the other
+// attend_ files.
 
 var<workgroup> staged_queries: array<vec4<f32>, STAGED_VECTORS>;
 var<workgroup> scores: array<f32, ROWS * WORKGROUP>;

@@ -1,5 +1,5 @@
-// attend_output: writes one vector of a row of the output, which it divides by the sum of the weights. A row that sees nothing
-// is zero.
+// attend_output: writes one vector of a row of the output, which it divides by the sum of the weights. A row that sees
+// nothing is zero.
 
 fn write_output(row: Row, vector: u32, sum: vec4<f32>, weight: f32) {
     let numbers = select(sum / weight, vec4<f32>(), weight == 0.0);

@@ -1,5 +1,6 @@
-// attend_scores: what happens to a score before the softmax, and the exponential of the softmax. A NaN that is seen must come
-// through, but drivers may lose it in a comparison, a maximum, a clamp or an exponential: so it is told by its bits.
+// attend_scores: what happens to a score before the softmax, and the exponential of the softmax. A NaN that is seen
+// must come through, but drivers may lose it in a comparison, a maximum, a clamp or an exponential: so it is told by
+// its bits.
 
 // In place of minus infinity: the score of what is not seen. What is no larger is hidden.
 const HIDDEN = -3.0e38;

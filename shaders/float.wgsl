@@ -1,5 +1,5 @@
-// float: products and quotients of f32, as bits, in integers: to nearest, ties to even, subnormals included. A driver may divide
-// with an error, flush subnormals, or fuse a product with a sum.
+// float: products and quotients of f32, as bits, in integers: to nearest, ties to even, subnormals included. A driver
+// may divide with an error, flush subnormals, or fuse a product with a sum.
 //
 // Operands are finite. The quotient's divisor is not zero. Of a product that is subnormal, one factor has at most seven
 // bits.
@@ -60,8 +60,8 @@ fn float_divide(a: u32, b: u32) -> u32 {
     let sign = (a ^ b) & 0x80000000u;
     let x = float_of(a);
     let y = float_of(b);
-    // 25 bits of the quotient, the first of them 1. The driver's own quotient may err; what it leaves says by how much, in
-    // arithmetic modulo 2^32, and once more.
+    // 25 bits of the quotient, the first of them 1. The driver's own quotient may err; what it leaves says by how much,
+    // in arithmetic modulo 2^32, and once more.
     let halved = x.significand < y.significand;
     let dividend = select(x.significand, x.significand << 1u, halved);
     let divisor = f32(y.significand);
@@ -78,8 +78,8 @@ fn float_divide(a: u32, b: u32) -> u32 {
     return select(rounded, sign, x.significand == 0u);
 }
 
-// Magnitudes of four products, rounded to 24 bits as those of f32 are, as significand × 2^exponent. What would be subnormal keeps
-// its 24 bits.
+// Magnitudes of four products, rounded to 24 bits as those of f32 are, as significand × 2^exponent. What would be
+// subnormal keeps its 24 bits.
 struct Products {
     significand: vec4<u32>,
     exponent: vec4<i32>,

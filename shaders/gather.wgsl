@@ -1,5 +1,5 @@
-// gather: copies a range of rows of keys or of values into a dense tensor, as stored bits or in another format. Rows that a
-// sequence does not have come out as zero, whatever the storage holds there.
+// gather: copies a range of rows of keys or of values into a dense tensor, as stored bits or in another format. Rows
+// that a sequence does not have come out as zero, whatever the storage holds there.
 //
 // Grid:    x and z together count units of one plane's output, in workgroups; y counts planes of the window.
 // Shapes:  planes   [plane, slot, dim], one segment of the cache
@@ -29,8 +29,8 @@ fn slot_in(run: Run, row: u32) -> u32 {
     return NOWHERE;
 }
 
-// The slot that holds row `row` of the output, or NOWHERE. Three runs at most, written out: a loop, however short, makes a
-// kernel on a software driver half as fast.
+// The slot that holds row `row` of the output, or NOWHERE. Three runs at most, written out: a loop, however short,
+// makes a kernel on a software driver half as fast.
 fn slot_of(plane: u32, row: u32) -> u32 {
     let first = (window.first_plane + plane) / HEADS * RUNS_PER_SEQUENCE;
     var slot = slot_in(step_run(first), row);

@@ -1,6 +1,6 @@
-// gather_narrow: one word of the output a unit, for every head size and format, with rows_same, rows_packed or rows_converted. A word belongs to the plane whose output holds its
-// first element, or to the window's first plane; its other element may be the next plane's first. Bits of a word that
-// the window shares with its neighbours stay.
+// gather_narrow: one word of the output a unit, for every head size and format, with rows_same, rows_packed or
+// rows_converted. A word belongs to the plane whose output holds its first element, or to the window's first plane; its
+// other element may be the next plane's first. Bits of a word that the window shares with its neighbours stay.
 
 @group(0) @binding(1) var<storage, read> planes: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<u32>;

@@ -1,5 +1,6 @@
-// pack_blocks: blocks of 32 elements, quantised by as many threads as their codes have words. Each element of the source is read
-// once. Elements past the head size are zero. Joined once as key_ and once as value_, with pack_q8_0 or pack_q4_0.
+// pack_blocks: blocks of 32 elements, quantised by as many threads as their codes have words. Each element of the
+// source is read once. Elements past the head size are zero. Joined once as key_ and once as value_, with pack_q8_0 or
+// pack_q4_0.
 //
 // Unit:    one word of the codes of a row, counted to a whole pair of blocks, whose scales share a word. A workgroup has whole pairs.
 

@@ -1,5 +1,5 @@
-// pack_q4_0: ggml's Q4_0. A byte is an element and the one 16 later: x × (1 ÷ d) + 8.5, each rounded to f32, and cut to an integer,
-// at most 15. Joined once as key_ and once as value_, after pack_blocks.
+// pack_q4_0: ggml's Q4_0. A byte is an element and the one 16 later: x × (1 ÷ d) + 8.5, each rounded to f32, and cut to
+// an integer, at most 15. Joined once as key_ and once as value_, after pack_blocks.
 
 fn side_scale(largest: u32) -> u32 {
     // Divided by -8, which is exact but for the smallest numbers.

@@ -1,5 +1,5 @@
-// pack_q8_0: ggml's Q8_0. A byte is one element: x × (1 ÷ d), rounded to f32 and then to an integer, halves away from zero. Joined
-// once as key_ and once as value_, after pack_blocks.
+// pack_q8_0: ggml's Q8_0. A byte is one element: x × (1 ÷ d), rounded to f32 and then to an integer, halves away from
+// zero. Joined once as key_ and once as value_, after pack_blocks.
 
 fn side_scale(largest: u32) -> u32 {
     return float_divide(largest & 0x7fffffffu, 0x42fe0000u);

@@ -1,6 +1,6 @@
-// permute: gives sequences of a batch the rows of others, in place, and sets the lengths. A thread moves one unit of one
-// head through all sequences, one hop after the other, so that nothing is overwritten before it was read: the host has put
-// the hops in such an order, and lets a cycle start by keeping a unit aside.
+// permute: gives sequences of a batch the rows of others, in place, and sets the lengths. A thread moves one unit of
+// one head through all sequences, one hop after the other, so that nothing is overwritten before it was read: the host
+// has put the hops in such an order, and lets a cycle start by keeping a unit aside.
 //
 // Grid:    x and z together count units of a plane, in workgroups; y counts heads. Layers are done one after the other.
 // Shapes:  hops   [layer, hop and then sequence]

@@ -1,5 +1,5 @@
-// permute_narrow: one word of a plane a unit, for every head size. The bits of a row that is not moved stay. Joined once as
-// key_ and once as value_.
+// permute_narrow: one word of a plane a unit, for every head size. The bits of a row that is not moved stay. Joined
+// once as key_ and once as value_.
 
 @group(0) @binding(SIDE_PLANES_BINDING) var<storage, read_write> side_planes: array<u32>;
 

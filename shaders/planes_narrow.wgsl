@@ -29,8 +29,8 @@ fn side_lanes(place: Place, run: Run, word: u32) -> vec2<u32> {
     return lane;
 }
 
-// The bits that the other runs of a sequence write to a word that this run writes to. A ring can start a run in the word
-// in which another ends; of those the thread of the one with the lower slots writes it for both.
+// The bits that the other runs of a sequence write to a word that this run writes to. A ring can start a run in the
+// word in which another ends; of those the thread of the one with the lower slots writes it for both.
 fn side_shared(place: Place, run: Run, other: Run, word: u32) -> vec2<u32> {
     if other.first == other.end || other.first == run.first {
         return vec2<u32>();

@@ -1,6 +1,6 @@
-// planes_packed: writes the rows of a run in a packed format, in which every row has words of its own: those of its codes, in
-// the plane one slot after the other, and those of its scales, behind the codes of all slots. Joined once as key_ and once as
-// value_, each with pack_words or with the pack_ file of its format.
+// planes_packed: writes the rows of a run in a packed format, in which every row has words of its own: those of its
+// codes, in the plane one slot after the other, and those of its scales, behind the codes of all slots. Joined once as
+// key_ and once as value_, each with pack_words or with the pack_ file of its format.
 //
 // Unit:    one word of a row.
 // Bounds:  a unit at or past `run.end` is dropped.

@@ -26,8 +26,8 @@ struct Chunk {
     value_token_stride: u32,
 }
 
-// The part of a run that this dispatch writes: that whose tokens belong to the chunk. A gap goes with the token after it, or, where there is none, with
-// the first tokens of the source.
+// The part of a run that this dispatch writes: that whose tokens belong to the chunk. A gap goes with the token after
+// it, or, where there is none, with the first tokens of the source.
 fn written(run: Run) -> Run {
     if !CUT_BY_TOKENS {
         return run;

@@ -1,4 +1,5 @@
-// source_rows: where a row lies in the window of the caller's buffer, in elements, for any source. Joined once as key_ and once as value_.
+// source_rows: where a row lies in the window of the caller's buffer, in elements, for any source. Joined once as key_
+// and once as value_.
 //
 // Bounds:  the host proves that the window holds every token of the chunk.
 

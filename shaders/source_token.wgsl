@@ -1,5 +1,5 @@
-// source_token: where a row lies in the window of the caller's buffer, in elements, for a source of one token that is bound
-// in one piece. Joined once as key_ and once as value_.
+// source_token: where a row lies in the window of the caller's buffer, in elements, for a source of one token that is
+// bound in one piece. Joined once as key_ and once as value_.
 //
 // Bounds:  the host proves that the window holds every row.
 

@@ -1,5 +1,6 @@
-// unpack_blocks: code × scale of a block of 32, exact, as the bits of an f32; the positive quiet NaN where the scale is no number,
-// or is infinite and the code 0; +0 where the scale is +0, as in a row that was never written. `plane` is the plane's first word. With unpack_q8_0 or unpack_q4_0, which define `code_of`.
+// unpack_blocks: code × scale of a block of 32, exact, as the bits of an f32; the positive quiet NaN where the scale is
+// no number, or is infinite and the code 0; +0 where the scale is +0, as in a row that was never written. `plane` is
+// the plane's first word. With unpack_q8_0 or unpack_q4_0, which define `code_of`.
 
 fn unpacked(plane: u32, slot: u32, dim: u32) -> u32 {
     let block = dim / 32u;

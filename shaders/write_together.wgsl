@@ -1,5 +1,5 @@
-// write_together: the threads of a block find its scale together, and each writes one word of its codes. For scatter, where a side
-// is quantised to blocks.
+// write_together: the threads of a block find its scale together, and each writes one word of its codes. For scatter,
+// where a side is quantised to blocks.
 //
 // Bounds:  all threads of a workgroup reach the barriers; one that is not inside reads and writes nothing.
 

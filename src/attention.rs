@@ -1,13 +1,14 @@
 //! Scaled dot-product attention over a layer, reading it in place.
 //!
-//! Built on nothing but [`KvCache::wgsl`]: it proves that every format and placement can be read by one text, measures reading,
-//! and is enough for a first engine. One workgroup takes a part of the positions of one KV head for all query heads that share it
-//! (up to 32), so that each cached byte is read once for them; with few sequences the positions are split among workgroups, whose
-//! parts a second dispatch joins ("Flash-Decoding", Dao et al., 2023). The softmax is online in f32 (Milakov and Gimelshein,
-//! "Online normalizer calculation for softmax", 2018).
+//! Built on nothing but [`KvCache::wgsl`](crate::KvCache::wgsl): it proves that every format and placement can be read by one text, measures
+//! reading, and is enough for a first engine. One workgroup takes a part of the positions of one KV head for all query
+//! heads that share it (up to 32), so that each cached byte is read once for them; with few sequences the positions are
+//! split among workgroups, whose parts a second dispatch joins ("Flash-Decoding", Dao et al., 2023). The softmax is
+//! online in f32 (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 //!
-//! An [`Attention`] is made once for each layer and recorded in every step, whatever its number of sequences and tokens: by
-//! default it belongs to the update before it, and the query at row `t` is the `t`-th row that was just written.
+//! An [`Attention`] is made once for each layer and recorded in every step, whatever its number of sequences and
+//! tokens: by default it belongs to the update before it, and the query at row `t` is the `t`-th row that was just
+//! written.
 //!
 //! ```
 //! use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, RowsIn, Strides, Write, attention::{Attention, Options, Tensors}};
@@ -56,7 +57,8 @@ pub struct Options {
     pub queries: Queries,
     /// Queries see none after their own position. Otherwise all see what the last position sees.
     pub causal: bool,
-    /// Sees its own position and so many minus one before it, and `sinks`; of a ring at most what it keeps, which is the default.
+    /// Sees its own position and so many minus one before it, and `sinks`; of a ring at most what it keeps, which is
+    /// the default.
     pub window: Option<u32>,
     /// With a window: the first positions, which are always seen.
     pub sinks: u32,
@@ -64,8 +66,8 @@ pub struct Options {
     pub scale: Option<f32>,
     /// Scores become `softcap × tanh(score ÷ softcap)`, before the mask. No subnormal number.
     pub softcap: Option<f32>,
-    /// Parts in which the positions are read; in each step chosen by the size of the device unless said. More are taken where
-    /// a driver on the CPU could not take so many positions in one part.
+    /// Parts in which the positions are read; in each step chosen by the size of the device unless said. More are taken
+    /// where a driver on the CPU could not take so many positions in one part.
     pub splits: Option<u32>,
 }
 
@@ -73,12 +75,12 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Queries {
     /// Those of the update before: the query at row `t` is the `t`-th row that it wrote of the sequence, for any
-    /// [`counts`](crate::Write::counts). Rows past a sequence's count are neither read nor written. After an operation on
-    /// sequences there are none.
+    /// [`counts`](crate::Write::counts). Rows past a sequence's count are neither read nor written. After an operation
+    /// on sequences there are none.
     #[default]
     Written,
-    /// Always `tokens` rows, at the last `tokens` positions of each sequence. A sequence that has fewer positions has queries
-    /// that see nothing.
+    /// Always `tokens` rows, at the last `tokens` positions of each sequence. A sequence that has fewer positions has
+    /// queries that see nothing.
     Last,
 }
 
@@ -108,9 +110,9 @@ impl Options {
 
 /// A mask that is added to the scores, f32, dense: `[1 or batch, 1 or query_heads, 1 or tokens, positions]`.
 ///
-/// Column `p` is position `p`, so there must be as many as the longest sequence has positions. Minus infinity, or any number
-/// up to −3 × 10³⁸, hides a position: it has no part in the result, whatever key and value hold. `batch` may be any number
-/// of sequences from the present batch to `max_batch_size`, `tokens` is that of the [`Options`].
+/// Column `p` is position `p`, so there must be as many as the longest sequence has positions. Minus infinity, or any
+/// number up to −3 × 10³⁸, hides a position: it has no part in the result, whatever key and value hold. `batch` may be
+/// any number of sequences from the present batch to `max_batch_size`, `tokens` is that of the [`Options`].
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a> {
     /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.

@@ -65,8 +65,8 @@ impl BatchedKvCache {
         Self::of(context, (0..num_layers).map(|_| config))
     }
 
-    /// Allocates empty layers that differ in anything but their sequences, such as those of a hybrid model, of which some
-    /// see everything and some a sliding window.
+    /// Allocates empty layers that differ in anything but their sequences, such as those of a hybrid model, of which
+    /// some see everything and some a sliding window.
     ///
     /// ```
     /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Placement};
@@ -253,8 +253,8 @@ impl BatchedKvCache {
         self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
     }
 
-    /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which steps
-    /// wait. Bound sources hold [`BoundSource::device_bytes`] more.
+    /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which
+    /// steps wait. Bound sources hold [`BoundSource::device_bytes`] more.
     pub fn overhead_bytes(&self) -> u64 {
         let lengths = self.layers.iter().map(KvCache::length_bytes);
         // Layers share the slots.

@@ -35,8 +35,8 @@ pub(crate) fn uniform_binding<'a, T>(
     window_binding(buffer, &(offset..offset.saturating_add(size_of::<T>() as u64)))
 }
 
-/// What must be bound for bytes from `start` to `end`, from an aligned offset to a whole word, and the bytes in it before
-/// `start`.
+/// What must be bound for bytes from `start` to `end`, from an aligned offset to a whole word, and the bytes in it
+/// before `start`.
 pub(crate) fn window(start: u64, end: u64, alignment: u32) -> (Range<u64>, u64) {
     let before = start.checked_rem(alignment.into()).unwrap_or(0);
     (start.saturating_sub(before)..end.checked_next_multiple_of(4).unwrap_or(u64::MAX), before)

@@ -41,8 +41,8 @@ pub(crate) struct Writes {
     variant: WriteVariant,
     /// Strides of keys and of values that steps of one token have as constants.
     token_strides: [Option<[u32; 2]>; 2],
-    /// By [`StepPath`], whether runs are single rows, whether sequences have more than one, and whether there is one token;
-    /// made when the first step takes them.
+    /// By [`StepPath`], whether runs are single rows, whether sequences have more than one, and whether there is one
+    /// token; made when the first step takes them.
     pipelines: [[[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
@@ -75,8 +75,8 @@ impl Prepared<'_> {
     }
 }
 
-/// The grid for some planes, each of which has so many runs of so many units. No chunk has more planes than a grid is high by
-/// runs.
+/// The grid for some planes, each of which has so many runs of so many units. No chunk has more planes than a grid is
+/// high by runs.
 fn grid_of_chunk((units, runs, single_rows): (u64, u32, bool), planes: u32, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     if single_rows {
         grid(units.saturating_mul(planes.into()).saturating_mul(runs.into()), limits)
@@ -102,7 +102,8 @@ impl BoundChunk {
 }
 
 impl Writes {
-    /// Does all that can fail for a step, of which runs of up to `rows` rows are written, of `tokens` tokens of the source.
+    /// Does all that can fail for a step, of which runs of up to `rows` rows are written, of `tokens` tokens of the
+    /// source.
     pub fn prepare<'a>(
         &'a self,
         context: &'a Context,

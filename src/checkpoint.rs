@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use crate::{BatchedKvCache, Error, KvCache, Result, sequences::Sequences};
 
-/// What the host knew of the sequences of a cache when [`KvCache::checkpoint`] or [`BatchedKvCache::checkpoint`] was called.
+/// What the host knew of the sequences of a cache when [`KvCache::checkpoint`] or [`BatchedKvCache::checkpoint`] was
+/// called.
 ///
-/// Lengths on the host advance when a command is recorded. Where its encoder is dropped instead of submitted, the device
-/// still has what it had before, and [`KvCache::restore`] makes the host agree with it again: also in a ring that a
-/// dropped update would have overwritten, and after a dropped selection that changed the batch. What
+/// Lengths on the host advance when a command is recorded. Where its encoder is dropped instead of submitted, the
+/// device still has what it had before, and [`KvCache::restore`] makes the host agree with it again: also in a ring
+/// that a dropped update would have overwritten, and after a dropped selection that changed the batch. What
 /// `wgpu::Queue::write_buffer` wrote for the dropped commands does no harm.
 ///
 /// ```
@@ -70,8 +71,8 @@ impl KvCache {
         Checkpoint::new(std::slice::from_ref(self))
     }
 
-    /// Takes lengths and batch size on the host back to a checkpoint, after everything that was recorded since then has been
-    /// dropped without being submitted. Then it always works; it touches nothing on the device.
+    /// Takes lengths and batch size on the host back to a checkpoint, after everything that was recorded since then has
+    /// been dropped without being submitted. Then it always works; it touches nothing on the device.
     ///
     /// Where something was submitted, the host would no longer agree with the device: use
     /// [`truncate`](Self::truncate) to take back rows that were written.

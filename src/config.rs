@@ -38,7 +38,8 @@ pub struct CacheConfig {
     /// How values are stored.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::report::as_name"))]
     pub value_format: Format,
-    /// What codes of keys are multiplied by, where they are stored as [`Format::Fp8E4M3`]; other formats do not read it.
+    /// What codes of keys are multiplied by, where they are stored as [`Format::Fp8E4M3`]; other formats do not read
+    /// it.
     pub key_scale: Scale,
     /// The same of values.
     pub value_scale: Scale,
@@ -143,21 +144,21 @@ impl CacheConfig {
         [self.max_batch_size, self.num_heads, self.slots(), self.dim(side)]
     }
 
-    /// Checks that no dimension is zero, that the batch has room, that scales are positive and finite, and that every size can
-    /// be computed.
+    /// Checks that no dimension is zero, that the batch has room, that scales are positive and finite, and that every
+    /// size can be computed.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::Scale`](crate::Error::Scale), [`Error::BatchTooLarge`](crate::Error::BatchTooLarge),
-    /// [`Error::SizeOverflow`](crate::Error::SizeOverflow).
+    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::Scale`](crate::Error::Scale),
+    /// [`Error::BatchTooLarge`](crate::Error::BatchTooLarge), [`Error::SizeOverflow`](crate::Error::SizeOverflow).
     pub fn validate(&self) -> Result<()> {
         Layout::unbounded(self).map(drop)
     }
 
     /// Bytes that keys and values of one layer take on the device.
     ///
-    /// Rows are dense. A plane, the `[slots, dim]` rows of one sequence and head, starts on a multiple of
-    /// 4 bytes, of a packed format of 16; that adds 2 bytes to a plane with an odd number of 16-bit elements, up to 12 to one of
-    /// a packed format, and nothing to any other.
+    /// Rows are dense. A plane, the `[slots, dim]` rows of one sequence and head, starts on a multiple of 4 bytes, of a
+    /// packed format of 16; that adds 2 bytes to a plane with an odd number of 16-bit elements, up to 12 to one of a
+    /// packed format, and nothing to any other.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).
@@ -165,7 +166,8 @@ impl CacheConfig {
         Layout::unbounded(self).map(|layout| layout.bytes())
     }
 
-    /// Bytes of one plane of a side, the `[slots, dim]` rows of one sequence and head, padding included: what must fit a binding.
+    /// Bytes of one plane of a side, the `[slots, dim]` rows of one sequence and head, padding included: what must fit
+    /// a binding.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).

@@ -114,9 +114,9 @@ impl Context {
         }
     }
 
-    /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them with
-    /// [`Error::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is short, at every
-    /// point: drivers seldom tell.
+    /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them
+    /// with [`Error::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is short, at
+    /// every point: drivers seldom tell.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache};
@@ -248,8 +248,8 @@ impl Context {
         })
     }
 
-    /// Scratch memory of at least so many bytes, which all that ask for it share: what one command leaves there, only the
-    /// next may read.
+    /// Scratch memory of at least so many bytes, which all that ask for it share: what one command leaves there, only
+    /// the next may read.
     #[cfg(feature = "attention")]
     pub(crate) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
         let shared = || self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner);

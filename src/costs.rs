@@ -47,7 +47,8 @@ impl CostModel {
     pub const COPIES: CostModel =
         CostModel { dispatch_ns: f64::INFINITY, copy_ns: 0.0, kernel_gb_per_s: 1.0, copy_gb_per_s: f64::INFINITY };
 
-    /// What is typical of a type of device: measured on lavapipe for [`wgpu::DeviceType::Cpu`], estimates for the others.
+    /// What is typical of a type of device: measured on lavapipe for [`wgpu::DeviceType::Cpu`], estimates for the
+    /// others.
     #[must_use]
     pub const fn typical(device_type: wgpu::DeviceType) -> Self {
         match device_type {

@@ -85,8 +85,8 @@ impl Reads {
         let pipeline = context.pipeline(kernel)?;
         let limit = binding_limit(context.limits());
         let alignment = context.limits().min_storage_buffer_offset_alignment;
-        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. Rows of the output
-        // end in its buffer.
+        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. Rows of the
+        // output end in its buffer.
         let row = |row: u64| row.saturating_mul(row_bytes).saturating_add(destination.offset);
         let bytes = |block: &Block| -> (Range<u64>, u64) {
             let planes = u64::from(count(&(wanted.start..block.planes.start)));

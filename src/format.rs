@@ -14,13 +14,14 @@ use crate::Error;
 /// a NaN stays a NaN, becomes quiet, and keeps the upper bits of its payload. f16 to bf16 and back goes
 /// through the exact f32. These are the results of the crate [`half`].
 ///
-/// The *packed* formats ([`Fp8E4M3`](Self::Fp8E4M3), [`Q8_0`](Self::Q8_0), [`Q4_0`](Self::Q4_0)) take rows of f32, f16 and
-/// bf16 and quantise them in the scatter kernel, also in integers. A row takes whole words of 4 bytes, so that no two rows
-/// share one and appending changes no byte that is stored; its head size may be anything. What is missing to whole words, or to
-/// whole blocks of 32, is stored as zeros and is no part of any tensor.
+/// The *packed* formats ([`Fp8E4M3`](Self::Fp8E4M3), [`Q8_0`](Self::Q8_0), [`Q4_0`](Self::Q4_0)) take rows of f32, f16
+/// and bf16 and quantise them in the scatter kernel, also in integers. A row takes whole words of 4 bytes, so that no
+/// two rows share one and appending changes no byte that is stored; its head size may be anything. What is missing to
+/// whole words, or to whole blocks of 32, is stored as zeros and is no part of any tensor.
 ///
-/// A packed row of `n` blocks is, in a dense tensor, first the codes of all blocks and then their scales, f16, two a word. In
-/// the cache the codes of a plane's slots come first, each row on a multiple of 16 bytes, and then the scales of all slots.
+/// A packed row of `n` blocks is, in a dense tensor, first the codes of all blocks and then their scales, f16, two a
+/// word. In the cache the codes of a plane's slots come first, each row on a multiple of 16 bytes, and then the scales
+/// of all slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -33,22 +34,23 @@ pub enum Format {
     /// OCP 8-bit floating point E4M3 (Open Compute Project, "OFP8", 2023; `float8_e4m3fn` of `ml_dtypes`), four a word.
     ///
     /// Stored is `x ÷ scale`, divided in f32, to nearest, ties to even, and read is `code × scale` in f32, with the
-    /// [scale](crate::CacheConfig::scales) of the layer's side, 1 unless said. Beyond ±448, and ±infinity, saturate to ±448,
-    /// where `ml_dtypes` makes NaN; a NaN stays one. Subnormals are exact roundings too.
+    /// [scale](crate::CacheConfig::scales) of the layer's side, 1 unless said. Beyond ±448, and ±infinity, saturate to
+    /// ±448, where `ml_dtypes` makes NaN; a NaN stays one. Subnormals are exact roundings too.
     Fp8E4M3,
     /// ggml's `Q8_0`: blocks of 32 elements, signed 8-bit codes and an f16 scale each, 8.5 bits an element.
     ///
-    /// Codes and scales are ggml's, byte for byte (`quantize_row_q8_0_ref`; `gguf.quants.Q8_0`): `d = max |x| ÷ 127` in f32,
-    /// codes `round(x × (1 ÷ d))`, halves away from zero, and the scale `d` in f16, which is infinite from 65520 on. A block
-    /// whose `d` is so small that `1 ÷ d` overflows has codes of 0, as one of zeros. A block that holds an infinity or a NaN
-    /// has the scale NaN and codes of 0, and reads as NaN throughout.
+    /// Codes and scales are ggml's, byte for byte (`quantize_row_q8_0_ref`; `gguf.quants.Q8_0`): `d = max |x| ÷ 127` in
+    /// f32, codes `round(x × (1 ÷ d))`, halves away from zero, and the scale `d` in f16, which is infinite from 65520
+    /// on. A block whose `d` is so small that `1 ÷ d` overflows has codes of 0, as one of zeros. A block that holds an
+    /// infinity or a NaN has the scale NaN and codes of 0, and reads as NaN throughout.
     Q8_0,
     /// ggml's `Q4_0`: blocks of 32 elements, 4-bit codes and an f16 scale each, 4.5 bits an element.
     ///
-    /// Codes and scales are ggml's, byte for byte (`gguf.quants.Q4_0`): `d = m ÷ −8` in f32, where `m` is the first element
-    /// of the largest magnitude, codes `trunc(x × (1 ÷ d) + 8.5)` in f32, not fused, at most 15, and the scale `d` in f16. Byte `j`
-    /// of a block holds element `j` in its lower half and `j + 16` in its upper. It reads as `(code − 8) × d`, or as +0 where the scale
-    /// is +0, as in a row that was not written. Tiny blocks have codes of 8; one that holds an infinity or a NaN is as in `Q8_0`.
+    /// Codes and scales are ggml's, byte for byte (`gguf.quants.Q4_0`): `d = m ÷ −8` in f32, where `m` is the first
+    /// element of the largest magnitude, codes `trunc(x × (1 ÷ d) + 8.5)` in f32, not fused, at most 15, and the scale
+    /// `d` in f16. Byte `j` of a block holds element `j` in its lower half and `j + 16` in its upper. It reads as
+    /// `(code − 8) × d`, or as +0 where the scale is +0, as in a row that was not written. Tiny blocks have codes of 8;
+    /// one that holds an infinity or a NaN is as in `Q8_0`.
     Q4_0,
 }
 
@@ -91,8 +93,8 @@ impl Format {
         (self.units(dim) as u64).saturating_mul(self.unit_bytes() as u64)
     }
 
-    /// Whole units in an offset inside of a window. A window that is too large for 32 bits is refused by its size before
-    /// this is used.
+    /// Whole units in an offset inside of a window. A window that is too large for 32 bits is refused by its size
+    /// before this is used.
     pub(crate) fn units_of(self, bytes: u64) -> u32 {
         let units = if self.unit_bytes() == 2 { bytes / 2 } else { bytes / 4 };
         u32::try_from(units).unwrap_or(u32::MAX)
@@ -199,8 +201,8 @@ pub enum HostRows<'a> {
     F16(&'a [f16]),
     /// Rows in bf16.
     Bf16(&'a [bf16]),
-    /// Rows as they are stored, such as those of a [`HostTensor`](crate::HostTensor). In a packed format they can only go to
-    /// a cache of that format.
+    /// Rows as they are stored, such as those of a [`HostTensor`](crate::HostTensor). In a packed format they can only
+    /// go to a cache of that format.
     Stored {
         /// The format.
         format: Format,

@@ -64,8 +64,8 @@ pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     Ok([x, y, 1])
 }
 
-/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y. No chunk has more planes
-/// than a grid is high.
+/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y. No chunk has more
+/// planes than a grid is high.
 ///
 /// # Errors
 /// [`Error::DeviceLimit`].

@@ -27,8 +27,8 @@ pub(crate) struct SideVariant {
     pub slots: u32,
     /// Whole `vec4<u32>` words.
     pub wide: bool,
-    /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in one
-    /// piece. An engine decodes from one such layout or a few, so they may be constants; those of prompts are data.
+    /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in
+    /// one piece. An engine decodes from one such layout or a few, so they may be constants; those of prompts are data.
     pub strides: Option<[u32; 2]>,
     /// The scale of the side is not 1.
     pub scaled: bool,

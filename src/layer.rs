@@ -145,12 +145,12 @@ impl KvCache {
         Ok(self.config.placement.valid(length).into_iter().flatten())
     }
 
-    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring has all of
-    /// it for the last `slack + 1`.
+    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring has all
+    /// of it for the last `slack + 1`.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see is no
-    /// longer stored; [`Error::OutOfMemory`] where the host has no room for so many queries.
+    /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see
+    /// is no longer stored; [`Error::OutOfMemory`] where the host has no room for so many queries.
     ///
     /// # Examples
     /// ```

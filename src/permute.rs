@@ -26,8 +26,8 @@ pub(crate) struct Permutation {
 const MOST_LAYERS: u32 = 16;
 
 impl Permutation {
-    /// How many layers one dispatch can bind, for a batch of `sequences` afterwards; 0 where the moves of one do not fit a
-    /// binding.
+    /// How many layers one dispatch can bind, for a batch of `sequences` afterwards; 0 where the moves of one do not
+    /// fit a binding.
     pub fn layers_at_once(context: &Context, sequences: usize) -> usize {
         let buffers = context.limits().max_storage_buffers_per_shader_stage.saturating_sub(1) / 3;
         // A hop for each sequence, one more for each cycle of two and more, and the lengths.

@@ -25,7 +25,8 @@ pub enum Placement {
     /// The last `window` positions stay, and the first `sinks`; positions grow for ever and `max_seq_len` does not
     /// bound them. A plane has `sinks + window + slack` slots.
     ///
-    /// Sinks are those of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023).
+    /// Sinks are those of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
+    /// 2023).
     Ring {
         /// Positions before the end that are valid.
         window: u32,
@@ -64,9 +65,9 @@ impl From<Form> for Placement {
 
 /// What one query may see.
 ///
-/// A query sees itself and, of a ring, the `window - 1` positions before it and the sinks; on linear placement everything
-/// before it. That is the sliding window of Mistral and of Transformers' caches, and ONNX `Attention` (opset 24) with
-/// `is_causal` and a left window of `window - 1`.
+/// A query sees itself and, of a ring, the `window - 1` positions before it and the sinks; on linear placement
+/// everything before it. That is the sliding window of Mistral and of Transformers' caches, and ONNX `Attention` (opset
+/// 24) with `is_causal` and a left window of `window - 1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visible {
     /// The query's own position.

@@ -131,8 +131,8 @@ pub(crate) fn plan_read_one(
     })
 }
 
-/// Plans the copy of some stored positions of each sequence, in order from row 0 on: what `of` says of the sequence, its
-/// length, and the first position beyond the sinks that it stores.
+/// Plans the copy of some stored positions of each sequence, in order from row 0 on: what `of` says of the sequence,
+/// its length, and the first position beyond the sinks that it stores.
 fn plan_rows(
     placement: Placement,
     sequences: &Sequences,

@@ -53,7 +53,8 @@ pub enum Operation {
         /// Seed of the bits that are written.
         seed: u64,
     },
-    /// Writes rows to every layer: one step of a model, by [`BatchedKvCache::begin_step`](crate::BatchedKvCache::begin_step).
+    /// Writes rows to every layer: one step of a model, by
+    /// [`BatchedKvCache::begin_step`](crate::BatchedKvCache::begin_step).
     Step {
         /// Where and how many, of every layer.
         span: Span,

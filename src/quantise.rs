@@ -56,8 +56,8 @@ impl Format {
         })
     }
 
-    /// The numbers of a stored row of `dim` elements, exact but for the product with an [`Format::Fp8E4M3`]'s scale, which is
-    /// rounded to f32. A NaN of a packed format is the positive quiet one.
+    /// The numbers of a stored row of `dim` elements, exact but for the product with an [`Format::Fp8E4M3`]'s scale,
+    /// which is rounded to f32. A NaN of a packed format is the positive quiet one.
     ///
     /// # Errors
     /// [`Error::RowBytes`] where these are not the bytes of a row; [`Error::Scale`].

@@ -73,10 +73,10 @@ impl<'a> WgslNames<'a> {
 
 /// Reading from the caller's own shaders.
 impl KvCache {
-    /// WGSL that reads this layer in a shader of the caller's, whatever its format, placement and size: join it with your own
-    /// text, or register it as a module. Make the bind group's layout by [`wgsl_layout`](Self::wgsl_layout) and its entries by
-    /// [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have the same text, and of one with other
-    /// scales, where none is 1.
+    /// WGSL that reads this layer in a shader of the caller's, whatever its format, placement and size: join it with
+    /// your own text, or register it as a module. Make the bind group's layout by [`wgsl_layout`](Self::wgsl_layout)
+    /// and its entries by [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have
+    /// the same text, and of one with other scales, where none is 1.
     ///
     /// With the prefix `kv_` it defines, beside names of its own that begin so too:
     ///
@@ -92,16 +92,19 @@ impl KvCache {
     /// | `kv_key_half`, `kv_key_at_half`, and of values `-> vec4<f16>` | with [`WgslNames::halves`] |
     /// | `kv_heads`, `kv_key_dim`, `kv_value_dim`, `kv_key_vectors`, `kv_value_vectors`, `kv_window`, `kv_sinks` | constants |
     ///
-    /// Elements past the head size, to a multiple of four, are zero. Read valid positions only: below the length, and in a ring
-    /// among the sinks or not before the first that some query of the last update sees; what lies elsewhere is anything.
+    /// Elements past the head size, to a multiple of four, are zero. Read valid positions only: below the length, and
+    /// in a ring among the sinks or not before the first that some query of the last update sees; what lies elsewhere
+    /// is anything.
     ///
     /// # Errors
-    /// [`Error::WgslPrefix`], [`Error::WgslBindings`], [`Error::WgslBindingTwice`]; [`Error::DeviceFeature`] for halves on a
-    /// device without `SHADER_F16`; [`Error::DeviceLimit`] where a layer of many segments has more buffers than a stage takes.
+    /// [`Error::WgslPrefix`], [`Error::WgslBindings`], [`Error::WgslBindingTwice`]; [`Error::DeviceFeature`] for halves
+    /// on a device without `SHADER_F16`; [`Error::DeviceLimit`] where a layer of many segments has more buffers than a
+    /// stage takes.
     ///
     /// # Performance
-    /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel written by
-    /// hand: see `BENCHMARKS.md`. Where a layer has more segments than one, a load chooses among their buffers.
+    /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel
+    /// written by hand: see `BENCHMARKS.md`. Where a layer has more segments than one, a load chooses among their
+    /// buffers.
     ///
     /// # Examples
     /// ```

@@ -9,9 +9,9 @@ use crate::{
 
 /// The caller's command encoder or compute pass.
 ///
-/// Commands are recorded and never submitted. In a pass, the pipeline, the bind groups 0 and 1 and the immediates are those
-/// of the cache afterwards; set your own again before your next dispatch. An encoder gets a pass of its own, or copies where
-/// the context's [`CostModel`](crate::CostModel) prefers them.
+/// Commands are recorded and never submitted. In a pass, the pipeline, the bind groups 0 and 1 and the immediates are
+/// those of the cache afterwards; set your own again before your next dispatch. An encoder gets a pass of its own, or
+/// copies where the context's [`CostModel`](crate::CostModel) prefers them.
 ///
 /// The trait is sealed: it is implemented for `wgpu::CommandEncoder` and `wgpu::ComputePass`.
 pub trait Recorder: sealed::Record {}

@@ -7,8 +7,8 @@ use std::{
 
 use crate::{Error, Result};
 
-/// A factor that compares by its bits: what a code of [`Format::Fp8E4M3`](crate::Format::Fp8E4M3) is multiplied by, which is
-/// positive and finite.
+/// A factor that compares by its bits: what a code of [`Format::Fp8E4M3`](crate::Format::Fp8E4M3) is multiplied by,
+/// which is positive and finite.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Error, Format, Scale};

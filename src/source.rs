@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::{Error, Format, Result, Side, binding::window, grid::Block, placement::count};
 
-/// Distances between rows of a strided tensor, in elements; where rows are in a packed format, in words of 4 bytes. A row is
-/// contiguous.
+/// Distances between rows of a strided tensor, in elements; where rows are in a packed format, in words of 4 bytes. A
+/// row is contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
     /// From one sequence to the next.

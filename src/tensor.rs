@@ -235,8 +235,8 @@ pub(crate) async fn read_buffer_async(
     read_buffers_async(context, &[(buffer, offset..offset.saturating_add(bytes))]).await
 }
 
-/// Copies ranges of buffers to the host, one after the other, in as few submissions as staging of a bearable size allows.
-/// Bounds are multiples of 4.
+/// Copies ranges of buffers to the host, one after the other, in as few submissions as staging of a bearable size
+/// allows. Bounds are multiples of 4.
 pub(crate) async fn read_buffers_async(context: &Context, sources: &[(&wgpu::Buffer, Range<u64>)]) -> Result<Vec<u8>> {
     let bytes = sources.iter().map(|(_, range)| window_bytes(range)).fold(0, u64::saturating_add);
     let mut read = Vec::with_capacity(host_len(bytes));

@@ -95,20 +95,20 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// Refuses what a ring would keep only the end of: more tokens than it has rows beyond the sinks. Linear placement always
-    /// keeps every row.
+    /// Refuses what a ring would keep only the end of: more tokens than it has rows beyond the sinks. Linear placement
+    /// always keeps every row.
     ///
-    /// ONNX `TensorScatter` (opset 24) in mode `circular` is `Write::at_each(write_indices, tokens).whole()`: it refuses an
-    /// update that is longer than the cache.
+    /// ONNX `TensorScatter` (opset 24) in mode `circular` is `Write::at_each(write_indices, tokens).whole()`: it
+    /// refuses an update that is longer than the cache.
     #[must_use]
     pub const fn whole(mut self) -> Self {
         self.whole = true;
         self
     }
 
-    /// Refuses what a ring could not be attended after: a write of which some row, as a query at its own position, would see
-    /// a position of its window that a later row has overwritten. Once it has wrapped, a ring takes `slack + 1` tokens at once so;
-    /// an empty one takes as many as it has slots. Linear placement always keeps every row.
+    /// Refuses what a ring could not be attended after: a write of which some row, as a query at its own position,
+    /// would see a position of its window that a later row has overwritten. Once it has wrapped, a ring takes `slack +
+    /// 1` tokens at once so; an empty one takes as many as it has slots. Linear placement always keeps every row.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Error, Placement, ReferenceCache, Write};

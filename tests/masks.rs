@@ -1,5 +1,5 @@
-//! What queries may see, beside ONNX `Attention` (opset 25) with a causal mask and a left window: `scripts/record_masks.py`
-//! recorded it from the operator's reference implementation. No device is touched.
+//! What queries may see, beside ONNX `Attention` (opset 25) with a causal mask and a left window:
+//! `scripts/record_masks.py` recorded it from the operator's reference implementation. No device is touched.
 
 use serde_json::Value;
 use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Visible, Write};
@@ -62,8 +62,8 @@ fn sinks_are_seen_by_every_query_after_them() {
     assert_eq!(seen, [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3], vec![0, 1, 3, 4], vec![0, 1, 4, 5]]);
 }
 
-/// Transformers 5.23: a query sees the keys of `sliding_window_overlay` (`masking_utils.py`) on top of a causal mask, among
-/// those that `DynamicSlidingWindowLayer.get_mask_sizes` (`cache_utils.py`) says the cache returns.
+/// Transformers 5.23: a query sees the keys of `sliding_window_overlay` (`masking_utils.py`) on top of a causal mask,
+/// among those that `DynamicSlidingWindowLayer.get_mask_sizes` (`cache_utils.py`) says the cache returns.
 #[test]
 fn queries_see_what_those_of_transformers_sliding_caches_do() {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());

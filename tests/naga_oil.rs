@@ -1,4 +1,5 @@
-//! The text that reads a layer as a module of `naga_oil`: it is registered under a name, and a shader imports what it needs.
+//! The text that reads a layer as a module of `naga_oil`: it is registered under a name, and a shader imports what it
+//! needs.
 
 use naga::valid::Capabilities;
 use naga_oil::compose::{ComposableModuleDescriptor, Composer, NagaModuleDescriptor};

@@ -1,5 +1,5 @@
-//! The published node tests of ONNX `Attention` (opset 23 to 25) that use a cache, a mask, a soft cap, a window or a causal mask,
-//! through `kv-cache replay` on every adapter. `scripts/record_attention.py` wrote them as programs.
+//! The published node tests of ONNX `Attention` (opset 23 to 25) that use a cache, a mask, a soft cap, a window or a
+//! causal mask, through `kv-cache replay` on every adapter. `scripts/record_attention.py` wrote them as programs.
 
 #![cfg(feature = "cli")]
 

@@ -114,8 +114,8 @@ pub struct Decode {
 }
 
 impl Decode {
-    /// With the position in a uniform, as one would write it for all layers of a step; or as immediates of each dispatch,
-    /// as the cache does.
+    /// With the position in a uniform, as one would write it for all layers of a step; or as immediates of each
+    /// dispatch, as the cache does.
     pub fn new(
         context: &Context,
         immediates: bool,

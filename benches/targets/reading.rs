@@ -1,5 +1,5 @@
-//! Reading a layer: the cache's text beside loads written by hand for one format and shape, attention beside a copy of the bytes
-//! that it reads, and what quantising costs an update.
+//! Reading a layer: the cache's text beside loads written by hand for one format and shape, attention beside a copy of
+//! the bytes that it reads, and what quantising costs an update.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Destination, Format, KvCache, Result, RowsIn, Side, Strides, WgslNames, Write,

@@ -1,9 +1,9 @@
 //! An engine around the cache: its own device, buffers and kernels, and the loop of a whole model.
 //!
-//! A step takes a chunk of each sequence's tokens, as many as each has: prompts, single tokens, and drafts of which some
-//! are taken back. Between steps sequences join, leave and fork. Every object, also each layer's source and attention, is
-//! made once before the first step. The weights are random; what matters is who owns what, and in which order things are
-//! recorded. Every step is compared with the same model on the CPU.
+//! A step takes a chunk of each sequence's tokens, as many as each has: prompts, single tokens, and drafts of which
+//! some are taken back. Between steps sequences join, leave and fork. Every object, also each layer's source and
+//! attention, is made once before the first step. The weights are random; what matters is who owns what, and in which
+//! order things are recorded. Every step is compared with the same model on the CPU.
 //!
 //! ```text
 //! cargo run --release --example engine
@@ -170,8 +170,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// One step: token `t` of sequence `s` is `tokens[s][t]`. Returns the hidden states, `[sequence, token, HIDDEN]` with
-    /// `MOST_TOKENS` tokens.
+    /// One step: token `t` of sequence `s` is `tokens[s][t]`. Returns the hidden states, `[sequence, token, HIDDEN]`
+    /// with `MOST_TOKENS` tokens.
     fn step(&mut self, weights: &Weights, tokens: &[Vec<u32>]) -> Result<Vec<f32>> {
         let counts: Vec<u32> = tokens.iter().map(|tokens| tokens.len() as u32).collect();
         let (sequences, most) = (counts.len() as u32, counts.iter().copied().max().ok_or("a batch of no sequence")?);

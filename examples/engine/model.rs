@@ -19,8 +19,8 @@ pub const QUERIES: u32 = QUERY_HEADS * DIM;
 pub const FEATURES: u32 = (QUERY_HEADS + 2 * KV_HEADS) * DIM;
 pub const ROTATED: u32 = (QUERY_HEADS + KV_HEADS) * DIM;
 
-/// A cache for the model: all layers see everything, but the last one, which has a sliding window. It keeps as many rows more
-/// as a step has tokens, so that any of them can be taken back.
+/// A cache for the model: all layers see everything, but the last one, which has a sliding window. It keeps as many
+/// rows more as a step has tokens, so that any of them can be taken back.
 pub fn layers(batch_size: u32) -> [CacheConfig; LAYERS] {
     let full = CacheConfig::new(batch_size, KV_HEADS, DIM, MOST_POSITIONS).max_batch_size(MOST_SEQUENCES);
     let sliding = full.placement(Placement::Ring { window: WINDOW, sinks: 0, slack: MOST_TOKENS });

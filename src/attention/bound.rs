@@ -91,8 +91,8 @@ impl Attention {
     ///
     /// # Performance
     /// Makes four bind groups. Layers of one context share scratch memory, some megabytes on a large device, and those
-    /// that read and write the same tensors share a small uniform buffer. The pipelines are made when a step first takes
-    /// them, or by [`warm_up`](Self::warm_up).
+    /// that read and write the same tensors share a small uniform buffer. The pipelines are made when a step first
+    /// takes them, or by [`warm_up`](Self::warm_up).
     pub fn new(cache: &KvCache, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
         let (context, config) = (cache.context(), *cache.config());
         let &Options { query_heads, tokens, causal, .. } = options;
@@ -248,14 +248,14 @@ impl Attention {
         Ok(())
     }
 
-    /// Records the attention over what the layer holds at that point of the command stream. With [`Queries::Written`], the
-    /// queries are the rows of the update that was recorded last for this layer.
+    /// Records the attention over what the layer holds at that point of the command stream. With [`Queries::Written`],
+    /// the queries are the rows of the update that was recorded last for this layer.
     ///
     /// # Errors
-    /// [`Error::ForeignAttention`]; [`Error::StepNotRecorded`] where a step was begun whose rows are not recorded for this
-    /// layer; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more
-    /// tokens of a sequence than there is room for; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a
-    /// position that a ring no longer stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
+    /// [`Error::ForeignAttention`]; [`Error::StepNotRecorded`] where a step was begun whose rows are not recorded for
+    /// this layer; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more tokens of a
+    /// sequence than there is room for; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a position
+    /// that a ring no longer stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
     /// [`Error::DeviceLimit`] where a grid is larger than the device takes; [`Error::OutOfMemory`] and
     /// [`Error::DeviceLost`], where a pipeline is the first of its kind.
     ///

@@ -12,9 +12,10 @@ pub struct MaskRows<'a> {
     pub shape: [u32; 4],
 }
 
-/// Attention of host queries `[batch, query_heads, tokens, head_dim]` over a layer: `[batch, query_heads, tokens, value_dim]` in
-/// f32, with `tokens` of the options for every sequence. Rows that are no queries, past what the last update wrote with
-/// [`Queries::Written`](super::Queries::Written), are not read and come out as zero. Submits and waits.
+/// Attention of host queries `[batch, query_heads, tokens, head_dim]` over a layer: `[batch, query_heads, tokens,
+/// value_dim]` in f32, with `tokens` of the options for every sequence. Rows that are no queries, past what the last
+/// update wrote with [`Queries::Written`](super::Queries::Written), are not read and come out as zero. Submits and
+/// waits.
 ///
 /// # Errors
 /// [`Error::TensorLength`], and as [`Attention::new`] and [`Attention::record`].

@@ -46,8 +46,8 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Rows `[batch, heads, tokens, dim]`, of which `lanes` elements are one word; of up to `most` sequences, as many as the
-    /// buffer holds.
+    /// Rows `[batch, heads, tokens, dim]`, of which `lanes` elements are one word; of up to `most` sequences, as many
+    /// as the buffer holds.
     pub fn new(
         context: &Context,
         of: &Words,

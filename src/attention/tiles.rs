@@ -16,8 +16,8 @@ const WORKGROUP_BYTES: u32 = 16 << 10;
 /// Vectors of queries that a tile keeps at most: 8 KiB.
 const MOST_STAGED: u32 = 512;
 
-/// Turns of loops that Mesa's llvmpipe takes in one invocation, all loops together: after 65 535 it leaves every loop without a
-/// word (`LP_MAX_TGSI_LOOP_ITERATIONS`). Some are left for what is not counted.
+/// Turns of loops that Mesa's llvmpipe takes in one invocation, all loops together: after 65 535 it leaves every loop
+/// without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`). Some are left for what is not counted.
 const TURNS_OF_CPU: u64 = 60_000;
 
 /// Workgroup memory of the smallest tile, in bytes.
@@ -32,8 +32,8 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Tiles for `tokens` queries of `group` query heads a KV head, on a device with so much workgroup memory: all query
-    /// heads of a KV head, and tokens up to 16 rows. `None` where not even one row fits.
+    /// Tiles for `tokens` queries of `group` query heads a KV head, on a device with so much workgroup memory: all
+    /// query heads of a KV head, and tokens up to 16 rows. `None` where not even one row fits.
     pub fn new(group: u32, tokens: u32, [head_dim, value_dim]: [u32; 2], device: Device) -> Option<Self> {
         let memory = device.memory.min(WORKGROUP_BYTES);
         // The tokens whose rows are at most 16, one at least.
@@ -67,8 +67,8 @@ impl Tile {
     }
 }
 
-/// Bytes of workgroup memory with one vector of queries, which is always there: scores, slots, three numbers a row, a vector
-/// a thread.
+/// Bytes of workgroup memory with one vector of queries, which is always there: scores, slots, three numbers a row, a
+/// vector a thread.
 const fn bytes_without_queries(rows: u32) -> u32 {
     const OF_WORKGROUP: u32 = 4 * WORKGROUP + 16 * WORKGROUP + 16;
     let scores = rows.saturating_mul(4 * WORKGROUP);
@@ -199,7 +199,8 @@ mod tests {
             assert!(positions.div_ceil(splits) <= positions_at_once(tile.rows, [dim, dim], cpu), "{dim}, {group}");
         }
         let tile = Tile { rows: 4, staged: 64 };
-        // 80 of 16 vectors of keys for 4 rows, 8 of rows, 130 to reduce, 85 of values in 4 lanes, itself: 304 turns a chunk.
+        // 80 of 16 vectors of keys for 4 rows, 8 of rows, 130 to reduce, 85 of values in 4 lanes, itself: 304 turns a
+        // chunk.
         assert_eq!(positions_at_once(4, [64, 64], cpu), 197 * 64);
         assert_eq!(least_splits(tile, [64, 64], 197 * 64, cpu), 1);
         assert_eq!(least_splits(tile, [64, 64], 197 * 64 + 1, cpu), 2);

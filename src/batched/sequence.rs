@@ -7,9 +7,9 @@ use crate::{
     layer::{record_each, record_lengths, record_select},
 };
 
-/// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many layers of
-/// one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an encoder, and as
-/// many layers in a dispatch in a pass.
+/// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many
+/// layers of one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an
+/// encoder, and as many layers in a dispatch in a pass.
 impl BatchedKvCache {
     /// [`KvCache::truncate`] of all layers.
     ///
@@ -33,8 +33,8 @@ impl BatchedKvCache {
         record_lengths(&mut self.layers, recorder, |layer| layer.plan_truncate(lengths))
     }
 
-    /// Takes back the last tokens of each sequence of all layers, a number each or one for all, and submits: drafted tokens
-    /// that were refused.
+    /// Takes back the last tokens of each sequence of all layers, a number each or one for all, and submits: drafted
+    /// tokens that were refused.
     ///
     /// # Errors
     /// [`Error::RollbackBeyondStart`], and as [`KvCache::truncate`].
@@ -207,7 +207,8 @@ impl BatchedKvCache {
         self.layers.first().expect("a cache has at least one layer")
     }
 
-    /// Whether all layers have the batch of the first: what follows from it is for all, and a layer may have been changed singly.
+    /// Whether all layers have the batch of the first: what follows from it is for all, and a layer may have been
+    /// changed singly.
     pub(super) fn check_batches(&self) -> Result<()> {
         let first = self.config().batch_size;
         let batches = self.layers.iter().map(|layer| layer.config().batch_size).enumerate();

@@ -171,21 +171,21 @@ impl BatchedKvCache {
     /// [`positions`](Self::positions). Each layer is then recorded by [`record_update`](Self::record_update) or
     /// [`record_advance`](Self::record_advance), in any order, and until then has the lengths that it had.
     ///
-    /// Afterwards nothing of the step is refused but what is wrong with a source, such as one bound for fewer tokens, and
-    /// nothing fails but the device. Where layers are rings that you attend over, say so by [`Write::attended`], or
+    /// Afterwards nothing of the step is refused but what is wrong with a source, such as one bound for fewer tokens,
+    /// and nothing fails but the device. Where layers are rings that you attend over, say so by [`Write::attended`], or
     /// the attention is what refuses a step of too many tokens.
     ///
     /// A step that was begun may be left, by beginning another. Where layers of it were recorded and are not submitted,
     /// take the host back by [`restore`](Self::restore), and begin again.
     ///
     /// # Errors
-    /// [`Error::LayersOutOfStep`] and [`Error::LayersDiffer`] where a layer has other lengths than the first, or another
-    /// batch; [`Error::ForeignLayer`] where it was put in place of one; as [`KvCache::update`] for the write, of
-    /// any layer; [`Error::OutOfMemory`]; [`Error::DeviceLost`]. An error leaves the step before as it was.
+    /// [`Error::LayersOutOfStep`] and [`Error::LayersDiffer`] where a layer has other lengths than the first, or
+    /// another batch; [`Error::ForeignLayer`] where it was put in place of one; as [`KvCache::update`] for the write,
+    /// of any layer; [`Error::OutOfMemory`]; [`Error::DeviceLost`]. An error leaves the step before as it was.
     ///
     /// # Performance
-    /// One write to the queue for each placement (in a pass none, where the step goes as immediates), and a copy of 4 bytes a sequence, or in a pass a dispatch of one thread a
-    /// sequence. Layers of one placement share the plan.
+    /// One write to the queue for each placement (in a pass none, where the step goes as immediates), and a copy of 4
+    /// bytes a sequence, or in a pass a dispatch of one thread a sequence. Layers of one placement share the plan.
     pub fn begin_step(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         let context = self.context().clone();
         let foreign = |(layer, known): (&KvCache, &Arc<()>)| !Arc::ptr_eq(&layer.identity, known);
@@ -210,9 +210,9 @@ impl BatchedKvCache {
         Ok(())
     }
 
-    /// Where the rows of the step begin: for each sequence the position of its first row, `[max_batch_size]` of u32. Row `t`
-    /// of the step stands at this position plus `t`, in every layer. The buffer is the same in every step, and right from
-    /// [`begin_step`](Self::begin_step) to the next one in the command stream.
+    /// Where the rows of the step begin: for each sequence the position of its first row, `[max_batch_size]` of u32.
+    /// Row `t` of the step stands at this position plus `t`, in every layer. The buffer is the same in every step, and
+    /// right from [`begin_step`](Self::begin_step) to the next one in the command stream.
     pub fn positions(&self) -> PerSequenceView<'_> {
         PerSequenceView { buffer: &self.positions.buffer, offset: 0, bytes: self.positions.bytes() }
     }
@@ -240,8 +240,8 @@ impl BatchedKvCache {
     ///
     /// # Errors
     /// [`Error::LayerOutOfRange`]; [`Error::NoStep`] where the layer was recorded or changed since the step began;
-    /// [`Error::ForeignSource`], [`Error::BatchBeyondBound`], [`Error::MoreTokensThanBound`]; [`Error::OutOfMemory`] and
-    /// [`Error::DeviceLost`], where a pipeline is the first of its kind.
+    /// [`Error::ForeignSource`], [`Error::BatchBeyondBound`], [`Error::MoreTokensThanBound`]; [`Error::OutOfMemory`]
+    /// and [`Error::DeviceLost`], where a pipeline is the first of its kind.
     ///
     /// # Performance
     /// As [`KvCache::record_update`], without its planning.
@@ -254,7 +254,8 @@ impl BatchedKvCache {
     /// [`KvCache::record_advance`] does.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`]; [`Error::NoStep`]; [`Error::OutOfMemory`] and [`Error::DeviceLost`] on the first call.
+    /// [`Error::LayerOutOfRange`]; [`Error::NoStep`]; [`Error::OutOfMemory`] and [`Error::DeviceLost`] on the first
+    /// call.
     pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder) -> Result<()> {
         let planned = self.step.of(layer, self.layer(layer)?)?;
         self.layers[layer].record_planned_advance(recorder, planned)

@@ -78,8 +78,8 @@ impl KvCache {
     }
 
     /// Copies everything that is valid into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a
-    /// sequence is the `r`th of its [`valid_positions`](Self::valid_positions); after them it has rows of zero, up to the
-    /// sequence that has the most.
+    /// sequence is the `r`th of its [`valid_positions`](Self::valid_positions); after them it has rows of zero, up to
+    /// the sequence that has the most.
     ///
     /// # Errors
     /// As [`get`](Self::get), less those of the range.

@@ -9,12 +9,12 @@ impl KvCache {
     /// Takes sequences back to a length each, or one for all, and submits. What was cut reads as zero through
     /// [`get`](Self::get); its bytes stay until they are overwritten.
     ///
-    /// A ring goes back by its slack after it has wrapped, or to its sinks and less; what it needs for a whole window must
-    /// still be stored.
+    /// A ring goes back by its slack after it has wrapped, or to its sinks and less; what it needs for a whole window
+    /// must still be stored.
     ///
     /// # Errors
-    /// [`Error::PerSequenceLength`], [`Error::TruncateBeyondLength`]; [`Error::RollbackEvicted`], which says how far one
-    /// could go; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`Error::PerSequenceLength`], [`Error::TruncateBeyondLength`]; [`Error::RollbackEvicted`], which says how far
+    /// one could go; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
     /// 4 bytes a sequence: one copy in an encoder, one dispatch of one thread a plane in a pass. No scratch memory.
@@ -103,20 +103,21 @@ impl KvCache {
         self.plan_truncate(PerSequence::Each(&lengths))
     }
 
-    /// Makes a new batch, whose sequence `i` is what `sources[i]` is now, and submits. Sequences may come more than once,
-    /// in any order, or not at all; the batch may shrink, and grow up to
-    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Of each sequence the rows move that are stored, those that
-    /// a ring keeps for a rollback among them.
+    /// Makes a new batch, whose sequence `i` is what `sources[i]` is now, and submits. Sequences may come more than
+    /// once, in any order, or not at all; the batch may shrink, and grow up to
+    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Of each sequence the rows move that are stored, those
+    /// that a ring keeps for a rollback among them.
     ///
     /// # Errors
-    /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::BufferTooLarge`] where the
-    /// rows of a sequence go through scratch memory and do not fit one buffer; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::BufferTooLarge`] where
+    /// the rows of a sequence go through scratch memory and do not fit one buffer; [`Error::OutOfMemory`];
+    /// [`Error::DeviceLost`].
     ///
     /// # Performance
     /// In one segment: one dispatch, in place, that moves each byte once (of a cycle of sequences, one goes through
-    /// registers), without scratch memory beyond 32 bytes a sequence. A cache of more segments than one, or of more heads
-    /// than a grid is high (65 535 by wgpu's default limits), goes through
-    /// scratch memory as large as the rows that move: two dispatches a side and sequence, and one to put it back.
+    /// registers), without scratch memory beyond 32 bytes a sequence. A cache of more segments than one, or of more
+    /// heads than a grid is high (65 535 by wgpu's default limits), goes through scratch memory as large as the rows
+    /// that move: two dispatches a side and sequence, and one to put it back.
     ///
     /// # Examples
     /// ```
@@ -154,8 +155,8 @@ impl KvCache {
         Ok(Planned { transfers, sets_lengths: !in_place, batch_size })
     }
 
-    /// Whether a selection moves rows, and can do so in place: in one segment, whose planes fit a grid, by moves that fit a
-    /// binding.
+    /// Whether a selection moves rows, and can do so in place: in one segment, whose planes fit a grid, by moves that
+    /// fit a binding.
     pub(crate) fn moves_in_place(&self, sources: &[u32]) -> bool {
         let fits = Permutation::fits_a_grid(&self.context, &self.layout)
             && Permutation::layers_at_once(&self.context, sources.len()) > 0;
@@ -188,7 +189,8 @@ impl KvCache {
         Permutation::new(&first.context, &first.layout, parts, &same)
     }
 
-    /// [`select`](Self::select) of as many sequences as there are: a permutation of the batch, or what a beam search keeps.
+    /// [`select`](Self::select) of as many sequences as there are: a permutation of the batch, or what a beam search
+    /// keeps.
     ///
     /// # Errors
     /// [`Error::PerSequenceLength`], and as there.
@@ -208,7 +210,8 @@ impl KvCache {
         self.record_select(recorder, sources)
     }
 
-    /// Gives each sequence `times` neighbours, itself one of them: `[a, b]` becomes `[a, a, b, b]`, as a beam search starts.
+    /// Gives each sequence `times` neighbours, itself one of them: `[a, b]` becomes `[a, a, b, b]`, as a beam search
+    /// starts.
     ///
     /// # Errors
     /// As [`select`](Self::select).

@@ -17,8 +17,8 @@ fn one(sequence: u32) -> Range<u32> {
 }
 
 impl KvCache {
-    /// Writes positions `range` of sequence `from` to sequence `to`, from `position` on, and submits: an update whose rows
-    /// come from the cache. Afterwards `to` ends where they end. Both may be the same sequence, and overlap.
+    /// Writes positions `range` of sequence `from` to sequence `to`, from `position` on, and submits: an update whose
+    /// rows come from the cache. Afterwards `to` ends where they end. Both may be the same sequence, and overlap.
     ///
     /// # Errors
     /// [`Error::IndexOutOfRange`], [`Error::RangeReversed`], [`Error::RangeBeyondWritten`] past the end of `from`,
@@ -74,8 +74,8 @@ impl KvCache {
         Ok(Planned::transfer(self.config.batch_size, transfer))
     }
 
-    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits, so that it can
-    /// leave the batch: row `r` is the `r`th of its [`valid_positions`](Self::valid_positions). With its length,
+    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits, so that it
+    /// can leave the batch: row `r` is the `r`th of its [`valid_positions`](Self::valid_positions). With its length,
     /// [`insert`](Self::insert) takes it back.
     ///
     /// # Errors
@@ -93,8 +93,8 @@ impl KvCache {
     /// Makes a sequence one of `length` positions, whose valid rows these are, `[1, kv_head, rows, dim]` in order of
     /// position, and submits. The sequence may be the next that is not there yet, which makes the batch larger by one.
     ///
-    /// On linear placement there is a row for each position; of a ring, for each of the sinks and of the last `window`. A
-    /// ring cannot be rolled back beyond the inserted rows.
+    /// On linear placement there is a row for each position; of a ring, for each of the sinks and of the last `window`.
+    /// A ring cannot be rolled back beyond the inserted rows.
     ///
     /// # Errors
     /// [`Error::IndexOutOfRange`], [`Error::BatchTooLarge`], [`Error::NoTokens`] for a length of 0,
@@ -130,7 +130,8 @@ impl KvCache {
         })
     }
 
-    /// Records an [`insert`](Self::insert) of rows in the caller's buffers; the source's stride of sequences is not read.
+    /// Records an [`insert`](Self::insert) of rows in the caller's buffers; the source's stride of sequences is not
+    /// read.
     ///
     /// # Errors
     /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu

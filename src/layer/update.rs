@@ -73,15 +73,15 @@ impl KvCache {
 
     /// Binds the caller's buffers, to be recorded with every step by [`record_update`](Self::record_update).
     ///
-    /// The rows are read when the commands run, so the caller may write new ones into the same buffers for every
-    /// step. The buffers must hold the rows of the present batch, and serve every batch whose rows they hold: size them for
-    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Offsets and strides are arbitrary; multiples of 16 bytes and head sizes that are multiples of 8 are
-    /// fastest.
+    /// The rows are read when the commands run, so the caller may write new ones into the same buffers for every step.
+    /// The buffers must hold the rows of the present batch, and serve every batch whose rows they hold: size them for
+    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Offsets and strides are arbitrary; multiples of 16 bytes
+    /// and head sizes that are multiples of 8 are fastest.
     ///
     /// # Errors
     /// [`Error::NoTokens`]; [`Error::OwnStorage`]; [`Error::BufferUsage`], [`Error::Misaligned`] and
     /// [`Error::BufferRange`] where a buffer does not hold what the description says; [`Error::Refused`] where it
-    /// belongs to another device (of another wgpu instance nothing can be told, see [`Context::new`]);
+    /// belongs to another device (of another wgpu instance nothing can be told, see [`Context::new`](crate::Context::new));
     /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
     ///
     /// # Performance
@@ -106,8 +106,8 @@ impl KvCache {
     /// Records a [`warm_up`](Self::warm_up).
     pub(crate) fn record_warm_up(&mut self, encoder: &mut wgpu::CommandEncoder, source: &BoundSource) -> Result<()> {
         self.check_owner(source)?;
-        // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as many as
-        // a ring has.
+        // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as
+        // many as a ring has.
         for (rows, unlike, runs) in
             [(1, false, 1), (1, true, 1), (2, false, 1), (2, true, 1), (2, true, self.layout.runs())]
         {
@@ -145,8 +145,8 @@ impl KvCache {
     /// [`Error::ForeignSource`], [`Error::MoreTokensThanBound`], and as [`update`](Self::update) for the write.
     ///
     /// # Performance
-    /// One dispatch for each segment, or in an encoder copies where [`form`](Self::form) says so. Nothing is allocated on
-    /// the device in the steady state.
+    /// One dispatch for each segment, or in an encoder copies where [`form`](Self::form) says so. Nothing is allocated
+    /// on the device in the steady state.
     ///
     /// # Examples
     /// ```

@@ -202,8 +202,8 @@ impl Pass {
         changed
     }
 
-    /// The layer's configuration as it is now, and the rows that a source holds: a program that is to be refused may ask
-    /// for any number of tokens.
+    /// The layer's configuration as it is now, and the rows that a source holds: a program that is to be refused may
+    /// ask for any number of tokens.
     fn source(&self, layer: usize, span: &Span) -> (CacheConfig, u32) {
         let reference = self.reference.get(layer).or(self.reference.first()).expect("a program has a layer");
         let config = *reference.config();

@@ -1,4 +1,5 @@
-//! The text that reads a layer, and attention over it, in every format and on both placements, beside the reference in f64.
+//! The text that reads a layer, and attention over it, in every format and on both placements, beside the reference in
+//! f64.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, RowsIn, Scale, Strides,
@@ -97,8 +98,8 @@ fn every_format_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
 }
 
 fn shapes_agree_with_the_reference(gpu: &Gpu) -> Outcome {
-    // Head sizes with and without vectors, more query rows than a tile has, more vectors of values than a workgroup has threads,
-    // queries that are not kept in a workgroup, and many query heads of one KV head.
+    // Head sizes with and without vectors, more query rows than a tile has, more vectors of values than a workgroup has
+    // threads, queries that are not kept in a workgroup, and many query heads of one KV head.
     for (batch, kv_heads, heads, dim, value_dim, tokens, splits) in [
         (1, 1, 1, 64, 64, 1, None),
         (2, 3, 6, 46, 7, 5, Some(2)),

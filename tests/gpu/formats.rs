@@ -1,5 +1,5 @@
-//! Packed formats: byte for byte what ggml's and OCP's quantisation make of the recorded rows, on the CPU and on the device, and
-//! what is special in them. `scripts/record_formats.py` recorded the rows.
+//! Packed formats: byte for byte what ggml's and OCP's quantisation make of the recorded rows, on the CPU and on the
+//! device, and what is special in them. `scripts/record_formats.py` recorded the rows.
 
 use wgpu_kv_cache::{
     CacheConfig, Error, Format, HostRows, KvCache, Pair, Placement, ReferenceCache, Scale, Side, Write,
@@ -120,8 +120,8 @@ fn random_words(seed: u64) -> impl FnMut() -> u32 {
     }
 }
 
-/// The integer arithmetic of the kernels beside the CPU's own, by way of fp8's scale: as many quotients as codes can tell, and
-/// products of every code with scales of every size, whose results are subnormal, rounded, and infinite.
+/// The integer arithmetic of the kernels beside the CPU's own, by way of fp8's scale: as many quotients as codes can
+/// tell, and products of every code with scales of every size, whose results are subnormal, rounded, and infinite.
 fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
     let mut random = random_words(1);
     let mut scales: Vec<f32> = vec![1e-45, 3e-42, f32::MIN_POSITIVE, 1e-38, f32::MAX, 1.5, 1.0 / 3.0, 8_388_609.0];
@@ -413,7 +413,8 @@ fn packed_rows_leave_and_return(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Rows that end inside a word, a block, or a pair of blocks, beside others: the storage is the reference's, padding included.
+/// Rows that end inside a word, a block, or a pair of blocks, beside others: the storage is the reference's, padding
+/// included.
 fn padding_is_zero(gpu: &Gpu) -> Outcome {
     for format in [Format::Fp8E4M3, Format::Q8_0, Format::Q4_0] {
         for dim in [1, 3, 33, 70, 97] {

@@ -1,8 +1,9 @@
 //! Behaviour on every adapter present, in each form that updates and ranges have: kernels, and the device's own copies
 //! wherever they are possible. Each test runs once per adapter and form and carries their names.
 //!
-//! `KV_CACHE_REQUIRE` lists adapters that must be there, separated by `;`: an adapter is one if its label contains every
-//! word, as in `llvmpipe [vulkan];SwiftShader`. So a driver that fails to load is a failure and not a shorter list.
+//! `KV_CACHE_REQUIRE` lists adapters that must be there, separated by `;`: an adapter is one if its label contains
+//! every word, as in `llvmpipe [vulkan];SwiftShader`. So a driver that fails to load is a failure and not a shorter
+//! list.
 
 mod attention;
 mod bugs;

@@ -10,7 +10,8 @@ mod random;
 pub const TESTS: &[Test] =
     &[("programs::random", random), ("programs::random_in_small_bindings", random_in_small_bindings)];
 
-/// Programs for each form and device, none twice: 3000 for each adapter, of 40 shapes. `KV_CACHE_PROGRAMS` asks for another number.
+/// Programs for each form and device, none twice: 3000 for each adapter, of 40 shapes. `KV_CACHE_PROGRAMS` asks for
+/// another number.
 const PROGRAMS: u64 = 750;
 
 fn random(gpu: &Gpu) -> Outcome {

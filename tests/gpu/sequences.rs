@@ -49,8 +49,9 @@ struct Case {
     changes: &'static [&'static [(usize, f32)]],
 }
 
-/// ONNX `TensorScatter` (opset 24): the published node tests of `onnx` 1.23, in both modes. The past cache is written first,
-/// which makes all of it valid; then the update goes to `write_indices`. Circular is a ring of `max_sequence_length`.
+/// ONNX `TensorScatter` (opset 24): the published node tests of `onnx` 1.23, in both modes. The past cache is written
+/// first, which makes all of it valid; then the update goes to `write_indices`. Circular is a ring of
+/// `max_sequence_length`.
 fn tensor_scatter(gpu: &Gpu) -> Outcome {
     const PAST: [[f32; 5]; 4] =
         [[1., 2., 3., 4., 5.], [5., 6., 7., 8., 9.], [8., 7., 6., 5., 4.], [4., 3., 2., 1., 0.]];

@@ -1,5 +1,5 @@
-//! Numbers near 2^32 and 2^64 through every entry that takes one, on wgpu's no-op backend: each gets an error that names
-//! a rule, or the result that wide integers give. A build without overflow checks must do the same:
+//! Numbers near 2^32 and 2^64 through every entry that takes one, on wgpu's no-op backend: each gets an error that
+//! names a rule, or the result that wide integers give. A build without overflow checks must do the same:
 //!
 //!     cargo test --release --config profile.release.package.wgpu-kv-cache.overflow-checks=false --test overflows
 

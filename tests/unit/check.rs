@@ -1,5 +1,6 @@
-//! What every text must pass: parsed and validated with the capabilities that it says, and translated to every backend's language.
-//! Where `KV_CACHE_WGSL` names a folder it is written there too, for other compilers: see `scripts/check-tint`.
+//! What every text must pass: parsed and validated with the capabilities that it says, and translated to every
+//! backend's language. Where `KV_CACHE_WGSL` names a folder it is written there too, for other compilers: see
+//! `scripts/check-tint`.
 
 use std::{
     collections::hash_map::DefaultHasher,

@@ -1,5 +1,5 @@
-//! Every variant of every kernel: parsed, validated with no capability but immediates where it takes them, translated to every backend's language;
-//! the mirrors of its structs; and its text's own arithmetic.
+//! Every variant of every kernel: parsed, validated with no capability but immediates where it takes them, translated
+//! to every backend's language; the mirrors of its structs; and its text's own arithmetic.
 
 use std::mem::offset_of;
 

@@ -100,8 +100,8 @@ fn of_a_long_update_only_what_survives_is_written_once() {
     assert_eq!(ring_runs(ring, (3, 2), Write::at(18, 1)).unwrap(), [[4, 7, 7, 0], [2, 3, 4, 0]]);
 }
 
-/// Every window up to 5, with and without sinks and slack, from every cursor, of every length that matters, after a rollback
-/// and over a gap: what the runs do to the slots, beside each position taking its slot in turn.
+/// Every window up to 5, with and without sinks and slack, from every cursor, of every length that matters, after a
+/// rollback and over a gap: what the runs do to the slots, beside each position taking its slot in turn.
 #[test]
 fn every_small_ring_writes_as_if_position_by_position() {
     for (window, sinks, slack) in (1..=5).flat_map(|w| (0..=2).flat_map(move |s| (0..=2).map(move |k| (w, s, k)))) {
@@ -154,7 +154,8 @@ fn every_small_ring_writes_as_if_position_by_position() {
     }
 }
 
-/// After an update of up to slack + 1 tokens every key that any of those queries may see is stored, and after one more not.
+/// After an update of up to slack + 1 tokens every key that any of those queries may see is stored, and after one more
+/// not.
 #[test]
 fn slack_keeps_what_the_queries_of_one_update_see() {
     for (window, sinks, slack) in (1..=5).flat_map(|w| (0..=2).flat_map(move |s| (0..=3).map(move |k| (w, s, k)))) {

@@ -1,4 +1,5 @@
-//! The text that reads a layer: every format, placement and width, in one buffer and in more, beside names of a caller's.
+//! The text that reads a layer: every format, placement and width, in one buffer and in more, beside names of a
+//! caller's.
 
 use naga::valid::Capabilities;
 

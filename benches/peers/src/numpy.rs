@@ -1,4 +1,5 @@
-//! The design that this crate grew from: numpy arrays and an assignment to a slice, in a Python process beside this one.
+//! The design that this crate grew from: numpy arrays and an assignment to a slice, in a Python process beside this
+//! one.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

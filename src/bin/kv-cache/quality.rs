@@ -26,13 +26,14 @@ use crate::{
 
 /// Show what each format loses of a model's keys, values and attention.
 ///
-/// Keys and values of a recorded trace go through a cache in each format on the device and come back as f32; where the trace has
-/// queries, attention is read over the cache in place. Errors are the root mean square of the difference, relative to that of the
-/// numbers themselves, over all layers; of attention beside f64 over the recorded keys and values.
+/// Keys and values of a recorded trace go through a cache in each format on the device and come back as f32; where the
+/// trace has queries, attention is read over the cache in place. Errors are the root mean square of the difference,
+/// relative to that of the numbers themselves, over all layers; of attention beside f64 over the recorded keys and
+/// values.
 #[derive(Args)]
 pub struct Arguments {
-    /// A trace, as `kv-cache verify` takes it, with layers.{i}.queries, [batch, heads, tokens, dim], of the last tokens;
-    /// the built-in one unless given.
+    /// A trace, as `kv-cache verify` takes it, with layers.{i}.queries, [batch, heads, tokens, dim], of the last
+    /// tokens; the built-in one unless given.
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,
     /// This adapter instead of the first: its index or a part of its name, as `kv-cache adapters` prints them.

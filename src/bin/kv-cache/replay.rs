@@ -18,8 +18,9 @@ use crate::{Failure, output::Out};
 
 /// Run a recorded program on an adapter and on the reference, and compare after each operation.
 ///
-/// FILE is JSON: {"config": {…}, "ops": […]}, as README.md describes. An operation that breaks a rule must be refused by both
-/// for the same reason; the program goes on. Results, lengths and the whole storage of all layers are compared bit for bit.
+/// FILE is JSON: {"config": {…}, "ops": […]}, as README.md describes. An operation that breaks a rule must be refused
+/// by both for the same reason; the program goes on. Results, lengths and the whole storage of all layers are compared
+/// bit for bit.
 #[derive(Args)]
 pub struct Arguments {
     /// The program.
@@ -305,7 +306,8 @@ fn agree_rows(
     Ok(Ok(Some(Given::Rows(Rows::copied(&actual, positions())))))
 }
 
-/// How far an attention may be from the reference: the root mean square of the difference, relative to that of the output.
+/// How far an attention may be from the reference: the root mean square of the difference, relative to that of the
+/// output.
 const DISTANCE: f64 = 1e-5;
 
 /// The same for an attention, whose sums are in floating point.

@@ -13,6 +13,8 @@ use crate::{
 /// those of the cache afterwards; set your own again before your next dispatch. An encoder gets a pass of its own, or
 /// copies where the context's [`CostModel`](crate::CostModel) prefers them.
 ///
+/// It must be of the context's device; wgpu reports one of another device when it is finished.
+///
 /// The trait is sealed: it is implemented for `wgpu::CommandEncoder` and `wgpu::ComputePass`.
 pub trait Recorder: sealed::Record {}
 

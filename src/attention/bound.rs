@@ -30,6 +30,7 @@ pub struct Attention {
     layout: Layout,
     names: WgslNames<'static>,
     variant: Variant,
+    device: Device,
     /// For steps of one token, and of more.
     tiles: [Tile; 2],
     /// Rows of partial sums that there is room for.
@@ -112,7 +113,7 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let (device, dims) = (Device::new(context), [config.head_dim, config.value_dim]);
+        let (device, dims) = (device_of(context), [config.head_dim, config.value_dim]);
         let tile = |tokens| {
             Tile::new(group, tokens, dims, device).ok_or(Error::DeviceLimit {
                 limit: "max_compute_workgroup_storage_size",
@@ -219,6 +220,7 @@ impl Attention {
             layout: cache.layout.clone(),
             names,
             variant,
+            device,
             tiles,
             parts,
             groups,
@@ -266,8 +268,7 @@ impl Attention {
         if tokens == 0 {
             return Ok(());
         }
-        let shape = self.shape(cache, tokens)?;
-        let Shape { splits, tiles, rows, planes, tile } = shape;
+        let Shape { splits, tiles, rows, planes, tile } = self.shape(cache, tokens)?;
         let attend = self.attend_pipeline(cache, tile, splits > 1)?;
         let combine = (splits > 1).then(|| self.combine_pipeline(cache)).transpose()?;
         let [x, z] = spread(rows.into(), cache.context().limits())?;
@@ -341,7 +342,7 @@ impl Attention {
         let planes = cache.layout.planes_of(config.batch_size);
         let (tiles, rows) = check_grid(context, tokens, self.variant.group, tile, planes)?;
         let workgroups = u64::from(tiles).saturating_mul(planes.into());
-        let (device, positions) = (Device::new(context), cache.write_pos().min(config.slots()));
+        let (device, positions) = (self.device, cache.write_pos().min(config.slots()));
         let of_batch = u64::from(rows).saturating_mul(planes.into());
         let splits = self.options.splits.unwrap_or_else(|| {
             let room = self.parts.checked_div(of_batch).expect("a step has rows");
@@ -383,6 +384,12 @@ impl Attention {
         let pipeline = cache.context().pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
         Ok(self.combine.get_or_init(|| pipeline))
     }
+}
+
+/// What of the device decides how work is cut.
+fn device_of(context: &Context) -> Device {
+    let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+    Device { is_cpu, memory: context.limits().max_compute_workgroup_storage_size }
 }
 
 /// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.

@@ -1,7 +1,6 @@
 //! How the work of an attention is cut: rows of a tile, and splits of the positions. Pure arithmetic.
 
 use super::WORKGROUP;
-use crate::Context;
 
 /// Workgroups that keep a large device busy.
 const WORKGROUPS_WANTED: u32 = 512;
@@ -86,11 +85,6 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub fn new(context: &Context) -> Self {
-        let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
-        Device { is_cpu, memory: context.limits().max_compute_workgroup_storage_size }
-    }
-
     /// Workgroups that keep it busy.
     pub fn workgroups_wanted(&self) -> u32 {
         if self.is_cpu { WORKGROUPS_WANTED_OF_CPU } else { WORKGROUPS_WANTED }

@@ -4,10 +4,10 @@
     python3 -m venv record && record/bin/pip install onnx==1.23.2
     record/bin/python scripts/record_attention.py > tests/data/onnx_attention.json
 
-Numbers and expected outputs are those of the package's test cases. What the operator keeps in a past cache is the first update of a
-program, what it gets is the second; `nonpad_kv_seqlen` are the counts of one update. Where the operator's queries are not the last of
-their sequence, because there is no cache, or a window reaches to the right, what they see is written into the mask. Tests that differ
-only in other outputs than the first are one.
+Numbers and expected outputs are those of the package's test cases. What the operator keeps in a past cache is the first
+update of a program, what it gets is the second; `nonpad_kv_seqlen` are the counts of one update. Where the operator's
+queries are not the last of their sequence, because there is no cache, or a window reaches to the right, what they see
+is written into the mask. Tests that differ only in other outputs than the first are one.
 """
 
 import json

@@ -4,10 +4,10 @@
     python3 -m venv record && record/bin/pip install gguf==0.19.0 ml_dtypes==0.6.0
     record/bin/python scripts/record_formats.py tests/data/formats
 
-Q8_0 and Q4_0 come from `gguf.quants`, the Python twin of ggml's reference quantisation; E4M3 from `ml_dtypes.float8_e4m3fn`, which
-does not saturate, so that what it makes NaN of is 448 here. Files are raw little-endian: `blocks.f32` has the rows, 32 elements
-each, `blocks.q8_0` and `blocks.q4_0` ggml's blocks (the scale, then the codes); `fp8.f32` has numbers, `fp8.e4m3` their codes, and
-`fp8.decoded.f32` the numbers of all 256 codes.
+Q8_0 and Q4_0 come from `gguf.quants`, the Python twin of ggml's reference quantisation; E4M3 from
+`ml_dtypes.float8_e4m3fn`, which does not saturate, so that what it makes NaN of is 448 here. Files are raw
+little-endian: `blocks.f32` has the rows, 32 elements each, `blocks.q8_0` and `blocks.q4_0` ggml's blocks (the scale,
+then the codes); `fp8.f32` has numbers, `fp8.e4m3` their codes, and `fp8.decoded.f32` the numbers of all 256 codes.
 """
 
 import pathlib

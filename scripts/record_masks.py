@@ -4,9 +4,9 @@
     python3 -m venv record && record/bin/pip install onnx==1.23.2
     record/bin/python scripts/record_masks.py > tests/data/onnx_windows.json
 
-The operator runs by the reference implementation of the package `onnx`. All keys are zero, so that every key that a query sees
-has the same weight, and values are one-hot, so that the output tells which keys those are. The cache is external: its valid
-rows are `nonpad_kv_seqlen`, and the queries are the last of them.
+The operator runs by the reference implementation of the package `onnx`. All keys are zero, so that every key that a
+query sees has the same weight, and values are one-hot, so that the output tells which keys those are. The cache is
+external: its valid rows are `nonpad_kv_seqlen`, and the queries are the last of them.
 """
 
 import json

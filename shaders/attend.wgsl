@@ -7,7 +7,8 @@
 //          output     strided [sequence, head, token, value_dim]; or
 //          partials   as attend_split has them
 //          mask       broadcast [sequence, head, token, position], added to the scores
-// Bounds:  rows past the queries of a sequence are neither read nor written; only positions that some row sees are read.
+// Bounds:  rows past the queries of a sequence are neither read nor written; only positions that some row sees are
+//          read.
 //
 // Before this stand the constants of the variant, the text that reads the cache with the prefix cache_, and the other
 // attend_ files.

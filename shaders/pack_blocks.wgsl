@@ -2,7 +2,8 @@
 // source is read once. Elements past the head size are zero. Joined once as key_ and once as value_, with pack_q8_0 or
 // pack_q4_0.
 //
-// Unit:    one word of the codes of a row, counted to a whole pair of blocks, whose scales share a word. A workgroup has whole pairs.
+// Unit:    one word of the codes of a row, counted to a whole pair of blocks, whose scales share a word. A workgroup has
+//          whole pairs.
 
 var<workgroup> side_largest: array<u32, WORKGROUP_SIZE>;
 var<workgroup> side_largest_later: array<u32, WORKGROUP_SIZE>;
@@ -47,7 +48,12 @@ fn side_largest_of(first: u32) -> u32 {
     var largest = 0u;
     if SIDE_BLOCK_WORDS == 4u {
         largest = larger(
-            largest_of(vec4<u32>(side_largest[first], side_largest[first + 1u], side_largest[first + 2u], side_largest[first + 3u])),
+            largest_of(vec4<u32>(
+                side_largest[first],
+                side_largest[first + 1u],
+                side_largest[first + 2u],
+                side_largest[first + 3u],
+            )),
             largest_of(vec4<u32>(
                 side_largest_later[first],
                 side_largest_later[first + 1u],
@@ -57,8 +63,18 @@ fn side_largest_of(first: u32) -> u32 {
         );
     } else {
         largest = larger(
-            largest_of(vec4<u32>(side_largest[first], side_largest[first + 1u], side_largest[first + 2u], side_largest[first + 3u])),
-            largest_of(vec4<u32>(side_largest[first + 4u], side_largest[first + 5u], side_largest[first + 6u], side_largest[first + 7u])),
+            largest_of(vec4<u32>(
+                side_largest[first],
+                side_largest[first + 1u],
+                side_largest[first + 2u],
+                side_largest[first + 3u],
+            )),
+            largest_of(vec4<u32>(
+                side_largest[first + 4u],
+                side_largest[first + 5u],
+                side_largest[first + 6u],
+                side_largest[first + 7u],
+            )),
         );
     }
     return largest;

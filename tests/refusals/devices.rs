@@ -65,7 +65,7 @@ fn out_of_memory() {
     if std::env::var_os(INNER).is_none() {
         let this = std::env::current_exe().unwrap();
         let output = std::process::Command::new("sh")
-            .args(["-c", "ulimit -v 1000000 && exec \"$0\" --exact out_of_memory"])
+            .args(["-c", "ulimit -v 1000000 && exec \"$0\" --exact devices::out_of_memory"])
             .arg(this)
             .env(INNER, "1")
             .output()

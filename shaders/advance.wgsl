@@ -9,12 +9,14 @@ struct Chunk {
     first_plane: u32,   // the segment's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32, // the chunk's first plane, counted inside its segment
-    starts: u32,        // index of the first start in `lengths`
+    sequences: u32,     // that there is room for, in the chunk that sets their lengths; 0 in the others
 }
+
+@group(0) @binding(0) var<uniform> chunk: Chunk;
 
 // The rows of a run that this dispatch writes.
 fn written(run: Run) -> Run {
-    return Run(run.first, run.start, run.start, 0u, 0u, 0u);
+    return Run(run.group, run.sequence, run.first, run.start, run.start, 0u);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

@@ -1,11 +1,11 @@
-// gather: copies a range of rows of keys or of values into a dense tensor, as stored bits or in another format. Rows
-// that a sequence does not have come out as zero, whatever the storage holds there.
+// gather: copies rows of keys or of values into a dense tensor, as stored bits or in another format. Rows that a
+// sequence does not have come out as zero, whatever the storage holds there: they are the gap of a run.
 //
-// Grid:    x and z together count units of one plane's output, in workgroups; y counts planes of the window.
+// Grid:    x and z together count units of one run's output, in workgroups; y counts [run, head] of the window.
 // Shapes:  planes   [plane, slot, dim], one segment of the cache
 //          output   [sequence, head, row, dim], a window of the destination
 // Bounds:  the host proves that the window holds the output and that every run lies inside its plane;
-//          the kernel drops the units past the end of a plane's output.
+//          the kernel drops the units past the end of a run's output.
 
 struct Window {
     first_plane: u32,   // the window's first plane, counted over the whole cache
@@ -18,26 +18,20 @@ struct Window {
     spare_1: u32,
 }
 
-const NOWHERE = 0xffffffffu;
-
 @group(0) @binding(0) var<uniform> window: Window;
 
-fn slot_in(run: Run, row: u32) -> u32 {
-    if row >= run.token && row - run.token < run.end - run.start {
-        return run.start + (row - run.token);
-    }
-    return NOWHERE;
+// The part of a run whose rows of the output are in the window.
+struct Part {
+    slot: u32, // of its first row
+    rows: u32,
+    row: u32,  // its first one, counted inside the window
 }
 
-// The slot that holds row `row` of the output, or NOWHERE. Three runs at most, written out: a loop, however short,
-// makes a kernel on a software driver half as fast.
-fn slot_of(plane: u32, row: u32) -> u32 {
-    let first = (window.first_plane + plane) / HEADS * RUNS_PER_SEQUENCE;
-    var slot = slot_in(step_run(first), row);
-    if RUNS_PER_SEQUENCE == 3u {
-        slot = min(slot, min(slot_in(step_run(first + 1u), row), slot_in(step_run(first + 2u), row)));
-    }
-    return slot;
+fn part_of(run: Run) -> Part {
+    let first = run.token - (run.start - run.first);
+    let begin = max(first, window.first_row);
+    let end = min(run.token + (run.end - run.start), window.first_row + window.rows);
+    return Part(run.first + (begin - first), max(begin, end) - begin, begin - window.first_row);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -46,5 +40,8 @@ fn gather(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    gather_unit(group.y, (group.z * groups.x + group.x) * WORKGROUP_SIZE + local);
+    let place = place_of(group.y, window.first_plane, window.planes, window.segment_plane);
+    if place.inside {
+        gather_unit(place, part_of(place.run), (group.z * groups.x + group.x) * WORKGROUP_SIZE + local);
+    }
 }

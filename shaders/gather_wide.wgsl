@@ -3,15 +3,17 @@
 @group(0) @binding(1) var<storage, read> planes: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<u32>>;
 
-fn gather_unit(plane: u32, unit: u32) {
+fn gather_unit(place: Place, part: Part, unit: u32) {
     let row = unit / ROW_VECTORS;
-    if row >= window.rows {
+    if row >= part.rows {
         return;
     }
-    let slot = slot_of(plane, window.first_row + row);
+    let slot = part.slot + row;
+    let vector = unit % ROW_VECTORS;
     var bits = vec4<u32>();
-    if slot != NOWHERE {
-        bits = planes[((window.segment_plane + plane) * SLOTS + slot) * ROW_VECTORS + unit % ROW_VECTORS];
+    if slot >= place.run.start {
+        bits = planes[(place.plane * SLOTS + slot) * ROW_VECTORS + vector];
     }
-    output[window.offset / (4u * LANES) + plane * window.rows * ROW_VECTORS + unit] = bits;
+    let plane = place.plane - window.segment_plane;
+    output[window.offset / (4u * LANES) + (plane * window.rows + part.row + row) * ROW_VECTORS + vector] = bits;
 }

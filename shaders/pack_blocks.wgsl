@@ -26,11 +26,11 @@ fn side_read_four(place: Place, token: u32, dim: u32) -> vec4<u32> {
     );
 }
 
-fn side_stage(place: Place, run: Run, unit: u32, local: u32, inside: bool) -> Staged {
+fn side_stage(place: Place, run: Run, unit: u32, local: u32) -> Staged {
     let slot = run.first + unit / SIDE_ROW_PARTS;
     let part = unit % SIDE_ROW_PARTS;
     var staged = Staged();
-    if inside && slot >= run.start && slot < run.end {
+    if place.inside && slot >= run.start && slot < run.end {
         let token = run.token + (slot - run.start);
         let dim = part / SIDE_BLOCK_WORDS * 32u + part % SIDE_BLOCK_WORDS * 4u;
         staged.first = side_read_four(place, token, dim);
@@ -93,10 +93,10 @@ fn side_inverse(scale: u32) -> u32 {
 }
 
 // Writes the codes; the scale is for the thread that writes it with another.
-fn side_write(place: Place, run: Run, unit: u32, local: u32, inside: bool, staged: Staged) {
+fn side_write(place: Place, run: Run, unit: u32, local: u32, staged: Staged) {
     let slot = run.first + unit / SIDE_ROW_PARTS;
     let part = unit % SIDE_ROW_PARTS;
-    let token = inside && slot >= run.start && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS;
+    let token = place.inside && slot >= run.start && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS;
     var codes = 0u;
     var half = 0u;
     if token {
@@ -106,7 +106,7 @@ fn side_write(place: Place, run: Run, unit: u32, local: u32, inside: bool, stage
         half = select(f16_encode(scale), 0x7e00u, broken);
         codes = select(side_codes(staged, side_inverse(scale)), 0u, broken);
     }
-    if inside && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS {
+    if place.inside && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS {
         side_planes[side_codes_at(place.plane, slot, part)] = codes;
     }
     side_halves[local] = half;

@@ -1,43 +1,38 @@
 // permute: gives sequences of a batch the rows of others, in place, and sets the lengths. A thread moves one unit of
-// one head through all sequences, one hop after the other, so that nothing is overwritten before it was read: the host
-// has put the hops in such an order, and lets a cycle start by keeping a unit aside.
+// one head through all sequences, one move after the other, so that nothing is overwritten before it was read: the host
+// has put the moves in such an order, and lets a cycle start by keeping a unit aside.
 //
 // Grid:    x and z together count units of a plane, in workgroups; y counts heads. Layers are done one after the other.
-// Shapes:  hops   [layer, hop and then sequence]
-// Bounds:  the host proves that every sequence and slot of a hop is there; the kernel drops the units past the end.
+// Shapes:  selected   [layer, move, member], then the lengths afterwards, [layer, sequence]
+// Bounds:  the host proves that every group and slot of a move is there; the kernel drops the units past the end.
 
 struct Selection {
-    hops: u32,
-    sequences: u32, // of the batch; their new lengths follow the hops of a layer, as `source`
+    moves: u32,     // of each layer
+    sequences: u32, // of the batch
     starts: u32,    // index of the first start among a layer's lengths
     spare: u32,
 }
 
-struct Hop {
-    source: u32,      // sequence, or ASIDE
-    destination: u32, // sequence, or ASIDE
-    first_0: u32,     // slots [first, end) of three pieces are moved
-    end_0: u32,
-    first_1: u32,
-    end_1: u32,
-    first_2: u32,
-    end_2: u32,
+// Slots [first, end) of one group of planes, and the group that they are copied to.
+struct Move {
+    source: u32,      // group, or ASIDE
+    destination: u32, // group, or ASIDE
+    first: u32,
+    end: u32,
 }
 
 const ASIDE = 0xffffffffu;
 
 @group(0) @binding(0) var<uniform> selection: Selection;
-@group(0) @binding(1) var<storage, read> hops: array<Hop>;
+@group(0) @binding(1) var<storage, read> selected: array<u32>;
 
-// Hop or length `index` of a layer.
-fn hop_of(layer: u32, index: u32) -> Hop {
-    return hops[layer * (selection.hops + selection.sequences) + index];
+fn move_of(layer: u32, index: u32) -> Move {
+    let at = (layer * selection.moves + index) * 4u;
+    return Move(selected[at], selected[at + 1u], selected[at + 2u], selected[at + 3u]);
 }
 
-fn moves(hop: Hop, slot: u32) -> bool {
-    return (slot >= hop.first_0 && slot < hop.end_0)
-        || (slot >= hop.first_1 && slot < hop.end_1)
-        || (slot >= hop.first_2 && slot < hop.end_2);
+fn length_of(layer: u32, sequence: u32) -> u32 {
+    return selected[LAYERS * selection.moves * 4u + layer * selection.sequences + sequence];
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

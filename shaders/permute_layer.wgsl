@@ -9,7 +9,7 @@ fn permute_layer_LAYER(head: u32, unit: u32) {
     key_LAYER_permute(head, unit);
     value_LAYER_permute(head, unit);
     if head == 0u && unit < selection.sequences {
-        let length = hop_of(LAYERu, selection.hops + unit).source;
+        let length = length_of(LAYERu, unit);
         lengths_LAYER[unit] = length;
         lengths_LAYER[selection.starts + unit] = length;
     }

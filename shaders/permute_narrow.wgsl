@@ -11,11 +11,13 @@ fn side_slot(unit: u32, lane: u32) -> u32 {
     return (unit * SIDE_LANES + lane) / SIDE_CODE_UNITS;
 }
 
-// The bits of a word that a hop moves.
-fn side_moved(hop: Hop, unit: u32) -> u32 {
-    var mask = select(0u, SIDE_LANE_MASK, moves(hop, side_slot(unit, 0u)));
+// The bits of a word that are copied.
+fn side_copied(copied: Move, unit: u32) -> u32 {
+    let slot = side_slot(unit, 0u);
+    var mask = select(0u, SIDE_LANE_MASK, slot >= copied.first && slot < copied.end);
     if SIDE_LANES == 2u {
-        mask |= select(0u, 0xffff0000u, moves(hop, side_slot(unit, 1u)));
+        let next = side_slot(unit, 1u);
+        mask |= select(0u, 0xffff0000u, next >= copied.first && next < copied.end);
     }
     return mask;
 }
@@ -25,19 +27,22 @@ fn side_permute(head: u32, unit: u32) {
         return;
     }
     var aside = 0u;
-    for (var i = 0u; i < selection.hops; i++) {
-        let hop = hop_of(SIDE_LAYER, i);
-        var bits = aside;
-        if hop.source != ASIDE {
-            bits = side_planes[(hop.source * HEADS + head) * SIDE_PLANE_WORDS + unit];
+    for (var i = 0u; i < selection.moves; i++) {
+        let copied = move_of(SIDE_LAYER, i);
+        let mask = side_copied(copied, unit);
+        if mask == 0u {
+            continue;
         }
-        let mask = side_moved(hop, unit);
-        let at = (hop.destination * HEADS + head) * SIDE_PLANE_WORDS + unit;
-        if hop.destination == ASIDE {
+        var bits = aside;
+        if copied.source != ASIDE {
+            bits = side_planes[(copied.source * HEADS + head) * SIDE_PLANE_WORDS + unit];
+        }
+        let at = (copied.destination * HEADS + head) * SIDE_PLANE_WORDS + unit;
+        if copied.destination == ASIDE {
             aside = bits;
         } else if mask == 0xffffffffu {
             side_planes[at] = bits;
-        } else if mask != 0u {
+        } else {
             side_planes[at] = (side_planes[at] & ~mask) | (bits & mask);
         }
     }

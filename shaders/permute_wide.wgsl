@@ -9,16 +9,19 @@ fn side_permute(head: u32, unit: u32) {
         return;
     }
     var aside = vec4<u32>();
-    for (var i = 0u; i < selection.hops; i++) {
-        let hop = hop_of(SIDE_LAYER, i);
-        var bits = aside;
-        if hop.source != ASIDE {
-            bits = side_planes[(hop.source * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit];
+    for (var i = 0u; i < selection.moves; i++) {
+        let copied = move_of(SIDE_LAYER, i);
+        if slot < copied.first || slot >= copied.end {
+            continue;
         }
-        if hop.destination == ASIDE {
+        var bits = aside;
+        if copied.source != ASIDE {
+            bits = side_planes[(copied.source * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit];
+        }
+        if copied.destination == ASIDE {
             aside = bits;
-        } else if moves(hop, slot) {
-            side_planes[(hop.destination * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit] = bits;
+        } else {
+            side_planes[(copied.destination * HEADS + head) * SIDE_SLOTS * SIDE_ROW_VECTORS + unit] = bits;
         }
     }
 }

@@ -14,6 +14,6 @@ fn positions(
 ) {
     let sequence = (group.y * groups.x + group.x) * WORKGROUP_SIZE + local;
     if sequence < step_sequences() {
-        starts[sequence] = step_run(sequence * RUNS_PER_SEQUENCE).position;
+        starts[sequence] = step_start(sequence);
     }
 }

@@ -2,5 +2,5 @@
 // gather_narrow, with the unpack_ file of the stored format, which defines `unpacked`.
 
 fn stored(plane: u32, slot: u32, dim: u32) -> u32 {
-    return encoded(unpacked((window.segment_plane + plane) * PLANE_WORDS, slot, dim));
+    return encoded(unpacked(plane * PLANE_WORDS, slot, dim));
 }

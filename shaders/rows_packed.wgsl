@@ -1,7 +1,7 @@
 // rows_packed: a word of the output is one of a packed row, first codes and then scales. For gather_narrow.
 
 fn stored(plane: u32, slot: u32, word: u32) -> u32 {
-    let at = (window.segment_plane + plane) * PLANE_WORDS;
+    let at = plane * PLANE_WORDS;
     if word < CODE_WORDS {
         return planes[at + slot * CODE_WORDS + word];
     }

@@ -2,7 +2,7 @@
 
 fn stored(plane: u32, slot: u32, dim: u32) -> u32 {
     let element = slot * DIM + dim;
-    let word = planes[(window.segment_plane + plane) * PLANE_WORDS + element / LANES];
+    let word = planes[plane * PLANE_WORDS + element / LANES];
     if LANES == 1u {
         return word;
     }

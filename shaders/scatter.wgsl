@@ -1,5 +1,5 @@
 // scatter: writes new rows of keys and values into the cache, converting their format on the way,
-// zeroes the gap in front of them, and sets the lengths of the sequences it wrote to.
+// zeroes the gap in front of them, and sets the lengths of the sequences.
 //
 // Grid:    that of grid_rows or grid_planes.
 // Shapes:  key_source, value_source   strided [sequence, head, token, dim], a window of the caller's buffer
@@ -11,7 +11,7 @@ struct Chunk {
     first_plane: u32,    // the chunk's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32,  // the chunk's first plane, counted inside its segment
-    starts: u32,         // index of the first start in `lengths`
+    sequences: u32,      // that there is room for, in the chunk that sets their lengths; 0 in the others
     first_token: u32,    // tokens of the source that this chunk writes
     end_token: u32,
     first_sequence: u32, // sequence and head of the source window's first row
@@ -24,6 +24,14 @@ struct Chunk {
     value_sequence_stride: u32,
     value_head_stride: u32,
     value_token_stride: u32,
+}
+
+@group(0) @binding(0) var<uniform> chunk: Chunk;
+
+// Eight elements as stored: one vector of a 16-bit format, two of a 32-bit one.
+struct Eight {
+    low: vec4<u32>,
+    high: vec4<u32>,
 }
 
 // The part of a run that this dispatch writes: that whose tokens belong to the chunk. A gap goes with the token after
@@ -42,7 +50,7 @@ fn written(run: Run) -> Run {
     }
     let start = run.start + (low - run.token);
     let end = run.start + (high - run.token);
-    return Run(select(start, run.first, low == run.token), start, end, low, run.length, run.position);
+    return Run(run.group, run.sequence, select(start, run.first, low == run.token), start, end, low);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

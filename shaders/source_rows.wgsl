@@ -5,7 +5,7 @@
 
 fn side_source_row(place: Place, token: u32) -> u32 {
     return chunk.side_offset
-        + (place.sequence - chunk.first_sequence) * chunk.side_sequence_stride
+        + (place.run.sequence - chunk.first_sequence) * chunk.side_sequence_stride
         + (place.head - chunk.first_head) * chunk.side_head_stride
         + (token - chunk.first_token) * chunk.side_token_stride;
 }

@@ -4,5 +4,5 @@
 // Bounds:  the host proves that the window holds every row.
 
 fn side_source_row(place: Place, token: u32) -> u32 {
-    return chunk.side_offset + place.sequence * SIDE_SEQUENCE_STRIDE + place.head * SIDE_HEAD_STRIDE;
+    return chunk.side_offset + place.run.sequence * SIDE_SEQUENCE_STRIDE + place.head * SIDE_HEAD_STRIDE;
 }

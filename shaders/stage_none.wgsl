@@ -1,6 +1,6 @@
 // stage_none: a side that is not quantised to blocks, beside one that is. Joined once as key_ or once as value_.
 
-fn side_stage(place: Place, run: Run, unit: u32, local: u32, inside: bool) -> Staged {
+fn side_stage(place: Place, run: Run, unit: u32, local: u32) -> Staged {
     return Staged();
 }
 
@@ -8,5 +8,5 @@ fn side_finish(place: Place, run: Run, unit: u32, local: u32) {
     side_write_alone(place, run, unit);
 }
 
-fn side_write(place: Place, run: Run, unit: u32, local: u32, inside: bool, staged: Staged) {
+fn side_write(place: Place, run: Run, unit: u32, local: u32, staged: Staged) {
 }

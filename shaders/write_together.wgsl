@@ -1,7 +1,7 @@
 // write_together: the threads of a block find its scale together, and each writes one word of its codes. For scatter,
 // where a side is quantised to blocks.
 //
-// Bounds:  all threads of a workgroup reach the barriers; one that is not inside reads and writes nothing.
+// Bounds:  all threads of a workgroup reach the barriers; one whose place is not inside reads and writes nothing.
 
 // What a thread has read of a block: elements in order, those of Q4_0 from both halves.
 struct Staged {
@@ -18,19 +18,15 @@ fn largest_of(elements: vec4<u32>) -> u32 {
     return larger(larger(elements.x, elements.y), larger(elements.z, elements.w));
 }
 
-fn write_unit(plane_run: u32, unit: u32, local: u32, inside: bool) {
-    let place = place_of(plane_run);
-    if inside {
-        set_length(plane_run, unit, place);
-    }
+fn write_unit(place: Place, unit: u32, local: u32) {
     let run = written(place.run);
-    let key = key_stage(place, run, unit, local, inside);
-    let value = value_stage(place, run, unit, local, inside);
+    let key = key_stage(place, run, unit, local);
+    let value = value_stage(place, run, unit, local);
     workgroupBarrier();
-    key_write(place, run, unit, local, inside, key);
-    value_write(place, run, unit, local, inside, value);
+    key_write(place, run, unit, local, key);
+    value_write(place, run, unit, local, value);
     workgroupBarrier();
-    if inside {
+    if place.inside {
         key_finish(place, run, unit, local);
         value_finish(place, run, unit, local);
     }

@@ -11,7 +11,7 @@ use crate::{
     copies::CopySource,
     grid::{Block, grid, grid_of_planes, split},
     kernels::{Chunk, Kernel, SideVariant, StepPath, WriteVariant},
-    layout::{Layout, binding_limit},
+    layout::{Layout, WORKGROUP_SIZE, binding_limit},
     pipelines::Entry,
     record::{Dispatch, Recorder, StepData, dispatch},
     source::{SourceWindow, block_corners},
@@ -41,9 +41,9 @@ pub(crate) struct Writes {
     variant: WriteVariant,
     /// Strides of keys and of values that steps of one token have as constants.
     token_strides: [Option<[u32; 2]>; 2],
-    /// By [`StepPath`], whether runs are single rows, whether sequences have more than one, and whether there is one
-    /// token; made when the first step takes them.
-    pipelines: [[[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2]; 2],
+    /// By [`StepPath`], whether runs are single rows, and whether there is one token; made when the first step takes
+    /// them.
+    pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
 }
@@ -51,84 +51,87 @@ pub(crate) struct Writes {
 /// A step of some [`Writes`] that can be recorded without failing.
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
-    chunks: &'a [BoundChunk],
+    writes: &'a Writes,
     pipeline: &'a wgpu::ComputePipeline,
     data: StepData,
-    units: u64,
-    runs: u32,
-    single_rows: bool,
+    step: &'a Step,
+    rows: u32,
     tokens: u32,
-    /// Planes of the batch.
-    planes: u32,
     context: &'a Context,
 }
 
 impl Prepared<'_> {
     pub fn record(self, recorder: &mut impl Recorder, label: &'static str) {
-        let Prepared { chunks, pipeline, data, units, runs, single_rows, tokens, planes, context } = self;
-        let dispatches = chunks.iter().filter_map(|chunk| {
-            let planes = chunk.planes_of(planes, tokens)?;
-            let grid = grid_of_chunk((units, runs, single_rows), planes, context.limits());
-            Some(Dispatch { pipeline, bindings: &chunk.bindings, grid: grid.expect("the largest chunk fits a grid") })
+        let Prepared { writes, pipeline, data, step, rows, tokens, context } = self;
+        let dispatches = writes.chunks_of(step, tokens).map(|(chunk, runs)| {
+            let grid = writes.grid(chunk, step, (runs, rows), context.limits());
+            Dispatch { pipeline, bindings: &chunk.bindings, grid: grid.expect("it was made before") }
         });
         dispatch(recorder, label, data, dispatches);
-    }
-}
-
-/// The grid for some planes, each of which has so many runs of so many units. No chunk has more planes than a grid is
-/// high by runs.
-fn grid_of_chunk((units, runs, single_rows): (u64, u32, bool), planes: u32, limits: &wgpu::Limits) -> Result<[u32; 3]> {
-    if single_rows {
-        grid(units.saturating_mul(planes.into()).saturating_mul(runs.into()), limits)
-    } else {
-        grid_of_planes(units, planes.saturating_mul(runs), limits)
     }
 }
 
 /// Planes of a segment, and tokens of the source, that one dispatch writes.
 #[derive(Debug)]
 struct BoundChunk {
-    planes: Range<u32>,
+    /// The groups that the planes lie in.
+    groups: Range<u32>,
     first_token: u32,
+    /// The chunk that sets the lengths.
+    sets_lengths: bool,
     bindings: wgpu::BindGroup,
 }
 
-impl BoundChunk {
-    /// How many of the first `planes` planes are its own, where a step of so many tokens has any of its tokens.
-    fn planes_of(&self, planes: u32, tokens: u32) -> Option<u32> {
-        let planes = self.planes.end.min(planes).saturating_sub(self.planes.start);
-        (planes > 0 && self.first_token < tokens).then_some(planes)
-    }
-}
-
 impl Writes {
-    /// Does all that can fail for a step, of which runs of up to `rows` rows are written, of `tokens` tokens of the
-    /// source.
+    /// Does all that can fail for a step of `tokens` tokens of the source, of which up to `rows` rows of a run are
+    /// written.
     pub fn prepare<'a>(
         &'a self,
         context: &'a Context,
         data: StepData,
-        step: &Step,
+        step: &'a Step,
         (rows, tokens): (u32, u32),
     ) -> Result<Prepared<'a>> {
-        let single_rows = rows <= 1;
-        let runs = step.per_sequence;
-        let mut variant = WriteVariant { step: data.path(), single_rows, runs, ..self.variant };
+        let mut variant = WriteVariant { step: data.path(), single_rows: rows <= 1, ..self.variant };
         if tokens == 1 {
             [variant.keys.strides, variant.values.strides] = self.token_strides;
         }
         let pipeline = self.pipeline(context, variant)?;
-        let units = variant.units(rows);
-        let planes = step.count().saturating_mul(variant.heads);
-        let largest = self.chunks.iter().filter_map(|chunk| chunk.planes_of(planes, tokens)).max().unwrap_or(0);
-        grid_of_chunk((units, runs, single_rows), largest, context.limits())?;
-        Ok(Prepared { chunks: &self.chunks, pipeline, data, units, runs, single_rows, tokens, planes, context })
+        for (chunk, runs) in self.chunks_of(step, tokens) {
+            self.grid(chunk, step, (runs, rows), context.limits())?;
+        }
+        Ok(Prepared { writes: self, pipeline, data, step, rows, tokens, context })
+    }
+
+    /// The chunks that a step of so many tokens takes, and how many of its runs each has.
+    fn chunks_of(&self, step: &Step, tokens: u32) -> impl Iterator<Item = (&BoundChunk, u32)> {
+        self.chunks.iter().filter_map(move |chunk| {
+            let runs = if chunk.first_token < tokens { step.runs_in(&chunk.groups) } else { 0 };
+            (runs > 0 || chunk.sets_lengths).then_some((chunk, runs))
+        })
+    }
+
+    /// The grid of a chunk, whose runs have up to so many rows.
+    fn grid(
+        &self,
+        chunk: &BoundChunk,
+        step: &Step,
+        (runs, rows): (u32, u32),
+        limits: &wgpu::Limits,
+    ) -> Result<[u32; 3]> {
+        let (units, sequences) = (self.variant.units(rows), if chunk.sets_lengths { step.count() } else { 0 });
+        let planes = u64::from(runs).saturating_mul(self.variant.heads_at_once.into());
+        if rows <= 1 {
+            return grid(units.saturating_mul(planes).max(sequences.into()), limits);
+        }
+        let high = planes.max(sequences.div_ceil(WORKGROUP_SIZE).into());
+        grid_of_planes(units, high, limits)
     }
 
     /// The pipeline for steps of one kind.
     fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
         let kind = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
-        let pipeline = &kind[usize::from(variant.runs > 1)][usize::from(variant.keys.strides.is_some())];
+        let pipeline = &kind[usize::from(variant.keys.strides.is_some())];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
             None => {
@@ -138,9 +141,9 @@ impl Writes {
         }
     }
 
-    /// How many dispatches a step of so many tokens takes that has the first `planes` planes.
-    pub fn count(&self, planes: u32, tokens: u32) -> u64 {
-        self.chunks.iter().filter_map(|chunk| chunk.planes_of(planes, tokens)).count() as u64
+    /// How many dispatches a step of so many tokens takes.
+    pub fn count(&self, step: &Step, tokens: u32) -> u64 {
+        self.chunks_of(step, tokens).count() as u64
     }
 
     fn new(
@@ -159,16 +162,16 @@ impl Writes {
             keys,
             values,
             heads: layout.heads,
+            heads_at_once: layout.heads_at_once(context.limits()),
+            has_parts: false,
             step: StepPath::Ring,
-            runs: 1,
             single_rows: true,
             cut_by_tokens: false,
         };
-        let most = layout.most_planes(context.limits());
         let mut blocks = Vec::new();
         for (segment, planes) in storage.segments_of(&(0..layout.planes)) {
             let mut parts = Vec::new();
-            let fits = |block: &Block| block.plane_count() <= most;
+            let fits = |block: &Block| layout.fits_a_grid(&block.planes, context.limits());
             split(Block { planes, tokens: 0..1 }, &fits, &|_| false, &mut parts)
                 .expect("one plane is no more than a grid is high");
             blocks.extend(parts.into_iter().map(|block| (segment, block)));
@@ -177,7 +180,7 @@ impl Writes {
             first_plane: block.planes.start,
             planes: block.plane_count(),
             segment_plane: segment.index(block),
-            starts: storage.lengths.starts(),
+            sequences: if sets_lengths(block) { layout.sequences() } else { 0 },
             ..Chunk::default()
         };
         let uniforms: Vec<_> = blocks.iter().map(chunk).collect();
@@ -191,11 +194,23 @@ impl Writes {
                     segment.keys.as_entire_binding(),
                     segment.values.as_entire_binding(),
                 ];
-                let bindings = bind(context, Entry::Advance, &bindings)?;
-                Ok(BoundChunk { planes: block.planes.clone(), first_token: 0, bindings })
+                Ok(BoundChunk::new(block, layout, bind(context, Entry::Advance, &bindings)?))
             })
             .collect::<Result<_>>()?;
+        let variant = WriteVariant { has_parts: blocks.len() > 1, ..variant };
         Ok(Writes::new(Kernel::Advance, variant, chunks, buffer.size()))
+    }
+}
+
+/// Whether the dispatch of a block sets the lengths of all sequences.
+fn sets_lengths(block: &Block) -> bool {
+    block.planes.start == 0 && block.tokens.start == 0
+}
+
+impl BoundChunk {
+    fn new(block: &Block, layout: &Layout, bindings: wgpu::BindGroup) -> Self {
+        let (groups, first_token) = (layout.groups_of(&block.planes), block.tokens.start);
+        BoundChunk { groups, first_token, sets_lengths: sets_lengths(block), bindings }
     }
 }
 
@@ -235,11 +250,10 @@ impl BoundSource {
             let values = source.values.window(block, heads, config.value_dim, alignment);
             (keys, values)
         };
-        let most = layout.most_planes(context.limits());
         let fits = |block: &Block| {
             let (keys, values) = windows(block);
             let bound = [keys, values].iter().all(|window| window_bytes(&window.bytes) <= limit);
-            bound && block.plane_count() <= most
+            bound && layout.fits_a_grid(&block.planes, context.limits())
         };
         let by_tokens = |block: &Block| {
             source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
@@ -272,8 +286,9 @@ impl BoundSource {
             keys,
             values,
             heads,
+            heads_at_once: layout.heads_at_once(context.limits()),
+            has_parts: blocks.iter().any(|(_, block)| block.planes.start > 0),
             step: StepPath::Ring,
-            runs: 1,
             single_rows: true,
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
@@ -286,7 +301,7 @@ impl BoundSource {
                     first_plane: block.planes.start,
                     planes: block.plane_count(),
                     segment_plane: segment.index(block),
-                    starts: storage.lengths.starts(),
+                    sequences: if sets_lengths(block) { layout.sequences() } else { 0 },
                     first_token,
                     end_token: block.tokens.end,
                     first_sequence,
@@ -311,8 +326,7 @@ impl BoundSource {
                     window_binding(source.keys.buffer, &keys.bytes),
                     window_binding(source.values.buffer, &values.bytes),
                 ];
-                let bindings = bind(context, Entry::Scatter, &bindings)?;
-                Ok(BoundChunk { planes: block.planes.clone(), first_token: block.tokens.start, bindings })
+                Ok(BoundChunk::new(block, layout, bind(context, Entry::Scatter, &bindings)?))
             })
             .collect::<Result<_>>()?;
         let writes = Writes { token_strides, ..Writes::new(Kernel::Scatter, variant, chunks, buffer.size()) };

@@ -1,7 +1,5 @@
 //! The copy form of updates and ranges: runs of bytes for the device's own buffer copies.
 
-use std::ops::Range;
-
 use crate::{
     RowsIn, Side, Source,
     layout::Layout,
@@ -76,11 +74,9 @@ impl CopySource {
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, step: &Step, layout: &Layout, storage: &Storage) {
         for (side, from) in Side::BOTH.into_iter().zip(&self.sides) {
             let sizes = layout.side(side);
-            let runs =
-                (0..).zip(step.sequences()).flat_map(|(sequence, runs)| runs.iter().map(move |run| (sequence, run)));
-            for (sequence, run) in runs.filter(|(_, run)| run.touched() > 0) {
+            for run in &step.runs {
                 for head in 0..layout.heads {
-                    let (to, plane) = storage.plane(layout, side, sequence, head);
+                    let (to, plane) = storage.plane(layout, side, run.group, head);
                     let slot = |slot: u32| plane.saturating_add(sizes.rows_bytes(slot));
                     if run.gap() > 0 {
                         encoder.clear_buffer(to, slot(run.first), Some(sizes.rows_bytes(run.gap())));
@@ -88,7 +84,7 @@ impl CopySource {
                     let rows = run.rows();
                     let (pieces, rows) = if from.contiguous { (rows.min(1), rows) } else { (rows, 1) };
                     for piece in 0..pieces {
-                        let from_offset = from.start(sequence, head, run.token.saturating_add(piece));
+                        let from_offset = from.start(run.sequence, head, run.token.saturating_add(piece));
                         let to_offset = slot(run.start.saturating_add(piece));
                         let bytes = sizes.rows_bytes(rows);
                         encoder.copy_buffer_to_buffer(&from.buffer, from_offset, to, to_offset, bytes);
@@ -106,48 +102,37 @@ pub(crate) fn range_is_copyable(layout: &Layout, side: Side, usage: wgpu::Buffer
 }
 
 /// How many copies and clears a range of one side takes.
-pub(crate) fn count_range(step: &Step, sequences: &Range<u32>, layout: &Layout) -> u64 {
-    let sequence = |runs: &[Run]| {
-        let copies = runs.iter().filter(|run| run.rows() > 0).count() as u64;
-        copies.saturating_add(u64::from(valid_rows(runs) < step.rows)).saturating_mul(layout.heads.into())
-    };
-    let runs = step.sequences().skip(sequences.start as usize).take(sequences.len());
-    runs.map(sequence).fold(0, u64::saturating_add)
+pub(crate) fn count_range(step: &Step, layout: &Layout) -> u64 {
+    let of = |run: &Run| u64::from(run.rows().min(1)).saturating_add(run.gap().min(1).into());
+    step.runs.iter().map(of).fold(0, u64::saturating_add).saturating_mul(layout.heads.into())
 }
 
-/// Rows of an output that a sequence has.
-fn valid_rows(runs: &[Run]) -> u32 {
-    runs.iter().map(Run::rows).fold(0, u32::saturating_add)
-}
-
-/// Records a range of one side of some sequences: valid rows are copied, the others cleared.
+/// Records a range of one side, whose output begins with the planes of `first_sequence`: rows are copied, gaps cleared.
 pub(crate) fn record_range(
     encoder: &mut wgpu::CommandEncoder,
     step: &Step,
-    sequences: &Range<u32>,
+    first_sequence: u32,
     layout: &Layout,
     storage: &Storage,
     side: Side,
     (to, offset): (&wgpu::Buffer, u64),
 ) {
     let sizes = layout.side(side);
-    let first = layout.planes_of(sequences.start);
-    let runs = (0..).zip(step.sequences()).filter(|(sequence, _)| sequences.contains(sequence));
-    for (sequence, runs) in runs {
+    let first = layout.planes_of(first_sequence);
+    for run in &step.runs {
         for head in 0..layout.heads {
-            let (from, plane) = storage.plane(layout, side, sequence, head);
+            let (from, plane) = storage.plane(layout, side, run.group, head);
             // Rows of the output end in its buffer, as [`Destination::check`](crate::Destination) has told.
-            let output = u64::from(count(&(first..layout.plane(sequence, head)))).saturating_mul(step.rows.into());
+            let output = u64::from(count(&(first..layout.plane(run.sequence, head)))).saturating_mul(step.rows.into());
             let row =
                 |row: u32| output.saturating_add(row.into()).saturating_mul(sizes.row_bytes).saturating_add(offset);
-            for run in runs.iter().filter(|run| run.rows() > 0) {
+            if run.gap() > 0 {
+                let first = run.token.saturating_sub(run.gap());
+                encoder.clear_buffer(to, row(first), Some(sizes.rows_bytes(run.gap())));
+            }
+            if run.rows() > 0 {
                 let start = plane.saturating_add(sizes.rows_bytes(run.start));
                 encoder.copy_buffer_to_buffer(from, start, to, row(run.token), sizes.rows_bytes(run.rows()));
-            }
-            let valid = valid_rows(runs);
-            if valid < step.rows {
-                let rest = count(&(valid..step.rows));
-                encoder.clear_buffer(to, row(valid), Some(sizes.rows_bytes(rest)));
             }
         }
     }

@@ -72,17 +72,18 @@ impl Reads {
         let row_bytes = output.row_bytes(sizes.dim);
         let vectors = row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
         let wide = vectors && output == sizes.format && sizes.is_contiguous();
-        let kernel = Kernel::Gather {
+        let heads_at_once = layout.heads_at_once(context.limits());
+        let kernel = |has_parts| Kernel::Gather {
             stored: sizes.format,
             output,
             dim: sizes.dim,
             heads: layout.heads,
             slots: layout.slots,
+            heads_at_once,
+            has_parts,
             step: data.path(),
-            runs: step.per_sequence,
             wide,
         };
-        let pipeline = context.pipeline(kernel)?;
         let limit = binding_limit(context.limits());
         let alignment = context.limits().min_storage_buffer_offset_alignment;
         // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. Rows of the
@@ -94,10 +95,9 @@ impl Reads {
             let block_rows = u64::from(block.plane_count()).saturating_mul(block.token_count().into());
             window(row(first), row(first.saturating_add(block_rows)), alignment)
         };
-        let most = context.limits().max_compute_workgroups_per_dimension;
         let fits = |block: &Block| {
             let (window, _) = bytes(block);
-            window_bytes(&window) <= limit && block.plane_count() <= most
+            window_bytes(&window) <= limit && layout.fits_a_grid(&block.planes, context.limits())
         };
         let mut blocks = Vec::new();
         if rows > 0 {
@@ -111,6 +111,7 @@ impl Reads {
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
             }
         }
+        let pipeline = context.pipeline(kernel(blocks.iter().any(|(_, block)| block.planes.start > 0)))?;
         let uniforms: Vec<_> = blocks
             .iter()
             .map(|(segment, block)| Window {
@@ -129,18 +130,17 @@ impl Reads {
             .zip(&blocks)
             .map(|(at, (segment, block))| {
                 let (window, _) = bytes(block);
-                // One more word than a plane's output has bytes for, where it starts in the middle of one.
-                let plane_bytes = u64::from(block.token_count()).saturating_mul(row_bytes);
-                let units = if wide { plane_bytes / 16 } else { (plane_bytes / 4).saturating_add(1) };
+                // One more word than a run's output has bytes for, where it starts in the middle of one.
+                let run_bytes = u64::from(block.token_count().min(step.longest)).saturating_mul(row_bytes);
+                let units = if wide { run_bytes / 16 } else { (run_bytes / 4).saturating_add(1) };
+                let runs = u64::from(step.runs_in(&layout.groups_of(&block.planes)));
+                let planes = runs.saturating_mul(heads_at_once.into());
                 let bindings = [
                     uniform_binding::<Window>(context, &buffer, at),
                     segment.side(side).as_entire_binding(),
                     window_binding(destination.buffer, &window),
                 ];
-                Ok((
-                    bind(context, Entry::Gather, &bindings)?,
-                    grid_of_planes(units, block.plane_count(), context.limits())?,
-                ))
+                Ok((bind(context, Entry::Gather, &bindings)?, grid_of_planes(units, planes, context.limits())?))
             })
             .collect::<Result<_>>()?;
         Ok(Reads { pipeline, windows })

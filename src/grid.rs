@@ -64,14 +64,17 @@ pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     Ok([x, y, 1])
 }
 
-/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y. No chunk has more
-/// planes than a grid is high.
+/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y.
 ///
 /// # Errors
 /// [`Error::DeviceLimit`].
-pub(crate) fn grid_of_planes(units: u64, planes: u32, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+pub(crate) fn grid_of_planes(units: u64, planes: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     let [x, z] = spread(workgroups(units), limits)?;
-    Ok([x, planes, z])
+    let available = u64::from(limits.max_compute_workgroups_per_dimension);
+    match u32::try_from(planes) {
+        Ok(y) if planes <= available => Ok([x, y, z]),
+        _ => Err(Error::DeviceLimit { limit: "max_compute_workgroups_per_dimension", needed: planes, available }),
+    }
 }
 
 /// Workgroups that hold `units` threads.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Bytes of a step as immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 28;
+pub(crate) const IMMEDIATE_BYTES: u32 = 32;
 const _: () = assert!(size_of::<Immediate>() == IMMEDIATE_BYTES as usize);
 
 /// How one side of a scatter kernel reads and writes.
@@ -49,9 +49,11 @@ pub(crate) struct WriteVariant {
     pub keys: SideVariant,
     pub values: SideVariant,
     pub heads: u32,
+    /// Heads of a group that a dispatch takes at once.
+    pub heads_at_once: u32,
+    /// Some chunk has not all planes.
+    pub has_parts: bool,
     pub step: StepPath,
-    /// Runs of each sequence.
-    pub runs: u32,
     /// Runs of at most one row, as in a step of decoding.
     pub single_rows: bool,
     /// Some chunk has not all tokens of its source.
@@ -65,7 +67,6 @@ pub(crate) enum Kernel {
     Advance(WriteVariant),
     Positions {
         step: StepPath,
-        runs: u32,
     },
     /// Sides without sources, of so many layers; `wide` says whether rows are whole vectors.
     Permute {
@@ -81,8 +82,9 @@ pub(crate) enum Kernel {
         dim: u32,
         heads: u32,
         slots: u32,
+        heads_at_once: u32,
+        has_parts: bool,
         step: StepPath,
-        runs: u32,
         wide: bool,
     },
 }
@@ -94,8 +96,8 @@ pub(crate) struct Chunk {
     pub first_plane: u32,
     pub planes: u32,
     pub segment_plane: u32,
-    /// Index of the first start in the buffer of lengths.
-    pub starts: u32,
+    /// Sequences that there is room for, in the chunk that sets their lengths; 0 in the others.
+    pub sequences: u32,
     pub first_token: u32,
     pub end_token: u32,
     pub first_sequence: u32,
@@ -110,20 +112,21 @@ pub(crate) struct Chunk {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Selection {
-    pub hops: u32,
+    pub moves: u32,
     pub sequences: u32,
     pub starts: u32,
     pub spare: u32,
 }
 
-/// Mirror of `Hop` in `shaders/permute.wgsl`.
+/// Mirror of `Move` in `shaders/permute.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub(crate) struct Hop {
+pub(crate) struct Move {
     pub source: u32,
     pub destination: u32,
-    /// First slot and slot after the last of each piece.
-    pub pieces: [[u32; 2]; 3],
+    /// First slot and slot after the last.
+    pub first: u32,
+    pub end: u32,
 }
 
 /// Mirror of `Window` in `shaders/gather.wgsl`.
@@ -273,11 +276,15 @@ impl SideVariant {
                 text.push_str(part);
             }
         } else {
-            text.push_str(if self.wide {
-                include_str!("../shaders/planes_wide.wgsl")
-            } else {
-                include_str!("../shaders/planes_narrow.wgsl")
-            });
+            for part in match (self.wide, self.shared_words()) {
+                (true, _) => &[include_str!("../shaders/planes_wide.wgsl")][..],
+                (false, 0) => {
+                    &[include_str!("../shaders/planes_narrow.wgsl"), include_str!("../shaders/words_whole.wgsl")]
+                }
+                _ => &[include_str!("../shaders/planes_narrow.wgsl"), include_str!("../shaders/words_shared.wgsl")],
+            } {
+                text.push_str(part);
+            }
         }
         text
     }
@@ -320,15 +327,15 @@ impl Kernel {
 
     /// The kernel's whole text.
     pub fn wgsl(&self) -> String {
-        let (heads, runs) = match *self {
-            Kernel::Scatter(WriteVariant { heads, runs, .. })
-            | Kernel::Advance(WriteVariant { heads, runs, .. })
-            | Kernel::Gather { heads, runs, .. } => (heads, runs),
-            Kernel::Positions { runs, .. } => (1, runs),
-            Kernel::Permute { heads, .. } => (heads, 1),
+        let (heads, at_once, has_parts) = match *self {
+            Kernel::Scatter(WriteVariant { heads, heads_at_once, has_parts, .. })
+            | Kernel::Advance(WriteVariant { heads, heads_at_once, has_parts, .. })
+            | Kernel::Gather { heads, heads_at_once, has_parts, .. } => (heads, heads_at_once, has_parts),
+            Kernel::Positions { .. } => (1, 1, false),
+            Kernel::Permute { heads, .. } => (heads, heads, false),
         };
-        let mut text = format!("const WORKGROUP_SIZE = {WORKGROUP_SIZE}u;\n");
-        line(&mut text, format_args!("const RUNS_PER_SEQUENCE = {runs}u;\nconst HEADS = {heads}u;"));
+        let mut text = format!("const WORKGROUP_SIZE = {WORKGROUP_SIZE}u;\nconst HEADS = {heads}u;\n");
+        line(&mut text, format_args!("const HEADS_AT_ONCE = {at_once}u;\nconst HAS_PARTS = {has_parts};"));
         text.push_str(include_str!("../shaders/step.wgsl"));
         text.push_str(match self.step() {
             Some(StepPath::Ring) => include_str!("../shaders/step_ring.wgsl"),
@@ -358,14 +365,14 @@ impl Kernel {
                     text.push_str(include_str!("../shaders/advance.wgsl"));
                     text.push_str(include_str!("../shaders/write_alone.wgsl"));
                 }
-                text.push_str(include_str!("../shaders/place.wgsl"));
+                text.push_str(include_str!("../shaders/runs.wgsl"));
+                text.push_str(include_str!("../shaders/lengths.wgsl"));
                 line(&mut text, format_args!("const UNITS_OF_ROW = {}u;", variant.units(1)));
                 line(&mut text, format_args!("const CUT_BY_TOKENS = {};", variant.cut_by_tokens));
-                let together = matches!(self, Kernel::Scatter(_)) && variant.makes_blocks();
-                text.push_str(match (*single_rows, together) {
-                    (true, false) => include_str!("../shaders/grid_rows.wgsl"),
-                    (true, true) => include_str!("../shaders/grid_rows_together.wgsl"),
-                    (false, _) => include_str!("../shaders/grid_planes.wgsl"),
+                text.push_str(if *single_rows {
+                    include_str!("../shaders/grid_rows.wgsl")
+                } else {
+                    include_str!("../shaders/grid_planes.wgsl")
                 });
                 for (side, name, binding, source, from_end) in [(keys, "key", 2, 4, 2), (values, "value", 3, 5, 1)] {
                     let mut side_text = side.text(binding, source);
@@ -379,6 +386,7 @@ impl Kernel {
             }
             Kernel::Positions { .. } => text.push_str(include_str!("../shaders/positions.wgsl")),
             Kernel::Permute { keys, values, layers, .. } => {
+                line(&mut text, format_args!("const LAYERS = {layers}u;"));
                 text.push_str(include_str!("../shaders/permute.wgsl"));
                 // After the selection and the hops, three buffers of each layer.
                 for (layer, lengths) in (0..*layers).zip((2u32..).step_by(3)) {
@@ -415,6 +423,7 @@ impl Kernel {
                 constant("CODE_WORDS", stored.code_words(dim).into());
                 constant("SCALE_WORDS", stored.scale_words(dim).into());
                 constant("ROW_VECTORS", output.row_bytes(dim) / 16);
+                text.push_str(include_str!("../shaders/runs.wgsl"));
                 text.push_str(include_str!("../shaders/gather.wgsl"));
                 text.push_str(if wide {
                     include_str!("../shaders/gather_wide.wgsl")
@@ -423,6 +432,19 @@ impl Kernel {
                 });
                 for part in rows_text(stored, output, wide) {
                     text.push_str(part);
+                }
+                if !wide {
+                    let words = if output.units(dim).is_multiple_of(lanes(output)) {
+                        include_str!("../shaders/words_whole.wgsl")
+                    } else {
+                        include_str!("../shaders/words_shared.wgsl")
+                    };
+                    text.push_str(
+                        &words
+                            .replace("side_planes", "output")
+                            .replace("side_", "output_")
+                            .replace("SIDE_PLANES_BINDING", "2"),
+                    );
                 }
                 if !wide && stored != output {
                     let coded = |name: &str, direction: &str, format: Format| match format {

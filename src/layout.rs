@@ -5,7 +5,11 @@
 
 use std::ops::Range;
 
-use crate::{CacheConfig, Error, Format, Placement, Result, Scale, Side, placement::PIECES, step::Step};
+use crate::{
+    CacheConfig, Error, Format, Placement, Result, Scale, Side,
+    placement::{PIECES, count},
+    step::Step,
+};
 
 /// The largest binding that is safe on every driver: 2^31 − 4 bytes.
 pub(crate) const MAX_BINDING_BYTES: u64 = (1 << 31) - 4;
@@ -162,7 +166,7 @@ impl Layout {
             ),
             (
                 "max_compute_workgroups_per_dimension",
-                layout.runs().max(2).into(),
+                layout.runs().saturating_add(1).into(),
                 limits.max_compute_workgroups_per_dimension.into(),
             ),
             ("max_storage_buffer_binding_size", Step::bytes(batch, layout.runs()), binding_limit(limits)),
@@ -199,13 +203,26 @@ impl Layout {
         runs(self.placement)
     }
 
-    /// The most planes that a grid takes above each other, with all runs of each.
-    pub fn most_planes(&self, limits: &wgpu::Limits) -> u32 {
-        let most = limits.max_compute_workgroups_per_dimension;
-        match self.placement {
-            Placement::Linear => most,
-            Placement::Ring { .. } => most / PIECES,
-        }
+    /// Heads of a group that a grid takes above each other, with as many runs of each as a sequence has: all, where they
+    /// are not more than a grid is high.
+    pub fn heads_at_once(&self, limits: &wgpu::Limits) -> u32 {
+        let runs = self.runs().saturating_add(1);
+        let most = limits.max_compute_workgroups_per_dimension.checked_div(runs).unwrap_or(1);
+        self.heads.min(most.max(1))
+    }
+
+    /// Whether a grid takes some planes above each other, with the runs of all groups that they lie in.
+    pub fn fits_a_grid(&self, planes: &Range<u32>, limits: &wgpu::Limits) -> bool {
+        let (at_once, groups) = (self.heads_at_once(limits), self.groups_of(planes));
+        let runs = u64::from(count(&groups)).saturating_mul(self.runs().saturating_add(1).into());
+        let high = runs.saturating_mul(at_once.into()) <= limits.max_compute_workgroups_per_dimension.into();
+        high && (at_once == self.heads || count(&groups) == 1 && count(planes) <= at_once)
+    }
+
+    /// The groups of planes, one plane a head, that some planes lie in.
+    pub fn groups_of(&self, planes: &Range<u32>) -> Range<u32> {
+        let group = |plane: u32| plane.checked_div(self.heads).expect("no dimension is zero");
+        group(planes.start)..group(planes.end.saturating_sub(1)).saturating_add(1)
     }
 
     /// Bytes of a key row and a value row.

@@ -4,8 +4,9 @@ use crate::{
     Context, Recorder, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer},
     grid::grid_of_planes,
-    kernels::{Hop, Kernel, Selection, SideVariant},
+    kernels::{Kernel, Move, Selection, SideVariant},
     layout::{Layout, binding_limit},
+    placement::PIECES,
     plan::stored_slots,
     sequences::Sequences,
     storage::Storage,
@@ -30,9 +31,9 @@ impl Permutation {
     /// fit a binding.
     pub fn layers_at_once(context: &Context, sequences: usize) -> usize {
         let buffers = context.limits().max_storage_buffers_per_shader_stage.saturating_sub(1) / 3;
-        // A hop for each sequence, one more for each cycle of two and more, and the lengths.
-        let hops = (sequences as u64).saturating_mul(5).div_ceil(2);
-        let bytes = hops.saturating_mul(size_of::<Hop>() as u64);
+        // Moves of every piece of each sequence, for each cycle of two and more once again, and the lengths.
+        let pieces = u64::from(PIECES).saturating_mul(size_of::<Move>() as u64);
+        let bytes = (sequences as u64).saturating_mul(pieces.saturating_mul(3).div_ceil(2).saturating_add(4));
         let bindings = binding_limit(context.limits()).checked_div(bytes).unwrap_or(0);
         let layers = bindings.min(buffers.clamp(1, MOST_LAYERS).into());
         usize::try_from(layers).expect("there are 16 at most")
@@ -42,7 +43,7 @@ impl Permutation {
     pub fn fits_a_grid(context: &Context, layout: &Layout) -> bool {
         let units = Side::BOTH.map(|side| SideVariant::moved(layout, side).moved_units()).into_iter().max();
         let high = layout.heads <= context.limits().max_compute_workgroups_per_dimension;
-        high && grid_of_planes(units.unwrap_or(0), layout.heads, context.limits()).is_ok()
+        high && grid_of_planes(units.unwrap_or(0), layout.heads.into(), context.limits()).is_ok()
     }
 
     /// Sequence `i` of the new batch becomes what `sources[i]` is now, in layers of one layout with one segment each.
@@ -55,32 +56,40 @@ impl Permutation {
         let count = |count: usize| u32::try_from(count).expect("a batch size is 32 bits wide");
         let order = order(sources);
         let starts = layout.sequences();
-        let selection = Selection { hops: count(order.len()), sequences: count(sources.len()), starts, spare: 0 };
         let number = count(layers.len());
-        let (mut hops, mut buffers) = (Vec::new(), Vec::new());
+        let (mut moves, mut lengths, mut buffers) = (Vec::new(), Vec::new(), Vec::new());
         for (storage, sequences) in layers {
-            let length = |source: u32| sequences.lengths[source as usize];
-            hops.extend(order.iter().map(|&(read, source, destination)| {
-                let slots = stored_slots(layout.placement, length(read), sequences.oldest[read as usize]);
-                Hop { source, destination, pieces: slots.map(|slots| [slots.start, slots.end]) }
-            }));
-            hops.extend(sources.iter().map(|&source| Hop { source: length(source), ..Hop::default() }));
+            let known = |source: u32| (sequences.lengths[source as usize], sequences.oldest[source as usize]);
+            let of_layer = order.iter().flat_map(|&(read, source, destination)| {
+                let (length, oldest) = known(read);
+                let slots = stored_slots(layout.placement, length, oldest);
+                slots.map(move |slots| Move { source, destination, first: slots.start, end: slots.end })
+            });
+            moves.push(of_layer.collect::<Vec<_>>());
+            lengths.extend(sources.iter().map(|&source| known(source).0));
             let segment = storage.segments.first().expect("a cache has a segment");
             buffers.extend([&storage.lengths.buffer, &segment.keys, &segment.values]);
         }
+        let most = moves.iter().map(Vec::len).max().unwrap_or(0);
+        // A move of no slots fills up the layers that have fewer.
+        moves.iter_mut().for_each(|moves| moves.resize(most, Move::default()));
+        let selection = Selection { moves: count(most), sequences: count(sources.len()), starts, spare: 0 };
+        let mut selected: Vec<u32> = bytemuck::cast_slice(&moves.concat()).to_vec();
+        selected.append(&mut lengths);
         let [keys, values] = Side::BOTH.map(|side| SideVariant::moved(layout, side));
         let kernel = Kernel::Permute { keys, values, heads: layout.heads, layers: number };
         let pipeline = context.pipeline(kernel)?;
         let uniform = uniform_buffer(context, &[selection])?;
-        let hops = context.create_filled("hops", bytemuck::cast_slice(&hops), wgpu::BufferUsages::STORAGE)?;
-        let mut bindings = vec![uniform_binding::<Selection>(context, &uniform, 0), hops.as_entire_binding()];
+        let selected = bytemuck::cast_slice(&selected);
+        let selected = context.create_filled("selected", selected, wgpu::BufferUsages::STORAGE)?;
+        let mut bindings = vec![uniform_binding::<Selection>(context, &uniform, 0), selected.as_entire_binding()];
         bindings.extend(buffers.into_iter().map(wgpu::Buffer::as_entire_binding));
         // Where nothing moves, lengths are set.
-        let (units, heads) = match selection.hops {
+        let (units, heads) = match selection.moves {
             0 => (0, 1),
             _ => (keys.moved_units().max(values.moved_units()), layout.heads),
         };
-        let grid = grid_of_planes(units.max(sources.len() as u64), heads, context.limits())?;
+        let grid = grid_of_planes(units.max(sources.len() as u64), u64::from(heads), context.limits())?;
         Ok(Permutation { pipeline, bindings: bind(context, kernel.entry(), &bindings)?, grid })
     }
 

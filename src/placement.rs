@@ -153,21 +153,41 @@ impl Placement {
     }
 
     /// The pieces in which positions lie, which are stored all: the first position of each, and its slots.
-    pub(crate) fn pieces(&self, positions: Range<u32>) -> impl Iterator<Item = (u32, Range<u32>)> {
-        let Range { start, end } = positions;
-        let sinks = self.sinks().clamp(start, end.max(start));
-        let wrap = match *self {
-            Placement::Linear => end,
-            Placement::Ring { window, slack, .. } => {
-                let row = self.slot(sinks).saturating_sub(self.sinks());
-                let room = window.saturating_add(slack).saturating_sub(row);
-                sinks.saturating_add(room).min(end)
+    pub(crate) const fn pieces(&self, positions: Range<u32>) -> Pieces {
+        Pieces { placement: *self, positions }
+    }
+
+    /// How many positions from one on lie in slots next to each other.
+    fn contiguous(&self, position: u32) -> u32 {
+        match *self {
+            Placement::Linear => u32::MAX,
+            Placement::Ring { sinks, .. } if position < sinks => sinks.saturating_sub(position),
+            Placement::Ring { window, sinks, slack } => {
+                let row = self.slot(position).saturating_sub(sinks);
+                window.saturating_add(slack).saturating_sub(row)
             }
-        };
-        [start..sinks, sinks..wrap, wrap..end].into_iter().filter(|piece| piece.start < piece.end).map(|piece| {
-            let slot = self.slot(piece.start);
-            (piece.start, slot..slot.saturating_add(count(&piece)))
-        })
+        }
+    }
+}
+
+/// Contiguous positions, in the pieces in which they lie.
+pub(crate) struct Pieces {
+    placement: Placement,
+    positions: Range<u32>,
+}
+
+impl Iterator for Pieces {
+    type Item = (u32, Range<u32>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Range { start, end } = self.positions;
+        if start >= end {
+            return None;
+        }
+        let rows = self.placement.contiguous(start).min(count(&(start..end)));
+        self.positions.start = start.saturating_add(rows);
+        let slot = self.placement.slot(start);
+        Some((start, slot..slot.saturating_add(rows)))
     }
 }
 

@@ -1,17 +1,16 @@
 //! What an operation does to each sequence, checked before anything is recorded. Pure: no wgpu object in sight.
 //!
-//! A plan turns positions into [`Run`]s: contiguous slots of one sequence. Kernels know only runs, so a ring is another
-//! way to make runs, as pages would be.
+//! A plan turns positions into a flat list of [`Run`]s. Kernels know only runs, so a ring is another way to make runs,
+//! as pages would be.
 
 use std::ops::Range;
 
 use crate::{
     CacheConfig, Error, HostRows, PerSequence, Placement, Result, Side, Write,
-    layout::runs,
-    placement::{PIECES, count},
+    placement::count,
     sequences::Sequences,
     source::check_source_format,
-    step::{KEEP_LENGTH, Run, Step},
+    step::{MAX_LENGTH, Run, Step},
     write::Positions,
 };
 
@@ -41,7 +40,7 @@ pub(crate) fn plan_write(
     if let Some(counts) = write.counts {
         check_entries("counts", sequences, counts.len())?;
     }
-    step.clear(runs(placement));
+    step.clear();
     let known = sequences.lengths.iter().zip(&sequences.oldest);
     for ((sequence, (&length, &oldest)), index) in (0..).zip(known).zip(0..) {
         let index: usize = index;
@@ -50,8 +49,7 @@ pub(crate) fn plan_write(
             return Err(Error::CountAboveTokens { sequence, count, tokens });
         }
         if count == 0 {
-            step.push_empty(length);
-            step.oldest.push(oldest);
+            step.push_sequence(length, length, oldest);
             continue;
         }
         let position = match write.positions {
@@ -59,26 +57,10 @@ pub(crate) fn plan_write(
             Positions::At(position) => position,
             Positions::Each(positions) => positions[index],
         };
-        let end = position.checked_add(count);
-        if placement == Placement::Linear {
-            // What `push_write` would plan, without its pieces: this is the path of every decoding step.
-            let max_seq_len = config.max_seq_len;
-            let end = end.filter(|end| *end <= max_seq_len).ok_or(Error::WriteBeyondCapacity {
-                sequence,
-                position,
-                count,
-                max_seq_len,
-            })?;
-            let first = position.min(length);
-            let run = Run { first, start: position, end, token: 0, length: end, position };
-            step.rows = step.rows.max(run.touched());
-            step.runs.push(run);
-            step.oldest.push(0);
-            continue;
-        }
-        let end = end.filter(|end| *end < KEEP_LENGTH).ok_or(Error::PositionOverflow { sequence, position, count })?;
-        let (first, rows) = (placement.first_stored(end), config.slots().saturating_sub(placement.sinks()));
+        let end = end_of(config, sequence, position, count)?;
+        let first = placement.first_stored(end);
         if write.whole && first > position.max(placement.sinks()) {
+            let rows = config.slots().saturating_sub(placement.sinks());
             return Err(Error::WriteBeyondRing { sequence, position, count, rows, oldest: first });
         }
         let oldest =
@@ -87,13 +69,25 @@ pub(crate) fn plan_write(
         if let Some(seen) = placement.first_seen(position, end).filter(|&seen| write.attended && seen < oldest) {
             return Err(Error::Evicted { sequence, position: seen, oldest });
         }
-        step.push_write(placement, length, position, end);
-        step.oldest.push(oldest);
+        step.push_write(placement, sequence, length, position, end);
+        step.push_sequence(end, position, oldest);
     }
-    // Also where no row is touched, lengths and starts are set.
-    step.rows = step.rows.max(1);
-    step.compact();
     Ok(())
+}
+
+/// Where a write of some tokens ends, if that is not beyond what the cache holds.
+fn end_of(config: &CacheConfig, sequence: u32, position: u32, count: u32) -> Result<u32> {
+    let end = position.checked_add(count);
+    match config.placement {
+        Placement::Linear => {
+            let max_seq_len = config.max_seq_len;
+            let refused = Error::WriteBeyondCapacity { sequence, position, count, max_seq_len };
+            end.filter(|end| *end <= max_seq_len).ok_or(refused)
+        }
+        Placement::Ring { .. } => {
+            end.filter(|end| *end <= MAX_LENGTH).ok_or(Error::PositionOverflow { sequence, position, count })
+        }
+    }
 }
 
 /// Checks a range against the sequences and plans the rows that each has of it.
@@ -110,12 +104,10 @@ pub(crate) fn plan_read(
     if range.end > write_pos {
         return Err(Error::RangeBeyondWritten { end: range.end, write_pos });
     }
-    plan_rows(placement, sequences, step, |sequence, length, _| {
-        range_of(placement, sequence, length, range).map(Some)
-    })?;
     // Also where every sequence ends before.
-    step.rows = count(range);
-    Ok(())
+    plan_rows(placement, sequences, count(range), step, |sequence, length, _| {
+        range_of(placement, sequence, length, range).map(Some)
+    })
 }
 
 /// The same for one sequence; the others have no rows.
@@ -126,30 +118,36 @@ pub(crate) fn plan_read_one(
     range: &Range<u32>,
     step: &mut Step,
 ) -> Result<()> {
-    plan_rows(placement, sequences, step, |sequence, length, _| {
+    plan_rows(placement, sequences, 0, step, |sequence, length, _| {
         (sequence == wanted).then(|| range_of(placement, sequence, length, range)).transpose()
     })
 }
 
 /// Plans the copy of some stored positions of each sequence, in order from row 0 on: what `of` says of the sequence,
-/// its length, and the first position beyond the sinks that it stores.
+/// its length, and the first position beyond the sinks that it stores. A sequence that has fewer rows than another, or
+/// than `least`, gets rows of zero.
 fn plan_rows(
     placement: Placement,
     sequences: &Sequences,
+    least: u32,
     step: &mut Step,
     of: impl Fn(u32, u32, u32) -> Result<Option<[Range<u32>; 2]>>,
 ) -> Result<()> {
-    step.clear(runs(placement));
-    for (sequence, (&length, &oldest)) in (0..).zip(sequences.lengths.iter().zip(&sequences.oldest)) {
-        match of(sequence, length, oldest)? {
-            Some(ranges) => {
-                step.rows = ranges.iter().map(count).fold(0, u32::saturating_add).max(step.rows);
-                step.push_read(placement, length, ranges);
-            }
-            None => step.push_empty(length),
+    step.clear();
+    let known = || (0..).zip(sequences.lengths.iter().zip(&sequences.oldest));
+    let mut rows = least;
+    for (sequence, (&length, &oldest)) in known() {
+        if let Some(ranges) = of(sequence, length, oldest)? {
+            rows = ranges.iter().map(count).fold(0, u32::saturating_add).max(rows);
         }
     }
-    step.compact();
+    step.rows = rows;
+    for (sequence, (&length, &oldest)) in known() {
+        if let Some(ranges) = of(sequence, length, oldest)? {
+            let present = step.push_rows(placement, sequence, ranges);
+            step.push_absent(sequence, present..rows);
+        }
+    }
     Ok(())
 }
 
@@ -174,7 +172,7 @@ pub(crate) fn plan_truncate(
     if let PerSequence::Each(lengths) = lengths {
         check_entries("lengths", sequences, lengths.len())?;
     }
-    step.clear(1);
+    step.clear();
     for (sequence, index) in (0..sequences.count()).zip(0..) {
         let index: usize = index;
         let (current, oldest) = (sequences.lengths[index], sequences.oldest[index]);
@@ -186,48 +184,39 @@ pub(crate) fn plan_truncate(
             return Err(Error::TruncateBeyondLength { sequence, length, current });
         }
         let oldest = if length < current { Sequences::rollback(placement, sequence, oldest, length)? } else { oldest };
-        step.push_empty(length);
-        step.oldest.push(oldest);
+        step.push_sequence(length, length, oldest);
     }
-    step.rows = 1;
     Ok(())
 }
 
 /// Plans the rows that a sequence of some length has, from row 0 of a source on, as all of one sequence, and nothing of
 /// the others.
 pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence: u32, length: u32, step: &mut Step) {
-    step.clear(runs(placement));
+    step.clear();
+    step.push_rows(placement, sequence, placement.valid(length));
     for (other, index) in (0..sequences.count()).zip(0..) {
         let index: usize = index;
         if other == sequence {
-            step.push_read(placement, length, placement.valid(length));
-            step.oldest.push(placement.first_valid(length));
+            step.push_sequence(length, length, placement.first_valid(length));
         } else {
-            step.push_empty(sequences.lengths[index]);
-            step.oldest.push(sequences.oldest[index]);
+            let length = sequences.lengths[index];
+            step.push_sequence(length, length, sequences.oldest[index]);
         }
     }
-    step.rows = step.runs.iter().map(Run::touched).max().unwrap_or(0);
-    step.compact();
 }
 
 /// Plans all stored rows of one sequence, valid or there for a rollback, from row 0 of an output on.
 pub(crate) fn plan_read_stored(placement: Placement, sequences: &Sequences, wanted: u32, step: &mut Step) {
     let of = |sequence, length, oldest| Ok((sequence == wanted).then(|| stored(placement, length, oldest)));
-    plan_rows(placement, sequences, step, of).expect("what is stored can be read");
+    plan_rows(placement, sequences, 0, step, of).expect("what is stored can be read");
 }
 
 /// The same rows, from a source to the same slots of other sequences, `count` in all. Lengths stay.
-pub(crate) fn plan_place_stored(read: &[Run], count: u32, wanted: impl Fn(u32) -> bool, step: &mut Step) {
-    step.clear(u32::try_from(read.len()).expect("a sequence has three runs at most"));
-    for sequence in 0..count {
-        if wanted(sequence) {
-            step.push(KEEP_LENGTH, KEEP_LENGTH, read.iter().map(|&run| Run { length: KEEP_LENGTH, ..run }));
-        } else {
-            step.push_empty(KEEP_LENGTH);
-        }
+pub(crate) fn plan_place_stored(read: &Step, count: u32, wanted: impl Fn(u32) -> bool, step: &mut Step) {
+    step.clear();
+    for sequence in (0..count).filter(|&sequence| wanted(sequence)) {
+        read.runs.iter().for_each(|&run| step.push(Run { group: sequence, sequence, ..run }));
     }
-    step.rows = step.runs.iter().map(Run::touched).max().unwrap_or(0);
 }
 
 /// Positions of a sequence that are stored, the sinks among them.
@@ -236,10 +225,9 @@ fn stored(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; 2] {
     [0..sinks, oldest.clamp(sinks, length)..length]
 }
 
-/// The slots in which they lie, three pieces at most.
-pub(crate) fn stored_slots(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; PIECES as usize] {
-    let mut pieces = stored(placement, length, oldest).into_iter().flat_map(|positions| placement.pieces(positions));
-    std::array::from_fn(|_| pieces.next().map_or(0..0, |(_, slots)| slots))
+/// The slots in which they lie.
+pub(crate) fn stored_slots(placement: Placement, length: u32, oldest: u32) -> impl Iterator<Item = Range<u32>> {
+    stored(placement, length, oldest).into_iter().flat_map(move |positions| placement.pieces(positions)).map(|at| at.1)
 }
 
 /// Plans all valid rows of the sequences for which `wanted` holds, each in order from row 0 on.
@@ -250,7 +238,7 @@ pub(crate) fn plan_read_valid(
     step: &mut Step,
 ) {
     let of = |sequence, length, _| Ok(wanted(sequence).then(|| placement.valid(length)));
-    plan_rows(placement, sequences, step, of).expect("what is valid can be read");
+    plan_rows(placement, sequences, 0, step, of).expect("what is valid can be read");
 }
 
 /// Checks that host rows hold exactly the elements of `tokens` tokens.

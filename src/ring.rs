@@ -3,7 +3,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{Context, Error, Result, step::Step, storage::Lengths};
+use crate::{
+    Context, Error, Result,
+    step::{Head, Step},
+    storage::Lengths,
+};
 
 /// Bytes of the first block of slots, where one slot is no larger.
 const FIRST_BLOCK_BYTES: u64 = 16 << 10;
@@ -22,8 +26,8 @@ pub(crate) struct StepRing {
 #[derive(Debug)]
 struct Slots {
     slot_bytes: u64,
-    /// Lengths, and then starts, that a slot holds after its runs, those of sequences that are not there as zero.
-    lengths: usize,
+    /// Lengths, and then starts, that a slot holds before its runs, those of sequences that are not there as zero.
+    room: usize,
     blocks: Vec<Block>,
     /// Where the last step lies, as (block, slot).
     last: Option<(usize, usize)>,
@@ -74,9 +78,9 @@ impl StepRing {
     pub fn new(context: &Context, batch_size: u32, runs: u32) -> Result<Self> {
         let alignment = context.limits().min_storage_buffer_offset_alignment;
         let slot_bytes = Step::bytes(batch_size, runs).next_multiple_of(alignment.into());
-        let lengths = batch_size as usize;
+        let room = batch_size as usize;
         let mut slots =
-            Slots { slot_bytes, lengths, blocks: Vec::new(), last: None, contents: Vec::new(), next: Vec::new() };
+            Slots { slot_bytes, room, blocks: Vec::new(), last: None, contents: Vec::new(), next: Vec::new() };
         slots.grow(context)?;
         Ok(StepRing { slots: Arc::new(Mutex::new(slots)) })
     }
@@ -86,14 +90,13 @@ impl StepRing {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = &mut *slots;
         slots.next.clear();
-        slots.next.extend_from_slice(&step.count().to_le_bytes());
-        slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
-        let lengths_at = slots.next.len() as u64;
-        let absent = || std::iter::repeat(0);
-        let lengths = step.lengths().chain(absent()).take(slots.lengths);
-        for number in lengths.chain(step.starts().chain(absent()).take(slots.lengths)) {
-            slots.next.extend_from_slice(&number.to_le_bytes());
+        slots.next.extend_from_slice(bytemuck::bytes_of(&step.head(slots.room)));
+        for numbers in [&step.lengths, &step.starts] {
+            slots.next.extend_from_slice(bytemuck::cast_slice(numbers));
+            let absent = slots.room.saturating_sub(numbers.len()).saturating_mul(size_of::<u32>());
+            slots.next.extend(std::iter::repeat_n(0, absent));
         }
+        slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;
             let offset = slots.offset(slot);
@@ -105,7 +108,7 @@ impl StepRing {
         let offset = slots.offset(slot);
         let block = &slots.blocks[block];
         Ok(StepSlot {
-            lengths: offset.saturating_add(lengths_at),
+            lengths: offset.saturating_add(size_of::<Head>() as u64),
             buffer: block.buffer.clone(),
             bind_group: block.bind_group.clone(),
             offset: u32::try_from(offset).expect("a block of slots stays far below 4 GiB"),
@@ -182,8 +185,10 @@ mod tests {
     use super::*;
 
     fn step(length: u32) -> Step {
-        let run = crate::step::Run { end: length, length, ..Default::default() };
-        Step { rows: length, per_sequence: 1, runs: vec![run], oldest: vec![0] }
+        let mut step = Step::default();
+        step.push_write(crate::Placement::Linear, 0, 0, 0, length);
+        step.push_sequence(length, 0, 0);
+        step
     }
 
     #[test]

@@ -1,28 +1,29 @@
-//! [`Step`]: what an operation does to each sequence, as [`Run`]s. Pure: no wgpu object in sight.
+//! [`Step`]: what an operation does, as a flat list of [`Run`]s. Pure: no wgpu object in sight.
 
 use std::ops::Range;
 
 use crate::{Placement, placement::count, sequences::Sequences};
 
-/// In place of a length: it stays as it is.
-pub(crate) const KEEP_LENGTH: u32 = u32::MAX;
+/// The longest that a sequence can be.
+pub(crate) const MAX_LENGTH: u32 = u32::MAX - 1;
 
-/// Mirror of `Run` in `shaders/step.wgsl`.
+/// Contiguous slots of one group of planes, and the rows outside of the cache that belong to them: of the source of an
+/// update, or of the output of a range. Mirror of `Run` in `shaders/step.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Run {
-    /// Slot of the first row touched; rows `first..start` become zero.
+    /// The group of planes, one plane a head, that the slots lie in: a sequence.
+    pub group: u32,
+    /// The sequence of the source, or of the output.
+    pub sequence: u32,
+    /// Slot of the first row touched; the rows of `first..start` become zero where they are written to.
     pub first: u32,
-    /// Slot of the first row that holds a token.
+    /// Slot of the first row that is copied.
     pub start: u32,
-    /// Slot after the last row that holds a token.
+    /// Slot after the last row that is copied.
     pub end: u32,
-    /// Row of the source (of a gather: of the output) that belongs to `start`.
+    /// The row of the source, or of the output, that belongs to `start`.
     pub token: u32,
-    /// The sequence's length afterwards.
-    pub length: u32,
-    /// Position of the first token that is written; the length where none is.
-    pub position: u32,
 }
 
 impl Run {
@@ -36,30 +37,50 @@ impl Run {
         count(&(self.first..self.start))
     }
 
-    /// Rows that hold a token.
+    /// Rows that are copied.
     pub fn rows(&self) -> u32 {
         count(&(self.start..self.end))
     }
 }
 
-/// Mirror of `Step` in `shaders/step_immediate.wgsl`.
+/// Mirror of the head of `Step` in `shaders/step_ring.wgsl`, after which come as many lengths and starts as there is
+/// `room` for, and then the runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Head {
+    pub sequences: u32,
+    pub runs: u32,
+    pub room: u32,
+}
+
+/// Mirror of `Step` in `shaders/step_immediate.wgsl`: a step that does the same to every sequence.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Immediate {
     pub sequences: u32,
-    pub run: Run,
+    pub runs: u32,
+    pub first: u32,
+    pub start: u32,
+    pub end: u32,
+    pub token: u32,
+    pub length: u32,
+    pub position: u32,
 }
 
-/// Runs of one operation, as many for each sequence. Kept between operations, so that planning allocates nothing.
+/// What one operation does. Kept between operations, so that planning allocates nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Of an update, the most rows of any run, `end - first`; of a range, the rows of the output.
-    pub rows: u32,
-    /// How many runs each sequence has: 1, or all that a ring may need.
-    pub per_sequence: u32,
-    /// `[sequence, run]`; those that touch rows come first.
+    /// Any number for each group, in the order of groups.
     pub runs: Vec<Run>,
-    /// Of an update, the first position beyond the sinks that each sequence stores afterwards.
+    /// The most rows that a run touches.
+    pub longest: u32,
+    /// Rows of each plane of the output, where there is one.
+    pub rows: u32,
+    /// The lengths of the sequences afterwards; none where lengths stay as they are.
+    pub lengths: Vec<u32>,
+    /// The positions of the first rows that are written; the length where none is.
+    pub starts: Vec<u32>,
+    /// The first position beyond the sinks that each sequence stores afterwards.
     pub oldest: Vec<u32>,
 }
 
@@ -67,134 +88,135 @@ impl Step {
     /// Room for a batch of `batch_size` sequences with `runs` runs each.
     pub fn with_capacity(batch_size: u32, runs: u32) -> Self {
         let batch = batch_size as usize;
+        let numbers = || Vec::with_capacity(batch);
         Step {
-            rows: 0,
-            per_sequence: 1,
             runs: Vec::with_capacity(batch.saturating_mul(runs as usize)),
-            oldest: Vec::with_capacity(batch),
+            lengths: numbers(),
+            starts: numbers(),
+            oldest: numbers(),
+            ..Step::default()
         }
     }
 
-    /// Bytes of a step of `batch_size` sequences: their number, their runs, and their lengths and starts afterwards.
-    pub const fn bytes(batch_size: u32, runs: u32) -> u64 {
-        let sequence = (size_of::<Run>() as u64).saturating_mul(runs as u64).saturating_add(8);
-        sequence.saturating_mul(batch_size as u64).saturating_add(4)
+    /// Bytes of a step with room for the lengths of so many sequences, each with up to `runs` runs, and one of rows that
+    /// it does not have.
+    pub const fn bytes(room: u32, runs: u32) -> u64 {
+        let runs = (size_of::<Run>() as u64).saturating_mul((runs as u64).saturating_add(1));
+        runs.saturating_add(8).saturating_mul(room as u64).saturating_add(size_of::<Head>() as u64)
+    }
+
+    /// What a step on the device begins with.
+    pub fn head(&self, room: usize) -> Head {
+        let number = |count: usize| u32::try_from(count).expect("runs and sequences are counted in 32 bits");
+        Head { sequences: self.count(), runs: number(self.runs.len()), room: number(room) }
     }
 
     /// Starts a new step.
-    pub fn clear(&mut self, per_sequence: u32) {
-        self.rows = 0;
-        self.per_sequence = per_sequence;
-        self.runs.clear();
-        self.oldest.clear();
+    pub fn clear(&mut self) {
+        let Step { runs, longest, rows, lengths, starts, oldest } = self;
+        (*longest, *rows) = (0, 0);
+        runs.clear();
+        [lengths, starts, oldest].into_iter().for_each(Vec::clear);
     }
 
-    /// The next sequence, of which no row is touched.
-    pub fn push_empty(&mut self, length: u32) {
-        self.push(length, length, std::iter::empty());
+    /// Adds a run after those of the same group and of groups before it.
+    pub fn push(&mut self, run: Run) {
+        self.longest = self.longest.max(run.touched());
+        self.runs.push(run);
     }
 
-    /// The runs of the next sequence: those that touch rows, and empty ones up to the number that each has.
-    pub fn push(&mut self, length: u32, position: u32, runs: impl Iterator<Item = Run>) {
-        let end = self.runs.len().saturating_add(self.per_sequence as usize);
-        self.runs.extend(runs);
-        debug_assert!(self.runs.len() <= end, "positions lie in no more pieces than a ring has");
-        self.runs.resize(end, Run { length, position, ..Run::default() });
+    /// The next sequence afterwards: its length, the position of the first row written, and the first that is stored.
+    pub fn push_sequence(&mut self, length: u32, start: u32, oldest: u32) {
+        self.lengths.push(length);
+        self.starts.push(start);
+        self.oldest.push(oldest);
     }
 
-    /// Drops the runs after each sequence's first, where all are empty: so a step of decoding is the same in a ring.
-    pub fn compact(&mut self) {
-        let per_sequence = self.per_sequence as usize;
-        let single = |runs: &[Run]| runs[1..].iter().all(|run| run.first == run.end);
-        if per_sequence > 1 && self.runs.chunks_exact(per_sequence).all(single) {
-            let mut firsts =
-                std::iter::once(true).chain(std::iter::repeat_n(false, per_sequence.saturating_sub(1))).cycle();
-            self.runs.retain(|_| firsts.next().unwrap_or(true));
-            self.per_sequence = 1;
+    /// Writes what survives of positions `position..end`, and zeroes the rows before them from the sequence's `length`
+    /// on.
+    pub fn push_write(&mut self, placement: Placement, sequence: u32, length: u32, position: u32, end: u32) {
+        let first = position.min(length);
+        let sinks = first..placement.sinks().min(end);
+        let others = first.max(placement.first_stored(end))..end;
+        for positions in [sinks, others] {
+            for (at, slots) in placement.pieces(positions) {
+                // Rows of the piece that lie before the position.
+                let skipped = position.saturating_sub(at).min(count(&slots));
+                let (group, token) = (sequence, at.saturating_sub(position));
+                let start = slots.start.saturating_add(skipped);
+                self.push(Run { group, sequence, first: slots.start, start, end: slots.end, token });
+            }
         }
     }
 
-    /// The runs of each sequence.
-    pub fn sequences(&self) -> impl ExactSizeIterator<Item = &[Run]> {
-        self.runs.chunks_exact(self.per_sequence.max(1) as usize)
+    /// Copies positions, all stored, to or from rows from 0 on, and returns how many rows they are.
+    pub fn push_rows(&mut self, placement: Placement, sequence: u32, ranges: [Range<u32>; 2]) -> u32 {
+        let mut token = 0u32;
+        for positions in ranges {
+            for (_, slots) in placement.pieces(positions) {
+                let (group, first, end) = (sequence, slots.start, slots.end);
+                self.push(Run { group, sequence, first, start: first, end, token });
+                token = token.saturating_add(count(&slots));
+            }
+        }
+        token
     }
 
-    /// The lengths of the sequences afterwards.
-    pub fn lengths(&self) -> impl Iterator<Item = u32> {
-        self.sequences().map(|runs| runs[0].length)
+    /// Zeroes rows of the output that a sequence does not have.
+    pub fn push_absent(&mut self, sequence: u32, rows: Range<u32>) {
+        let (group, absent) = (sequence, count(&rows));
+        if absent > 0 {
+            self.push(Run { group, sequence, first: 0, start: absent, end: absent, token: rows.end });
+        }
     }
 
-    /// The positions of the first rows that are written.
-    pub fn starts(&self) -> impl Iterator<Item = u32> {
-        self.sequences().map(|runs| runs[0].position)
-    }
-
-    /// How many sequences there are.
+    /// How many sequences get new lengths.
     pub fn count(&self) -> u32 {
-        u32::try_from(self.sequences().len()).expect("a batch size is 32 bits wide")
+        u32::try_from(self.lengths.len()).expect("a batch size is 32 bits wide")
+    }
+
+    /// How many runs there are in some groups.
+    pub fn runs_in(&self, groups: &Range<u32>) -> u32 {
+        let before = |group: u32| self.runs.partition_point(|run| run.group < group);
+        u32::try_from(before(groups.end).saturating_sub(before(groups.start))).expect("runs are counted in 32 bits")
     }
 
     /// Makes the sequences what they are afterwards.
     pub fn commit(&self, sequences: &mut Sequences) {
-        let Sequences { lengths, oldest, starts } = sequences;
-        lengths.clear();
-        lengths.extend(self.lengths());
-        oldest.clear();
-        oldest.extend_from_slice(&self.oldest);
-        starts.clear();
-        starts.extend(self.starts());
+        sequences.lengths.clone_from(&self.lengths);
+        sequences.oldest.clone_from(&self.oldest);
+        sequences.starts.clone_from(&self.starts);
     }
 
-    /// The step as immediates, if it does the same to every sequence.
+    /// The step as immediates, if it does the same to every sequence, or touches no row.
     pub fn immediate(&self) -> Option<Immediate> {
-        let (&run, rest) = self.runs.split_first()?;
-        let same = self.per_sequence == 1 && rest.iter().all(|other| *other == run);
-        same.then(|| Immediate { sequences: self.count(), run })
+        let Run { first, start, end, token, .. } = self.runs.first().copied().unwrap_or_default();
+        let alike = |numbers: &[u32]| numbers.windows(2).all(|pair| pair[0] == pair[1]);
+        let sequences = self.count();
+        let runs = u32::try_from(self.runs.len()).ok()?;
+        let same = (sequences == 0 || runs == 0 || runs == sequences)
+            && (0..)
+                .zip(&self.runs)
+                .all(|(index, run)| *run == Run { group: index, sequence: index, first, start, end, token })
+            && alike(&self.lengths)
+            && alike(&self.starts);
+        let of = |numbers: &[u32]| numbers.first().copied().unwrap_or(0);
+        let (length, position) = (of(&self.lengths), of(&self.starts));
+        same.then_some(Immediate { sequences, runs, first, start, end, token, length, position })
     }
 
     /// Makes the rows no queries: nothing counts as just written.
     pub fn forget_starts(&mut self) {
-        self.runs.iter_mut().for_each(|run| run.position = run.length);
+        self.starts.clone_from(&self.lengths);
     }
 
-    /// The most rows of any gap, for a kernel that writes gaps only; at least one, so that lengths are set.
-    pub fn gap_rows(&self) -> u32 {
-        self.runs.iter().map(Run::gap).max().unwrap_or(0).max(1)
+    /// The most rows of any gap.
+    pub fn longest_gap(&self) -> u32 {
+        self.runs.iter().map(Run::gap).max().unwrap_or(0)
     }
 
-    /// Rows written, gaps included; of a gather, rows that are valid.
+    /// Rows written, gaps included.
     pub fn touched_rows(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.touched())).sum()
-    }
-
-    /// Plans what survives of a write of `count` tokens at `position`, after the rows before it that become zero.
-    pub fn push_write(&mut self, placement: Placement, length: u32, position: u32, end: u32) {
-        let first = position.min(length);
-        let sinks = first..placement.sinks().min(end);
-        let others = first.max(placement.first_stored(end))..end;
-        let mut rows = self.rows;
-        let runs = [sinks, others].into_iter().flat_map(|positions| placement.pieces(positions)).map(|(at, slots)| {
-            rows = rows.max(count(&slots));
-            // Rows of the piece that lie before the position.
-            let skipped = position.saturating_sub(at).min(count(&slots));
-            let token = at.saturating_sub(position);
-            let start = slots.start.saturating_add(skipped);
-            Run { first: slots.start, start, end: slots.end, token, length: end, position }
-        });
-        self.push(end, position, runs);
-        self.rows = rows;
-    }
-
-    /// Plans the copy of positions, all stored, to rows from 0 on.
-    pub fn push_read(&mut self, placement: Placement, length: u32, ranges: [Range<u32>; 2]) {
-        let mut token = 0;
-        let pieces = ranges.into_iter().flat_map(|positions| placement.pieces(positions));
-        let runs = pieces.map(|(_, slots)| {
-            let (first, end) = (slots.start, slots.end);
-            let run = Run { first, start: first, end, token, length, position: length };
-            token = token.saturating_add(count(&slots));
-            run
-        });
-        self.push(length, length, runs);
+        self.runs.iter().map(|run| u64::from(run.touched())).fold(0, u64::saturating_add)
     }
 }

@@ -45,11 +45,6 @@ impl Lengths {
         Ok(Lengths { buffer, offset: 0, bytes: u64::from(batch_size).saturating_mul(4) })
     }
 
-    /// Index of the first start.
-    pub fn starts(&self) -> u32 {
-        u32::try_from(self.bytes / 4).expect("a batch size is 32 bits wide")
-    }
-
     /// Bytes of lengths and starts.
     pub fn with_starts(&self) -> u64 {
         self.bytes.saturating_mul(2)

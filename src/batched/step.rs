@@ -39,8 +39,8 @@ struct Plan {
 pub(super) struct Positions {
     buffer: wgpu::Buffer,
     bindings: OnceLock<wgpu::BindGroup>,
-    /// By how a step reaches it, and whether sequences have more runs than one; made when the first step takes them.
-    pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
+    /// By how a step reaches it; made when the first step takes them.
+    pipelines: [OnceLock<wgpu::ComputePipeline>; 2],
 }
 
 impl Positions {
@@ -62,12 +62,12 @@ impl Positions {
         Ok(self.bindings.get_or_init(|| made))
     }
 
-    fn pipeline(&self, context: &Context, step: StepPath, runs: u32) -> Result<&wgpu::ComputePipeline> {
-        let pipeline = &self.pipelines[step as usize][usize::from(runs > 1)];
+    fn pipeline(&self, context: &Context, step: StepPath) -> Result<&wgpu::ComputePipeline> {
+        let pipeline = &self.pipelines[step as usize];
         if let Some(pipeline) = pipeline.get() {
             return Ok(pipeline);
         }
-        let made = context.pipeline(Kernel::Positions { step, runs })?;
+        let made = context.pipeline(Kernel::Positions { step })?;
         Ok(pipeline.get_or_init(|| made))
     }
 
@@ -84,7 +84,7 @@ impl Positions {
             return Ok(());
         }
         let data = StepData::with_slot(context, step, slot)?;
-        let (pipeline, bindings) = (self.pipeline(context, data.path(), step.per_sequence)?, self.bindings(context)?);
+        let (pipeline, bindings) = (self.pipeline(context, data.path())?, self.bindings(context)?);
         let grid = grid(step.count().into(), context.limits())?;
         dispatch(recorder, "kv-cache positions", data, std::iter::once(Dispatch { pipeline, bindings, grid }));
         Ok(())

@@ -179,7 +179,7 @@ impl KvCache {
                 moves.reads.push(self.prepare_read(recorder, step, sequences, &tensors.destinations())?);
             }
             let data = StepData::new(&self.context, &self.ring, place)?;
-            moves.places.push(source.writes().prepare(&self.context, data, place, (place.rows, source.tokens))?);
+            moves.places.push(source.writes().prepare(&self.context, data, place, (place.longest, source.tokens))?);
         }
         if planned.sets_lengths {
             moves.lengths = Some(if recorder.encoder().is_some() {

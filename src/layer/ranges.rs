@@ -30,7 +30,7 @@ impl PreparedRead<'_> {
                 let encoder = recorder.encoder().expect("copies are prepared for an encoder");
                 for side in Side::BOTH {
                     let &Destination { buffer, offset, .. } = destinations.side(side);
-                    record_range(encoder, step, sequences, &cache.layout, &cache.storage, side, (buffer, offset));
+                    record_range(encoder, step, sequences.start, &cache.layout, &cache.storage, side, (buffer, offset));
                 }
             }
         }
@@ -249,7 +249,7 @@ impl KvCache {
 
     /// Whether copies are the cheaper form of a range.
     fn prefers_copies_of(&self, step: &Step, sequences: &Range<u32>) -> bool {
-        let copies = count_range(step, sequences, &self.layout).saturating_mul(2);
+        let copies = count_range(step, &self.layout).saturating_mul(2);
         let dispatches = self.storage.planes().count() as u64;
         let rows = u64::from(step.rows).saturating_mul(self.layout.planes_of(count(sequences)).into());
         let bytes = rows.saturating_mul(self.layout.row_bytes());

@@ -8,7 +8,7 @@ use crate::{
     Source, Strides, Write,
     placement::count,
     plan::{check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid, plan_write},
-    step::{KEEP_LENGTH, Step},
+    step::{MAX_LENGTH, Step},
 };
 
 /// A sequence alone.
@@ -198,7 +198,7 @@ impl KvCache {
             Placement::Linear if length > max_seq_len => {
                 Err(Error::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len })
             }
-            Placement::Ring { .. } if length == KEEP_LENGTH => {
+            Placement::Ring { .. } if length > MAX_LENGTH => {
                 Err(Error::PositionOverflow { sequence, position: 0, count: length })
             }
             placement => Ok(placement.valid(length).iter().map(count).fold(0, u32::saturating_add)),
@@ -230,8 +230,7 @@ impl KvCache {
             let tensors = self.tensors(&step, &sequences, None)?;
             let source = self.bind_placed(&tensors)?;
             let mut place = Step::default();
-            let runs = step.sequences().nth(from as usize).expect("every sequence has runs");
-            plan_place_stored(runs, batch_size, wanted, &mut place);
+            plan_place_stored(&step, batch_size, wanted, &mut place);
             aside.push(Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place });
         }
         Ok(aside)

@@ -9,7 +9,7 @@ use crate::{
     plan::{check_rows, plan_write},
     record::StepData,
     ring::StepSlot,
-    step::{KEEP_LENGTH, Run, Step},
+    step::{Run, Step},
 };
 
 /// An update that can be recorded without failing.
@@ -106,20 +106,16 @@ impl KvCache {
     /// Records a [`warm_up`](Self::warm_up).
     pub(crate) fn record_warm_up(&mut self, encoder: &mut wgpu::CommandEncoder, source: &BoundSource) -> Result<()> {
         self.check_owner(source)?;
-        // Empty runs that keep the lengths: of one row and of more, all alike, which can be immediates, and not, and as
-        // many as a ring has.
-        for (rows, unlike, runs) in
-            [(1, false, 1), (1, true, 1), (2, false, 1), (2, true, 1), (2, true, self.layout.runs())]
-        {
-            self.step.clear(runs);
-            self.step.rows = rows;
-            let tokens = if unlike { 0..u32::MAX } else { 0..1 };
-            let run = |token| Run { token, length: KEEP_LENGTH, ..Run::default() };
-            let all = (self.config.batch_size as usize).saturating_mul(runs as usize);
-            self.step.runs.extend(tokens.cycle().take(all).map(run));
+        // Empty runs, and no lengths: of one row and of more, all alike, which can be immediates, and not.
+        for (rows, alike) in [(1, true), (1, false), (2, true), (2, false)] {
+            self.step.clear();
+            for sequence in 0..self.config.batch_size {
+                let token = if alike { 0 } else { sequence.saturating_add(1) };
+                self.step.push(Run { group: sequence, sequence, token, ..Run::default() });
+            }
             for tokens in [1, source.tokens] {
                 let data = StepData::new(&self.context, &self.ring, &self.step)?;
-                let prepared = source.writes().prepare(&self.context, data, &self.step, (self.step.rows, tokens))?;
+                let prepared = source.writes().prepare(&self.context, data, &self.step, (rows, tokens))?;
                 prepared.record(encoder, "kv-cache warm-up");
             }
         }
@@ -253,7 +249,7 @@ impl KvCache {
             }
             _ => {
                 let data = StepData::with_slot(&self.context, step, slot)?;
-                PreparedUpdate::Kernel(source.writes().prepare(&self.context, data, step, (step.rows, tokens))?)
+                PreparedUpdate::Kernel(source.writes().prepare(&self.context, data, step, (step.longest, tokens))?)
             }
         })
     }
@@ -295,7 +291,7 @@ impl KvCache {
     fn prefers_copies(&self, copies: &CopySource, source: &BoundSource, step: &Step, tokens: u32) -> bool {
         let rows = step.touched_rows().saturating_mul(self.config.num_heads.into());
         let bytes = rows.saturating_mul(self.layout.row_bytes());
-        let dispatches = source.writes().count(self.layout.planes_of(step.count()), tokens);
+        let dispatches = source.writes().count(step, tokens);
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
@@ -308,8 +304,8 @@ impl KvCache {
     }
 
     /// Does all that can fail of setting lengths by a kernel, after [`make_advance`](Self::make_advance).
-    pub(super) fn prepare_advance(&self, data: StepData, step: &Step) -> Result<Prepared<'_>> {
+    pub(super) fn prepare_advance<'a>(&'a self, data: StepData, step: &'a Step) -> Result<Prepared<'a>> {
         let advance = self.advance.as_ref().expect("it was made before");
-        advance.prepare(&self.context, data, step, (step.gap_rows(), 1))
+        advance.prepare(&self.context, data, step, (step.longest_gap(), 1))
     }
 }

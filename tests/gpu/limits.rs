@@ -65,9 +65,9 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// 32 bytes a sequence are more than a binding holds, so rows and lengths take another way.
+/// The moves of all sequences are more than a binding holds, so rows and lengths take another way.
 fn selections_of_many_sequences_in_small_bindings(gpu: &Gpu) -> Outcome {
-    let count = 100;
+    let count = 70;
     let config = CacheConfig::new(count, 1, 4, 2);
     let mut cache = BatchedKvCache::new(&gpu.small, config, 3)?;
     let rows = numbers((count * 4) as usize, 1);
@@ -84,7 +84,7 @@ fn selections_of_many_sequences_in_small_bindings(gpu: &Gpu) -> Outcome {
     cache.record_truncate(&mut encoder.begin_compute_pass(&Default::default()), 0)?;
     gpu.small.queue().submit([encoder.finish()]);
     for layer in cache.layers() {
-        assert_eq!((layer.lengths(), layer.read_lengths()?), (&[0; 100][..], vec![0; 100]));
+        assert_eq!((layer.lengths(), layer.read_lengths()?), (&[0; 70][..], vec![0; 70]));
     }
     DONE
 }

@@ -8,7 +8,7 @@ use naga::valid::{Capabilities, ModuleInfo};
 use super::*;
 use crate::{
     check,
-    step::{Immediate, Run},
+    step::{Head, Immediate, Run},
 };
 
 /// Each source of each stored format, in both widths, with even and odd head sizes.
@@ -41,29 +41,34 @@ fn kernels() -> Vec<Kernel> {
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
-            for (step, single_rows, runs) in [
-                (StepPath::Ring, false, 1),
-                (StepPath::Ring, true, 1),
-                (StepPath::Ring, false, 3),
-                (StepPath::Ring, true, 3),
-                (StepPath::Immediate, false, 1),
-                (StepPath::Immediate, true, 1),
+            for (step, single_rows, parts) in [
+                (StepPath::Ring, false, (3, false)),
+                (StepPath::Ring, true, (2, true)),
+                (StepPath::Ring, false, (3, true)),
+                (StepPath::Immediate, false, (3, false)),
+                (StepPath::Immediate, true, (2, true)),
             ] {
+                let (heads_at_once, has_parts) = parts;
+                let cut_by_tokens = single_rows;
+                let heads = 3;
                 let variant =
-                    WriteVariant { keys, values, heads: 3, step, runs, single_rows, cut_by_tokens: single_rows };
+                    WriteVariant { keys, values, heads, heads_at_once, has_parts, step, single_rows, cut_by_tokens };
                 kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
             }
         }
     }
-    for (step, runs) in [(StepPath::Ring, 1), (StepPath::Ring, 3), (StepPath::Immediate, 1)] {
-        kernels.push(Kernel::Positions { step, runs });
+    for step in [StepPath::Ring, StepPath::Immediate] {
+        kernels.push(Kernel::Positions { step });
     }
     for stored in Format::ALL {
         for (dim, wide) in [(64, true), (64, false), (3, false)] {
-            for (step, runs) in [(StepPath::Ring, 1), (StepPath::Ring, 3), (StepPath::Immediate, 1)] {
+            for (step, has_parts) in [(StepPath::Ring, false), (StepPath::Ring, true), (StepPath::Immediate, false)] {
                 for output in Format::FLOATS.into_iter().chain([stored]) {
                     let wide = wide && output == stored;
-                    kernels.push(Kernel::Gather { stored, output, dim, heads: 3, slots: 77, step, runs, wide });
+                    let (heads, heads_at_once, slots) = (3, if has_parts { 2 } else { 3 }, 77);
+                    let gather =
+                        Kernel::Gather { stored, output, dim, heads, slots, heads_at_once, has_parts, step, wide };
+                    kernels.push(gather);
                 }
             }
             let side = SideVariant { source: None, stored, dim, slots: 77, wide, strides: None, scaled: false };
@@ -163,8 +168,9 @@ fn mirrors_have_the_offsets_of_the_text() {
         keys: side(source),
         values: side(source),
         heads: 3,
+        heads_at_once: 3,
+        has_parts: false,
         step: StepPath::Ring,
-        runs: 1,
         single_rows: true,
         cut_by_tokens: true,
     };
@@ -177,8 +183,9 @@ fn mirrors_have_the_offsets_of_the_text() {
         dim: 64,
         heads: 3,
         slots: 77,
+        heads_at_once: 3,
+        has_parts: false,
         step: StepPath::Ring,
-        runs: 1,
         wide: true,
     };
 
@@ -188,18 +195,33 @@ fn mirrors_have_the_offsets_of_the_text() {
             "Run",
             Some(size_of::<Run>()),
             &[
+                ("group", offset_of!(Run, group)),
+                ("sequence", offset_of!(Run, sequence)),
                 ("first", offset_of!(Run, first)),
                 ("start", offset_of!(Run, start)),
                 ("end", offset_of!(Run, end)),
                 ("token", offset_of!(Run, token)),
-                ("length", offset_of!(Run, length)),
-                ("position", offset_of!(Run, position)),
             ],
         );
     }
-    let step = [("sequences", offset_of!(Immediate, sequences)), ("run", offset_of!(Immediate, run))];
+    let step = [
+        ("sequences", offset_of!(Immediate, sequences)),
+        ("runs", offset_of!(Immediate, runs)),
+        ("first", offset_of!(Immediate, first)),
+        ("start", offset_of!(Immediate, start)),
+        ("end", offset_of!(Immediate, end)),
+        ("token", offset_of!(Immediate, token)),
+        ("length", offset_of!(Immediate, length)),
+        ("position", offset_of!(Immediate, position)),
+    ];
     check_members(&immediate, "Step", Some(size_of::<Immediate>()), &step);
-    check_members(&advance, "Step", None, &[("sequences", 0), ("runs", 4)]);
+    let head = [
+        ("sequences", offset_of!(Head, sequences)),
+        ("runs", offset_of!(Head, runs)),
+        ("room", offset_of!(Head, room)),
+        ("numbers", size_of::<Head>()),
+    ];
+    check_members(&advance, "Step", None, &head);
     let strides = |first: usize| [first, first + 4, first + 8];
     let [key_sequence, key_head, key_token] = strides(offset_of!(Chunk, key_strides));
     let [value_sequence, value_head, value_token] = strides(offset_of!(Chunk, value_strides));
@@ -207,7 +229,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         ("first_plane", offset_of!(Chunk, first_plane)),
         ("planes", offset_of!(Chunk, planes)),
         ("segment_plane", offset_of!(Chunk, segment_plane)),
-        ("starts", offset_of!(Chunk, starts)),
+        ("sequences", offset_of!(Chunk, sequences)),
         ("first_token", offset_of!(Chunk, first_token)),
         ("end_token", offset_of!(Chunk, end_token)),
         ("first_sequence", offset_of!(Chunk, first_sequence)),
@@ -231,26 +253,21 @@ fn mirrors_have_the_offsets_of_the_text() {
         "Selection",
         Some(size_of::<Selection>()),
         &[
-            ("hops", offset_of!(Selection, hops)),
+            ("moves", offset_of!(Selection, moves)),
             ("sequences", offset_of!(Selection, sequences)),
             ("starts", offset_of!(Selection, starts)),
             ("spare", offset_of!(Selection, spare)),
         ],
     );
-    let pieces = offset_of!(Hop, pieces);
     check_members(
         &permute,
-        "Hop",
-        Some(size_of::<Hop>()),
+        "Move",
+        Some(size_of::<Move>()),
         &[
-            ("source", offset_of!(Hop, source)),
-            ("destination", offset_of!(Hop, destination)),
-            ("first_0", pieces),
-            ("end_0", pieces + 4),
-            ("first_1", pieces + 8),
-            ("end_1", pieces + 12),
-            ("first_2", pieces + 16),
-            ("end_2", pieces + 20),
+            ("source", offset_of!(Move, source)),
+            ("destination", offset_of!(Move, destination)),
+            ("first", offset_of!(Move, first)),
+            ("end", offset_of!(Move, end)),
         ],
     );
     check_members(
@@ -300,8 +317,9 @@ fn the_host_counts_units_as_the_text_does() {
             keys: side,
             values: side,
             heads: 3,
+            heads_at_once: 3,
+            has_parts: false,
             step: StepPath::Ring,
-            runs: 1,
             single_rows: true,
             cut_by_tokens: true,
         };

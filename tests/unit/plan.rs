@@ -15,35 +15,37 @@ fn known(lengths: &[u32], oldest: &[u32]) -> Sequences {
     Sequences { lengths: lengths.to_vec(), oldest: oldest.to_vec(), starts: lengths.to_vec() }
 }
 
+/// The most rows of a run, and of each its sequence, its slots and its first token.
 fn runs(lengths: &[u32], write: Write<'_>) -> Result<(u32, Vec<[u32; 5]>)> {
     let config = config(lengths.len() as u32, 10);
     let mut step = Step::default();
     plan_write(&config, &sequences(lengths), &write, &mut step)?;
-    let runs = step.runs.iter().map(|run| [run.first, run.start, run.end, run.token, run.length]).collect();
-    Ok((step.rows, runs))
+    assert!(step.runs.iter().all(|run| run.group == run.sequence));
+    let runs = step.runs.iter().map(|run| [run.group, run.first, run.start, run.end, run.token]).collect();
+    Ok((step.longest, runs))
 }
 
 #[test]
 fn appends_start_at_each_sequences_length() {
     let (rows, planned) = runs(&[0, 3, 7], Write::append(2)).unwrap();
     assert_eq!(rows, 2);
-    assert_eq!(planned, [[0, 0, 2, 0, 2], [3, 3, 5, 0, 5], [7, 7, 9, 0, 9]]);
+    assert_eq!(planned, [[0, 0, 0, 2, 0], [1, 3, 3, 5, 0], [2, 7, 7, 9, 0]]);
 }
 
 #[test]
 fn a_gap_is_part_of_the_run() {
     let (rows, planned) = runs(&[2, 9], Write::at(6, 1)).unwrap();
     assert_eq!(rows, 5, "four rows of gap and one token");
-    assert_eq!(planned, [[2, 6, 7, 0, 7], [6, 6, 7, 0, 7]]);
+    assert_eq!(planned, [[0, 2, 6, 7, 0], [1, 6, 6, 7, 0]]);
 }
 
 #[test]
-fn a_count_of_zero_is_an_empty_run_that_keeps_the_length() {
-    let (rows, planned) = runs(&[2, 9], Write::at(99, 4).counts(&[0, 0])).unwrap();
-    assert_eq!((rows, planned), (1, vec![[0, 0, 0, 0, 2], [0, 0, 0, 0, 9]]), "there are still lengths to set");
+fn a_count_of_zero_has_no_run_and_keeps_the_length() {
+    assert_eq!(runs(&[2, 9], Write::at(99, 4).counts(&[0, 0])).unwrap(), (0, vec![]));
     let mut step = Step::default();
     plan_write(&config(2, 10), &sequences(&[2, 9]), &Write::append(4).counts(&[0, 1]), &mut step).unwrap();
-    assert_eq!(step.starts().collect::<Vec<_>>(), [2, 9], "nothing is written from the first sequence's end on");
+    assert_eq!((step.runs.len(), step.runs[0].group), (1, 1));
+    assert_eq!(step.starts, [2, 9], "nothing is written from the first sequence's end on");
     let mut afterwards = Sequences::default();
     step.commit(&mut afterwards);
     assert_eq!((afterwards.lengths, afterwards.starts), (vec![2, 10], vec![2, 9]));
@@ -51,7 +53,7 @@ fn a_count_of_zero_is_an_empty_run_that_keeps_the_length() {
 
 #[test]
 fn the_last_slot_can_be_written_and_none_after_it() {
-    assert_eq!(runs(&[9], Write::append(1)).unwrap().1, [[9, 9, 10, 0, 10]]);
+    assert_eq!(runs(&[9], Write::append(1)).unwrap().1, [[0, 9, 9, 10, 0]]);
     assert!(matches!(runs(&[9], Write::append(2)), Err(Error::WriteBeyondCapacity { position: 9, count: 2, .. })));
     assert!(matches!(runs(&[0], Write::at(u32::MAX, u32::MAX)), Err(Error::WriteBeyondCapacity { .. })));
     assert!(matches!(runs(&[0], Write::at(10, 1)), Err(Error::WriteBeyondCapacity { .. })));
@@ -61,17 +63,19 @@ fn the_last_slot_can_be_written_and_none_after_it() {
 fn an_advance_covers_its_gaps_only() {
     let mut step = Step::default();
     plan_write(&config(2, 10), &sequences(&[2, 5]), &Write::at(6, 3), &mut step).unwrap();
-    assert_eq!(step.gap_rows(), 4);
+    assert_eq!(step.longest_gap(), 4);
     plan_write(&config(2, 10), &sequences(&[6, 7]), &Write::at(6, 3), &mut step).unwrap();
-    assert_eq!(step.gap_rows(), 1, "without a gap there is still a length to set");
+    assert_eq!(step.longest_gap(), 0);
 }
 
 #[test]
 fn reads_end_where_each_sequence_ends() {
     let mut step = Step::default();
     plan_read(Placement::Linear, &sequences(&[0, 3, 7]), &(2..6), &mut step).unwrap();
-    let spans: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
-    assert_eq!((step.rows, spans), (4, vec![(0, 0..0), (0, 2..3), (0, 2..6)]));
+    // The sequence, how many rows of zero, slots, and the row of the output of the first of them.
+    let spans: Vec<_> = step.runs.iter().map(|run| (run.group, run.gap(), run.start..run.end, run.token)).collect();
+    assert_eq!(step.rows, 4);
+    assert_eq!(spans, [(0, 4, 4..4, 4), (1, 0, 2..3, 0), (1, 3, 3..3, 4), (2, 0, 2..6, 0)]);
     assert!(matches!(
         plan_read(Placement::Linear, &sequences(&[0, 3]), &(0..4), &mut step),
         Err(Error::RangeBeyondWritten { end: 4, write_pos: 3 })
@@ -137,7 +141,7 @@ fn every_small_ring_writes_as_if_position_by_position() {
                         }
                     }
                     assert_eq!(actual, expected, "{ring:?} at {cursor}, {tokens} at {position}");
-                    assert_eq!(step.lengths().collect::<Vec<_>>(), [position + tokens]);
+                    assert_eq!(step.lengths, [position + tokens]);
                     // What is stored afterwards is what a rollback can rely on.
                     let (end, oldest) = (position + tokens, step.oldest[0]);
                     for at in oldest.max(sinks)..end {
@@ -174,9 +178,10 @@ fn a_single_token_of_a_ring_is_planned_as_on_linear_placement() {
     let mut step = Step::default();
     let known = known(&[9, 9], &[4, 4]);
     plan_write(&config, &known, &Write::append(1), &mut step).unwrap();
-    assert_eq!((step.per_sequence, step.rows, step.runs.len()), (1, 1, 2));
-    let run = Run { first: 4, start: 4, end: 5, token: 0, length: 10, position: 9 };
-    assert_eq!(step.immediate(), Some(Immediate { sequences: 2, run }));
+    assert_eq!((step.longest, step.runs.len()), (1, 2));
+    let (first, start, end, token) = (4, 4, 5, 0);
+    let immediate = Immediate { sequences: 2, runs: 2, first, start, end, token, length: 10, position: 9 };
+    assert_eq!(step.immediate(), Some(immediate));
     assert_eq!(step.oldest, [5, 5]);
 }
 
@@ -190,7 +195,7 @@ fn reads_of_a_ring_are_in_order_of_position_and_refuse_what_is_evicted() {
     assert_eq!((step.rows, runs), (6, vec![(0, 0..2), (2, 5..7), (4, 2..4)]));
     plan_read(ring, &known, &(6..9), &mut step).unwrap();
     let runs: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
-    assert_eq!((step.rows, runs), (3, vec![(0, 6..7), (1, 2..4), (0, 0..0)]));
+    assert_eq!((step.rows, runs), (3, vec![(0, 6..7), (1, 2..4)]));
     // The slack row of position 4 is there for a rollback, and not valid.
     let refused = Error::Evicted { sequence: 0, position: 4, oldest: 5 };
     assert_eq!(plan_read(ring, &known, &(4..9), &mut step), Err(refused));

@@ -1,0 +1,13 @@
+// lengths: sets the lengths of the sequences afterwards. For scatter and advance.
+//
+// Shapes:  lengths   [sequence], then [sequence] of starts: the positions of the first rows just written
+
+@group(0) @binding(1) var<storage, read_write> lengths: array<u32>;
+
+// Of the dispatches of a layer one has the sequences.
+fn set_length(sequence: u32) {
+    if sequence < min(step_sequences(), chunk.sequences) {
+        lengths[sequence] = step_length(sequence);
+        lengths[chunk.sequences + sequence] = step_start(sequence);
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Context, Error, Result, pipelines::Entry};
+use crate::{Context, Error, Result, kernels::Entry};
 
 /// One buffer of uniforms, each at a bindable offset.
 pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {

@@ -9,8 +9,8 @@ use std::{collections::HashMap, sync::Weak};
 
 use crate::{
     CostModel, Error, Result,
-    kernels::{IMMEDIATE_BYTES, Kernel},
-    pipelines::{Entry, Kernels},
+    kernels::{Entry, IMMEDIATE_BYTES, Kernel, Program},
+    pipelines::Kernels,
     wait::{block_on, channel},
 };
 
@@ -199,20 +199,20 @@ impl Context {
         made.inspect_err(|_| self.kernels().forget(kernel))
     }
 
-    /// The pipeline of the text that a key stands for, made on first use.
+    /// The pipeline of the program that a key stands for, made on first use.
     #[cfg(feature = "attention")]
     pub(crate) fn pipeline_of(
         &self,
         entry: &'static str,
         key: &str,
-        text: impl FnOnce() -> Result<String>,
+        program: impl FnOnce() -> Result<Program>,
         groups: &[&wgpu::BindGroupLayout],
     ) -> Result<wgpu::ComputePipeline> {
         if let Some(pipeline) = self.kernels().by_key(key) {
             return Ok(pipeline);
         }
-        let text = text()?;
-        let make = |device: &_| self.kernels().pipeline_of(device, entry, key, &text, groups);
+        let program = program()?;
+        let make = |device: &_| self.kernels().pipeline_of(device, entry, key, &program, groups);
         self.create("a pipeline", 0, make).inspect_err(|_| self.kernels().forget_key(key))
     }
 

@@ -6,9 +6,8 @@ use crate::{
     Context, Error, Format, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer, window, window_binding, window_bytes},
     grid::{Block, grid_of_planes, split},
-    kernels::{Kernel, Window},
+    kernels::{Entry, GatherVariant, Kernel, Window},
     layout::{Layout, binding_limit},
-    pipelines::Entry,
     placement::count,
     record::{Dispatch, StepData},
     step::Step,
@@ -73,7 +72,7 @@ impl Reads {
         let vectors = row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
         let wide = vectors && output == sizes.format && sizes.is_contiguous();
         let heads_at_once = layout.heads_at_once(context.limits());
-        let kernel = |has_parts| Kernel::Gather {
+        let kernel = |has_parts| GatherVariant {
             stored: sizes.format,
             output,
             dim: sizes.dim,
@@ -111,7 +110,8 @@ impl Reads {
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
             }
         }
-        let pipeline = context.pipeline(kernel(blocks.iter().any(|(_, block)| block.planes.start > 0)))?;
+        let pipeline =
+            context.pipeline(Kernel::Gather(kernel(blocks.iter().any(|(_, block)| block.planes.start > 0))))?;
         let uniforms: Vec<_> = blocks
             .iter()
             .map(|(segment, block)| Window {

@@ -4,7 +4,7 @@ use crate::{
     Context, Recorder, Result, Side,
     binding::{bind, uniform_binding, uniform_buffer},
     grid::grid_of_planes,
-    kernels::{Kernel, Move, Selection, SideVariant},
+    kernels::{Kernel, Move, PermuteVariant, Selection, SideVariant},
     layout::{Layout, binding_limit},
     placement::PIECES,
     plan::stored_slots,
@@ -77,7 +77,7 @@ impl Permutation {
         let mut selected: Vec<u32> = bytemuck::cast_slice(&moves.concat()).to_vec();
         selected.append(&mut lengths);
         let [keys, values] = Side::BOTH.map(|side| SideVariant::moved(layout, side));
-        let kernel = Kernel::Permute { keys, values, heads: layout.heads, layers: number };
+        let kernel = Kernel::Permute(PermuteVariant { keys, values, heads: layout.heads, layers: number });
         let pipeline = context.pipeline(kernel)?;
         let uniform = uniform_buffer(context, &[selection])?;
         let selected = bytemuck::cast_slice(&selected);

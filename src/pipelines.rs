@@ -2,17 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::kernels::{IMMEDIATE_BYTES, Kernel, StepPath};
-
-/// What all variants of a kernel share: the entry point, and what they bind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Entry {
-    Scatter,
-    Advance,
-    Positions,
-    Permute { layers: u32 },
-    Gather,
-}
+use crate::kernels::{Entry, IMMEDIATE_BYTES, Kernel, Program, StepPath};
 
 /// Layouts of the bind groups, and the pipelines made so far.
 #[derive(Debug)]
@@ -22,51 +12,14 @@ pub(crate) struct Kernels {
     /// The second group, where the step does not come as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
+    /// By their text.
+    modules: HashMap<String, wgpu::ShaderModule>,
     /// By what stands for their text.
     #[cfg(feature = "attention")]
     texts: HashMap<String, wgpu::ComputePipeline>,
     /// Other layouts, by their entries.
     #[cfg(feature = "attention")]
     layouts: HashMap<Vec<wgpu::BindGroupLayoutEntry>, wgpu::BindGroupLayout>,
-}
-
-impl Entry {
-    /// Name of the file, of the entry point and of the pipelines.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Entry::Scatter => "scatter",
-            Entry::Advance => "advance",
-            Entry::Positions => "positions",
-            Entry::Permute { .. } => "permute",
-            Entry::Gather => "gather",
-        }
-    }
-
-    /// What the first bind group holds.
-    pub fn bindings(self) -> Vec<wgpu::BufferBindingType> {
-        use wgpu::BufferBindingType::Uniform;
-        let read = wgpu::BufferBindingType::Storage { read_only: true };
-        let write = wgpu::BufferBindingType::Storage { read_only: false };
-        match self {
-            Entry::Scatter => vec![Uniform, write, write, write, read, read],
-            Entry::Advance => vec![Uniform, write, write, write],
-            Entry::Positions => vec![write],
-            // After the hops lengths, keys and values of each layer.
-            Entry::Permute { layers } => {
-                let layers = std::iter::repeat_n([write; 3], layers as usize).flatten();
-                [Uniform, read].into_iter().chain(layers).collect()
-            }
-            Entry::Gather => vec![Uniform, read, write],
-        }
-    }
-
-    /// The first bind group.
-    fn layout(self, device: &wgpu::Device) -> wgpu::BindGroupLayout {
-        let entries: Vec<_> =
-            (0..).zip(self.bindings()).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
-        device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(self.name()), entries: &entries })
-    }
 }
 
 pub(crate) fn buffer_entry(
@@ -88,6 +41,7 @@ impl Kernels {
             bindings: HashMap::new(),
             step,
             pipelines: HashMap::new(),
+            modules: HashMap::new(),
             #[cfg(feature = "attention")]
             texts: HashMap::new(),
             #[cfg(feature = "attention")]
@@ -97,13 +51,13 @@ impl Kernels {
 
     /// The layout of the first group of a kernel's variants.
     pub fn bindings(&mut self, device: &wgpu::Device, entry: Entry) -> wgpu::BindGroupLayout {
-        self.bindings.entry(entry).or_insert_with(|| entry.layout(device)).clone()
+        self.bindings.entry(entry).or_insert_with(|| layout(device, entry)).clone()
     }
 
     /// The kernel's pipeline, made on first use.
     pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
         let bindings = self.bindings(device, kernel.entry());
-        let Kernels { step, pipelines, .. } = self;
+        let Kernels { step, pipelines, modules, .. } = self;
         pipelines.entry(kernel).or_insert_with(|| {
             log::debug!("compiling {kernel:?}");
             let entry = kernel.entry();
@@ -118,19 +72,21 @@ impl Kernels {
                 bind_group_layouts,
                 immediate_size,
             });
-            compile(device, entry.name(), &kernel.wgsl(), &layout)
+            compile(device, modules, entry.name(), &kernel.program(), &layout)
         })
     }
 
-    /// Drops a kernel's pipeline.
+    /// Drops a kernel's pipeline, and the modules, of which its own may be dead too.
     pub fn forget(&mut self, kernel: Kernel) {
         self.pipelines.remove(&kernel);
+        self.modules.clear();
     }
 
-    /// Drops the pipeline of a key.
+    /// Drops the pipeline of a key, and the modules.
     #[cfg(feature = "attention")]
     pub fn forget_key(&mut self, key: &str) {
         self.texts.remove(key);
+        self.modules.clear();
     }
 
     /// The pipeline that was made of the text that a key stands for.
@@ -146,9 +102,10 @@ impl Kernels {
         device: &wgpu::Device,
         entry: &'static str,
         key: &str,
-        text: &str,
+        program: &Program,
         groups: &[&wgpu::BindGroupLayout],
     ) -> wgpu::ComputePipeline {
+        let Kernels { texts, modules, .. } = self;
         let make = || {
             log::debug!("compiling {key}");
             let groups: Vec<_> = groups.iter().map(|&group| Some(group)).collect();
@@ -157,9 +114,9 @@ impl Kernels {
                 bind_group_layouts: &groups,
                 immediate_size: 0,
             });
-            compile(device, entry, text, &layout)
+            compile(device, modules, entry, program, &layout)
         };
-        self.texts.entry(key.to_owned()).or_insert_with(make).clone()
+        texts.entry(key.to_owned()).or_insert_with(make).clone()
     }
 
     /// The layout of a bind group with these entries, made on first use.
@@ -175,25 +132,36 @@ impl Kernels {
     }
 }
 
+/// The first bind group of a kernel's variants.
+fn layout(device: &wgpu::Device, entry: Entry) -> wgpu::BindGroupLayout {
+    let entries: Vec<_> = (0..).zip(entry.bindings()).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(entry.name()), entries: &entries })
+}
+
 fn compile(
     device: &wgpu::Device,
+    modules: &mut HashMap<String, wgpu::ShaderModule>,
     entry: &'static str,
-    text: &str,
+    Program { text, constants }: &Program,
     layout: &wgpu::PipelineLayout,
 ) -> wgpu::ComputePipeline {
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(entry),
-        source: wgpu::ShaderSource::Wgsl(text.into()),
-    });
+    let make = || {
+        device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(entry),
+            source: wgpu::ShaderSource::Wgsl(text.into()),
+        })
+    };
+    let module = modules.entry(text.clone()).or_insert_with(make);
+    let constants: Vec<_> = constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(entry),
         layout: Some(layout),
-        module: &module,
+        module,
         entry_point: Some(entry),
         compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &constants,
             // Every thread writes its place before another reads it; zeroing costs seconds to compile on GL.
             zero_initialize_workgroup_memory: false,
-            ..Default::default()
         },
         cache: None,
     })

@@ -1,6 +1,6 @@
 //! Rows between numbers and stored bits, on the CPU: the contract of every [`Format`] in plain floating point.
 //!
-//! The kernels do the same in integers (`shaders/pack_*.wgsl`, `shaders/unpack_*.wgsl`) and share nothing with this.
+//! The kernels do the same in integers (`shaders/format/`) and share nothing with this.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

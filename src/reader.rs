@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     Error, Format, KvCache, Placement, Result, Scale, Side,
     binding::window_binding,
+    kernels::{Link, no_choice},
     layout::{Layout, SideLayout},
 };
 
@@ -142,7 +143,7 @@ impl KvCache {
     /// ```
     pub fn wgsl(&self, names: &WgslNames<'_>) -> Result<String> {
         let indices = self.check_names(names)?;
-        text(&self.layout, names, &indices, self.context.unpacks_halves())
+        Ok(text(&self.layout, names, &indices, self.context.unpacks_halves()))
     }
 
     /// How many storage buffers the text binds, all of them only read.
@@ -216,89 +217,113 @@ fn unit(sizes: &SideLayout) -> (&'static str, u64) {
 }
 
 /// The whole text.
-fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> Result<String> {
-    let line = |text: &mut String, arguments: std::fmt::Arguments<'_>| {
-        writeln!(text, "{arguments}").expect("a String takes every write");
-    };
-    let (window, sinks, slot) = match layout.placement {
-        Placement::Linear => (u32::MAX, 0, "return position;".to_owned()),
-        Placement::Ring { window, sinks, slack } => {
-            let wrapped =
-                format!("{sinks}u + (max(position, {sinks}u) - {sinks}u) % {}u", window.saturating_add(slack));
-            (window, sinks, format!("return select({wrapped}, position, position < {sinks}u);"))
+fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> String {
+    let side = |name: &str| if name == "reader_key" { Side::Keys } else { Side::Values };
+    let choose = |choice: &str, name: &str| {
+        let sizes = layout.side(side(name));
+        match choice {
+            "placement" if layout.placement == Placement::Linear => "linear",
+            "placement" => "ring",
+            "format/read" => match sizes.format {
+                Format::Fp8E4M3 => "fp8_e4m3",
+                Format::Q8_0 => "q8_0",
+                Format::Q4_0 => "q4_0",
+                _ if unit(sizes).1 == 1 => "words",
+                Format::F32 => "f32",
+                Format::F16 | Format::Bf16 => "halves",
+            },
+            // An f32 is no pair; what would read it as one is dropped.
+            "format/pair" if matches!(sizes.format, Format::Bf16 | Format::F32) => "bf16",
+            "format/pair" if unpacks_halves => "f16",
+            "format/pair" => "f16_of_integers",
+            "read/halves" if names.halves => "f16",
+            "read/halves" => "none",
+            choice => no_choice(choice, name),
         }
     };
-    let mut text = include_str!("../shaders/read.wgsl")
-        .replace("READER_HEADS", &layout.heads.to_string())
-        .replace("READER_WINDOW", &window.to_string())
-        .replace("READER_SINKS", &sinks.to_string())
-        .replace("READER_STARTS", &layout.sequences().to_string())
-        .replace("READER_LENGTHS_BINDING", &indices[0].to_string())
-        .replace("READER_SLOT", &slot);
-    for (side, name, first) in [(Side::Keys, "key", 1), (Side::Values, "value", 2)] {
-        let sizes = layout.side(side);
-        let (unit, unit_words) = unit(sizes);
-        let buffers: Vec<_> = (0..).zip(indices[first..].iter().step_by(2)).collect();
-        let mut part = String::new();
-        for (segment, binding) in &buffers {
-            line(&mut part, format_args!("@group(READER_GROUP) @binding({binding})"));
-            line(&mut part, format_args!("var<storage, read> reader_side_segment_{segment}_planes: array<{unit}>;"));
+    let prelude = |name: &str| match name {
+        "" => constants(layout, names, indices[0]),
+        name => {
+            let side = side(name);
+            let first = if side == Side::Keys { 1 } else { 2 };
+            side_constants(layout, side) + &segments(layout, side, names.group, indices[first..].iter().step_by(2))
         }
-        line(&mut part, format_args!("\nfn reader_side_load(plane: u32, index: u32) -> {unit} {{"));
-        let stride = (sizes.plane_bytes / 4).checked_div(unit_words).expect("a unit has words");
-        if let [_] = &buffers[..] {
-            line(&mut part, format_args!("    return reader_side_segment_0_planes[plane * {stride}u + index];"));
-        } else {
-            let planes = layout.planes_per_segment;
-            line(&mut part, format_args!("    let at = plane % {planes}u * {stride}u + index;"));
-            line(&mut part, format_args!("    switch plane / {planes}u {{"));
-            for (segment, _) in &buffers {
-                let case = if *segment == 0 { "default".to_owned() } else { format!("case {segment}u") };
-                line(&mut part, format_args!("        {case}: {{ return reader_side_segment_{segment}_planes[at]; }}"));
-            }
-            line(&mut part, format_args!("    }}"));
-        }
-        line(&mut part, format_args!("}}\n"));
-        part.push_str(match sizes.format {
-            Format::F32 | Format::Fp8E4M3 => "",
-            Format::Bf16 => include_str!("../shaders/read_pair_bf16.wgsl"),
-            _ if unpacks_halves => include_str!("../shaders/read_pair_f16.wgsl"),
-            _ => include_str!("../shaders/read_pair_f16_integers.wgsl"),
-        });
-        if sizes.format == Format::F32 && unit_words == 1 {
-            part.push_str(include_str!("../shaders/read_pair_bf16.wgsl"));
-        }
-        part.push_str(match sizes.format {
-            Format::Fp8E4M3 => include_str!("../shaders/read_fp8_e4m3.wgsl"),
-            Format::Q8_0 => include_str!("../shaders/read_q8_0.wgsl"),
-            Format::Q4_0 => include_str!("../shaders/read_q4_0.wgsl"),
-            Format::F32 if unit_words > 1 => include_str!("../shaders/read_f32_wide.wgsl"),
-            _ if unit_words > 1 => include_str!("../shaders/read_halves_wide.wgsl"),
-            _ => include_str!("../shaders/read_narrow.wgsl"),
-        });
-        part.push_str(include_str!("../shaders/read_side.wgsl"));
-        if names.halves {
-            part.push_str(include_str!("../shaders/read_side_f16.wgsl"));
-        }
-        let scale = if sizes.scale == Scale::ONE {
-            "1.0".to_owned()
-        } else {
-            let scales = layout.sequences().saturating_mul(2);
-            let at = scales.saturating_add(u32::from(side == Side::Values));
-            format!("bitcast<f32>(reader_lengths[{at}u])")
-        };
-        let part = part
-            .replace("READER_SIDE_DIM", &sizes.dim.to_string())
-            .replace("READER_SIDE_VECTORS", &sizes.dim.div_ceil(4).to_string())
-            .replace("READER_SIDE_LANES", &sizes.format.lanes().to_string())
-            .replace("READER_SIDE_CODE_WORDS", &sizes.format.code_words(sizes.dim).to_string())
-            .replace("READER_SIDE_SCALE_WORDS", &sizes.format.scale_words(sizes.dim).to_string())
-            .replace("READER_SIDE_SCALES_AT", &(sizes.codes_at(layout.slots) / 4).to_string())
-            .replace("READER_SIDE_SCALE", &scale);
-        text.push('\n');
-        text.push_str(&part.replace("reader_side", &format!("reader_{name}")));
+    };
+    let text = Link { choose: &choose, prelude: &prelude, repeats: 0 }.text("read/read.wgsl");
+    text.replace("reader_", names.prefix)
+}
+
+/// What does not depend on a side.
+fn constants(layout: &Layout, names: &WgslNames<'_>, binding: u32) -> String {
+    let (window, sinks, wrap) = match layout.placement {
+        Placement::Linear => (u32::MAX, 0, 0),
+        Placement::Ring { window, sinks, slack } => (window, sinks, window.saturating_add(slack)),
+    };
+    let (heads, starts, group) = (layout.heads, layout.sequences(), names.group);
+    format!(
+        "const reader_heads: u32 = {heads}u;
+const reader_window: u32 = {window}u;
+const reader_sinks: u32 = {sinks}u;
+const reader_starts: u32 = {starts}u;
+const reader_wrap: u32 = {wrap}u;
+@group({group}) @binding({binding}) var<storage, read> reader_lengths: array<u32>;
+"
+    )
+}
+
+/// The numbers of a side.
+fn side_constants(layout: &Layout, side: Side) -> String {
+    let sizes = layout.side(side);
+    let SideLayout { format, dim, .. } = *sizes;
+    // After lengths and starts.
+    let scale_index = layout.sequences().saturating_mul(2).saturating_add(u32::from(side == Side::Values));
+    let mut text = String::new();
+    for (name, number) in [
+        ("dim", dim.into()),
+        ("vectors", dim.div_ceil(4).into()),
+        ("lanes", format.lanes().into()),
+        ("code_words", format.code_words(dim).into()),
+        ("scale_words", format.scale_words(dim).into()),
+        ("scales_at", sizes.codes_at(layout.slots) / 4),
+        ("scale_index", scale_index.into()),
+    ] {
+        line(&mut text, format_args!("const side_{name}: u32 = {number}u;"));
     }
-    Ok(text.replace("READER_GROUP", &names.group.to_string()).replace("reader_", names.prefix))
+    line(&mut text, format_args!("const side_scaled: bool = {};", sizes.scale != Scale::ONE));
+    text
+}
+
+/// The buffers of a side, and the function that loads from that of a plane.
+fn segments<'a>(layout: &Layout, side: Side, group: u32, bindings: impl Iterator<Item = &'a u32>) -> String {
+    let sizes = layout.side(side);
+    let (unit, unit_words) = unit(sizes);
+    let stride = (sizes.plane_bytes / 4).checked_div(unit_words).expect("a unit has words");
+    let mut text = String::new();
+    let mut count = 0u32;
+    for binding in bindings {
+        line(&mut text, format_args!("@group({group}) @binding({binding})"));
+        line(&mut text, format_args!("var<storage, read> side_segment_{count}_planes: array<{unit}>;"));
+        count = count.saturating_add(1);
+    }
+    line(&mut text, format_args!("\nfn side_load(plane: u32, index: u32) -> {unit} {{"));
+    if count == 1 {
+        line(&mut text, format_args!("    return side_segment_0_planes[plane * {stride}u + index];"));
+    } else {
+        let planes = layout.planes_per_segment;
+        line(&mut text, format_args!("    let at = plane % {planes}u * {stride}u + index;"));
+        line(&mut text, format_args!("    switch plane / {planes}u {{"));
+        for segment in 0..count {
+            let case = if segment == 0 { "default".to_owned() } else { format!("case {segment}u") };
+            line(&mut text, format_args!("        {case}: {{ return side_segment_{segment}_planes[at]; }}"));
+        }
+        line(&mut text, format_args!("    }}"));
+    }
+    line(&mut text, format_args!("}}"));
+    text
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    writeln!(text, "{arguments}").expect("a String takes every write");
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{Placement, placement::count, sequences::Sequences};
 pub(crate) const MAX_LENGTH: u32 = u32::MAX - 1;
 
 /// Contiguous slots of one group of planes, and the rows outside of the cache that belong to them: of the source of an
-/// update, or of the output of a range. Mirror of `Run` in `shaders/step.wgsl`.
+/// update, or of the output of a range. Mirror of `Run` in `shaders/step/run.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Run {
@@ -43,7 +43,7 @@ impl Run {
     }
 }
 
-/// Mirror of the head of `Step` in `shaders/step_ring.wgsl`, after which come as many lengths and starts as there is
+/// Mirror of the head of `Step` in `shaders/step/ring.wgsl`, after which come as many lengths and starts as there is
 /// `room` for, and then the runs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -53,7 +53,7 @@ pub(crate) struct Head {
     pub room: u32,
 }
 
-/// Mirror of `Step` in `shaders/step_immediate.wgsl`: a step that does the same to every sequence.
+/// Mirror of `Step` in `shaders/step/immediate.wgsl`: a step that does the same to every sequence.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Immediate {

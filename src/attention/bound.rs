@@ -66,7 +66,7 @@ struct Shape {
     tile: usize,
 }
 
-/// Mirror of `Params` in `shaders/attend_params.wgsl`.
+/// Mirror of `Params` in `shaders/attend/params.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Params {

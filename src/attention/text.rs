@@ -1,9 +1,10 @@
 //! The text of the kernels of an attention.
 
-use std::fmt::Write as _;
-
 use super::{WORKGROUP, tiles::Tile};
-use crate::{CacheConfig, Format};
+use crate::{
+    CacheConfig, Format,
+    kernels::{Link, Program, no_choice},
+};
 
 /// What tells one kernel from another, beside the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,84 +24,74 @@ pub(super) struct Variant {
     pub output: Format,
 }
 
-fn constants(variant: &Variant) -> String {
-    let (window, sinks) = variant.window.unwrap_or_default();
-    let mut text = String::new();
-    let mut line =
-        |arguments: std::fmt::Arguments<'_>| writeln!(text, "{arguments}").expect("a String takes every write");
-    line(format_args!("const WORKGROUP = {WORKGROUP}u;"));
-    line(format_args!("const ROWS = {}u;", variant.tile.rows));
-    line(format_args!("const GROUP = {}u;", variant.group));
-    line(format_args!("const WRITTEN = {};", variant.written));
-    line(format_args!("const CAUSAL = {};", variant.causal));
-    line(format_args!("const WINDOWED = {};", variant.window.is_some()));
-    line(format_args!("const WINDOW = {window}u;"));
-    line(format_args!("const SINKS = {sinks}u;"));
-    line(format_args!("const CAPPED = {};", variant.capped));
-    line(format_args!("const OUTPUT_LANES = {}u;", variant.output.lanes()));
-    text
-}
+impl Variant {
+    fn choose(&self, choice: &str, name: &str) -> &'static str {
+        let coded = |format: Format| match format {
+            Format::F16 => "f16",
+            Format::Bf16 => "bf16",
+            _ => "bits",
+        };
+        match choice {
+            "attend/parts" if self.split => "split",
+            "attend/parts" => "whole",
+            "attend/mask" if self.masked => "added",
+            "attend/mask" => "none",
+            "format/decode" => coded(self.queries),
+            "format/encode" => coded(self.output),
+            choice => no_choice(choice, name),
+        }
+    }
 
-/// The output's binding and how it is written.
-fn output(variant: &Variant) -> String {
-    let mut text = "@group(0) @binding(2) var<storage, read_write> output: array<u32>;\n".to_owned();
-    let bits = match variant.output {
-        Format::F16 | Format::Bf16 => format!("{}_encode(bitcast<u32>(number))", variant.output),
-        _ => "bitcast<u32>(number)".to_owned(),
-    };
-    text.push_str(include_str!("../../shaders/format_f16.wgsl"));
-    text.push_str(include_str!("../../shaders/format_bf16.wgsl"));
-    text.push_str(&format!("fn output_bits(number: f32) -> u32 {{\n    return {bits};\n}}\n"));
-    text.push_str(include_str!("../../shaders/attend_output.wgsl"));
-    text
+    /// The value of an `override`.
+    fn value(&self, name: &str) -> Option<u64> {
+        let (window, sinks) = self.window.unwrap_or_default();
+        Some(match name {
+            "GROUP" => self.group.into(),
+            "WRITTEN" => self.written.into(),
+            "CAUSAL" => self.causal.into(),
+            "WINDOWED" => self.window.is_some().into(),
+            "WINDOW" => window.into(),
+            "SINKS" => sinks.into(),
+            "CAPPED" => self.capped.into(),
+            "STAGED" => (self.tile.staged > 0).into(),
+            "QUERY_LANES" => self.queries.lanes().into(),
+            "OUTPUT_LANES" => self.output.lanes().into(),
+            _ => return None,
+        })
+    }
 }
 
 /// Over the text that reads the layer, with the prefix `cache_`.
-pub(super) fn attend(read: &str, variant: &Variant) -> String {
-    let mut text = constants(variant);
-    let staged = variant.tile.staged;
-    text.push_str(&format!("const STAGED = {};\n", staged > 0));
-    text.push_str(&format!("const STAGED_VECTORS = {}u;\n", staged.max(1)));
-    text.push_str(read);
-    text.push_str(include_str!("../../shaders/attend_params.wgsl"));
-    text.push_str(include_str!("../../shaders/attend_scores.wgsl"));
-    if !variant.split {
-        text.push_str(&output(variant));
-        text.push_str(include_str!("../../shaders/attend_whole.wgsl"));
-    } else {
-        text.push_str(include_str!("../../shaders/format_f16.wgsl"));
-        text.push_str(include_str!("../../shaders/format_bf16.wgsl"));
-        text.push_str(include_str!("../../shaders/attend_split.wgsl"));
-    }
-    text.push_str(if variant.masked {
-        include_str!("../../shaders/attend_masked.wgsl")
-    } else {
-        include_str!("../../shaders/attend_unmasked.wgsl")
-    });
-    text.push_str("@group(0) @binding(1) var<storage, read> queries: array<u32>;\n");
-    let element = match variant.queries {
-        Format::F16 | Format::Bf16 => {
-            format!("{}_decode((queries[at / 2u] >> (at % 2u * 16u)) & 0xffffu)", variant.queries)
+pub(super) fn attend(read: &str, variant: &Variant) -> Program {
+    let (rows, staged) = (variant.tile.rows, variant.tile.staged.max(1));
+    let prelude = |name: &str| match name {
+        "" => {
+            let sizes = format!("const ROWS = {rows}u;\nconst STAGED_VECTORS = {staged}u;\n");
+            format!("const WORKGROUP = {WORKGROUP}u;\n{sizes}{read}")
         }
-        _ => "queries[at]".to_owned(),
+        _ => String::new(),
     };
-    text.push_str(&format!("fn query_element(at: u32) -> f32 {{\n    return bitcast<f32>({element});\n}}\n"));
-    text.push_str(include_str!("../../shaders/attend.wgsl"));
-    text
+    let choose = |choice: &str, name: &str| variant.choose(choice, name);
+    let text = Link { choose: &choose, prelude: &prelude, repeats: 0 }.text("attend/attend.wgsl");
+    Program::new(text, |name| variant.value(name))
 }
 
-pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> String {
-    let mut text = constants(variant);
-    text.push_str(&format!("const cache_heads = {}u;\n", config.num_heads));
-    text.push_str(&format!("const STARTS = {}u;\n", config.max_batch_size));
-    text.push_str(&format!("const cache_value_dim = {}u;\n", config.value_dim));
-    text.push_str(&format!("const cache_value_vectors = {}u;\n", config.value_dim.div_ceil(4)));
-    text.push_str(include_str!("../../shaders/attend_params.wgsl"));
-    text.push_str(include_str!("../../shaders/attend_scores.wgsl"));
-    text.push_str(&output(variant));
-    text.push_str("@group(0) @binding(3) var<storage, read> partials: array<vec4<f32>>;\n");
-    text.push_str(include_str!("../../shaders/combine.wgsl"));
-    text
+pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Program {
+    let workgroup = |name: &str| match name {
+        "" => format!("const WORKGROUP = {WORKGROUP}u;\n"),
+        _ => String::new(),
+    };
+    let choose = |choice: &str, name: &str| variant.choose(choice, name);
+    let text = Link { choose: &choose, prelude: &workgroup, repeats: 0 }.text("attend/combine.wgsl");
+    Program::new(text, |name| {
+        Some(match name {
+            "STARTS" => config.max_batch_size.into(),
+            "cache_heads" => config.num_heads.into(),
+            "cache_value_dim" => config.value_dim.into(),
+            "cache_value_vectors" => config.value_dim.div_ceil(4).into(),
+            name => return variant.value(name),
+        })
+    })
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
 /// quotient leaves a remainder next to nothing, or to the divisor, so that it must be put right by one more.
 fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     const ERRORS: usize = 7 * 7;
-    let mut text = include_str!("../../shaders/float.wgsl").to_owned();
+    let mut text = include_str!("../../shaders/format/float/float.wgsl").to_owned();
     for (division, with_an_error) in [
         ("f32(dividend) / divisor", "divided(f32(dividend), divisor, errors.x)"),
         ("f32(left) / divisor", "divided(f32(left), divisor, errors.y)"),

@@ -54,8 +54,8 @@ fn every_variant_reaches_every_backend() {
         let names = WgslNames::new("cache_").group(1);
         let read = reader::text_of(&layout, &names, true);
         for variant in variants() {
-            let text = attend(&read, &variant);
-            let module = check(&(&layout, variant), "attend", &text, Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+            let program = attend(&read, &variant);
+            let module = check(&(&layout, variant), "attend", &program, Capabilities::SHADER_FLOAT16_IN_FLOAT32);
             let (_, params) =
                 module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).expect("it is there");
             let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is a struct") };

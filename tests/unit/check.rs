@@ -8,6 +8,7 @@ use std::{
     hash::{Hash, Hasher},
 };
 
+use crate::kernels::Program;
 use naga::{
     Module,
     back::{glsl, hlsl, msl, spv},
@@ -37,9 +38,14 @@ pub fn workgroup_bytes(module: &Module) -> u32 {
     ours.map(|variable| module.types[variable.ty].inner.size(module.to_ctx()).next_multiple_of(16)).sum()
 }
 
-/// Checks a text of one entry point.
-pub fn check(what: &dyn std::fmt::Debug, kind: &str, text: &str, capabilities: Capabilities) -> Module {
+/// Checks a program of one entry point, of whose constants every one must be declared.
+pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Program, capabilities: Capabilities) -> Module {
+    let Program { text, constants } = program;
     let (module, info) = module(what, text, capabilities);
+    let constants = constants.iter().map(|(name, value)| (name.clone(), *value)).collect();
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, None, &constants)
+        .map(|(module, info)| (module.into_owned(), info.into_owned()))
+        .unwrap_or_else(|error| panic!("{what:?}: {error:?}"));
     assert_eq!(module.entry_points.len(), 1, "{what:?}");
     let memory = workgroup_bytes(&module);
     assert!(memory <= WORKGROUP_BYTES, "{what:?} takes {memory} bytes of workgroup memory");

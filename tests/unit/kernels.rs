@@ -7,7 +7,8 @@ use naga::valid::{Capabilities, ModuleInfo};
 
 use super::*;
 use crate::{
-    check,
+    Format, Side, check,
+    layout::Layout,
     step::{Head, Immediate, Run},
 };
 
@@ -67,18 +68,14 @@ fn kernels() -> Vec<Kernel> {
                     let wide = wide && output == stored;
                     let (heads, heads_at_once, slots) = (3, if has_parts { 2 } else { 3 }, 77);
                     let gather =
-                        Kernel::Gather { stored, output, dim, heads, slots, heads_at_once, has_parts, step, wide };
-                    kernels.push(gather);
+                        GatherVariant { stored, output, dim, heads, slots, heads_at_once, has_parts, step, wide };
+                    kernels.push(Kernel::Gather(gather));
                 }
             }
             let side = SideVariant { source: None, stored, dim, slots: 77, wide, strides: None, scaled: false };
-            kernels.push(Kernel::Permute {
-                keys: side,
-                values: SideVariant { dim: 3, wide: false, ..side },
-                heads: 3,
-                layers: 1,
-            });
-            kernels.push(Kernel::Permute { keys: side, values: side, heads: 3, layers: 2 });
+            let values = SideVariant { dim: 3, wide: false, ..side };
+            kernels.push(Kernel::Permute(PermuteVariant { keys: side, values, heads: 3, layers: 1 }));
+            kernels.push(Kernel::Permute(PermuteVariant { keys: side, values: side, heads: 3, layers: 2 }));
         }
     }
     kernels
@@ -92,7 +89,7 @@ fn capabilities(kernel: &Kernel) -> Capabilities {
 }
 
 fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
-    check::module(kernel, &kernel.wgsl(), capabilities(kernel))
+    check::module(kernel, &kernel.program().text, capabilities(kernel))
 }
 
 #[test]
@@ -101,10 +98,10 @@ fn every_variant_declares_what_it_needs_and_reaches_every_backend() {
     assert!(kernels.len() > 300);
     for kernel in kernels {
         let name = kernel.entry().name();
-        let module = check::check(&kernel, name, &kernel.wgsl(), capabilities(&kernel));
+        let module = check::check(&kernel, name, &kernel.program(), capabilities(&kernel));
         let entry = &module.entry_points[0];
         assert_eq!(entry.name, name);
-        assert_eq!(entry.workgroup_size, [WORKGROUP_SIZE, 1, 1]);
+        assert_eq!(entry.workgroup_size, [crate::layout::WORKGROUP_SIZE, 1, 1]);
     }
 }
 
@@ -177,7 +174,7 @@ fn mirrors_have_the_offsets_of_the_text() {
     let scatter = Kernel::Scatter(variant(Some(Format::F32)));
     let advance = Kernel::Advance(variant(None));
     let immediate = Kernel::Advance(WriteVariant { step: StepPath::Immediate, ..variant(None) });
-    let gather = Kernel::Gather {
+    let gather = Kernel::Gather(GatherVariant {
         stored: Format::F16,
         output: Format::F16,
         dim: 64,
@@ -187,7 +184,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         has_parts: false,
         step: StepPath::Ring,
         wide: true,
-    };
+    });
 
     for kernel in [&scatter, &advance, &immediate, &gather] {
         check_members(
@@ -247,7 +244,7 @@ fn mirrors_have_the_offsets_of_the_text() {
     check_members(&advance, "Chunk", None, &chunk[..4]);
     let side =
         SideVariant { source: None, stored: Format::F16, dim: 64, slots: 77, wide: true, strides: None, scaled: false };
-    let permute = Kernel::Permute { keys: side, values: side, heads: 3, layers: 1 };
+    let permute = Kernel::Permute(PermuteVariant { keys: side, values: side, heads: 3, layers: 1 });
     check_members(
         &permute,
         "Selection",
@@ -305,12 +302,10 @@ fn the_host_counts_units_as_the_text_does() {
     // Fifteen 16-bit elements touch eight words wherever they start, sixteen up to nine.
     assert_eq!(side(Format::Bf16, 5, false).units(3), 8);
     assert_eq!(side(Format::Bf16, 1, false).units(16), 9);
-    for (format, dim, wide, text) in [
-        (Format::F32, 64, true, "const KEY_ROW_UNITS = 8u;"),
-        (Format::Bf16, 5, false, "const KEY_SHARED_WORDS = 1u;"),
-        (Format::Bf16, 6, false, "const KEY_SHARED_WORDS = 0u;"),
-        (Format::F16, 5, false, "const KEY_LANES = 2u;"),
-        (Format::F16, 5, false, "const KEY_PLANE_WORDS = 193u;"),
+    for (format, dim, wide, name, value) in [
+        (Format::F32, 64, true, "KEY_ROW_UNITS", 8.0),
+        (Format::F16, 5, false, "KEY_LANES", 2.0),
+        (Format::F16, 5, false, "KEY_PLANE_WORDS", 193.0),
     ] {
         let side = side(format, dim, wide);
         let variant = WriteVariant {
@@ -323,8 +318,63 @@ fn the_host_counts_units_as_the_text_does() {
             single_rows: true,
             cut_by_tokens: true,
         };
-        assert!(Kernel::Scatter(variant).wgsl().contains(text), "{text}");
+        let constants = Kernel::Scatter(variant).program().constants;
+        assert!(constants.contains(&(name.to_owned(), value)), "{name}");
     }
+}
+
+/// Every file is joined to some kernel, and imports what is there: so the tree has no file that only looks used.
+#[test]
+fn every_file_is_reached_from_a_kernel() {
+    use super::{
+        files::FILES,
+        link::{Import, beside},
+    };
+    let on_disk = files_below(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders")));
+    assert_eq!(FILES.iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>(), on_disk, "the list of files");
+    let mut reached: Vec<String> = ["scatter", "advance", "gather", "permute", "positions", "attend", "read"]
+        .map(|kernel| format!("{kernel}/{kernel}.wgsl"))
+        .to_vec();
+    reached.push("attend/combine.wgsl".to_owned());
+    let mut next = 0;
+    while let Some(path) = reached.get(next).cloned() {
+        next += 1;
+        for import in super::files::text(&path).lines().filter_map(Import::parse) {
+            let imported = match import.alternatives() {
+                Some((before, alternatives, after)) => {
+                    alternatives.iter().map(|one| beside(&path, &format!("{before}{one}{after}"))).collect()
+                }
+                None => vec![beside(&path, import.path)],
+            };
+            for file in imported {
+                assert!(on_disk.contains(&file), "{path} imports {file}, which is not there");
+                if !reached.contains(&file) {
+                    reached.push(file);
+                }
+            }
+        }
+    }
+    reached.sort();
+    assert_eq!(reached, on_disk);
+}
+
+/// Paths of the files below a folder, from it on.
+fn files_below(folder: &std::path::Path) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let parts = path.strip_prefix(folder).unwrap().iter().map(|part| part.to_str().unwrap());
+                files.push(parts.collect::<Vec<_>>().join("/"));
+            }
+        }
+    }
+    files.sort();
+    files
 }
 
 #[test]

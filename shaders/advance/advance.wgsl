@@ -1,0 +1,38 @@
+// advance: makes rows valid that the caller's own kernels have written into the cache: sets the lengths of the sequences
+// and zeroes the gap in front of the new rows. The rows themselves are not touched.
+//
+// Grid:    as in grid/, one of the two, over the rows of the gaps.
+// Shapes:  key_planes, value_planes   [plane, slot, dim], one segment of the cache
+// Bounds:  as in scatter.
+
+#import ../step/workgroup.wgsl
+#import ../grid/{runs,rows}.wgsl
+#import ../scatter/write/alone.wgsl
+#import ../source/none.wgsl as key, value
+#import ../planes/{narrow,packed}.wgsl as key, value
+
+const KEY_BINDING = 2u;
+const VALUE_BINDING = 3u;
+
+struct Chunk {
+    first_plane: u32,   // the segment's first plane, counted over the whole cache
+    planes: u32,
+    segment_plane: u32, // the chunk's first plane, counted inside its segment
+    sequences: u32,     // that there is room for, in the chunk that sets their lengths; 0 in the others
+}
+
+@group(0) @binding(0) var<uniform> chunk: Chunk;
+
+// The rows of a run that this dispatch writes.
+fn written(run: Run) -> Run {
+    return Run(run.group, run.sequence, run.first, run.start, run.start, 0u);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn advance(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    each_unit(group, groups, local);
+}

@@ -1,5 +1,0 @@
-// attend_unmasked: there is no mask.
-
-fn mask_at(row: Row, position: u32) -> f32 {
-    return 0.0;
-}

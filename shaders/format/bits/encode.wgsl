@@ -1,0 +1,5 @@
+// encode: the bits of an f32, or of any format that is not converted.
+
+fn side_encode(bits: u32) -> u32 {
+    return bits;
+}

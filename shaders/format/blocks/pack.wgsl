@@ -1,0 +1,129 @@
+// pack: blocks of 32 elements, quantised by as many threads as their codes have words. Each element of the source is
+// read once. Elements past the head size are zero. The format's pack defines `side_scale` and `side_codes`.
+//
+// Unit:    one word of the codes of a row, counted to a whole pair of blocks, whose scales share a word. A workgroup has
+//          whole pairs.
+
+#import ../../scatter/write/staged.wgsl
+#import ../float/float.wgsl
+#import ../f16/f16.wgsl
+#import ../../planes/side.wgsl as side
+
+override SIDE_BLOCKS: u32; // of a row
+
+var<workgroup> side_largest: array<u32, WORKGROUP_SIZE>;
+var<workgroup> side_largest_later: array<u32, WORKGROUP_SIZE>;
+var<workgroup> side_halves: array<u32, WORKGROUP_SIZE>;
+
+fn side_read(place: Place, token: u32, dim: u32) -> u32 {
+    var bits = 0u;
+    if dim < SIDE_DIM {
+        bits = side_element(place, token, dim);
+    }
+    return bits;
+}
+
+fn side_read_four(place: Place, token: u32, dim: u32) -> vec4<u32> {
+    return vec4<u32>(
+        side_read(place, token, dim),
+        side_read(place, token, dim + 1u),
+        side_read(place, token, dim + 2u),
+        side_read(place, token, dim + 3u),
+    );
+}
+
+fn side_stage(place: Place, run: Run, unit: u32, local: u32) -> Staged {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    let part = unit % SIDE_ROW_PARTS;
+    var staged = Staged();
+    if place.inside && slot >= run.start && slot < run.end {
+        let token = run.token + (slot - run.start);
+        let dim = part / SIDE_BLOCK_WORDS * 32u + part % SIDE_BLOCK_WORDS * 4u;
+        staged.first = side_read_four(place, token, dim);
+        if SIDE_BLOCK_WORDS == 4u {
+            staged.second = side_read_four(place, token, dim + 16u);
+        }
+    }
+    side_largest[local] = largest_of(staged.first);
+    side_largest_later[local] = largest_of(staged.second);
+    return staged;
+}
+
+// The number of the largest magnitude of a block, the first of equal ones, from that of its first thread.
+fn side_largest_of(first: u32) -> u32 {
+    var largest = 0u;
+    if SIDE_BLOCK_WORDS == 4u {
+        largest = larger(
+            largest_of(vec4<u32>(
+                side_largest[first],
+                side_largest[first + 1u],
+                side_largest[first + 2u],
+                side_largest[first + 3u],
+            )),
+            largest_of(vec4<u32>(
+                side_largest_later[first],
+                side_largest_later[first + 1u],
+                side_largest_later[first + 2u],
+                side_largest_later[first + 3u],
+            )),
+        );
+    } else {
+        largest = larger(
+            largest_of(vec4<u32>(
+                side_largest[first],
+                side_largest[first + 1u],
+                side_largest[first + 2u],
+                side_largest[first + 3u],
+            )),
+            largest_of(vec4<u32>(
+                side_largest[first + 4u],
+                side_largest[first + 5u],
+                side_largest[first + 6u],
+                side_largest[first + 7u],
+            )),
+        );
+    }
+    return largest;
+}
+
+// An infinity or a NaN makes the block one of NaN, with codes of zero.
+fn side_is_broken(largest: u32) -> bool {
+    return (largest & 0x7fffffffu) >= 0x7f800000u;
+}
+
+// 1 ÷ scale, or 0 where that overflows.
+fn side_inverse(scale: u32) -> u32 {
+    let magnitude = scale & 0x7fffffffu;
+    let inverse = float_divide(0x3f800000u, select(scale, 0x3f800000u, magnitude == 0u));
+    return select(inverse, 0u, magnitude == 0u || (inverse & 0x7fffffffu) >= 0x7f800000u);
+}
+
+// Writes the codes; the scale is for the thread that writes it with another.
+fn side_put(place: Place, run: Run, unit: u32, local: u32, staged: Staged) {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    let part = unit % SIDE_ROW_PARTS;
+    let token = place.inside && slot >= run.start && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS;
+    var codes = 0u;
+    var half = 0u;
+    if token {
+        let largest = side_largest_of(local - part % SIDE_BLOCK_WORDS);
+        let scale = side_scale(largest);
+        let broken = side_is_broken(largest);
+        half = select(f16_encode(scale), 0x7e00u, broken);
+        codes = select(side_codes(staged, side_inverse(scale)), 0u, broken);
+    }
+    if place.inside && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS {
+        side_planes[side_codes_at(place.plane, slot, part)] = codes;
+    }
+    side_halves[local] = half;
+}
+
+// The scales of a pair of blocks.
+fn side_finish(place: Place, run: Run, unit: u32, local: u32) {
+    let slot = run.first + unit / SIDE_ROW_PARTS;
+    let part = unit % SIDE_ROW_PARTS;
+    if slot < run.end && part % (2u * SIDE_BLOCK_WORDS) == 0u {
+        let scales = side_halves[local] | (side_halves[local + SIDE_BLOCK_WORDS] << 16u);
+        side_planes[side_scales_at(place.plane, slot, part / (2u * SIDE_BLOCK_WORDS))] = scales;
+    }
+}

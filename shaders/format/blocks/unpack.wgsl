@@ -1,0 +1,19 @@
+// unpack: code × scale of a block of 32, exact, as the bits of an f32; the positive quiet NaN where the scale is
+// no number, or is infinite and the code 0; +0 where the scale is +0, as in a row that was never written. `plane` is
+// the plane's first word. The format's unpack defines `code_of`.
+
+#import ../f16/f16.wgsl
+#import ../float/float.wgsl
+
+fn unpacked(plane: u32, slot: u32, dim: u32) -> u32 {
+    let block = dim / 32u;
+    let scales = planes[plane + SLOTS * CODE_WORDS + slot * SCALE_WORDS + block / 2u];
+    let half = (scales >> ((block % 2u) * 16u)) & 0xffffu;
+    let code = bitcast<u32>(f32(code_of(plane + slot * CODE_WORDS, dim)));
+    let scale = f16_decode(half);
+    if (half & 0x7c00u) == 0x7c00u {
+        let broken = (half & 0x3ffu) != 0u || code == 0u;
+        return select(((scale ^ code) & 0x80000000u) | 0x7f800000u, 0x7fc00000u, broken);
+    }
+    return select(float_multiply(code, scale), 0u, half == 0u);
+}

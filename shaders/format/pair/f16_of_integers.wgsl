@@ -1,0 +1,14 @@
+// f16_of_integers: the two elements of a word, on devices that do not unpack halves.
+
+fn side_pair(word: u32) -> vec2<f32> {
+    let half = vec2<u32>(word & 0xffffu, word >> 16u);
+    let magnitude = half & vec2<u32>(0x7fffu);
+    // Below the normal numbers, a difference of normal ones.
+    let small = bitcast<vec2<u32>>(
+        bitcast<vec2<f32>>((magnitude << vec2<u32>(13u)) | vec2<u32>(0x38800000u)) - vec2<f32>(0.00006103515625),
+    );
+    let normal = (magnitude << vec2<u32>(13u)) + vec2<u32>(0x38000000u);
+    let finite = select(small, normal, magnitude >= vec2<u32>(0x400u));
+    let number = select(finite, (magnitude << vec2<u32>(13u)) | vec2<u32>(0x7f800000u), magnitude >= vec2<u32>(0x7c00u));
+    return bitcast<vec2<f32>>(number | ((half & vec2<u32>(0x8000u)) << vec2<u32>(16u)));
+}

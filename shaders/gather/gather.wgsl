@@ -1,0 +1,54 @@
+// gather: a range. Copies rows of keys or of values into a dense tensor, as stored bits or in another format. Rows that
+// a sequence does not have come out as zero, whatever the storage holds there: they are the gap of a run.
+//
+// Grid:    x and z together count units of one run's output, in workgroups; y counts [run, head] of the window.
+// Shapes:  planes   [plane, slot, dim], one segment of the cache
+//          output   [sequence, head, row, dim], a window of the destination
+// Bounds:  the host proves that the window holds the output and that every run lies inside its plane;
+//          the kernel drops the units past the end of a run's output.
+
+#import ../step/workgroup.wgsl
+#import ../step/place.wgsl
+#import units/{wide,narrow}.wgsl
+
+override SLOTS: u32; // rows of a plane
+override LANES: u32; // elements of a word of the output: 2 of a 16-bit format, else 1
+
+struct Window {
+    first_plane: u32,   // the window's first plane, counted over the whole cache
+    planes: u32,
+    segment_plane: u32, // the same plane, counted inside its segment
+    scale: u32,         // of what is stored, as the bits of an f32
+    first_row: u32,     // rows of the output that the window holds of each of its planes
+    rows: u32,
+    offset: u32,        // elements from the start of the output binding to the window's first row
+    spare_1: u32,
+}
+
+@group(0) @binding(0) var<uniform> window: Window;
+
+// The part of a run whose rows of the output are in the window.
+struct Part {
+    slot: u32, // of its first row
+    rows: u32,
+    row: u32,  // its first one, counted inside the window
+}
+
+fn part_of(run: Run) -> Part {
+    let first = run.token - (run.start - run.first);
+    let begin = max(first, window.first_row);
+    let end = min(run.token + (run.end - run.start), window.first_row + window.rows);
+    return Part(run.first + (begin - first), max(begin, end) - begin, begin - window.first_row);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn gather(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let place = place_of(group.y, window.first_plane, window.planes, window.segment_plane);
+    if place.inside {
+        gather_unit(place, part_of(place.run), (group.z * groups.x + group.x) * WORKGROUP_SIZE + local);
+    }
+}

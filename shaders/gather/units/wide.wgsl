@@ -1,0 +1,21 @@
+// wide: sixteen bytes a unit. Needs rows and a destination that are multiples of 16 bytes.
+
+override ROW_VECTORS: u32;
+
+@group(0) @binding(1) var<storage, read> planes: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<u32>>;
+
+fn gather_unit(place: Place, part: Part, unit: u32) {
+    let row = unit / ROW_VECTORS;
+    if row >= part.rows {
+        return;
+    }
+    let slot = part.slot + row;
+    let vector = unit % ROW_VECTORS;
+    var bits = vec4<u32>();
+    if slot >= place.run.start {
+        bits = planes[(place.plane * SLOTS + slot) * ROW_VECTORS + vector];
+    }
+    let plane = place.plane - window.segment_plane;
+    output[window.offset / (4u * LANES) + (plane * window.rows + part.row + row) * ROW_VECTORS + vector] = bits;
+}

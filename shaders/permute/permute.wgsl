@@ -1,0 +1,52 @@
+// permute: a selection. Gives sequences of a batch the rows of others, in place, and sets the lengths. A thread moves one
+// unit of one head through all sequences, one move after the other, so that nothing is overwritten before it was read:
+// the host has put the moves in such an order, and lets a cycle start by keeping a unit aside.
+//
+// Grid:    x and z together count units of a plane, in workgroups; y counts heads. Layers are done one after the other.
+// Shapes:  selected   [layer, move, member], then the lengths afterwards, [layer, sequence]
+// Bounds:  the host proves that every group and slot of a move is there; the kernel drops the units past the end.
+
+#import ../step/workgroup.wgsl
+#import layer.wgsl as layer_*
+
+override HEADS: u32;
+override LAYERS: u32;
+
+struct Selection {
+    moves: u32,     // of each layer
+    sequences: u32, // of the batch
+    starts: u32,    // index of the first start among a layer's lengths
+    spare: u32,
+}
+
+// Slots [first, end) of one group of planes, and the group that they are copied to.
+struct Move {
+    source: u32,      // group, or ASIDE
+    destination: u32, // group, or ASIDE
+    first: u32,
+    end: u32,
+}
+
+const ASIDE = 0xffffffffu;
+
+@group(0) @binding(0) var<uniform> selection: Selection;
+@group(0) @binding(1) var<storage, read> selected: array<u32>;
+
+fn move_of(layer: u32, index: u32) -> Move {
+    let at = (layer * selection.moves + index) * 4u;
+    return Move(selected[at], selected[at + 1u], selected[at + 2u], selected[at + 3u]);
+}
+
+fn length_of(layer: u32, sequence: u32) -> u32 {
+    return selected[LAYERS * selection.moves * 4u + layer * selection.sequences + sequence];
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn permute(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let unit = (group.z * groups.x + group.x) * WORKGROUP_SIZE + local;
+    permute_unit(group.y, unit);
+}

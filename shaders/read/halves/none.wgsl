@@ -1,0 +1,1 @@
+// none: the caller wants no f16.

@@ -1,0 +1,39 @@
+// read: keys and values of one layer, for a shader of the caller's. Every name begins with the caller's prefix, which
+// stands here as reader_. The host writes these constants, and reader_lengths:
+//
+//     reader_heads      KV heads
+//     reader_window     positions before the end that a query sees, beside the sinks; the largest number for all
+//     reader_sinks      first positions that every query sees
+//     reader_starts     index of the first start
+//     reader_wrap       slots of a ring beyond the sinks
+//
+// Shapes:  lengths   [sequence], then [sequence] of starts, then the scales of keys and of values as the bits of f32
+
+#import ../placement/{linear,ring}.wgsl
+#import ../format/{f32,halves,words,fp8_e4m3,q8_0,q4_0}/read.wgsl as reader_key, reader_value
+#import side.wgsl as reader_key, reader_value
+#import halves/{none,f16}.wgsl as reader_key, reader_value
+
+// Positions of a sequence; its next token goes there.
+fn reader_length(sequence: u32) -> u32 {
+    return reader_lengths[sequence];
+}
+
+// The position of the first row that the last update wrote of a sequence, or its length where it wrote none: row `t` of
+// the update is at this position plus `t`.
+fn reader_start(sequence: u32) -> u32 {
+    return reader_lengths[reader_starts + sequence];
+}
+
+// The first position beyond the sinks that a query at a position sees. It sees all from there to itself, and the sinks.
+fn reader_first_visible(query: u32) -> u32 {
+    if query < reader_window {
+        return min(reader_sinks, query + 1u);
+    }
+    return max(reader_sinks, query - reader_window + 1u);
+}
+
+// The rows of one sequence and head, for reader_key_at and reader_value_at.
+fn reader_plane(sequence: u32, head: u32) -> u32 {
+    return sequence * reader_heads + head;
+}

@@ -1,5 +1,0 @@
-// read_pair_f16: the two elements of a word.
-
-fn reader_side_pair(word: u32) -> vec2<f32> {
-    return unpack2x16float(word);
-}

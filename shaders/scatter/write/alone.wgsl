@@ -1,0 +1,9 @@
+// alone: each thread writes its unit of both sides. `written` is the kernel's.
+
+fn write_unit(place: Place, unit: u32, local: u32) {
+    if place.inside {
+        let run = written(place.run);
+        key_write(place, run, unit);
+        value_write(place, run, unit);
+    }
+}

@@ -1,0 +1,21 @@
+// together: the threads of a block find its scale together, and each writes one word of its codes. For a side that is
+// quantised to blocks, and one beside it.
+//
+// Bounds:  all threads of a workgroup reach the barriers; one whose place is not inside reads and writes nothing.
+
+#import staged.wgsl
+#import ../stage/{blocks,none}.wgsl as key, value
+
+fn write_unit(place: Place, unit: u32, local: u32) {
+    let run = written(place.run);
+    let key = key_stage(place, run, unit, local);
+    let value = value_stage(place, run, unit, local);
+    workgroupBarrier();
+    key_put(place, run, unit, local, key);
+    value_put(place, run, unit, local, value);
+    workgroupBarrier();
+    if place.inside {
+        key_finish(place, run, unit, local);
+        value_finish(place, run, unit, local);
+    }
+}

@@ -1,0 +1,8 @@
+// convert: an element of the source, as the cache stores it; of a packed format, the bits of an f32.
+
+#import ../format/{bits,f16,bf16}/decode.wgsl as side
+#import ../format/{bits,f16,bf16}/encode.wgsl as side
+
+fn side_convert(bits: u32) -> u32 {
+    return side_encode(side_decode(bits));
+}

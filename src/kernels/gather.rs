@@ -1,0 +1,94 @@
+//! `shaders/gather/`: the kernel that copies ranges out.
+
+use super::{
+    StepPath,
+    link::{Link, no_choice, no_prelude},
+    side::{converted, lane_mask, plane_words},
+};
+use crate::Format;
+
+/// What tells one kernel that copies a range out from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GatherVariant {
+    pub stored: Format,
+    /// Format of the output.
+    pub output: Format,
+    pub dim: u32,
+    pub heads: u32,
+    pub slots: u32,
+    /// Heads of a group that a dispatch takes at once.
+    pub heads_at_once: u32,
+    /// Some window begins with another plane than the first of the cache.
+    pub has_parts: bool,
+    pub step: StepPath,
+    /// Whole `vec4<u32>` words.
+    pub wide: bool,
+}
+
+/// Mirror of `Window` in `shaders/gather/gather.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Window {
+    pub first_plane: u32,
+    pub planes: u32,
+    pub segment_plane: u32,
+    pub scale: u32,
+    pub first_row: u32,
+    pub rows: u32,
+    pub offset: u32,
+    pub spare_1: u32,
+}
+
+impl GatherVariant {
+    /// The kernel's text.
+    pub fn text(&self) -> String {
+        let GatherVariant { stored, output, dim, .. } = *self;
+        let choose = |choice: &str, name: &str| match choice {
+            "step" => self.step.file(),
+            "gather/units" if self.wide => "wide",
+            "gather/units" => "narrow",
+            "gather/rows" if stored != output => "converted",
+            "gather/rows" if stored.is_packed() => "packed",
+            "gather/rows" => "same",
+            "planes/words" if output.units(dim).is_multiple_of(output.lanes()) => "whole",
+            "planes/words" => "shared",
+            "format/unpack" => match stored {
+                Format::Fp8E4M3 => "fp8_e4m3",
+                Format::Q8_0 => "q8_0",
+                Format::Q4_0 => "q4_0",
+                _ => "words",
+            },
+            "format/decode" => converted(stored),
+            "format/encode" => converted(output),
+            choice => no_choice(choice, name),
+        };
+        Link { choose: &choose, prelude: &no_prelude, repeats: 0 }.text("gather/gather.wgsl")
+    }
+
+    /// The value of an `override`.
+    pub fn value(&self, name: &str) -> Option<u64> {
+        let GatherVariant { stored, output, dim, slots, .. } = *self;
+        Some(match name {
+            "HEADS" => self.heads.into(),
+            "HEADS_AT_ONCE" => self.heads_at_once.into(),
+            "HAS_PARTS" => self.has_parts.into(),
+            "DIM" => output.units(dim).into(),
+            "SLOTS" => slots.into(),
+            "LANES" => output.lanes().into(),
+            "BITS" => {
+                if output.lanes() == 2 {
+                    16
+                } else {
+                    32
+                }
+            }
+            "LANE_MASK" => lane_mask(output).into(),
+            "STORED_LANES" => stored.lanes().into(),
+            "PLANE_WORDS" => plane_words(stored, dim, slots),
+            "CODE_WORDS" => stored.code_words(dim).into(),
+            "SCALE_WORDS" => stored.scale_words(dim).into(),
+            "ROW_VECTORS" => output.row_bytes(dim) / 16,
+            _ => return None,
+        })
+    }
+}

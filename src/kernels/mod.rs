@@ -1,0 +1,158 @@
+//! The kernels: WGSL joined from `shaders/`.
+//!
+//! A kernel's text is chosen by what it moves: formats, and whether rows are aligned for 16-byte words (`wide`) or not
+//! (`narrow`). Sizes are constants of its pipeline. Positions and lengths are data, so no step of a sequence makes a new
+//! kernel. Each kernel lies in a file of its own name here, and in a folder of that name in `shaders/`.
+
+mod files;
+mod gather;
+mod link;
+mod permute;
+mod scatter;
+mod side;
+
+pub(crate) use self::{
+    gather::{GatherVariant, Window},
+    link::{Link, no_choice, no_prelude},
+    permute::{Move, PermuteVariant, Selection},
+    scatter::{Chunk, WriteVariant},
+    side::SideVariant,
+};
+use crate::step::Immediate;
+
+/// Bytes of a step as immediates.
+pub(crate) const IMMEDIATE_BYTES: u32 = 32;
+const _: () = assert!(size_of::<Immediate>() == IMMEDIATE_BYTES as usize);
+
+/// How a step reaches a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum StepPath {
+    /// In a slot of the ring, bound as the second group.
+    Ring,
+    /// As immediates, for a step that does the same to every sequence.
+    Immediate,
+}
+
+/// One kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Kernel {
+    Scatter(WriteVariant),
+    Advance(WriteVariant),
+    Positions { step: StepPath },
+    Permute(PermuteVariant),
+    Gather(GatherVariant),
+}
+
+/// What all variants of a kernel share: the entry point, and what they bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Entry {
+    Scatter,
+    Advance,
+    Positions,
+    Permute { layers: u32 },
+    Gather,
+}
+
+/// WGSL, and the values of its `override` declarations.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Program {
+    pub text: String,
+    pub constants: Vec<(String, f64)>,
+}
+
+impl StepPath {
+    /// The file of `shaders/step/`.
+    const fn file(self) -> &'static str {
+        match self {
+            StepPath::Ring => "ring",
+            StepPath::Immediate => "immediate",
+        }
+    }
+}
+
+impl Entry {
+    /// Name of the folder and file, of the entry point and of the pipelines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Entry::Scatter => "scatter",
+            Entry::Advance => "advance",
+            Entry::Positions => "positions",
+            Entry::Permute { .. } => "permute",
+            Entry::Gather => "gather",
+        }
+    }
+
+    /// What the first bind group holds.
+    pub fn bindings(self) -> Vec<wgpu::BufferBindingType> {
+        use wgpu::BufferBindingType::Uniform;
+        let read = wgpu::BufferBindingType::Storage { read_only: true };
+        let write = wgpu::BufferBindingType::Storage { read_only: false };
+        match self {
+            Entry::Scatter => vec![Uniform, write, write, write, read, read],
+            Entry::Advance => vec![Uniform, write, write, write],
+            Entry::Positions => vec![write],
+            // After the moves lengths, keys and values of each layer.
+            Entry::Permute { layers } => {
+                let layers = std::iter::repeat_n([write; 3], layers as usize).flatten();
+                [Uniform, read].into_iter().chain(layers).collect()
+            }
+            Entry::Gather => vec![Uniform, read, write],
+        }
+    }
+}
+
+impl Kernel {
+    /// Which of the kernels it is a variant of.
+    pub const fn entry(&self) -> Entry {
+        match *self {
+            Kernel::Scatter(_) => Entry::Scatter,
+            Kernel::Advance(_) => Entry::Advance,
+            Kernel::Positions { .. } => Entry::Positions,
+            Kernel::Permute(PermuteVariant { layers, .. }) => Entry::Permute { layers },
+            Kernel::Gather(_) => Entry::Gather,
+        }
+    }
+
+    /// How its step reaches it, if it has one.
+    pub const fn step(&self) -> Option<StepPath> {
+        match *self {
+            Kernel::Scatter(variant) | Kernel::Advance(variant) => Some(variant.step),
+            Kernel::Gather(GatherVariant { step, .. }) | Kernel::Positions { step } => Some(step),
+            Kernel::Permute(_) => None,
+        }
+    }
+
+    /// The kernel's whole text, and its constants.
+    pub fn program(&self) -> Program {
+        match self {
+            Kernel::Scatter(variant) | Kernel::Advance(variant) => {
+                Program::new(variant.text(self.entry().name()), |name| variant.value(name))
+            }
+            Kernel::Permute(variant) => Program::new(variant.text(), |name| variant.value(name)),
+            Kernel::Gather(variant) => Program::new(variant.text(), |name| variant.value(name)),
+            Kernel::Positions { step } => {
+                let choose = |_: &str, _: &str| step.file();
+                let link = Link { choose: &choose, prelude: &no_prelude, repeats: 0 };
+                Program::new(link.text("positions/positions.wgsl"), |_| None)
+            }
+        }
+    }
+}
+
+impl Program {
+    /// A text, and the value of each `override` that it declares.
+    pub fn new(text: String, value: impl Fn(&str) -> Option<u64>) -> Self {
+        let declared = text.lines().filter_map(|line| line.strip_prefix("override ")?.split(':').next());
+        let constant = |name: &str| {
+            let value = value(name).unwrap_or_else(|| unreachable!("{name} has no value"));
+            let value = u32::try_from(value).expect("what a kernel counts is 32 bits wide");
+            (name.to_owned(), f64::from(value))
+        };
+        let constants = declared.map(constant).collect();
+        Program { text, constants }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/unit/kernels.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+//! Keys or values, as kernels that write planes see them.
+
+use crate::{
+    Format, Scale, Side,
+    format::BLOCK,
+    layout::{Layout, SideLayout},
+};
+
+/// How a kernel reads one side of a source and writes it to planes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SideVariant {
+    /// Format of the source; `None` where nothing is read.
+    pub source: Option<Format>,
+    pub stored: Format,
+    pub dim: u32,
+    pub slots: u32,
+    /// Whole `vec4<u32>` words.
+    pub wide: bool,
+    /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in
+    /// one piece. An engine decodes from one such layout or a few, so they may be constants; those of prompts are data.
+    pub strides: Option<[u32; 2]>,
+    /// The scale of the side is not 1.
+    pub scaled: bool,
+}
+
+impl SideVariant {
+    pub fn new(layout: &Layout, side: Side, source: Option<Format>, aligned: bool) -> Self {
+        let &SideLayout { format, dim, scale, .. } = layout.side(side);
+        let wide = source.is_some() && aligned && dim.is_multiple_of(8) && !format.is_packed();
+        let scaled = scale != Scale::ONE;
+        SideVariant { source, stored: format, dim, slots: layout.slots, wide, strides: None, scaled }
+    }
+
+    /// A side whose rows are moved as they are.
+    pub fn moved(layout: &Layout, side: Side) -> Self {
+        let sizes = layout.side(side);
+        let wide = sizes.row_bytes.is_multiple_of(16) && sizes.is_contiguous();
+        let (stored, dim, slots) = (sizes.format, sizes.dim, layout.slots);
+        SideVariant { source: None, stored, dim, slots, wide, strides: None, scaled: false }
+    }
+
+    /// Units of `rows` rows, with those of a word that they share with another.
+    pub fn units(&self, rows: u32) -> u64 {
+        if self.stored.is_packed() {
+            return u64::from(rows).saturating_mul(self.row_parts().into());
+        }
+        let elements = u64::from(rows).saturating_mul(self.dim.into());
+        match (self.wide, self.stored.lanes()) {
+            (true, _) => elements / 8,
+            (false, 2) => (elements / 2).saturating_add(self.shares_words().into()),
+            (false, _) => elements,
+        }
+    }
+
+    /// Units of a whole plane, where it is moved: vectors or words.
+    pub fn moved_units(&self) -> u64 {
+        let words = plane_words(self.stored, self.dim, self.slots);
+        if self.wide { words / 4 } else { words }
+    }
+
+    /// Whether rows of another format are quantised to blocks, which threads do together.
+    pub fn makes_blocks(&self) -> bool {
+        self.quantises() && matches!(self.stored, Format::Q8_0 | Format::Q4_0)
+    }
+
+    /// Whether rows of another format are quantised.
+    fn quantises(&self) -> bool {
+        self.stored.is_packed() && self.source.is_some_and(|source| source != self.stored)
+    }
+
+    /// Words of a packed row that a thread writes each; where blocks are made, those of the codes of whole pairs.
+    fn row_parts(&self) -> u32 {
+        let pairs = self.stored.scale_words(self.dim);
+        match self.stored {
+            // At most 2^26 pairs.
+            Format::Q8_0 if self.makes_blocks() => pairs.saturating_mul(16),
+            Format::Q4_0 if self.makes_blocks() => pairs.saturating_mul(8),
+            stored => stored.units(self.dim),
+        }
+    }
+
+    /// Whether a row ends in the word in which the next one begins.
+    fn shares_words(&self) -> bool {
+        !self.dim.is_multiple_of(self.stored.lanes())
+    }
+
+    /// The files that a kernel takes for this side.
+    pub fn choose(&self, choice: &str) -> Option<&'static str> {
+        let same = self.source == Some(self.stored);
+        Some(match choice {
+            "source" if self.wide => "wide",
+            "source" => "narrow",
+            "source/row" if self.strides.is_some() => "token",
+            "source/row" => "strided",
+            "format/decode" => match self.source {
+                Some(source) if !same => converted(source),
+                _ => "bits",
+            },
+            "format/encode" if same => "bits",
+            "format/encode" => converted(self.stored),
+            "planes" if self.stored.is_packed() => "packed",
+            "planes" | "permute/units" if self.wide => "wide",
+            "planes" | "permute/units" => "narrow",
+            "planes/words" if self.shares_words() => "shared",
+            "planes/words" => "whole",
+            "format/pack" => match self.stored {
+                Format::Fp8E4M3 if self.quantises() => "fp8_e4m3",
+                Format::Q8_0 if self.quantises() => "q8_0",
+                Format::Q4_0 if self.quantises() => "q4_0",
+                _ => "words",
+            },
+            "scatter/stage" if self.makes_blocks() => "blocks",
+            "scatter/stage" => "none",
+            _ => return None,
+        })
+    }
+
+    /// The value of an `override` of this side.
+    pub fn value(&self, name: &str) -> Option<u64> {
+        let SideVariant { stored, dim, slots, .. } = *self;
+        let packed = |words: u32| if stored.is_packed() { words } else { 0 };
+        let stride = |index: usize| self.strides.map_or(0, |strides| strides[index]);
+        Some(match name {
+            "DIM" => dim.into(),
+            "SLOTS" => slots.into(),
+            "LANES" => stored.lanes().into(),
+            "LANE_MASK" => lane_mask(stored).into(),
+            "PLANE_WORDS" => plane_words(stored, dim, slots),
+            "CODE_WORDS" => packed(stored.code_words(dim)).into(),
+            "SCALE_WORDS" => packed(stored.scale_words(dim)).into(),
+            "ROW_PARTS" => packed(self.row_parts()).into(),
+            "CODE_UNITS" => if stored.is_packed() { stored.code_words(dim) } else { dim }.into(),
+            "BLOCKS" => dim.div_ceil(BLOCK).into(),
+            "ROW_UNITS" => (dim / 8).into(),
+            "PLANE_UNITS" => u64::from(dim / 8).saturating_mul(slots.into()),
+            "UNIT_VECTORS" => {
+                if stored.lanes() == 1 {
+                    2
+                } else {
+                    1
+                }
+            }
+            "ROW_VECTORS" => stored.row_bytes(dim) / 16,
+            "SOURCE_LANES" => self.source.map_or(1, Format::lanes).into(),
+            "SAME_FORMAT" => (self.source == Some(stored)).into(),
+            "SCALED" => self.scaled.into(),
+            "SEQUENCE_STRIDE" => stride(0).into(),
+            "HEAD_STRIDE" => stride(1).into(),
+            _ => return None,
+        })
+    }
+}
+
+/// The folder of `shaders/format/` that converts a format to or from the bits of an f32.
+pub(super) const fn converted(format: Format) -> &'static str {
+    match format {
+        Format::F16 => "f16",
+        Format::Bf16 => "bf16",
+        _ => "bits",
+    }
+}
+
+/// Words of a plane.
+pub(super) fn plane_words(stored: Format, dim: u32, slots: u32) -> u64 {
+    let words = u64::from(stored.units(dim)).saturating_mul(slots.into()).div_ceil(stored.lanes().into());
+    if stored.is_packed() { words.next_multiple_of(4) } else { words }
+}
+
+/// The bits of one element in a word's lowest lane.
+pub(super) const fn lane_mask(format: Format) -> u32 {
+    if format.lanes() == 2 { 0xffff } else { u32::MAX }
+}

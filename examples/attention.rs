@@ -4,7 +4,7 @@
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Format, KvCache, Placement, ReferenceCache, WgslNames, Write, adapter_label, adapters,
-    attention::{Options, reference},
+    attention::Options,
 };
 
 /// 4 query heads share 2 KV heads of 64.
@@ -144,7 +144,7 @@ fn run(context: &Context, config: CacheConfig) -> Result<f64, Box<dyn std::error
 
     let mut on_the_cpu = ReferenceCache::new(config)?;
     on_the_cpu.update(&keys, &values, Write::append(TOKENS))?;
-    let expected = reference(&on_the_cpu, &Options::last(QUERY_HEADS, 1), &queries, None)?;
+    let expected = on_the_cpu.attend(&Options::last(QUERY_HEADS, 1), &queries, None)?;
     let difference: f64 = expected.iter().zip(&actual).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
     Ok((difference / expected.iter().map(|e| e * e).sum::<f64>()).sqrt())
 }

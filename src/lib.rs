@@ -6,73 +6,52 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, reason = "the numbers of a test are small"))]
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "the numbers of a test are small"))]
 
-mod adapter;
-#[cfg(feature = "attention")]
-pub mod attention;
-mod batched;
-mod binding;
-mod bound;
-#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
-mod calibrate;
-#[cfg(test)]
-#[path = "../tests/unit/check.rs"]
-mod check;
-mod checkpoint;
-mod config;
-mod context;
-mod copies;
-mod costs;
-mod destination;
+// From the bottom up: a folder imports only from those before it.
+mod cache;
+mod device;
 mod error;
 mod format;
-mod grid;
 mod kernels;
-mod layer;
-mod layout;
-mod permute;
-mod pipelines;
-mod placement;
 mod plan;
-#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
-pub mod program;
-#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
-mod quantise;
-mod reader;
-mod record;
-#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
-mod reference;
-mod report;
-mod ring;
-mod scale;
-mod sequences;
-mod source;
-mod step;
-mod storage;
-mod tensor;
-mod view;
-mod wait;
-mod write;
+mod read;
+mod shape;
 
-pub use adapter::{adapter_label, adapters, adapters_async, find_adapter, find_adapter_async};
-pub use batched::BatchedKvCache;
-pub use bound::BoundSource;
-pub use checkpoint::Checkpoint;
-pub use config::CacheConfig;
-pub use context::Context;
-pub use costs::{CostModel, Form};
-pub use destination::Destination;
+#[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
+mod check;
+
+#[cfg(test)]
+#[path = "../tests/unit/wgsl.rs"]
+mod wgsl;
+
+pub use cache::{
+    batched::BatchedKvCache,
+    bound::BoundSource,
+    checkpoint::Checkpoint,
+    layer::KvCache,
+    report::MemoryReport,
+    view::{CacheView, PerSequenceView, RowView, SegmentView, SideView, SlotView},
+};
+pub use check::program;
+pub use check::reference::{Difference, ReferenceCache, compare_tensors};
+pub use device::{
+    adapter::{adapter_label, adapters, adapters_async, find_adapter, find_adapter_async},
+    context::Context,
+    destination::Destination,
+    record::Recorder,
+    source::{RowsIn, Source, Strides},
+    tensor::GpuTensor,
+};
 pub use error::{Error, Result};
-pub use format::{Format, HostRows, Side};
+pub use format::{Format, HostRows, Side, scale::Scale};
 pub use half;
-pub use layer::KvCache;
-pub use placement::{Placement, Visible};
-pub use reader::WgslNames;
-pub use record::Recorder;
-pub use reference::{Difference, ReferenceCache, compare_tensors};
-pub use report::MemoryReport;
-pub use scale::Scale;
-pub use source::{RowsIn, Source, Strides};
-pub use tensor::{GpuTensor, HostTensor, Pair};
-pub use view::{CacheView, PerSequenceView, RowView, SegmentView, SideView, SlotView};
+pub use plan::costs::{CostModel, Form};
+#[cfg(feature = "attention")]
+pub use read::attention;
+pub use read::include::WgslNames;
+pub use shape::{
+    config::CacheConfig,
+    placement::{Placement, Visible},
+    tensor::{HostTensor, Pair},
+    write::{PerSequence, Write},
+};
 pub use wgpu;
-pub use write::{PerSequence, Write};

@@ -1,9 +1,6 @@
 //! Positions near 2^32 and shapes that no memory holds: what they cost follows what is stored. No device is touched.
 
-use wgpu_kv_cache::{
-    CacheConfig, Context, Error, KvCache, Placement, ReferenceCache, Side, Write,
-    attention::{Options, reference},
-};
+use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Placement, ReferenceCache, Side, Write, attention::Options};
 
 /// 3 sinks, and 6 slots that the other positions take turns in.
 const RING: Placement = Placement::Ring { window: 4, sinks: 3, slack: 2 };
@@ -89,8 +86,8 @@ fn story(base: u32) -> Vec<String> {
     told.push(refused(cache.truncate(SINKS + 1).unwrap_err()));
     told.push(refused(cache.update(&all[..2], &all[..2], Write::at(5, 1)).unwrap_err()));
     let options = Options::last(1, 5);
-    told.push(refused(reference(&cache, &options, &all[..10], None).unwrap_err()));
-    told.push(format!("{:?}", reference(&cache, &Options::last(1, 2), &[0.25; 4], None).unwrap()));
+    told.push(refused(cache.attend(&options, &all[..10], None).unwrap_err()));
+    told.push(format!("{:?}", cache.attend(&Options::last(1, 2), &[0.25; 4], None).unwrap()));
     // Within a sequence and between two, over what lies there.
     cache.copy_range(1, base + 5..base + 8, 1, base + 7).unwrap();
     cache.copy_range(1, base + 8..base + 10, 0, base + 40).unwrap();

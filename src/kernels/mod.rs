@@ -18,11 +18,6 @@ pub(crate) use self::{
     scatter::{Chunk, WriteVariant},
     side::SideVariant,
 };
-use crate::step::Immediate;
-
-/// Bytes of a step as immediates.
-pub(crate) const IMMEDIATE_BYTES: u32 = 32;
-const _: () = assert!(size_of::<Immediate>() == IMMEDIATE_BYTES as usize);
 
 /// How a step reaches a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

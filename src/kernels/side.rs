@@ -3,7 +3,7 @@
 use crate::{
     Format, Scale, Side,
     format::BLOCK,
-    layout::{Layout, SideLayout},
+    shape::layout::{Layout, SideLayout},
 };
 
 /// How a kernel reads one side of a source and writes it to planes.

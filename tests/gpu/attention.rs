@@ -4,7 +4,7 @@
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, RowsIn, Scale, Strides,
     WgslNames, Write,
-    attention::{Attention, MaskRows, Options, Tensors, attend, reference},
+    attention::{Attention, MaskRows, Options, Tensors, attend},
     half::{bf16, f16},
 };
 
@@ -69,7 +69,7 @@ fn check(
     let config = cache.config();
     let queries = numbers((config.batch_size * options.query_heads * options.tokens * config.head_dim) as usize, 99);
     let failed = |error: Error| format!("{what}: {error}");
-    let expected = reference(reference_cache, options, &queries, mask).map_err(failed)?;
+    let expected = reference_cache.attend(options, &queries, mask).map_err(failed)?;
     let actual: HostTensor = attend(cache, options, &queries, mask).map_err(failed)?;
     let distance = distance(&expected, &actual.to_f32());
     if distance.is_nan() || distance > BOUND {
@@ -187,7 +187,7 @@ fn the_trace_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
             cache.update(&keys, &values, Write::append(kv_shape[2] as u32))?;
             reference_cache.update(&keys, &values, Write::append(kv_shape[2] as u32))?;
             let options = Options::last(heads, tokens);
-            let expected = reference(&reference_cache, &options, &queries, None)?;
+            let expected = reference_cache.attend(&options, &queries, None)?;
             let actual = attend(&cache, &options, &queries, None)?.to_f32();
             let distance = distance(&expected, &actual);
             assert!(distance < BOUND, "layer {layer} in {format}: the distance is {distance:.2e}");
@@ -286,7 +286,7 @@ fn strides_and_halves(gpu: &Gpu) -> Outcome {
             .flat_map(|b| (0..4).flat_map(move |h| (0..3).map(move |t| (b, h, t))))
             .flat_map(|(b, h, t)| row(b, h, t).collect::<Vec<_>>())
             .collect();
-        let expected = reference(&reference_cache, &options, &dense, None)?;
+        let expected = reference_cache.attend(&options, &dense, None)?;
         let bytes = &read[16..read.len() - 16];
         let numbers = format.decode_row(bytes, 2 * 3 * 4 * 8, Scale::ONE)?;
         let actual: Vec<f32> = (0..2 * 4 * 3)
@@ -324,7 +324,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
     ];
     for (options, queries, expected) in cases {
         assert_eq!(attend(&cache, &options, queries, None).map(drop), Err(expected.clone()));
-        assert_eq!(reference(&reference_cache, &options, queries, None).map(drop), Err(expected));
+        assert_eq!(reference_cache.attend(&options, queries, None).map(drop), Err(expected));
     }
     let refused = attend(&cache, &Options { splits: Some(65), ..base }, &queries, None).map(drop);
     let expected = Error::Splits { splits: 65, most: 64 };
@@ -337,19 +337,19 @@ fn refusals(gpu: &Gpu) -> Outcome {
     ] {
         let mask = Some(MaskRows { numbers: &numbers_of_mask, shape });
         assert_eq!(attend(&cache, &base, &queries, mask).map(drop), Err(expected.clone()));
-        assert_eq!(reference(&reference_cache, &base, &queries, mask).map(drop), Err(expected));
+        assert_eq!(reference_cache.attend(&base, &queries, mask).map(drop), Err(expected));
     }
     // Of a ring, more than it keeps.
     let (ring, ring_reference) = filled(&gpu.context, config.placement(RING), &[40, 3])?;
     let wanted = Options { window: Some(12), ..base };
     let expected = Error::AttentionWindow { window: 11, sinks: 3, wanted: 12, wanted_sinks: 0 };
     assert_eq!(attend(&ring, &wanted, &queries, None).map(drop), Err(expected.clone()));
-    assert_eq!(reference(&ring_reference, &wanted, &queries, None).map(drop), Err(expected));
+    assert_eq!(ring_reference.attend(&wanted, &queries, None).map(drop), Err(expected));
     let many = Options::last(4, 6);
     let queries_of_many = numbers(2 * 4 * 6 * 8, 1);
     let expected = Error::Evicted { sequence: 0, position: 25, oldest: 26 };
     assert_eq!(attend(&ring, &many, &queries_of_many, None).map(drop), Err(expected.clone()));
-    assert_eq!(reference(&ring_reference, &many, &queries_of_many, None).map(drop), Err(expected));
+    assert_eq!(ring_reference.attend(&many, &queries_of_many, None).map(drop), Err(expected));
 
     // Buffers.
     let buffer = |size, usage| {

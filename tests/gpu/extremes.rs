@@ -3,7 +3,7 @@
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, Format, KvCache, Placement, ReferenceCache, Write,
-    attention::{MaskRows, Options, attend, reference},
+    attention::{MaskRows, Options, attend},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ fn apart(
 ) -> Result<f64, Error> {
     let config = cache.config();
     let queries = numbers((config.batch_size * options.query_heads * options.tokens * config.head_dim) as usize, 99);
-    let expected = reference(of_reference, options, &queries, mask)?;
+    let expected = of_reference.attend(options, &queries, mask)?;
     assert!(expected.iter().any(|number| *number != 0.0), "there is something to compare");
     Ok(distance(&expected, &attend(cache, options, &queries, mask)?.to_f32()))
 }
@@ -117,7 +117,7 @@ fn a_score_of_minus_infinity_hides(gpu: &Gpu) -> Outcome {
     (queries[0], queries[8]) = (-0.5, 0.5);
     for splits in [1, 2] {
         let options = Options { splits: Some(splits), ..Options::last(2, 1) };
-        let expected = reference(&of_reference, &options, &queries, None)?;
+        let expected = of_reference.attend(&options, &queries, None)?;
         let actual = attend(&cache, &options, &queries, None)?.to_f32();
         assert!(distance(&expected[..8], &actual[..8]) < BOUND, "the first query does not see it: {actual:?}");
         assert!(expected[8..].iter().all(|number| number.is_nan()), "of infinite weights nothing is left");
@@ -135,7 +135,7 @@ fn a_nan_that_is_seen_is_told(gpu: &Gpu) -> Outcome {
         for (softcap, splits) in [(None, 1), (None, 2), (Some(3.0), 2)] {
             let options = Options { softcap, splits: Some(splits), ..Options::last(1, 1) };
             let queries = numbers(8, 99);
-            let expected = reference(&of_reference, &options, &queries, Some(mask))?;
+            let expected = of_reference.attend(&options, &queries, Some(mask))?;
             let actual = attend(&cache, &options, &queries, Some(mask))?.to_f32();
             let nans = |index: usize| expected[index].is_nan();
             assert!((0..8).any(nans), "the reference tells it");
@@ -149,7 +149,7 @@ fn a_nan_that_is_seen_is_told(gpu: &Gpu) -> Outcome {
     let mask = [0.0, 0.0, -200.0, 0.0, 0.0];
     let mask = MaskRows { numbers: &mask, shape: [1, 1, 1, 5] };
     let (options, queries) = (Options::last(1, 1), numbers(8, 99));
-    assert!(reference(&of_reference, &options, &queries, Some(mask))?[3].is_nan());
+    assert!(of_reference.attend(&options, &queries, Some(mask))?[3].is_nan());
     assert!(attend(&cache, &options, &queries, Some(mask))?.to_f32()[3].is_nan());
     DONE
 }

@@ -3,7 +3,7 @@
 use wgpu_kv_cache::{
     BatchedKvCache, BoundSource, CacheConfig, Context, Error, Format, HostTensor, KvCache, Pair, Placement,
     ReferenceCache, RowsIn, Source, Strides, Write,
-    attention::{Attention, Options, Tensors, reference},
+    attention::{Attention, Options, Tensors},
 };
 
 use crate::{
@@ -141,7 +141,7 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
                 context.submit_of_test(encoder);
                 for layer in 0..LAYERS {
                     let options = Options::new(QUERY_HEADS, MOST_TOKENS);
-                    let expected = reference(&references[layer], &options, &given[layer], None)?;
+                    let expected = references[layer].attend(&options, &given[layer], None)?;
                     let output: Vec<f32> = read(context, &engine.buffers[layer][3]);
                     let row = (MOST_TOKENS * DIM) as usize;
                     for (plane, (expected, actual)) in

@@ -7,9 +7,8 @@ use naga::valid::Capabilities;
 use super::*;
 use crate::{
     WgslNames,
-    attention::bound::Params,
-    check::{check, workgroup_bytes},
-    reader::tests as reader,
+    read::{attention::bound::Params, include::tests as reader},
+    wgsl::{check, workgroup_bytes},
 };
 
 fn variants() -> Vec<Variant> {

@@ -7,9 +7,10 @@ use naga::valid::{Capabilities, ModuleInfo};
 
 use super::*;
 use crate::{
-    Format, Side, check,
-    layout::Layout,
-    step::{Head, Immediate, Run},
+    Format, Side,
+    plan::step::{Head, Immediate, Run},
+    shape::layout::Layout,
+    wgsl,
 };
 
 /// Each source of each stored format, in both widths, with even and odd head sizes.
@@ -89,7 +90,7 @@ fn capabilities(kernel: &Kernel) -> Capabilities {
 }
 
 fn module(kernel: &Kernel) -> (naga::Module, ModuleInfo) {
-    check::module(kernel, &kernel.program().text, capabilities(kernel))
+    wgsl::module(kernel, &kernel.program().text, capabilities(kernel))
 }
 
 #[test]
@@ -98,10 +99,10 @@ fn every_variant_declares_what_it_needs_and_reaches_every_backend() {
     assert!(kernels.len() > 300);
     for kernel in kernels {
         let name = kernel.entry().name();
-        let module = check::check(&kernel, name, &kernel.program(), capabilities(&kernel));
+        let module = wgsl::check(&kernel, name, &kernel.program(), capabilities(&kernel));
         let entry = &module.entry_points[0];
         assert_eq!(entry.name, name);
-        assert_eq!(entry.workgroup_size, [crate::layout::WORKGROUP_SIZE, 1, 1]);
+        assert_eq!(entry.workgroup_size, [crate::shape::layout::WORKGROUP_SIZE, 1, 1]);
     }
 }
 
@@ -339,7 +340,7 @@ fn every_file_is_reached_from_a_kernel() {
     let mut next = 0;
     while let Some(path) = reached.get(next).cloned() {
         next += 1;
-        for import in super::files::text(&path).lines().filter_map(Import::parse) {
+        for import in files::text(&path).lines().filter_map(Import::parse) {
             let imported = match import.alternatives() {
                 Some((before, alternatives, after)) => {
                     alternatives.iter().map(|one| beside(&path, &format!("{before}{one}{after}"))).collect()

@@ -6,10 +6,7 @@ use clap::Args;
 use serde_json::json;
 use wgpu_kv_cache::{CacheConfig, Format, adapters};
 
-use crate::{
-    Failure,
-    output::{self, Out},
-};
+use crate::{Failure, output, output::Out};
 
 /// Head size of the cache by which adapters are measured.
 const HEAD_DIM: u32 = 128;

@@ -13,10 +13,7 @@ use clap::Args;
 use wgpu_kv_cache::{adapter_label, adapters, find_adapter};
 
 use self::{cases::Sweep, clock::Stopwatch, report::Report};
-use crate::{
-    Failure,
-    output::{self, Out},
-};
+use crate::{Failure, output, output::Out};
 
 /// Measure updates and ranges beside the device's own buffer copy of the same bytes.
 ///

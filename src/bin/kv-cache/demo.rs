@@ -7,12 +7,7 @@ use console::style;
 use serde_json::json;
 use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter};
 
-use crate::{
-    Failure,
-    output::{self, Out},
-    trace::Trace,
-    trial::{self, Trial},
-};
+use crate::{Failure, output, output::Out, trace::Trace, trial, trial::Trial};
 
 /// Tokens of the built-in trace that are written at once.
 const PREFILL: u32 = 64;

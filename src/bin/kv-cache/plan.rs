@@ -11,10 +11,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use wgpu_kv_cache::{CacheConfig, Error, Format, Side};
 
-use crate::{
-    Failure,
-    output::{self, Out},
-};
+use crate::{Failure, output, output::Out};
 
 /// Context lengths that are planned unless others are asked for or the model names its own.
 const CONTEXTS: [u32; 4] = [2048, 8192, 32_768, 131_072];

@@ -14,13 +14,14 @@ use console::style;
 use serde::Serialize;
 use wgpu_kv_cache::{
     CacheConfig, Context, Format, KvCache, ReferenceCache, Side, Write, adapter_label,
-    attention::{Options, attend, reference},
+    attention::{Options, attend},
 };
 
 use crate::{
     Failure,
     demo::chosen,
-    output::{self, Out},
+    output,
+    output::Out,
     trace::{Layer, Trace},
 };
 
@@ -153,7 +154,7 @@ fn exact_attention(trace: &Trace) -> Result<Vec<Option<Vec<f64>>>, Failure> {
         let mut cache = ReferenceCache::new(config(trace, Format::F32, Format::F32))?;
         cache.update(layer.keys.as_host(), layer.values.as_host(), Write::append(trace.tokens))?;
         let options = Options::last(queries.heads, queries.tokens);
-        Ok(Some(reference(&cache, &options, &queries.rows.to_f32(), None)?))
+        Ok(Some(cache.attend(&options, &queries.rows.to_f32(), None)?))
     };
     trace.layers.iter().map(of_layer).collect()
 }

@@ -9,7 +9,7 @@ use console::style;
 use wgpu_kv_cache::{
     BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, Side, Write, adapter_label,
     adapters,
-    attention::{self, MaskRows, Options, attend},
+    attention::{MaskRows, Options, attend},
     compare_tensors, find_adapter,
 };
 
@@ -223,8 +223,7 @@ impl Replay {
                     let columns = u32::try_from(numbers.len()).unwrap_or(u32::MAX) / tokens.max(&1);
                     MaskRows { numbers, shape: mask_shape.unwrap_or([1, 1, *tokens, columns]) }
                 });
-                let expected =
-                    self.reference_layer(*layer).and_then(|layer| attention::reference(layer, &options, queries, mask));
+                let expected = self.reference_layer(*layer).and_then(|layer| layer.attend(&options, queries, mask));
                 let actual = self.device.layer(*layer).and_then(|layer| attend(layer, &options, queries, mask));
                 agree_attention((expected, actual))
             }

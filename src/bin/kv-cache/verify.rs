@@ -10,7 +10,8 @@ use wgpu_kv_cache::{Context, CostModel, adapter_label};
 use crate::{
     Failure,
     demo::{chosen, put_through},
-    output::{self, Out},
+    output,
+    output::Out,
     random,
     trace::Trace,
 };

@@ -9,12 +9,10 @@ use wgpu_kv_cache::{
 
 use super::{
     clock::Stopwatch,
-    report::{Figure, Group, Measured},
+    report::{Figure, Group, HEADS, Measured},
 };
 use crate::{Failure, output, timing};
 
-/// KV heads of every case.
-pub const HEADS: u32 = 8;
 /// Layers of a decoding step.
 const LAYERS: usize = 32;
 /// Slots of the cache that ranges are copied out of.

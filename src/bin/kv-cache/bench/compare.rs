@@ -6,10 +6,7 @@ use console::style;
 use serde_json::json;
 
 use super::report::{Figure, Group, Measured, Report, milliseconds};
-use crate::{
-    Failure,
-    output::{self, Out},
-};
+use crate::{Failure, output, output::Out};
 
 /// One form of a case that both reports have.
 struct Change<'a> {

@@ -3,9 +3,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    cases::HEADS,
     plot,
-    report::{Chosen, Figure, Group, Measured, Report, milliseconds},
+    report::{Chosen, Figure, Group, HEADS, Measured, Report, milliseconds},
 };
 use crate::output;
 

@@ -12,11 +12,10 @@ use serde::{Deserialize, Serialize};
 use wgpu_kv_cache::{CostModel, Form, adapter_label};
 
 use super::clock::Clock;
-use crate::{
-    Failure,
-    output::{self, Out},
-    timing,
-};
+use crate::{Failure, output, output::Out, timing};
+
+/// KV heads of every case.
+pub const HEADS: u32 = 8;
 
 /// All figures of one run on one device.
 #[derive(Serialize, Deserialize)]
@@ -211,7 +210,7 @@ impl Report {
     /// Prints the tables.
     pub fn print(&self, out: &mut Out) -> io::Result<()> {
         writeln!(out, "{}  {} {}", style(&self.adapter).bold(), self.driver, self.driver_info)?;
-        writeln!(out, "{}; {} KV heads; {}", self.method(), super::cases::HEADS, self.costs())?;
+        writeln!(out, "{}; {} KV heads; {}", self.method(), HEADS, self.costs())?;
         for group in Group::ALL {
             let mut table = output::table(&["case", "bytes", "", "kernel", "", "copies", "device copy"], 1);
             for figure in self.figures_of(group) {

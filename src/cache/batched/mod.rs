@@ -1,0 +1,270 @@
+//! [`BatchedKvCache`]: the caches of all layers.
+
+mod model_step;
+mod sequence;
+mod step;
+
+use std::{ops::Range, sync::Arc};
+
+use self::model_step::{ModelStep, Positions};
+use crate::{
+    BoundSource, CacheConfig, Context, Destination, Error, Format, GpuTensor, HostRows, KvCache, Pair, Recorder,
+    Result, Source, Write,
+    device::ring::StepRing,
+    shape::layout::{Layout, runs},
+};
+
+/// The caches of all layers of a model. Layers advance one by one, as a forward pass reaches them.
+///
+/// ```
+/// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Write};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// # let context = Context::new(&device, &queue);
+/// let mut cache = BatchedKvCache::new(&context, CacheConfig::new(1, 2, 4, 16), 3)?;
+/// for layer in 0..cache.num_layers() {
+///     cache.update(layer, &[0.5f32; 8][..], &[1.5f32; 8][..], Write::append(1))?;
+/// }
+/// assert_eq!(cache.memory_report().tokens_generated, 1);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct BatchedKvCache {
+    layers: Vec<KvCache>,
+    /// The slots in which the steps of all layers wait.
+    ring: StepRing,
+    positions: Positions,
+    /// What the layers are known by that the cache was made with.
+    identities: Vec<Arc<()>>,
+    /// The step that layers are recorded of, and memory for the next.
+    step: ModelStep,
+    next_step: ModelStep,
+}
+
+impl BatchedKvCache {
+    /// The most layers that a cache has.
+    pub const MAX_LAYERS: usize = 65_536;
+
+    /// Checks a number of layers, before room for them is made.
+    ///
+    /// # Errors
+    /// [`Error::ZeroDimension`] for none; [`Error::TooManyLayers`] for more than [`MAX_LAYERS`](Self::MAX_LAYERS).
+    pub const fn check_layers(num_layers: usize) -> Result<()> {
+        match num_layers {
+            0 => Err(Error::ZeroDimension { name: "num_layers" }),
+            1..=Self::MAX_LAYERS => Ok(()),
+            _ => Err(Error::TooManyLayers { num_layers, most: Self::MAX_LAYERS }),
+        }
+    }
+
+    /// Allocates `num_layers` empty layers of one shape.
+    ///
+    /// # Errors
+    /// As [`check_layers`](Self::check_layers); [`Error::SizeOverflow`]; and as [`KvCache::new`].
+    pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
+        Self::check_layers(num_layers)?;
+        Self::of(context, (0..num_layers).map(|_| config))
+    }
+
+    /// Allocates empty layers that differ in anything but their sequences, such as those of a hybrid model, of which
+    /// some see everything and some a sliding window.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Placement};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let full = CacheConfig::new(1, 4, 64, 8192);
+    /// let sliding = full.placement(Placement::Ring { window: 512, sinks: 0, slack: 4 });
+    /// let cache = BatchedKvCache::with_layers(&context, &[sliding, sliding, full])?;
+    /// assert_eq!(cache.layers()[0].config().slots(), 516);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`check_layers`](Self::check_layers); [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not
+    /// that of the first; and as [`KvCache::new`].
+    pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
+        Self::check_layers(layers.len())?;
+        for (layer, config) in layers.iter().enumerate() {
+            for (name, first, actual) in [
+                ("batch_size", layers[0].batch_size, config.batch_size),
+                ("max_batch_size", layers[0].max_batch_size, config.max_batch_size),
+            ] {
+                if actual != first {
+                    return Err(Error::LayersDiffer { layer, name, first, actual });
+                }
+            }
+        }
+        Self::of(context, layers.iter().copied())
+    }
+
+    fn of(context: &Context, layers: impl Iterator<Item = CacheConfig> + Clone) -> Result<Self> {
+        let mut bytes = 0u64;
+        for config in layers.clone() {
+            let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
+            bytes = bytes.checked_add(layer_bytes).ok_or_else(|| Error::SizeOverflow {
+                what: "bytes of all layers",
+                factors: format!("{bytes} + {layer_bytes}"),
+                bits: 64,
+            })?;
+        }
+        let most = layers.clone().map(|config| runs(config.placement)).max().unwrap_or(1);
+        let batch = layers.clone().map(|config| config.max_batch_size).max().unwrap_or(1);
+        let ring = StepRing::new(context, batch, most)?;
+        let layers: Vec<KvCache> =
+            layers.map(|config| KvCache::with_ring(context, config, &ring)).collect::<Result<_>>()?;
+        let identities = layers.iter().map(|layer| layer.identity.clone()).collect();
+        let positions = Positions::new(context, batch)?;
+        let (step, next_step) = (ModelStep::default(), ModelStep::default());
+        Ok(BatchedKvCache { layers, ring, positions, identities, step, next_step })
+    }
+
+    /// Shape and formats of the first layer. `batch_size` is the number of sequences in the batch now, of all layers.
+    pub fn config(&self) -> &CacheConfig {
+        self.layers.first().expect("a cache has at least one layer").config()
+    }
+
+    /// Number of layers.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// All layers, in order.
+    pub fn layers(&self) -> &[KvCache] {
+        &self.layers
+    }
+
+    pub(crate) fn layers_mut(&mut self) -> &mut [KvCache] {
+        &mut self.layers
+    }
+
+    /// One layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`].
+    pub fn layer(&self, layer: usize) -> Result<&KvCache> {
+        self.layers.get(layer).ok_or(Error::LayerOutOfRange { layer, num_layers: self.layers.len() })
+    }
+
+    /// One layer, to change it.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`].
+    pub fn layer_mut(&mut self, layer: usize) -> Result<&mut KvCache> {
+        let num_layers = self.layers.len();
+        self.layers.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
+    }
+
+    /// Where the next append of a lock-step batch goes: that of the first layer, which a forward pass reaches first.
+    pub fn write_pos(&self) -> u32 {
+        self.layers.first().map_or(0, KvCache::write_pos)
+    }
+
+    /// Positions of each sequence, `[batch]`: those of the first layer, which a forward pass reaches first.
+    pub fn lengths(&self) -> &[u32] {
+        self.layers.first().map_or(&[], KvCache::lengths)
+    }
+
+    /// [`KvCache::update`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn update<'r>(
+        &mut self,
+        layer: usize,
+        keys: impl Into<HostRows<'r>>,
+        values: impl Into<HostRows<'r>>,
+        write: Write<'_>,
+    ) -> Result<()> {
+        self.layer_mut(layer)?.update(keys, values, write)
+    }
+
+    /// [`KvCache::bind_source`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn bind_source(&self, layer: usize, source: &Source<'_>) -> Result<BoundSource> {
+        self.layer(layer)?.bind_source(source)
+    }
+
+    /// [`KvCache::get`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn get(&self, layer: usize, range: Range<u32>) -> Result<Pair<GpuTensor>> {
+        self.layer(layer)?.get(range)
+    }
+
+    /// [`KvCache::get_as`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn get_as(&self, layer: usize, range: Range<u32>, format: Format) -> Result<Pair<GpuTensor>> {
+        self.layer(layer)?.get_as(range, format)
+    }
+
+    /// [`KvCache::get_all`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn get_all(&self, layer: usize) -> Result<Pair<GpuTensor>> {
+        self.layer(layer)?.get_all()
+    }
+
+    /// [`KvCache::record_get`] of one layer.
+    ///
+    /// # Errors
+    /// [`Error::LayerOutOfRange`], and as there.
+    pub fn record_get(
+        &self,
+        layer: usize,
+        recorder: &mut impl Recorder,
+        range: Range<u32>,
+        destinations: Pair<Destination<'_>>,
+    ) -> Result<()> {
+        self.layer(layer)?.record_get(recorder, range, destinations)
+    }
+
+    /// Makes every layer as new, bytes included, in one submission.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn reset(&mut self) -> Result<()> {
+        self.submit("a reset", |cache, encoder| {
+            cache.record_reset(encoder);
+            Ok(())
+        })
+    }
+
+    /// Records a [`reset`](Self::reset).
+    pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        for layer in &mut self.layers {
+            layer.record_reset(encoder);
+        }
+    }
+
+    /// Bytes of the rows that are valid, in all layers.
+    pub fn memory_used_bytes(&self) -> u64 {
+        self.layers.iter().map(KvCache::memory_used_bytes).sum()
+    }
+
+    /// Bytes that keys and values take on the device, in all layers.
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
+    }
+
+    /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which
+    /// steps wait. Bound sources hold [`BoundSource::device_bytes`] more.
+    pub fn overhead_bytes(&self) -> u64 {
+        let lengths = self.layers.iter().map(KvCache::length_bytes);
+        // Layers share the slots.
+        let slots = self.layers.first().map_or(0, KvCache::slot_bytes);
+        lengths.chain([self.positions.bytes(), slots]).fold(0, u64::saturating_add)
+    }
+
+    /// The device and what is shared on it.
+    pub fn context(&self) -> &Context {
+        self.layers.first().expect("a cache has at least one layer").context()
+    }
+}

@@ -1,0 +1,235 @@
+//! Operations on whole sequences, of all layers at once.
+
+use std::ops::Range;
+
+use crate::{
+    BatchedKvCache, Error, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result,
+    cache::layer::{record_each, record_lengths, record_select},
+};
+
+/// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many
+/// layers of one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an
+/// encoder, and as many layers in a dispatch in a pass.
+impl BatchedKvCache {
+    /// [`KvCache::truncate`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
+        let lengths = lengths.into();
+        self.submit("a truncation", |cache, encoder| cache.record_truncate(encoder, lengths))
+    }
+
+    /// [`KvCache::record_truncate`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_truncate<'l>(
+        &mut self,
+        recorder: &mut impl Recorder,
+        lengths: impl Into<PerSequence<'l>>,
+    ) -> Result<()> {
+        let lengths = lengths.into();
+        record_lengths(&mut self.layers, recorder, |layer| layer.plan_truncate(lengths))
+    }
+
+    /// Takes back the last tokens of each sequence of all layers, a number each or one for all, and submits: drafted
+    /// tokens that were refused.
+    ///
+    /// # Errors
+    /// [`Error::RollbackBeyondStart`], and as [`KvCache::truncate`].
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let mut cache = BatchedKvCache::new(&context, CacheConfig::new(2, 1, 1, 8), 1)?;
+    /// cache.update(0, &[0.5f32; 8][..], &[0.5f32; 8][..], Write::append(4))?;
+    /// cache.rollback(&[3, 0])?;
+    /// assert_eq!(cache.lengths(), [1, 4]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn rollback<'l>(&mut self, tokens: impl Into<PerSequence<'l>>) -> Result<()> {
+        let tokens = tokens.into();
+        self.submit("a rollback", |cache, encoder| cache.record_rollback(encoder, tokens))
+    }
+
+    /// Records a [`rollback`](Self::rollback).
+    ///
+    /// # Errors
+    /// As [`rollback`](Self::rollback).
+    pub fn record_rollback<'l>(
+        &mut self,
+        recorder: &mut impl Recorder,
+        tokens: impl Into<PerSequence<'l>>,
+    ) -> Result<()> {
+        let tokens = tokens.into();
+        record_lengths(&mut self.layers, recorder, |layer| layer.plan_rollback(tokens))
+    }
+
+    /// [`KvCache::clear_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
+        self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
+    }
+
+    /// [`KvCache::record_clear_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
+        record_lengths(&mut self.layers, recorder, |layer| layer.plan_clear(sequence))
+    }
+
+    /// [`KvCache::select`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn select(&mut self, sources: &[u32]) -> Result<()> {
+        self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
+    }
+
+    /// [`KvCache::record_select`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
+        record_select(&mut self.layers, recorder, sources)
+    }
+
+    /// [`KvCache::reorder`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
+        self.submit("a selection", |cache, encoder| cache.record_reorder(encoder, sources))
+    }
+
+    /// [`KvCache::record_reorder`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_reorder(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.check_reorder(sources))?;
+        self.record_select(recorder, sources)
+    }
+
+    /// [`KvCache::repeat`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn repeat(&mut self, times: u32) -> Result<()> {
+        self.submit("a selection", |cache, encoder| cache.record_repeat(encoder, times))
+    }
+
+    /// [`KvCache::record_repeat`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_repeat(&mut self, recorder: &mut impl Recorder, times: u32) -> Result<()> {
+        self.check_batches()?;
+        let sources = self.first().repeated(times)?;
+        self.record_select(recorder, &sources)
+    }
+
+    /// [`KvCache::copy_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
+        self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
+    }
+
+    /// [`KvCache::record_copy_sequence`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_copy_sequence(&mut self, recorder: &mut impl Recorder, from: u32, to: u32) -> Result<()> {
+        self.check_batches()?;
+        let sources = self.first().forked(from, to)?;
+        self.record_select(recorder, &sources)
+    }
+
+    /// [`KvCache::copy_range`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
+        self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
+    }
+
+    /// [`KvCache::record_copy_range`] of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_copy_range(
+        &mut self,
+        recorder: &mut impl Recorder,
+        from: u32,
+        range: Range<u32>,
+        to: u32,
+        position: u32,
+    ) -> Result<()> {
+        record_each(&mut self.layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
+    }
+
+    /// [`KvCache::extract`] of all layers, in their order.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn extract(&self, sequence: u32) -> Result<Vec<Pair<GpuTensor>>> {
+        self.layers.iter().map(|layer| layer.extract(sequence)).collect()
+    }
+
+    /// [`KvCache::insert`] into all layers, with the rows of each in their order.
+    ///
+    /// # Errors
+    /// [`Error::LayerCount`] where there are not rows for each layer, and as there.
+    pub fn insert(&mut self, sequence: u32, length: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
+        if rows.len() != self.layers.len() {
+            let num_layers = self.layers.len();
+            return Err(Error::LayerCount { name: "rows", num_layers, actual: rows.len() });
+        }
+        for (layer, rows) in self.layers.iter().zip(rows) {
+            layer.check_inserted(sequence, length, *rows)?;
+        }
+        self.submit("an insertion", |cache, encoder| {
+            let insert = |index: usize, layer: &mut KvCache| layer.plan_insert_rows(sequence, length, rows[index]);
+            record_each(&mut cache.layers, encoder, insert)
+        })
+    }
+
+    fn first(&self) -> &KvCache {
+        self.layers.first().expect("a cache has at least one layer")
+    }
+
+    /// Whether all layers have the batch of the first: what follows from it is for all, and a layer may have been
+    /// changed singly.
+    pub(super) fn check_batches(&self) -> Result<()> {
+        let first = self.config().batch_size;
+        let batches = self.layers.iter().map(|layer| layer.config().batch_size).enumerate();
+        match batches.into_iter().find(|(_, actual)| *actual != first) {
+            Some((layer, actual)) => Err(Error::LayersDiffer { layer, name: "batch_size", first, actual }),
+            None => Ok(()),
+        }
+    }
+
+    /// Records into an encoder of its own and submits. Where either fails, every layer is what it was before.
+    pub(super) fn submit(
+        &mut self,
+        during: &'static str,
+        record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
+        let before: Vec<_> = self.layers.iter().map(KvCache::known).collect();
+        let context = self.context().clone();
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let done = record(self, &mut encoder).and_then(|()| context.submit(during, encoder));
+        done.inspect_err(|_| {
+            self.layers.iter_mut().zip(before).for_each(|(layer, before)| layer.take_back(before));
+        })
+    }
+}

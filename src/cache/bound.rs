@@ -1,0 +1,363 @@
+//! [`BoundSource`]: a source bound to a layer, and the dispatches that write to planes.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use crate::{
+    CacheConfig, Context, Error, Result, Side, Source,
+    cache::copies::CopySource,
+    device::{
+        binding::{bind, uniform_binding, uniform_buffer, window_binding, window_bytes},
+        record::{Dispatch, Recorder, StepData, dispatch},
+        source::{SourceWindow, block_corners},
+        storage::{Segment, Storage},
+    },
+    kernels::{Chunk, Entry, Kernel, SideVariant, StepPath, WriteVariant},
+    plan::{
+        grid::{Block, grid, grid_of_planes, split},
+        step::Step,
+    },
+    shape::layout::{Layout, WORKGROUP_SIZE, binding_limit},
+};
+
+/// Buffers of the caller's bound to one layer, for [`KvCache::record_update`](crate::KvCache::record_update).
+///
+/// It serves every number of tokens up to its own, and every batch whose sequences its buffers hold, up to
+/// [`max_batch_size`](crate::CacheConfig::max_batch_size). Holds the bind groups and a small uniform buffer; recording
+/// with it allocates nothing on the device.
+#[derive(Debug)]
+pub struct BoundSource {
+    pub(crate) owner: Arc<()>,
+    pub(crate) tokens: u32,
+    /// Sequences that it holds rows for.
+    pub(crate) sequences: u32,
+    writes: Writes,
+    copies: Option<CopySource>,
+}
+
+/// Dispatches that write to planes: of scatter for a source, of advance for a layer.
+#[derive(Debug)]
+pub(crate) struct Writes {
+    kernel: fn(WriteVariant) -> Kernel,
+    variant: WriteVariant,
+    /// Strides of keys and of values that steps of one token have as constants.
+    token_strides: [Option<[u32; 2]>; 2],
+    /// By [`StepPath`], whether runs are single rows, and whether there is one token; made when the first step takes
+    /// them.
+    pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
+    chunks: Vec<BoundChunk>,
+    uniform_bytes: u64,
+}
+
+/// A step of some [`Writes`] that can be recorded without failing.
+#[derive(Debug)]
+pub(crate) struct Prepared<'a> {
+    writes: &'a Writes,
+    pipeline: &'a wgpu::ComputePipeline,
+    data: StepData,
+    step: &'a Step,
+    rows: u32,
+    tokens: u32,
+    context: &'a Context,
+}
+
+impl Prepared<'_> {
+    pub fn record(self, recorder: &mut impl Recorder, label: &'static str) {
+        let Prepared { writes, pipeline, data, step, rows, tokens, context } = self;
+        let dispatches = writes.chunks_of(step, tokens).map(|(chunk, runs)| {
+            let grid = writes.grid(chunk, step, (runs, rows), context.limits());
+            Dispatch { pipeline, bindings: &chunk.bindings, grid: grid.expect("it was made before") }
+        });
+        dispatch(recorder, label, data, dispatches);
+    }
+}
+
+/// Planes of a segment, and tokens of the source, that one dispatch writes.
+#[derive(Debug)]
+struct BoundChunk {
+    /// The groups that the planes lie in.
+    groups: Range<u32>,
+    first_token: u32,
+    /// The chunk that sets the lengths.
+    sets_lengths: bool,
+    bindings: wgpu::BindGroup,
+}
+
+impl Writes {
+    /// Does all that can fail for a step of `tokens` tokens of the source, of which up to `rows` rows of a run are
+    /// written.
+    pub fn prepare<'a>(
+        &'a self,
+        context: &'a Context,
+        data: StepData,
+        step: &'a Step,
+        (rows, tokens): (u32, u32),
+    ) -> Result<Prepared<'a>> {
+        let mut variant = WriteVariant { step: data.path(), single_rows: rows <= 1, ..self.variant };
+        if tokens == 1 {
+            [variant.keys.strides, variant.values.strides] = self.token_strides;
+        }
+        let pipeline = self.pipeline(context, variant)?;
+        for (chunk, runs) in self.chunks_of(step, tokens) {
+            self.grid(chunk, step, (runs, rows), context.limits())?;
+        }
+        Ok(Prepared { writes: self, pipeline, data, step, rows, tokens, context })
+    }
+
+    /// The chunks that a step of so many tokens takes, and how many of its runs each has.
+    fn chunks_of(&self, step: &Step, tokens: u32) -> impl Iterator<Item = (&BoundChunk, u32)> {
+        self.chunks.iter().filter_map(move |chunk| {
+            let runs = if chunk.first_token < tokens { step.runs_in(&chunk.groups) } else { 0 };
+            (runs > 0 || chunk.sets_lengths).then_some((chunk, runs))
+        })
+    }
+
+    /// The grid of a chunk, whose runs have up to so many rows.
+    fn grid(
+        &self,
+        chunk: &BoundChunk,
+        step: &Step,
+        (runs, rows): (u32, u32),
+        limits: &wgpu::Limits,
+    ) -> Result<[u32; 3]> {
+        let (units, sequences) = (self.variant.units(rows), if chunk.sets_lengths { step.count() } else { 0 });
+        let planes = u64::from(runs).saturating_mul(self.variant.heads_at_once.into());
+        if rows <= 1 {
+            return grid(units.saturating_mul(planes).max(sequences.into()), limits);
+        }
+        let high = planes.max(sequences.div_ceil(WORKGROUP_SIZE).into());
+        grid_of_planes(units, high, limits)
+    }
+
+    /// The pipeline for steps of one kind.
+    fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
+        let kind = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
+        let pipeline = &kind[usize::from(variant.keys.strides.is_some())];
+        match pipeline.get() {
+            Some(pipeline) => Ok(pipeline),
+            None => {
+                let made = context.pipeline((self.kernel)(variant))?;
+                Ok(pipeline.get_or_init(|| made))
+            }
+        }
+    }
+
+    /// How many dispatches a step of so many tokens takes.
+    pub fn count(&self, step: &Step, tokens: u32) -> u64 {
+        self.chunks_of(step, tokens).count() as u64
+    }
+
+    fn new(
+        kernel: fn(WriteVariant) -> Kernel,
+        variant: WriteVariant,
+        chunks: Vec<BoundChunk>,
+        uniform_bytes: u64,
+    ) -> Self {
+        Writes { kernel, variant, token_strides: [None; 2], pipelines: Default::default(), chunks, uniform_bytes }
+    }
+
+    /// Chunks that write no source, one for each segment, or more where a grid is not high enough.
+    pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
+        let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
+        let variant = WriteVariant {
+            keys,
+            values,
+            heads: layout.heads,
+            heads_at_once: layout.heads_at_once(context.limits()),
+            has_parts: false,
+            step: StepPath::Ring,
+            single_rows: true,
+            cut_by_tokens: false,
+        };
+        let mut blocks = Vec::new();
+        for (segment, planes) in storage.segments_of(&(0..layout.planes)) {
+            let mut parts = Vec::new();
+            let fits = |block: &Block| layout.fits_a_grid(&block.planes, context.limits());
+            split(Block { planes, tokens: 0..1 }, &fits, &|_| false, &mut parts)
+                .expect("one plane is no more than a grid is high");
+            blocks.extend(parts.into_iter().map(|block| (segment, block)));
+        }
+        let chunk = |(segment, block): &(&Segment, Block)| Chunk {
+            first_plane: block.planes.start,
+            planes: block.plane_count(),
+            segment_plane: segment.index(block),
+            sequences: if sets_lengths(block) { layout.sequences() } else { 0 },
+            ..Chunk::default()
+        };
+        let uniforms: Vec<_> = blocks.iter().map(chunk).collect();
+        let buffer = uniform_buffer(context, &uniforms)?;
+        let chunks = (0..)
+            .zip(&blocks)
+            .map(|(index, (segment, block))| {
+                let bindings = [
+                    uniform_binding::<Chunk>(context, &buffer, index),
+                    window_binding(&storage.lengths.buffer, &storage.lengths.range()),
+                    segment.keys.as_entire_binding(),
+                    segment.values.as_entire_binding(),
+                ];
+                Ok(BoundChunk::new(block, layout, bind(context, Entry::Advance, &bindings)?))
+            })
+            .collect::<Result<_>>()?;
+        let variant = WriteVariant { has_parts: blocks.len() > 1, ..variant };
+        Ok(Writes::new(Kernel::Advance, variant, chunks, buffer.size()))
+    }
+}
+
+/// Whether the dispatch of a block sets the lengths of all sequences.
+fn sets_lengths(block: &Block) -> bool {
+    block.planes.start == 0 && block.tokens.start == 0
+}
+
+impl BoundChunk {
+    fn new(block: &Block, layout: &Layout, bindings: wgpu::BindGroup) -> Self {
+        let (groups, first_token) = (layout.groups_of(&block.planes), block.tokens.start);
+        BoundChunk { groups, first_token, sets_lengths: sets_lengths(block), bindings }
+    }
+}
+
+impl BoundSource {
+    pub(crate) fn new(
+        context: &Context,
+        config: &CacheConfig,
+        layout: &Layout,
+        storage: &Storage,
+        owner: &Arc<()>,
+        source: &Source<'_>,
+    ) -> Result<Self> {
+        if source.tokens == 0 {
+            return Err(Error::NoTokens);
+        }
+        for (side, rows) in [(Side::Keys, &source.keys), (Side::Values, &source.values)] {
+            if storage.contains(rows.buffer) {
+                return Err(Error::OwnStorage { side });
+            }
+            let shape = [config.batch_size, config.num_heads, source.tokens, config.dim(side)];
+            rows.check(side, config.format(side), shape)?;
+        }
+        let sequences = [(Side::Keys, &source.keys), (Side::Values, &source.values)]
+            .map(|(side, rows)| {
+                let shape = [config.batch_size, config.num_heads, source.tokens, config.dim(side)];
+                rows.sequences_held(shape, config.max_batch_size, rows.buffer.size())
+            })
+            .into_iter()
+            .fold(config.max_batch_size, u32::min);
+        let keys = SideVariant::new(layout, Side::Keys, Some(source.keys.format), source.keys.is_wide());
+        let values = SideVariant::new(layout, Side::Values, Some(source.values.format), source.values.is_wide());
+
+        let (heads, limit) = (config.num_heads, binding_limit(context.limits()));
+        let alignment = context.limits().min_storage_buffer_offset_alignment;
+        let windows = |block: &Block| {
+            let keys = source.keys.window(block, heads, config.head_dim, alignment);
+            let values = source.values.window(block, heads, config.value_dim, alignment);
+            (keys, values)
+        };
+        let fits = |block: &Block| {
+            let (keys, values) = windows(block);
+            let bound = [keys, values].iter().all(|window| window_bytes(&window.bytes) <= limit);
+            bound && layout.fits_a_grid(&block.planes, context.limits())
+        };
+        let by_tokens = |block: &Block| {
+            source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
+        };
+        let mut blocks = Vec::new();
+        for (segment, planes) in storage.segments_of(&(0..layout.planes_of(sequences))) {
+            let mut parts = Vec::new();
+            let block = Block { planes, tokens: 0..source.tokens };
+            split(block, &fits, &by_tokens, &mut parts).ok_or(Error::DeviceLimit {
+                limit: "max_storage_buffer_binding_size",
+                needed: layout
+                    .keys
+                    .row_bytes
+                    .max(layout.values.row_bytes)
+                    .saturating_mul(2)
+                    .saturating_add(alignment.into()),
+                available: limit,
+            })?;
+            blocks.extend(parts.into_iter().map(|block| (segment, block)));
+        }
+
+        let token_strides = if let [(_, block)] = &blocks[..] {
+            let of = |window: SourceWindow| Some([window.strides[0], window.strides[1]]);
+            let (keys, values) = windows(block);
+            [of(keys), of(values)]
+        } else {
+            [None; 2]
+        };
+        let variant = WriteVariant {
+            keys,
+            values,
+            heads,
+            heads_at_once: layout.heads_at_once(context.limits()),
+            has_parts: blocks.iter().any(|(_, block)| block.planes.start > 0),
+            step: StepPath::Ring,
+            single_rows: true,
+            cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
+        };
+        let uniforms: Vec<_> = blocks
+            .iter()
+            .map(|(segment, block)| {
+                let (keys, values) = windows(block);
+                let ([first_sequence, first_head, first_token], _) = block_corners(block, heads);
+                Chunk {
+                    first_plane: block.planes.start,
+                    planes: block.plane_count(),
+                    segment_plane: segment.index(block),
+                    sequences: if sets_lengths(block) { layout.sequences() } else { 0 },
+                    first_token,
+                    end_token: block.tokens.end,
+                    first_sequence,
+                    first_head,
+                    key_offset: keys.offset,
+                    key_strides: keys.strides,
+                    value_offset: values.offset,
+                    value_strides: values.strides,
+                }
+            })
+            .collect();
+        let buffer = uniform_buffer(context, &uniforms)?;
+        let chunks = (0..)
+            .zip(&blocks)
+            .map(|(at, (segment, block))| {
+                let (keys, values) = windows(block);
+                let bindings = [
+                    uniform_binding::<Chunk>(context, &buffer, at),
+                    window_binding(&storage.lengths.buffer, &storage.lengths.range()),
+                    segment.keys.as_entire_binding(),
+                    segment.values.as_entire_binding(),
+                    window_binding(source.keys.buffer, &keys.bytes),
+                    window_binding(source.values.buffer, &values.bytes),
+                ];
+                Ok(BoundChunk::new(block, layout, bind(context, Entry::Scatter, &bindings)?))
+            })
+            .collect::<Result<_>>()?;
+        let writes = Writes { token_strides, ..Writes::new(Kernel::Scatter, variant, chunks, buffer.size()) };
+        let copies = CopySource::new(source, layout);
+        Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, sequences, writes, copies })
+    }
+
+    /// Rows of each sequence and head that the source holds.
+    pub fn tokens(&self) -> u32 {
+        self.tokens
+    }
+
+    /// Sequences that it holds rows for: as many as its buffers have room for, up to `max_batch_size`.
+    pub fn sequences(&self) -> u32 {
+        self.sequences
+    }
+
+    /// Bytes that it holds on the device: what its chunks are, 256 each.
+    pub fn device_bytes(&self) -> u64 {
+        self.writes.uniform_bytes
+    }
+
+    pub(crate) fn writes(&self) -> &Writes {
+        &self.writes
+    }
+
+    /// The copy form, where it is possible.
+    pub(crate) fn copies(&self) -> Option<&CopySource> {
+        self.copies.as_ref()
+    }
+}

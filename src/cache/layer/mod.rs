@@ -1,0 +1,366 @@
+//! [`KvCache`]: the keys and values of one layer.
+
+mod moves;
+mod ranges;
+mod sequence;
+mod transfer;
+mod update;
+
+use std::sync::Arc;
+
+pub(crate) use self::moves::{record_each, record_lengths, record_select};
+use crate::{
+    CacheConfig, CacheView, Context, Error, HostTensor, Pair, Result, Visible,
+    cache::bound::Writes,
+    device::{
+        ring::StepRing,
+        storage::{Lengths, Storage},
+        tensor::{read_buffer, read_buffer_async},
+        wait::block_on,
+    },
+    plan::{sequences::Sequences, step::Step},
+    shape::{
+        layout::{Layout, runs},
+        placement::count,
+    },
+};
+
+/// The cache of one layer: keys `[max_batch_size, kv_head, slots, head_dim]` and values
+/// `[max_batch_size, kv_head, slots, value_dim]`, allocated once, reading as zero.
+///
+/// There are two ways in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes slices,
+/// submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
+/// [`record_update`](Self::record_update), [`record_get`](Self::record_get), [`view`](Self::view)) records into
+/// the caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
+/// submission, and the lengths on the host advance when it is recorded. Submit what was recorded, in that order.
+///
+/// Every call is all or nothing: an error leaves lengths and bytes as they were. Calls that submit return
+/// [`Error::Refused`] where a buffer of the [`view`](Self::view) was destroyed.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Write};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// let context = Context::new(&device, &queue);
+/// let mut cache = KvCache::new(&context, CacheConfig::new(2, 1, 4, 16))?;
+/// let (keys, values) = ([1.0f32; 2 * 3 * 4], [2.0f32; 2 * 3 * 4]);
+/// cache.update(&keys[..], &values[..], Write::append(3).counts(&[3, 1]))?;
+/// assert_eq!(cache.lengths(), [3, 1]);
+/// assert_eq!(cache.write_pos(), 3);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct KvCache {
+    pub(crate) context: Context,
+    config: CacheConfig,
+    pub(crate) layout: Layout,
+    pub(crate) storage: Storage,
+    ring: StepRing,
+    pub(crate) sequences: Sequences,
+    /// Scratch for the step being planned.
+    step: Step,
+    /// What sets lengths alone, made when they are first set by a kernel.
+    advance: Option<Writes>,
+    /// What its bound sources know it by.
+    pub(crate) identity: Arc<()>,
+    /// Grows with every change of `sequences`.
+    generation: u64,
+    /// A step of all layers was begun, and not recorded for this one.
+    awaits_step: bool,
+}
+
+/// What the host knows of a layer.
+#[derive(Debug)]
+pub(crate) struct Known {
+    sequences: Sequences,
+    generation: u64,
+    awaits_step: bool,
+}
+
+impl KvCache {
+    /// Allocates an empty cache.
+    ///
+    /// # Errors
+    /// As [`CacheConfig::validate`]; [`Error::DeviceLimit`] and [`Error::PlaneTooLarge`] where the device was made
+    /// with limits too small; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// The device clears a segment when it is first bound.
+    pub fn new(context: &Context, config: CacheConfig) -> Result<Self> {
+        Layout::for_limits(&config, context.limits())?;
+        let ring = StepRing::new(context, config.max_batch_size, runs(config.placement))?;
+        Self::with_ring(context, config, &ring)
+    }
+
+    /// A layer that shares the slots of its steps with other layers.
+    pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
+        let layout = Layout::for_limits(&config, context.limits())?;
+        Ok(KvCache {
+            storage: Storage::new(context, &layout, Lengths::allocate(context, &layout)?)?,
+            context: context.clone(),
+            ring: ring.clone(),
+            sequences: Sequences::new(&config),
+            step: Step::with_capacity(config.max_batch_size, layout.runs()),
+            advance: None,
+            identity: Arc::default(),
+            generation: 0,
+            awaits_step: false,
+            layout,
+            config,
+        })
+    }
+
+    /// Shape and formats. `batch_size` is the number of sequences in the batch now.
+    pub const fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
+    /// The device and what is shared on it.
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Positions of each sequence, `[batch]`: where its next token goes. On linear placement all are valid; of a ring
+    /// [`valid_positions`](Self::valid_positions) says which.
+    pub fn lengths(&self) -> &[u32] {
+        &self.sequences.lengths
+    }
+
+    /// The valid positions of a sequence, in order: all, or of a ring the sinks and the last `window`.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`].
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let ring = Placement::Ring { window: 3, sinks: 1, slack: 0 };
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 0).placement(ring))?;
+    /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
+    /// assert_eq!(cache.valid_positions(0)?.collect::<Vec<_>>(), [0, 6, 7, 8]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn valid_positions(&self, sequence: u32) -> Result<impl Iterator<Item = u32> + use<>> {
+        let (length, _) = self.sequences.get(sequence)?;
+        Ok(self.config.placement.valid(length).into_iter().flatten())
+    }
+
+    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring has all
+    /// of it for the last `slack + 1`.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see
+    /// is no longer stored; [`Error::OutOfMemory`] where the host has no room for so many queries.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let ring = Placement::Ring { window: 3, sinks: 1, slack: 1 };
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 0).placement(ring))?;
+    /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
+    /// let visible = cache.visible(0, 2)?;
+    /// assert_eq!((visible[0].position, visible[0].sinks.clone(), visible[0].window.clone()), (7, 0..1, 5..8));
+    /// assert_eq!((visible[1].position, visible[1].sinks.clone(), visible[1].window.clone()), (8, 0..1, 6..9));
+    /// assert_eq!(visible[1].slots().collect::<Vec<_>>(), [(0, 0), (6, 2), (7, 3), (8, 4)]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn visible(&self, sequence: u32, queries: u32) -> Result<Vec<Visible>> {
+        let (length, oldest) = self.sequences.get(sequence)?;
+        let first = length.checked_sub(queries).ok_or(Error::QueriesBeyondLength { sequence, queries, length })?;
+        // What queries see beyond the sinks moves on with them, so the earliest of them decides.
+        let placement = self.config.placement;
+        let earliest = first.max(placement.sinks());
+        if earliest < length {
+            let position = placement.first_valid(earliest.saturating_add(1));
+            if position < oldest {
+                return Err(Error::Evicted { sequence, position, oldest });
+            }
+        }
+        let mut visible = Vec::new();
+        let bytes = u64::from(queries).saturating_mul(size_of::<Visible>() as u64);
+        let out = |_| Error::OutOfMemory { what: "what queries see", bytes };
+        visible.try_reserve_exact(queries as usize).map_err(out)?;
+        visible.extend((first..length).map(|position| Visible::new(placement, position)));
+        Ok(visible)
+    }
+
+    /// The largest length: where the next append of a lock-step batch goes.
+    pub fn write_pos(&self) -> u32 {
+        self.sequences.longest()
+    }
+
+    /// Bytes of the rows that are valid.
+    pub fn memory_used_bytes(&self) -> u64 {
+        let valid = |&length: &u32| {
+            self.config.placement.valid(length).iter().map(|range| u64::from(count(range))).fold(0, u64::saturating_add)
+        };
+        let rows = self.sequences.lengths.iter().map(valid).fold(0, u64::saturating_add);
+        rows.saturating_mul(self.config.num_heads.into()).saturating_mul(self.layout.row_bytes())
+    }
+
+    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. What
+    /// [`overhead_bytes`](Self::overhead_bytes) counts comes on top.
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.layout.bytes()
+    }
+
+    /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
+    /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
+    pub fn overhead_bytes(&self) -> u64 {
+        self.length_bytes().saturating_add(self.slot_bytes())
+    }
+
+    /// Bytes of lengths, starts and scales.
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.storage.lengths.buffer.size()
+    }
+
+    /// Bytes of the slots in which steps wait.
+    pub(crate) fn slot_bytes(&self) -> u64 {
+        self.ring.bytes()
+    }
+
+    /// The storage itself, without any copy.
+    pub fn view(&self) -> CacheView<'_> {
+        CacheView::new(&self.storage, &self.layout, &self.sequences.lengths)
+    }
+
+    /// Makes everything as new, bytes included, and submits.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn reset(&mut self) -> Result<()> {
+        self.submit("a reset", |cache, encoder| {
+            cache.record_reset(encoder);
+            Ok(())
+        })
+    }
+
+    /// Records a [`reset`](Self::reset): a clear of every buffer.
+    pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
+        let lengths = &self.storage.lengths;
+        encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(lengths.with_starts()));
+        for buffer in self.storage.planes() {
+            encoder.clear_buffer(buffer, 0, None);
+        }
+        self.sequences.clear(self.config.placement);
+        self.changed();
+    }
+
+    /// Waits for the device and reads the whole storage, `[max_batch_size, kv_head, slots, dim]`, valid or not: what
+    /// [`ReferenceCache`](crate::ReferenceCache) compares with.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn read_storage(&self) -> Result<Pair<HostTensor>> {
+        block_on(Some(self.context.device()), "reading the storage", self.read_storage_async())
+    }
+
+    /// [`read_storage`](Self::read_storage) without blocking; see
+    /// [`GpuTensor::read_async`](crate::GpuTensor::read_async).
+    ///
+    /// # Errors
+    /// As [`read_storage`](Self::read_storage).
+    pub async fn read_storage_async(&self) -> Result<Pair<HostTensor>> {
+        self.storage.read_async(&self.context, &self.config, &self.layout).await
+    }
+
+    /// Waits for the device and reads the lengths that its kernels see, `[batch]`. They equal
+    /// [`lengths`](Self::lengths) once everything recorded is submitted.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn read_lengths(&self) -> Result<Vec<u32>> {
+        block_on(Some(self.context.device()), "reading the lengths", self.read_lengths_async())
+    }
+
+    /// [`read_lengths`](Self::read_lengths) without blocking; see
+    /// [`GpuTensor::read_async`](crate::GpuTensor::read_async).
+    ///
+    /// # Errors
+    /// As [`read_lengths`](Self::read_lengths).
+    pub async fn read_lengths_async(&self) -> Result<Vec<u32>> {
+        let lengths = &self.storage.lengths;
+        let bytes = u64::from(self.config.batch_size).saturating_mul(4);
+        let bytes = read_buffer_async(&self.context, &lengths.buffer, lengths.offset, bytes).await?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    /// Lengths and starts as kernels see them, `[batch]`.
+    pub(crate) fn read_lengths_and_starts(&self) -> Result<[Vec<u32>; 2]> {
+        let Lengths { buffer, offset, bytes } = &self.storage.lengths;
+        let both: Vec<u32> =
+            bytemuck::pod_collect_to_vec(&read_buffer(&self.context, buffer, *offset, bytes.saturating_mul(2))?);
+        let (lengths, starts) = both.split_at(both.len() / 2);
+        Ok([lengths, starts].map(|numbers| numbers[..self.config.batch_size as usize].to_vec()))
+    }
+
+    fn encoder(&self) -> wgpu::CommandEncoder {
+        self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("kv-cache") })
+    }
+
+    /// Records into an encoder of its own and submits. Where either fails, lengths and batch are what they were before.
+    fn submit(
+        &mut self,
+        during: &'static str,
+        record: impl FnOnce(&mut Self, &mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
+        let before = self.known();
+        let mut encoder = self.encoder();
+        let done = record(self, &mut encoder).and_then(|()| self.context.submit(during, encoder));
+        done.inspect_err(|_| self.take_back(before))
+    }
+
+    /// Takes over the lengths of the layer's own step, which was recorded.
+    pub(crate) fn commit(&mut self) {
+        self.step.commit(&mut self.sequences);
+        self.changed();
+    }
+
+    /// Takes over the lengths of a step that was recorded.
+    fn adopt(&mut self, step: &Step) {
+        step.commit(&mut self.sequences);
+        self.changed();
+    }
+
+    /// Notes that a step of all layers was begun.
+    pub(crate) fn await_step(&mut self) {
+        self.awaits_step = true;
+    }
+
+    /// Whether a step was begun that is not recorded for this layer.
+    #[cfg(feature = "attention")]
+    pub(crate) const fn awaits_step(&self) -> bool {
+        self.awaits_step
+    }
+
+    /// Notes that `sequences` changed: a step that was planned before is not of this layer any more.
+    fn changed(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.awaits_step = false;
+    }
+
+    /// What the host knows now.
+    pub(crate) fn known(&self) -> Known {
+        Known { sequences: self.sequences.clone(), generation: self.generation, awaits_step: self.awaits_step }
+    }
+
+    /// Takes the host back to what it knew before something that did not happen: also a step that was begun goes on.
+    pub(crate) fn take_back(&mut self, before: Known) {
+        self.config.batch_size = before.sequences.count();
+        Known { sequences: self.sequences, generation: self.generation, awaits_step: self.awaits_step } = before;
+    }
+
+    /// Makes the host know these sequences.
+    pub(crate) fn set_sequences(&mut self, sequences: &Sequences) {
+        self.sequences.clone_from(sequences);
+        self.config.batch_size = self.sequences.count();
+        self.changed();
+    }
+}

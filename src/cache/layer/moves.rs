@@ -1,0 +1,196 @@
+//! Operations on sequences, of any number of layers: planned for all, prepared for all, and only then recorded.
+//!
+//! Planning checks the arguments and allocates scratch memory; preparing writes steps to their slots and makes
+//! pipelines. Both can fail and change no length and no byte. Recording and taking over the new lengths cannot fail.
+
+use std::ops::Range;
+
+use super::ranges::PreparedRead;
+use crate::{
+    BoundSource, GpuTensor, KvCache, Pair, Recorder, Result,
+    cache::{bound::Prepared, permutation::Permutation},
+    device::{record::StepData, ring::StepSlot, storage::Lengths},
+    plan::step::Step,
+};
+
+/// An operation on the sequences of one layer, whose lengths afterwards are those of the layer's step.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub transfers: Vec<Transfer>,
+    /// Whether lengths are set by themselves, and not with the rows.
+    pub sets_lengths: bool,
+    /// Sequences of the batch afterwards.
+    pub batch_size: u32,
+}
+
+/// Rows that are written to sequences of a layer.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    /// How they get into the scratch memory that they are written from; `None` where they are the caller's.
+    pub out: Option<CopyOut>,
+    pub source: BoundSource,
+    pub place: Step,
+}
+
+/// Rows of some sequences that are copied into scratch memory.
+#[derive(Debug)]
+pub(crate) struct CopyOut {
+    pub sequences: Range<u32>,
+    pub tensors: Pair<GpuTensor>,
+    pub step: Step,
+}
+
+/// A [`Planned`] operation that can be recorded without failing.
+#[derive(Debug)]
+struct Moves<'a> {
+    reads: Vec<PreparedRead<'a>>,
+    places: Vec<Prepared<'a>>,
+    lengths: Option<PreparedLengths<'a>>,
+}
+
+/// New lengths that can be recorded without failing.
+#[derive(Debug)]
+enum PreparedLengths<'a> {
+    Copy(StepSlot, &'a Lengths),
+    Kernel(Prepared<'a>),
+}
+
+impl Moves<'_> {
+    fn record(self, recorder: &mut impl Recorder) {
+        self.reads.into_iter().for_each(|read| read.record(recorder));
+        self.places.into_iter().for_each(|place| place.record(recorder, "kv-cache place"));
+        match self.lengths {
+            Some(PreparedLengths::Kernel(prepared)) => prepared.record(recorder, "kv-cache lengths"),
+            Some(PreparedLengths::Copy(slot, lengths)) => {
+                let encoder = recorder.encoder().expect("a copy is prepared for an encoder");
+                slot.copy_lengths(encoder, lengths);
+            }
+            None => {}
+        }
+    }
+}
+
+impl Planned {
+    /// New lengths alone.
+    pub fn lengths(batch_size: u32) -> Self {
+        Planned { transfers: Vec::new(), sets_lengths: true, batch_size }
+    }
+
+    /// Rows that set the lengths on their way.
+    pub fn transfer(batch_size: u32, transfer: Transfer) -> Self {
+        Planned { transfers: vec![transfer], sets_lengths: false, batch_size }
+    }
+}
+
+/// Does an operation on all layers, or on none.
+pub(crate) fn record_each<R: Recorder>(
+    layers: &mut [KvCache],
+    recorder: &mut R,
+    plan: impl Fn(usize, &mut KvCache) -> Result<Planned>,
+) -> Result<()> {
+    let planned = plan_each(layers, recorder, plan)?;
+    let moves = prepare_each(layers, recorder, &planned)?;
+    moves.into_iter().for_each(|moves| moves.record(recorder));
+    adopt_each(layers, &planned);
+    Ok(())
+}
+
+/// Sets the lengths that every layer plans: by a copy a layer in an encoder, and in a pass by a dispatch for as many
+/// layers of one shape as the device binds.
+pub(crate) fn record_lengths<R: Recorder>(
+    layers: &mut [KvCache],
+    recorder: &mut R,
+    plan: impl Fn(&mut KvCache) -> Result<()>,
+) -> Result<()> {
+    let batch_size = layers.iter().map(|layer| layer.config().batch_size).max().unwrap_or(0) as usize;
+    let shared = layers.first().map_or(0, |first| Permutation::layers_at_once(&first.context, batch_size));
+    if layers.len() == 1 || shared == 0 || recorder.encoder().is_some() {
+        return record_each(layers, recorder, |_, layer| {
+            plan(layer)?;
+            Ok(Planned::lengths(layer.config().batch_size))
+        });
+    }
+    layers.iter_mut().try_for_each(plan)?;
+    let permutations = alike(layers, shared).map(KvCache::relength).collect::<Result<Vec<_>>>()?;
+    permutations.iter().for_each(|permutation| permutation.record(recorder));
+    layers.iter_mut().for_each(KvCache::commit);
+    Ok(())
+}
+
+/// Makes a new batch of every layer, whose sequence `i` is what `sources[i]` is now. Layers that move in place share
+/// dispatches; the others go through scratch memory.
+pub(crate) fn record_select<R: Recorder>(layers: &mut [KvCache], recorder: &mut R, sources: &[u32]) -> Result<()> {
+    layers.iter().try_for_each(|layer| layer.check_selection(sources).map(drop))?;
+    let planned = plan_each(layers, recorder, |_, layer| layer.plan_select(sources))?;
+    let shared = layers.first().map_or(0, |first| Permutation::layers_at_once(&first.context, sources.len()));
+    let permutations = alike(layers, shared)
+        .filter(|run| run[0].moves_in_place(sources))
+        .map(|run| KvCache::permutation(run, sources))
+        .collect::<Result<Vec<_>>>()?;
+    let moves = prepare_each(layers, recorder, &planned)?;
+    permutations.iter().for_each(|permutation| permutation.record(recorder));
+    moves.into_iter().for_each(|moves| moves.record(recorder));
+    adopt_each(layers, &planned);
+    Ok(())
+}
+
+/// Neighbouring layers of one shape, up to as many as one dispatch binds.
+fn alike(layers: &[KvCache], most: usize) -> impl Iterator<Item = &[KvCache]> {
+    layers.chunk_by(KvCache::moves_like).flat_map(move |alike| alike.chunks(most.max(1)))
+}
+
+/// Plans an operation on each layer.
+fn plan_each(
+    layers: &mut [KvCache],
+    recorder: &mut impl Recorder,
+    plan: impl Fn(usize, &mut KvCache) -> Result<Planned>,
+) -> Result<Vec<Planned>> {
+    let in_pass = recorder.encoder().is_none();
+    let plan = |(index, layer): (usize, &mut KvCache)| {
+        let planned = plan(index, layer)?;
+        if planned.sets_lengths && in_pass {
+            layer.make_advance()?;
+        }
+        Ok(planned)
+    };
+    layers.iter_mut().enumerate().map(plan).collect()
+}
+
+/// Does all that can fail of the planned operation of each layer.
+fn prepare_each<'a>(
+    layers: &'a [KvCache],
+    recorder: &mut impl Recorder,
+    planned: &'a [Planned],
+) -> Result<Vec<Moves<'a>>> {
+    layers.iter().zip(planned).map(|(layer, planned)| layer.prepare_moves(recorder, planned)).collect()
+}
+
+/// Takes over what was recorded.
+fn adopt_each(layers: &mut [KvCache], planned: &[Planned]) {
+    for (layer, planned) in layers.iter_mut().zip(planned) {
+        layer.config.batch_size = planned.batch_size;
+        layer.commit();
+    }
+}
+
+impl KvCache {
+    fn prepare_moves<'a>(&'a self, recorder: &mut impl Recorder, planned: &'a Planned) -> Result<Moves<'a>> {
+        let mut moves = Moves { reads: Vec::new(), places: Vec::new(), lengths: None };
+        for Transfer { out, source, place } in &planned.transfers {
+            if let Some(CopyOut { sequences, tensors, step }) = out {
+                moves.reads.push(self.prepare_read(recorder, step, sequences, &tensors.destinations())?);
+            }
+            let data = StepData::new(&self.context, &self.ring, place)?;
+            moves.places.push(source.writes().prepare(&self.context, data, place, (place.longest, source.tokens))?);
+        }
+        if planned.sets_lengths {
+            moves.lengths = Some(if recorder.encoder().is_some() {
+                PreparedLengths::Copy(self.ring.write(&self.context, &self.step)?, &self.storage.lengths)
+            } else {
+                let data = StepData::new(&self.context, &self.ring, &self.step)?;
+                PreparedLengths::Kernel(self.prepare_advance(data, &self.step)?)
+            });
+        }
+        Ok(moves)
+    }
+}

@@ -1,0 +1,261 @@
+//! Ranges of a layer, copied out.
+
+use std::ops::Range;
+
+use crate::{
+    Destination, Error, Form, Format, GpuTensor, KvCache, Pair, Recorder, Result, Scale, Side,
+    cache::{
+        copies::{count_range, range_is_copyable, record_range},
+        reads::Reads,
+    },
+    device::record::{StepData, dispatch},
+    plan::{
+        operations::{plan_read, plan_read_valid},
+        step::Step,
+    },
+    shape::{placement::count, tensor::dense_bytes},
+};
+
+/// A copy of rows that can be recorded without failing.
+#[derive(Debug)]
+pub(super) enum PreparedRead<'a> {
+    Copies { cache: &'a KvCache, step: &'a Step, sequences: &'a Range<u32>, destinations: Pair<Destination<'a>> },
+    Kernels { keys: Reads, values: Reads, data: StepData },
+}
+
+impl PreparedRead<'_> {
+    pub fn record(self, recorder: &mut impl Recorder) {
+        match self {
+            PreparedRead::Kernels { keys, values, data } => {
+                dispatch(recorder, "kv-cache get", data, keys.dispatches().chain(values.dispatches()));
+            }
+            PreparedRead::Copies { cache, step, sequences, destinations } => {
+                let encoder = recorder.encoder().expect("copies are prepared for an encoder");
+                for side in Side::BOTH {
+                    let &Destination { buffer, offset, .. } = destinations.side(side);
+                    record_range(encoder, step, sequences.start, &cache.layout, &cache.storage, side, (buffer, offset));
+                }
+            }
+        }
+    }
+}
+
+impl KvCache {
+    /// Copies positions `range` of every sequence into new dense tensors `[batch, kv_head, range, dim]`, and
+    /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
+    ///
+    /// # Errors
+    /// [`Error::RangeReversed`]; [`Error::RangeBeyondWritten`] past [`write_pos`](Self::write_pos); [`Error::Evicted`]
+    /// where a ring has let a position go; [`Error::BufferTooLarge`] where a tensor does not fit one buffer;
+    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// One dispatch a side for each segment, or copies where [`range_form`](Self::range_form) says so.
+    pub fn get(&self, range: Range<u32>) -> Result<Pair<GpuTensor>> {
+        self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), None)
+    }
+
+    /// [`get`](Self::get) in another format: f32, f16 or bf16, in which rows of a packed format are multiplied out.
+    ///
+    /// # Errors
+    /// As there; [`Error::PackedDestination`] for a packed format that is not the cache's.
+    ///
+    /// # Performance
+    /// One dispatch a side for each segment.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Error, Format, KvCache, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let config = CacheConfig::new(1, 1, 64, 8).formats(Format::Q8_0, Format::Q4_0);
+    /// let mut cache = KvCache::new(&context, config)?;
+    /// cache.update(&[0.5f32; 64][..], &[0.25f32; 64][..], Write::append(1))?;
+    /// assert_eq!(cache.get(0..1)?.keys.format(), Format::Q8_0);
+    /// assert_eq!(cache.get_as(0..1, Format::F16)?.keys.format(), Format::F16);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn get_as(&self, range: Range<u32>, format: Format) -> Result<Pair<GpuTensor>> {
+        self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), Some(format))
+    }
+
+    /// Copies everything that is valid into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a
+    /// sequence is the `r`th of its [`valid_positions`](Self::valid_positions); after them it has rows of zero, up to
+    /// the sequence that has the most.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), less those of the range.
+    pub fn get_all(&self) -> Result<Pair<GpuTensor>> {
+        self.copy_out(&self.plan_valid(), &(0..self.config.batch_size), None)
+    }
+
+    /// Records the copy of positions `range` into buffers of the caller's, dense `[batch, kv_head, range, dim]` in
+    /// the cache's formats. Bytes beside them stay, also inside a word that they share.
+    ///
+    /// # Errors
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`]; [`Error::BufferUsage`],
+    /// [`Error::Misaligned`], [`Error::BufferRange`], [`Error::OwnStorage`], [`Error::DestinationsOverlap`];
+    /// [`Error::Refused`] where a buffer belongs to another device (of another wgpu instance nothing can be told, see
+    /// [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// One dispatch a side for each segment, with a bind group made for each; or in an encoder copies where
+    /// [`range_form`](Self::range_form) says so.
+    pub fn record_get(
+        &self,
+        recorder: &mut impl Recorder,
+        range: Range<u32>,
+        destinations: Pair<Destination<'_>>,
+    ) -> Result<()> {
+        self.record_read(recorder, &self.plan_range(&range)?, &destinations)
+    }
+
+    /// Records [`get_all`](Self::get_all) into buffers of the caller's, as [`record_get`](Self::record_get) does.
+    ///
+    /// # Errors
+    /// As [`record_get`](Self::record_get), less those of the range.
+    pub fn record_get_all(&self, recorder: &mut impl Recorder, destinations: Pair<Destination<'_>>) -> Result<()> {
+        self.record_read(recorder, &self.plan_valid(), &destinations)
+    }
+
+    /// Records the copy of the rows of a step into buffers of the caller's.
+    fn record_read(
+        &self,
+        recorder: &mut impl Recorder,
+        step: &Step,
+        destinations: &Pair<Destination<'_>>,
+    ) -> Result<()> {
+        let sequences = 0..self.config.batch_size;
+        let read = self.prepare_read(recorder, step, &sequences, destinations)?;
+        if let PreparedRead::Copies { .. } = read {
+            // A kernel's bind group would tell.
+            self.context.check_destinations(destinations.keys.buffer, destinations.values.buffer)?;
+        }
+        read.record(recorder);
+        Ok(())
+    }
+
+    fn plan_range(&self, range: &Range<u32>) -> Result<Step> {
+        let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
+        plan_read(self.config.placement, &self.sequences, range, &mut step)?;
+        Ok(step)
+    }
+
+    fn plan_valid(&self) -> Step {
+        let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
+        plan_read_valid(self.config.placement, &self.sequences, |_| true, &mut step);
+        step
+    }
+
+    /// Shape of the rows of a step that some sequences have.
+    fn shape(&self, side: Side, step: &Step, sequences: &Range<u32>) -> [u32; 4] {
+        [count(sequences), self.config.num_heads, step.rows, self.config.dim(side)]
+    }
+
+    /// Tensors for the rows of a step.
+    pub(super) fn tensors(
+        &self,
+        step: &Step,
+        sequences: &Range<u32>,
+        format: Option<Format>,
+    ) -> Result<Pair<GpuTensor>> {
+        let tensor = |side: Side, what| {
+            let stored = self.config.format(side);
+            let format = format.unwrap_or(stored);
+            let scale = if format == stored { self.config.scale(side) } else { Scale::ONE };
+            self.check_output(side, format)?;
+            GpuTensor::new(&self.context, what, self.shape(side, step, sequences), format, scale)
+        };
+        Ok(Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? })
+    }
+
+    /// Whether rows can be copied out in a format.
+    fn check_output(&self, side: Side, wanted: Format) -> Result<()> {
+        let stored = self.config.format(side);
+        if wanted.is_packed() && wanted != stored {
+            return Err(Error::PackedDestination { side, stored, wanted });
+        }
+        Ok(())
+    }
+
+    /// Copies the rows of a step into new tensors and submits.
+    pub(super) fn copy_out(
+        &self,
+        step: &Step,
+        sequences: &Range<u32>,
+        format: Option<Format>,
+    ) -> Result<Pair<GpuTensor>> {
+        let tensors = self.tensors(step, sequences, format)?;
+        let mut encoder = self.encoder();
+        self.prepare_read(&mut encoder, step, sequences, &tensors.destinations())?.record(&mut encoder);
+        self.context.submit("a copy", encoder)?;
+        Ok(tensors)
+    }
+
+    /// Does all that can fail of the copy of the rows of a step that some sequences have.
+    pub(super) fn prepare_read<'a>(
+        &'a self,
+        recorder: &mut impl Recorder,
+        step: &'a Step,
+        sequences: &'a Range<u32>,
+        destinations: &Pair<Destination<'a>>,
+    ) -> Result<PreparedRead<'a>> {
+        let output = |side| destinations.side(side).format.unwrap_or(self.config.format(side));
+        let bytes = |side| dense_bytes(self.shape(side, step, sequences), output(side));
+        for side in Side::BOTH {
+            let destination = destinations.side(side);
+            if self.storage.contains(destination.buffer) {
+                return Err(Error::OwnStorage { side });
+            }
+            self.check_output(side, output(side))?;
+            destination.check(side, bytes(side))?;
+        }
+        let Pair { keys, values } = &destinations;
+        let byte = keys.offset.max(values.offset);
+        let both_reach =
+            Side::BOTH.iter().all(|&side| destinations.side(side).offset.saturating_add(bytes(side)) > byte);
+        if keys.buffer == values.buffer && both_reach {
+            return Err(Error::DestinationsOverlap { byte });
+        }
+        let copyable = Side::BOTH
+            .into_iter()
+            .filter(|&side| output(side) == self.config.format(side))
+            .filter(|&side| range_is_copyable(&self.layout, side, destinations.side(side).buffer.usage()))
+            .count()
+            == 2;
+        let copies = copyable && self.prefers_copies_of(step, sequences);
+        if copies && recorder.encoder().is_some() {
+            return Ok(PreparedRead::Copies { cache: self, step, sequences, destinations: *destinations });
+        }
+        let data = StepData::new(&self.context, &self.ring, step)?;
+        let reads = |side: Side| {
+            let (layout, storage) = (&self.layout, &self.storage);
+            Reads::new(&self.context, layout, storage, side, sequences, (step, &data), destinations.side(side))
+        };
+        let (keys, values) = (reads(Side::Keys)?, reads(Side::Values)?);
+        Ok(PreparedRead::Kernels { keys, values, data })
+    }
+
+    /// The form that [`record_get`](Self::record_get) gives a range in an encoder, by the context's cost model, into
+    /// destinations that have `COPY_DST`.
+    ///
+    /// # Errors
+    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`].
+    pub fn range_form(&self, range: Range<u32>) -> Result<Form> {
+        let step = self.plan_range(&range)?;
+        let usage = wgpu::BufferUsages::COPY_DST;
+        let copyable = Side::BOTH.into_iter().all(|side| range_is_copyable(&self.layout, side, usage));
+        let copies = copyable && self.prefers_copies_of(&step, &(0..self.config.batch_size));
+        Ok(if copies { Form::Copies } else { Form::Kernel })
+    }
+
+    /// Whether copies are the cheaper form of a range.
+    fn prefers_copies_of(&self, step: &Step, sequences: &Range<u32>) -> bool {
+        let copies = count_range(step, &self.layout).saturating_mul(2);
+        let dispatches = self.storage.planes().count() as u64;
+        let rows = u64::from(step.rows).saturating_mul(self.layout.planes_of(count(sequences)).into());
+        let bytes = rows.saturating_mul(self.layout.row_bytes());
+        self.context.costs().prefers_copies(dispatches, copies, bytes)
+    }
+}

@@ -1,0 +1,298 @@
+//! Operations on whole sequences: they are cut, reordered, forked, and join and leave the batch.
+
+use super::moves::{Planned, record_lengths, record_select};
+use crate::{
+    Error, KvCache, PerSequence, Recorder, Result,
+    cache::permutation::Permutation,
+    plan::{operations::plan_truncate, sequences::Sequences},
+};
+
+impl KvCache {
+    /// Takes sequences back to a length each, or one for all, and submits. What was cut reads as zero through
+    /// [`get`](Self::get); its bytes stay until they are overwritten.
+    ///
+    /// A ring goes back by its slack after it has wrapped, or to its sinks and less; what it needs for a whole window
+    /// must still be stored.
+    ///
+    /// # Errors
+    /// [`Error::PerSequenceLength`], [`Error::TruncateBeyondLength`]; [`Error::RollbackEvicted`], which says how far
+    /// one could go; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// 4 bytes a sequence: one copy in an encoder, one dispatch of one thread a plane in a pass. No scratch memory.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(2, 1, 1, 8))?;
+    /// cache.update(&[0.5f32; 10][..], &[0.5f32; 10][..], Write::append(5))?;
+    /// cache.truncate(&[2, 5])?; // three drafted tokens of sequence 0 were refused
+    /// assert_eq!(cache.lengths(), [2, 5]);
+    /// let refused = cache.truncate(4);
+    /// assert_eq!(refused, Err(Error::TruncateBeyondLength { sequence: 0, length: 4, current: 2 }));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
+        let lengths = lengths.into();
+        self.submit("a truncation", |cache, encoder| cache.record_truncate(encoder, lengths))
+    }
+
+    /// Records a [`truncate`](Self::truncate).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_truncate<'l>(
+        &mut self,
+        recorder: &mut impl Recorder,
+        lengths: impl Into<PerSequence<'l>>,
+    ) -> Result<()> {
+        let lengths = lengths.into();
+        record_lengths(std::slice::from_mut(self), recorder, |layer| layer.plan_truncate(lengths))
+    }
+
+    /// Checks a truncation and plans it.
+    pub(crate) fn plan_truncate(&mut self, lengths: PerSequence<'_>) -> Result<()> {
+        plan_truncate(self.config.placement, &self.sequences, lengths, &mut self.step)
+    }
+
+    /// Plans to take back the last tokens of each sequence.
+    pub(crate) fn plan_rollback(&mut self, tokens: PerSequence<'_>) -> Result<()> {
+        let count = self.sequences.lengths.len();
+        if let PerSequence::Each(tokens) = tokens
+            && tokens.len() != count
+        {
+            let batch_size = self.config.batch_size;
+            return Err(Error::PerSequenceLength { name: "tokens", batch_size, actual: tokens.len() });
+        }
+        let shorter = |(sequence, &length): (u32, &u32)| {
+            let tokens = match tokens {
+                PerSequence::All(tokens) => tokens,
+                PerSequence::Each(tokens) => tokens[sequence as usize],
+            };
+            length.checked_sub(tokens).ok_or(Error::RollbackBeyondStart { sequence, tokens, length })
+        };
+        let lengths: Vec<u32> = (0..).zip(&self.sequences.lengths).map(shorter).collect::<Result<_>>()?;
+        self.plan_truncate(PerSequence::Each(&lengths))
+    }
+
+    /// Empties a sequence, which stays in the batch, and submits.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// As [`truncate`](Self::truncate).
+    pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
+        self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
+    }
+
+    /// Records a [`clear_sequence`](Self::clear_sequence).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
+        record_lengths(std::slice::from_mut(self), recorder, |layer| layer.plan_clear(sequence))
+    }
+
+    /// Checks that a sequence is there and plans to empty it.
+    pub(crate) fn plan_clear(&mut self, sequence: u32) -> Result<()> {
+        self.sequences.get(sequence)?;
+        let mut lengths = self.sequences.lengths.clone();
+        lengths[sequence as usize] = 0;
+        self.plan_truncate(PerSequence::Each(&lengths))
+    }
+
+    /// Makes a new batch, whose sequence `i` is what `sources[i]` is now, and submits. Sequences may come more than
+    /// once, in any order, or not at all; the batch may shrink, and grow up to
+    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Of each sequence the rows move that are stored, those
+    /// that a ring keeps for a rollback among them.
+    ///
+    /// # Errors
+    /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::BufferTooLarge`] where
+    /// the rows of a sequence go through scratch memory and do not fit one buffer; [`Error::OutOfMemory`];
+    /// [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// In one segment: one dispatch, in place, that moves each byte once (of a cycle of sequences, one goes through
+    /// registers), without scratch memory beyond 32 bytes a sequence. A cache of more segments than one, or of more
+    /// heads than a grid is high (65 535 by wgpu's default limits), goes through scratch memory as large as the rows
+    /// that move: two dispatches a side and sequence, and one to put it back.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Write};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(3, 1, 1, 8).max_batch_size(4))?;
+    /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(3).counts(&[1, 2, 3]))?;
+    /// cache.select(&[2, 0, 2, 2])?;
+    /// assert_eq!(cache.lengths(), [3, 1, 3, 3]);
+    /// assert_eq!(cache.select(&[]), Err(Error::EmptySelection));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn select(&mut self, sources: &[u32]) -> Result<()> {
+        self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
+    }
+
+    /// Records a [`select`](Self::select).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
+        record_select(std::slice::from_mut(self), recorder, sources)
+    }
+
+    /// Plans a selection, which was checked: its rows, where they do not move in place, and the lengths afterwards.
+    pub(super) fn plan_select(&mut self, sources: &[u32]) -> Result<Planned> {
+        let batch_size = u32::try_from(sources.len()).expect("a batch size is 32 bits wide");
+        let in_place = self.moves_in_place(sources);
+        let transfers = if in_place { Vec::new() } else { self.plan_aside(sources, batch_size)? };
+        let selected = self.sequences.selected(sources);
+        let lengths = PerSequence::Each(&selected.lengths);
+        plan_truncate(self.config.placement, &selected, lengths, &mut self.step)?;
+        Ok(Planned { transfers, sets_lengths: !in_place, batch_size })
+    }
+
+    /// Whether a selection moves rows, and can do so in place: in one segment, whose planes fit a grid, by moves that
+    /// fit a binding.
+    pub(crate) fn moves_in_place(&self, sources: &[u32]) -> bool {
+        let fits = Permutation::fits_a_grid(&self.context, &self.layout)
+            && Permutation::layers_at_once(&self.context, sources.len()) > 0;
+        fits && self.storage.segments.len() == 1 && (0..).zip(sources).any(|(to, from)| to != *from)
+    }
+
+    /// Whether one dispatch can move rows of both layers.
+    pub(crate) fn moves_like(&self, other: &KvCache) -> bool {
+        self.layout == other.layout && self.config.batch_size == other.config.batch_size
+    }
+
+    /// One dispatch that moves the rows of layers that move alike.
+    pub(crate) fn permutation(layers: &[KvCache], sources: &[u32]) -> Result<Permutation> {
+        let first = layers.first().expect("some layer moves");
+        let parts = layers.iter().map(|layer| (&layer.storage, &layer.sequences));
+        Permutation::new(&first.context, &first.layout, parts, sources)
+    }
+
+    /// One dispatch that sets the lengths that layers which move alike have planned.
+    pub(crate) fn relength(layers: &[KvCache]) -> Result<Permutation> {
+        let first = layers.first().expect("some layer is cut");
+        let afterwards = |layer: &KvCache| {
+            let mut sequences = Sequences::default();
+            layer.step.commit(&mut sequences);
+            sequences
+        };
+        let planned: Vec<Sequences> = layers.iter().map(afterwards).collect();
+        let parts = layers.iter().zip(&planned).map(|(layer, planned)| (&layer.storage, planned));
+        let same: Vec<u32> = (0..first.config.batch_size).collect();
+        Permutation::new(&first.context, &first.layout, parts, &same)
+    }
+
+    /// [`select`](Self::select) of as many sequences as there are: a permutation of the batch, or what a beam search
+    /// keeps.
+    ///
+    /// # Errors
+    /// [`Error::PerSequenceLength`], and as there.
+    ///
+    /// # Performance
+    /// As there.
+    pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
+        self.submit("a selection", |cache, encoder| cache.record_reorder(encoder, sources))
+    }
+
+    /// Records a [`reorder`](Self::reorder).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_reorder(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
+        self.check_reorder(sources)?;
+        self.record_select(recorder, sources)
+    }
+
+    /// Gives each sequence `times` neighbours, itself one of them: `[a, b]` becomes `[a, a, b, b]`, as a beam search
+    /// starts.
+    ///
+    /// # Errors
+    /// As [`select`](Self::select).
+    ///
+    /// # Performance
+    /// As there.
+    pub fn repeat(&mut self, times: u32) -> Result<()> {
+        self.submit("a selection", |cache, encoder| cache.record_repeat(encoder, times))
+    }
+
+    /// Records a [`repeat`](Self::repeat).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_repeat(&mut self, recorder: &mut impl Recorder, times: u32) -> Result<()> {
+        let sources = self.repeated(times)?;
+        self.record_select(recorder, &sources)
+    }
+
+    /// Makes sequence `to` what `from` is now, and submits: a fork.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// As [`select`](Self::select).
+    pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
+        self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
+    }
+
+    /// Records a [`copy_sequence`](Self::copy_sequence).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_copy_sequence(&mut self, recorder: &mut impl Recorder, from: u32, to: u32) -> Result<()> {
+        let sources = self.forked(from, to)?;
+        self.record_select(recorder, &sources)
+    }
+
+    /// Checks a selection and tells the size of its batch.
+    pub(crate) fn check_selection(&self, sources: &[u32]) -> Result<u32> {
+        let max_batch_size = self.config.max_batch_size;
+        let batch_size = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+        if batch_size == 0 {
+            return Err(Error::EmptySelection);
+        }
+        if batch_size > max_batch_size {
+            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
+        }
+        for &source in sources {
+            self.sequences.get(source)?;
+        }
+        Ok(batch_size)
+    }
+
+    pub(crate) fn check_reorder(&self, sources: &[u32]) -> Result<()> {
+        let (batch_size, actual) = (self.config.batch_size, sources.len());
+        if actual == batch_size as usize {
+            Ok(())
+        } else {
+            Err(Error::PerSequenceLength { name: "sources", batch_size, actual })
+        }
+    }
+
+    /// The selection that repeats each sequence.
+    pub(crate) fn repeated(&self, times: u32) -> Result<Vec<u32>> {
+        let max_batch_size = self.config.max_batch_size;
+        let batch_size = self.config.batch_size.saturating_mul(times);
+        if batch_size > max_batch_size {
+            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
+        }
+        let times = times as usize;
+        Ok((0..self.config.batch_size).flat_map(|sequence| std::iter::repeat_n(sequence, times)).collect())
+    }
+
+    /// The selection that leaves all sequences where they are but one.
+    pub(crate) fn forked(&self, from: u32, to: u32) -> Result<Vec<u32>> {
+        self.sequences.get(from)?;
+        self.sequences.get(to)?;
+        Ok((0..self.config.batch_size).map(|sequence| if sequence == to { from } else { sequence }).collect())
+    }
+}

@@ -1,0 +1,269 @@
+//! Rows of single sequences: copied within the cache, out of it and into it, and through scratch memory.
+
+use std::ops::Range;
+
+use super::moves::{CopyOut, Planned, Transfer, record_each};
+use crate::{
+    BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, Recorder, Result, RowsIn, Side,
+    Source, Strides, Write,
+    plan::{
+        operations::{
+            check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid, plan_write,
+        },
+        step::{MAX_LENGTH, Step},
+    },
+    shape::placement::count,
+};
+
+/// A sequence alone.
+fn one(sequence: u32) -> Range<u32> {
+    sequence..sequence.saturating_add(1)
+}
+
+impl KvCache {
+    /// Writes positions `range` of sequence `from` to sequence `to`, from `position` on, and submits: an update whose
+    /// rows come from the cache. Afterwards `to` ends where they end. Both may be the same sequence, and overlap.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`], [`Error::RangeReversed`], [`Error::RangeBeyondWritten`] past the end of `from`,
+    /// [`Error::Evicted`], [`Error::NoTokens`] for an empty range, and as [`update`](Self::update) for the write.
+    ///
+    /// # Performance
+    /// The rows go through scratch memory of their own size: a copy out, and one dispatch for each segment.
+    pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
+        self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
+    }
+
+    /// Records a [`copy_range`](Self::copy_range).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn record_copy_range(
+        &mut self,
+        recorder: &mut impl Recorder,
+        from: u32,
+        range: Range<u32>,
+        to: u32,
+        position: u32,
+    ) -> Result<()> {
+        let layers = std::slice::from_mut(self);
+        record_each(layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
+    }
+
+    /// Checks a copy and plans it.
+    pub(crate) fn plan_copy_range(&mut self, from: u32, range: &Range<u32>, to: u32, position: u32) -> Result<Planned> {
+        let (length, _) = self.sequences.get(from)?;
+        self.sequences.get(to)?;
+        if range.start > range.end {
+            return Err(Error::RangeReversed { start: range.start, end: range.end });
+        }
+        if range.end > length {
+            return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
+        }
+        let mut step = Step::default();
+        plan_read_one(self.config.placement, &self.sequences, from, range, &mut step)?;
+        let tokens = count(range);
+        if tokens == 0 {
+            return Err(Error::NoTokens);
+        }
+        let mut counts = vec![0; self.sequences.lengths.len()];
+        counts[to as usize] = tokens;
+        let write = Write::at(position, tokens).counts(&counts);
+        plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
+        self.step.forget_starts();
+        let sequences = one(from);
+        let tensors = self.tensors(&step, &sequences, None)?;
+        let source = self.bind_placed(&tensors)?;
+        let transfer = Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place: self.step.clone() };
+        Ok(Planned::transfer(self.config.batch_size, transfer))
+    }
+
+    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits, so that it
+    /// can leave the batch: row `r` is the `r`th of its [`valid_positions`](Self::valid_positions). With its length,
+    /// [`insert`](Self::insert) takes it back.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`], and as [`get_all`](Self::get_all).
+    ///
+    /// # Performance
+    /// As [`get`](Self::get) of that sequence.
+    pub fn extract(&self, sequence: u32) -> Result<Pair<GpuTensor>> {
+        self.sequences.get(sequence)?;
+        let mut step = Step::default();
+        plan_read_valid(self.config.placement, &self.sequences, |other| other == sequence, &mut step);
+        self.copy_out(&step, &one(sequence), None)
+    }
+
+    /// Makes a sequence one of `length` positions, whose valid rows these are, `[1, kv_head, rows, dim]` in order of
+    /// position, and submits. The sequence may be the next that is not there yet, which makes the batch larger by one.
+    ///
+    /// On linear placement there is a row for each position; of a ring, for each of the sinks and of the last `window`.
+    /// A ring cannot be rolled back beyond the inserted rows.
+    ///
+    /// # Errors
+    /// [`Error::IndexOutOfRange`], [`Error::BatchTooLarge`], [`Error::NoTokens`] for a length of 0,
+    /// [`Error::WriteBeyondCapacity`], [`Error::PositionOverflow`], [`Error::SliceLength`]; [`Error::BufferTooLarge`];
+    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// As [`update`](Self::update) of that sequence.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 2, 8).max_batch_size(2))?;
+    /// cache.insert(1, 3, &[0.5f32; 6][..], &[0.25f32; 6][..])?;
+    /// assert_eq!(cache.lengths(), [0, 3]);
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn insert<'r>(
+        &mut self,
+        sequence: u32,
+        length: u32,
+        keys: impl Into<HostRows<'r>>,
+        values: impl Into<HostRows<'r>>,
+    ) -> Result<()> {
+        let rows = Pair { keys: keys.into(), values: values.into() };
+        self.check_inserted(sequence, length, rows)?;
+        self.submit("an insertion", |cache, encoder| {
+            let layers = std::slice::from_mut(cache);
+            record_each(layers, encoder, |_, layer| layer.plan_insert_rows(sequence, length, rows))
+        })
+    }
+
+    /// Records an [`insert`](Self::insert) of rows in the caller's buffers; the source's stride of sequences is not
+    /// read.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu
+    /// instance; [`Error::InsertedRows`] where the source has another number of rows.
+    pub fn record_insert(
+        &mut self,
+        recorder: &mut impl Recorder,
+        sequence: u32,
+        length: u32,
+        source: &Source<'_>,
+    ) -> Result<()> {
+        let layers = std::slice::from_mut(self);
+        record_each(layers, recorder, |_, layer| layer.plan_insert(sequence, length, source))
+    }
+
+    /// Uploads the rows of an inserted sequence and plans its insertion.
+    pub(crate) fn plan_insert_rows(&mut self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<Planned> {
+        let tokens = self.check_insert(sequence, length)?;
+        let upload =
+            |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), wgpu::BufferUsages::STORAGE);
+        let (keys, values) = (upload("inserted keys", rows.keys)?, upload("inserted values", rows.values)?);
+        let rows_in = |rows: HostRows<'_>, buffer, dim| RowsIn {
+            buffer,
+            offset: 0,
+            format: rows.format(),
+            strides: Strides::bhtd(self.config.num_heads, tokens, rows.format().units(dim)),
+        };
+        let source = Source {
+            keys: rows_in(rows.keys, &keys, self.config.head_dim),
+            values: rows_in(rows.values, &values, self.config.value_dim),
+            tokens,
+        };
+        self.plan_insert(sequence, length, &source)
+    }
+
+    /// Checks an insertion and plans it.
+    fn plan_insert(&mut self, sequence: u32, length: u32, source: &Source<'_>) -> Result<Planned> {
+        let expected = self.check_insert(sequence, length)?;
+        if source.tokens != expected {
+            return Err(Error::InsertedRows { length, expected, tokens: source.tokens });
+        }
+        let batch_size = self.config.batch_size.max(one(sequence).end);
+        let source = self.bind_one(source)?;
+        let mut sequences = self.sequences.clone();
+        sequences.grow(batch_size, self.config.placement);
+        plan_insert(self.config.placement, &sequences, sequence, length, &mut self.step);
+        Ok(Planned::transfer(batch_size, Transfer { out: None, source, place: self.step.clone() }))
+    }
+
+    /// The rows that a sequence of this length has, where it can be inserted.
+    pub(crate) fn check_insert(&self, sequence: u32, length: u32) -> Result<u32> {
+        let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
+        if sequence > batch_size {
+            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: batch_size });
+        }
+        if sequence == max_batch_size {
+            return Err(Error::BatchTooLarge { batch_size: one(sequence).end, max_batch_size });
+        }
+        if length == 0 {
+            return Err(Error::NoTokens);
+        }
+        let max_seq_len = self.config.max_seq_len;
+        match self.config.placement {
+            Placement::Linear if length > max_seq_len => {
+                Err(Error::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len })
+            }
+            Placement::Ring { .. } if length > MAX_LENGTH => {
+                Err(Error::PositionOverflow { sequence, position: 0, count: length })
+            }
+            placement => Ok(placement.valid(length).iter().map(count).fold(0, u32::saturating_add)),
+        }
+    }
+
+    /// Checks an insertion of host rows.
+    pub(crate) fn check_inserted(&self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<()> {
+        let tokens = self.check_insert(sequence, length)?;
+        let config = CacheConfig { batch_size: 1, ..self.config };
+        check_rows(&config, Side::Keys, rows.keys, tokens)?;
+        check_rows(&config, Side::Values, rows.values, tokens)
+    }
+
+    /// Scratch memory for every sequence that moves, how it gets there, and where it goes from there.
+    pub(super) fn plan_aside(&self, sources: &[u32], batch_size: u32) -> Result<Vec<Transfer>> {
+        let mut aside = Vec::new();
+        for from in 0..self.config.batch_size {
+            let wanted = |to: u32| sources[to as usize] == from && to != from;
+            if !(0..batch_size).any(wanted) {
+                continue;
+            }
+            let mut step = Step::default();
+            plan_read_stored(self.config.placement, &self.sequences, from, &mut step);
+            if step.rows == 0 {
+                continue;
+            }
+            let sequences = one(from);
+            let tensors = self.tensors(&step, &sequences, None)?;
+            let source = self.bind_placed(&tensors)?;
+            let mut place = Step::default();
+            plan_place_stored(&step, batch_size, wanted, &mut place);
+            aside.push(Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place });
+        }
+        Ok(aside)
+    }
+
+    /// Binds scratch rows `[1, kv_head, rows, dim]`.
+    fn bind_placed(&self, tensors: &Pair<GpuTensor>) -> Result<BoundSource> {
+        let [_, heads, tokens, _] = tensors.keys.shape();
+        let rows_in = |tensor: &GpuTensor| {
+            let strides = Strides::bhtd(heads, tokens, tensor.format().units(tensor.shape()[3]));
+            (tensor.format(), strides)
+        };
+        let side = |tensor, (format, strides)| RowsIn { buffer: GpuTensor::buffer(tensor), offset: 0, format, strides };
+        let source = Source {
+            keys: side(&tensors.keys, rows_in(&tensors.keys)),
+            values: side(&tensors.values, rows_in(&tensors.values)),
+            tokens,
+        };
+        self.bind_one(&source)
+    }
+
+    /// Binds the rows of one sequence, which all of the batch read alike.
+    fn bind_one(&self, source: &Source<'_>) -> Result<BoundSource> {
+        let alike = |rows: &RowsIn<'_>| Strides { sequence: 0, ..rows.strides };
+        let source = Source {
+            keys: RowsIn { strides: alike(&source.keys), ..source.keys },
+            values: RowsIn { strides: alike(&source.values), ..source.values },
+            tokens: source.tokens,
+        };
+        BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, &source)
+    }
+}

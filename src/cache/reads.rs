@@ -1,0 +1,125 @@
+//! [`Reads`]: the dispatches that copy rows of planes out.
+
+use std::ops::Range;
+
+use crate::{
+    Context, Destination, Error, Result, Side,
+    device::{
+        binding::{bind, uniform_binding, uniform_buffer, window, window_binding, window_bytes},
+        record::{Dispatch, StepData},
+        storage::Storage,
+    },
+    kernels::{Entry, GatherVariant, Kernel, Window},
+    plan::{
+        grid::{Block, grid_of_planes, split},
+        step::Step,
+    },
+    shape::{
+        layout::{Layout, binding_limit},
+        placement::count,
+    },
+};
+
+/// Dispatches that copy rows of one side out.
+#[derive(Debug)]
+pub(crate) struct Reads {
+    pipeline: wgpu::ComputePipeline,
+    windows: Vec<(wgpu::BindGroup, [u32; 3])>,
+}
+
+impl Reads {
+    /// The rows of a step, of every plane of some sequences, into `destination`, after [`Destination::check`].
+    pub fn new(
+        context: &Context,
+        layout: &Layout,
+        storage: &Storage,
+        side: Side,
+        sequences: &Range<u32>,
+        (step, data): (&Step, &StepData),
+        destination: &Destination<'_>,
+    ) -> Result<Self> {
+        let (sizes, rows) = (layout.side(side), step.rows);
+        let wanted = layout.planes_of(sequences.start)..layout.planes_of(sequences.end);
+        let output = destination.format.unwrap_or(sizes.format);
+        let row_bytes = output.row_bytes(sizes.dim);
+        let vectors = row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
+        let wide = vectors && output == sizes.format && sizes.is_contiguous();
+        let heads_at_once = layout.heads_at_once(context.limits());
+        let kernel = |has_parts| GatherVariant {
+            stored: sizes.format,
+            output,
+            dim: sizes.dim,
+            heads: layout.heads,
+            slots: layout.slots,
+            heads_at_once,
+            has_parts,
+            step: data.path(),
+            wide,
+        };
+        let limit = binding_limit(context.limits());
+        let alignment = context.limits().min_storage_buffer_offset_alignment;
+        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. Rows of the
+        // output end in its buffer.
+        let row = |row: u64| row.saturating_mul(row_bytes).saturating_add(destination.offset);
+        let bytes = |block: &Block| -> (Range<u64>, u64) {
+            let planes = u64::from(count(&(wanted.start..block.planes.start)));
+            let first = planes.saturating_mul(rows.into()).saturating_add(block.tokens.start.into());
+            let block_rows = u64::from(block.plane_count()).saturating_mul(block.token_count().into());
+            window(row(first), row(first.saturating_add(block_rows)), alignment)
+        };
+        let fits = |block: &Block| {
+            let (window, _) = bytes(block);
+            window_bytes(&window) <= limit && layout.fits_a_grid(&block.planes, context.limits())
+        };
+        let mut blocks = Vec::new();
+        if rows > 0 {
+            for (segment, planes) in storage.segments_of(&wanted) {
+                let mut parts = Vec::new();
+                split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::DeviceLimit {
+                    limit: "max_storage_buffer_binding_size",
+                    needed: row_bytes.saturating_add(alignment.into()),
+                    available: limit,
+                })?;
+                blocks.extend(parts.into_iter().map(|block| (segment, block)));
+            }
+        }
+        let pipeline =
+            context.pipeline(Kernel::Gather(kernel(blocks.iter().any(|(_, block)| block.planes.start > 0))))?;
+        let uniforms: Vec<_> = blocks
+            .iter()
+            .map(|(segment, block)| Window {
+                first_plane: block.planes.start,
+                planes: block.plane_count(),
+                segment_plane: segment.index(block),
+                scale: sizes.scale.get().to_bits(),
+                first_row: block.tokens.start,
+                rows: block.token_count(),
+                offset: output.units_of(bytes(block).1),
+                spare_1: 0,
+            })
+            .collect();
+        let buffer = uniform_buffer(context, &uniforms)?;
+        let windows = (0..)
+            .zip(&blocks)
+            .map(|(at, (segment, block))| {
+                let (window, _) = bytes(block);
+                // One more word than a run's output has bytes for, where it starts in the middle of one.
+                let run_bytes = u64::from(block.token_count().min(step.longest)).saturating_mul(row_bytes);
+                let units = if wide { run_bytes / 16 } else { (run_bytes / 4).saturating_add(1) };
+                let runs = u64::from(step.runs_in(&layout.groups_of(&block.planes)));
+                let planes = runs.saturating_mul(heads_at_once.into());
+                let bindings = [
+                    uniform_binding::<Window>(context, &buffer, at),
+                    segment.side(side).as_entire_binding(),
+                    window_binding(destination.buffer, &window),
+                ];
+                Ok((bind(context, Entry::Gather, &bindings)?, grid_of_planes(units, planes, context.limits())?))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Reads { pipeline, windows })
+    }
+
+    pub fn dispatches(&self) -> impl Iterator<Item = Dispatch<'_>> {
+        self.windows.iter().map(|(bindings, grid)| Dispatch { pipeline: &self.pipeline, bindings, grid: *grid })
+    }
+}

@@ -1,0 +1,107 @@
+//! [`MemoryReport`]: what a cache holds and what it costs.
+
+use std::fmt;
+
+use crate::{BatchedKvCache, KvCache};
+
+/// Bytes of one "MB" in the report, 2^20.
+const MB: f64 = 1024.0 * 1024.0;
+
+/// What a cache holds and what it costs. A megabyte is 2^20 bytes, as in the original design.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct MemoryReport {
+    /// Layers of the model.
+    pub num_layers: usize,
+    /// Sequences in the batch now.
+    pub batch_size: u32,
+    /// KV heads.
+    pub num_heads: u32,
+    /// Elements of one key row.
+    pub head_dim: u32,
+    /// Elements of one value row.
+    pub value_dim: u32,
+    /// Positions that each sequence has room for; of a ring without meaning.
+    pub max_seq_len: u32,
+    /// Number format, `keys/values` where they differ; where layers differ, each of theirs once, in order.
+    pub dtype: String,
+    /// `write_pos` of the first layer.
+    pub tokens_generated: u32,
+    /// Keys and values of one layer, the first, as allocated.
+    pub per_layer_allocated_mb: f64,
+    /// Keys and values of all layers, as allocated.
+    pub total_allocated_mb: f64,
+    /// Valid rows of all layers.
+    pub total_used_mb: f64,
+    /// What one more token for every sequence takes in all layers.
+    pub growth_per_token_mb: f64,
+}
+
+impl MemoryReport {
+    /// The report as one JSON object with the fields' names.
+    #[cfg(feature = "serde")]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a struct of numbers and names is always JSON")
+    }
+}
+
+/// The report as a table of names and numbers, one a line.
+impl fmt::Display for MemoryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dim = if self.head_dim == self.value_dim {
+            self.head_dim.to_string()
+        } else {
+            format!("{} (values {})", self.head_dim, self.value_dim)
+        };
+        writeln!(f, "num_layers              {}", self.num_layers)?;
+        writeln!(f, "batch_size              {}", self.batch_size)?;
+        writeln!(f, "num_heads               {}", self.num_heads)?;
+        writeln!(f, "head_dim                {dim}")?;
+        writeln!(f, "max_seq_len             {}", self.max_seq_len)?;
+        writeln!(f, "dtype                   {}", self.dtype)?;
+        writeln!(f, "tokens_generated        {}", self.tokens_generated)?;
+        writeln!(f, "per_layer_allocated_mb  {:.3}", self.per_layer_allocated_mb)?;
+        writeln!(f, "total_allocated_mb      {:.3}", self.total_allocated_mb)?;
+        writeln!(f, "total_used_mb           {:.3}", self.total_used_mb)?;
+        write!(f, "growth_per_token_mb     {:.6}", self.growth_per_token_mb)
+    }
+}
+
+/// The formats of all layers, each once: one name where keys and values have the same, `keys/values` otherwise.
+fn format_names(layers: &[KvCache]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for config in layers.iter().map(KvCache::config) {
+        let (keys, values) = (config.key_format, config.value_format);
+        let name = if keys == values { keys.to_string() } else { format!("{keys}/{values}") };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(", ")
+}
+
+impl BatchedKvCache {
+    /// Shape, use and growth in one table.
+    pub fn memory_report(&self) -> MemoryReport {
+        let config = self.config();
+        let per_layer = self.layers().first().map_or(0, KvCache::memory_allocated_bytes);
+        let checked = "the configuration was checked when the cache was made";
+        let of_layer = |layer: &KvCache| layer.config().bytes_per_token().expect(checked);
+        let per_token: u64 = self.layers().iter().map(of_layer).sum();
+        MemoryReport {
+            num_layers: self.num_layers(),
+            batch_size: config.batch_size,
+            num_heads: config.num_heads,
+            head_dim: config.head_dim,
+            value_dim: config.value_dim,
+            max_seq_len: config.max_seq_len,
+            dtype: format_names(self.layers()),
+            tokens_generated: self.write_pos(),
+            per_layer_allocated_mb: per_layer as f64 / MB,
+            total_allocated_mb: self.memory_allocated_bytes() as f64 / MB,
+            total_used_mb: self.memory_used_bytes() as f64 / MB,
+            growth_per_token_mb: per_token as f64 / MB,
+        }
+    }
+}

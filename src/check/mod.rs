@@ -1,0 +1,6 @@
+//! Checking what the device does: the reference, programs run on both, and attention in f64.
+
+#[cfg(feature = "attention")]
+mod attention;
+pub mod program;
+pub(crate) mod reference;

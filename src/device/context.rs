@@ -1,0 +1,389 @@
+//! [`Context`]: a device, its queue, and what all caches on it share.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
+#[cfg(feature = "attention")]
+use std::{collections::HashMap, sync::Weak};
+
+use crate::{
+    CostModel, Error, Result,
+    device::{
+        pipelines::Pipelines,
+        wait::{block_on, channel, check_alive},
+    },
+    kernels::{Entry, Kernel, Program},
+    shape::layout::IMMEDIATE_BYTES,
+};
+
+/// What is done where a wait fails.
+const WAITING: &str = "waiting for the device";
+
+/// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
+///
+/// A pipeline is made when the first step of its head sizes and formats needs it, and lives as long as the context.
+///
+/// An engine makes one from its own device; tools and tests [`open`](Self::open) one.
+///
+/// ```
+/// use wgpu_kv_cache::Context;
+///
+/// let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// let context = Context::new(&device, &queue);
+/// assert_eq!(context.device(), &device);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    costs: CostModel,
+    /// Whether steps can be immediates.
+    immediates: bool,
+    unpacks_halves: OnceLock<bool>,
+    pipelines: Arc<Mutex<Pipelines>>,
+    /// Resources that can be made before memory is said to be short; `u32::MAX` where it is not.
+    creations: AtomicU32,
+    #[cfg(feature = "attention")]
+    scratch: Mutex<Option<wgpu::Buffer>>,
+    #[cfg(feature = "attention")]
+    uniforms: Mutex<HashMap<Vec<u8>, Weak<wgpu::Buffer>>>,
+}
+
+impl Context {
+    /// A context on a device of the caller's. [`CacheConfig::required_limits`](crate::CacheConfig::required_limits)
+    /// says what to request the device with.
+    ///
+    /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of
+    /// another device of the same `wgpu::Instance` is refused with [`Error::Refused`]. wgpu gives no way to notice one
+    /// of another *instance*: it knows buffers by numbers, which every instance counts by itself, so it takes an own
+    /// buffer with the same number instead or panics where there is none. Make one instance for a process, or take that
+    /// of [`adapters`](crate::adapters).
+    #[must_use]
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
+    }
+
+    /// A context that chooses between kernels and copies by a cost model of the caller's, such as one that
+    /// [`calibrate`](Self::calibrate) measured earlier.
+    #[must_use]
+    pub fn with_costs(device: &wgpu::Device, queue: &wgpu::Queue, costs: CostModel) -> Self {
+        let limits = device.limits();
+        let immediates =
+            device.features().contains(wgpu::Features::IMMEDIATES) && limits.max_immediate_size >= IMMEDIATE_BYTES;
+        Context {
+            inner: Arc::new(Inner {
+                device: device.clone(),
+                queue: queue.clone(),
+                limits,
+                costs,
+                immediates,
+                unpacks_halves: OnceLock::new(),
+                pipelines: Arc::new(Mutex::new(Pipelines::new(device))),
+                creations: AtomicU32::new(u32::MAX),
+                #[cfg(feature = "attention")]
+                scratch: Mutex::default(),
+                #[cfg(feature = "attention")]
+                uniforms: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The same context with another cost model.
+    pub(crate) fn choosing_by(&self, costs: CostModel) -> Self {
+        let Inner { device, queue, limits, immediates, pipelines, .. } = &*self.inner;
+        let (device, queue, limits, pipelines) = (device.clone(), queue.clone(), limits.clone(), pipelines.clone());
+        Context {
+            inner: Arc::new(Inner {
+                device,
+                queue,
+                limits,
+                costs,
+                immediates: *immediates,
+                unpacks_halves: OnceLock::new(),
+                pipelines,
+                creations: AtomicU32::new(u32::MAX),
+                #[cfg(feature = "attention")]
+                scratch: Mutex::default(),
+                #[cfg(feature = "attention")]
+                uniforms: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them
+    /// with [`Error::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is short, at
+    /// every point: drivers seldom tell.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// let context = Context::new(&device, &queue);
+    /// context.fail_creations_after(Some(2));
+    /// let refused = KvCache::new(&context, CacheConfig::new(1, 1, 1, 1));
+    /// assert!(matches!(refused, Err(Error::OutOfMemory { .. })));
+    /// context.fail_creations_after(None);
+    /// assert!(KvCache::new(&context, CacheConfig::new(1, 1, 1, 1)).is_ok());
+    /// ```
+    pub fn fail_creations_after(&self, creations: Option<u32>) {
+        self.inner.creations.store(creations.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// The limits that the device was made with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.inner.limits
+    }
+
+    /// What dispatches and copies are taken to cost.
+    pub fn costs(&self) -> &CostModel {
+        &self.inner.costs
+    }
+
+    /// Whether the device takes steps as immediates.
+    pub(crate) fn immediates(&self) -> bool {
+        self.inner.immediates
+    }
+
+    /// Whether shaders on this device can unpack halves; asked of it once.
+    pub(crate) fn unpacks_halves(&self) -> bool {
+        *self.inner.unpacks_halves.get_or_init(|| {
+            let text = "@group(0) @binding(0) var<storage, read_write> pair: vec2<f32>;
+                @compute @workgroup_size(1) fn probe() { pair = unpack2x16float(bitcast<u32>(pair.x)); }";
+            let descriptor =
+                wgpu::ShaderModuleDescriptor { label: Some("probe"), source: wgpu::ShaderSource::Wgsl(text.into()) };
+            self.create("a probe", 0, |device| device.create_shader_module(descriptor)).is_ok()
+        })
+    }
+
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
+    pub fn wait(&self) -> Result<()> {
+        block_on(Some(self.device()), WAITING, self.wait_async())
+    }
+
+    /// Ends when everything submitted until the future is first polled is done.
+    ///
+    /// The future never blocks the thread: natively somebody must poll the device meanwhile, such as the engine's loop
+    /// with `device.poll(wgpu::PollType::Poll)`; a browser does it itself. Where the device is lost, it ends with
+    /// [`Error::DeviceLost`].
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    pub async fn wait_async(&self) -> Result<()> {
+        let (sender, receiver) = channel(self.device(), WAITING);
+        self.queue().on_submitted_work_done(move || sender.send(()));
+        receiver.await?;
+        self.check_alive(WAITING)
+    }
+
+    /// The pipeline of a kernel, made on first use.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
+        let made = self.create("a pipeline", 0, |device| self.pipelines().pipeline(device, kernel).clone());
+        // What failed is dead and must not be found again.
+        made.inspect_err(|_| self.pipelines().forget(kernel))
+    }
+
+    /// The pipeline of the program that a key stands for, made on first use.
+    #[cfg(feature = "attention")]
+    pub(crate) fn pipeline_of(
+        &self,
+        entry: &'static str,
+        key: &str,
+        program: impl FnOnce() -> Result<Program>,
+        groups: &[&wgpu::BindGroupLayout],
+    ) -> Result<wgpu::ComputePipeline> {
+        if let Some(pipeline) = self.pipelines().by_key(key) {
+            return Ok(pipeline);
+        }
+        let program = program()?;
+        let make = |device: &_| self.pipelines().pipeline_of(device, entry, key, &program, groups);
+        self.create("a pipeline", 0, make).inspect_err(|_| self.pipelines().forget_key(key))
+    }
+
+    /// A bind group of so many bindings, and its layout.
+    #[cfg(feature = "attention")]
+    pub(crate) fn group(
+        &self,
+        label: &'static str,
+        bound: &[(u32, wgpu::BufferBindingType, wgpu::BindingResource<'_>)],
+    ) -> Result<(wgpu::BindGroupLayout, wgpu::BindGroup)> {
+        let layout: Vec<_> =
+            bound.iter().map(|(binding, ty, _)| crate::device::pipelines::buffer_entry(*binding, *ty, false)).collect();
+        let entries: Vec<_> = bound
+            .iter()
+            .map(|(binding, _, resource)| wgpu::BindGroupEntry { binding: *binding, resource: resource.clone() })
+            .collect();
+        self.group_of(label, &layout, &entries)
+    }
+
+    /// A bind group, and its layout, which equal ones share.
+    #[cfg(feature = "attention")]
+    pub(crate) fn group_of(
+        &self,
+        label: &'static str,
+        layout: &[wgpu::BindGroupLayoutEntry],
+        entries: &[wgpu::BindGroupEntry<'_>],
+    ) -> Result<(wgpu::BindGroupLayout, wgpu::BindGroup)> {
+        self.create("a bind group", 0, |device| {
+            let layout = self.pipelines().layout_of(device, label, layout);
+            let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout: &layout, entries };
+            let group = device.create_bind_group(&descriptor);
+            (layout, group)
+        })
+    }
+
+    /// Scratch memory of at least so many bytes, which all that ask for it share: what one command leaves there, only
+    /// the next may read.
+    #[cfg(feature = "attention")]
+    pub(crate) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        let shared = || self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = shared().as_ref().filter(|buffer| buffer.size() >= bytes) {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.create_buffer("scratch memory", bytes, wgpu::BufferUsages::STORAGE, false)?;
+        *shared() = Some(buffer.clone());
+        Ok(buffer)
+    }
+
+    /// A uniform buffer with this content, which all that ask for the same share while one of them lives.
+    #[cfg(feature = "attention")]
+    pub(crate) fn uniform(&self, contents: &[u8]) -> Result<Arc<wgpu::Buffer>> {
+        let shared = || self.inner.uniforms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = shared().get(contents).and_then(Weak::upgrade) {
+            return Ok(buffer);
+        }
+        let buffer = Arc::new(self.create_filled("parameters", contents, wgpu::BufferUsages::UNIFORM)?);
+        let mut uniforms = shared();
+        uniforms.retain(|_, buffer| buffer.strong_count() > 0);
+        uniforms.insert(contents.to_vec(), Arc::downgrade(&buffer));
+        Ok(buffer)
+    }
+
+    /// The layout of the first bind group of a kernel's variants.
+    pub(crate) fn bindings_layout(&self, entry: Entry) -> wgpu::BindGroupLayout {
+        self.pipelines().bindings(self.device(), entry)
+    }
+
+    /// The layout of the second: a step at a dynamic offset.
+    pub(crate) fn step_layout(&self) -> wgpu::BindGroupLayout {
+        self.pipelines().step.clone()
+    }
+
+    /// The pipelines hold no invariant that a panic elsewhere could break.
+    fn pipelines(&self) -> MutexGuard<'_, Pipelines> {
+        self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer no larger than the device allows.
+    pub(crate) fn create_buffer(
+        &self,
+        what: &'static str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped_at_creation: bool,
+    ) -> Result<wgpu::Buffer> {
+        let limit_bytes = self.limits().max_buffer_size;
+        if bytes > limit_bytes {
+            return Err(Error::BufferTooLarge { what, bytes, limit_bytes });
+        }
+        self.create(what, bytes, |device| {
+            device.create_buffer(&wgpu::BufferDescriptor { label: Some(what), size: bytes, usage, mapped_at_creation })
+        })
+    }
+
+    /// A buffer that holds `contents`, padded to whole words.
+    pub(crate) fn create_filled(
+        &self,
+        what: &'static str,
+        contents: &[u8],
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let bytes = (contents.len() as u64).next_multiple_of(4).max(4);
+        let buffer = self.create_buffer(what, bytes, usage, true)?;
+        buffer
+            .get_mapped_range_mut(..)
+            .map_err(|_| Error::DeviceLost { during: what })?
+            .slice(..contents.len())
+            .copy_from_slice(contents);
+        buffer.unmap();
+        Ok(buffer)
+    }
+
+    /// Runs `create` and turns what wgpu would report elsewhere, or panic about, into an error. For resources and
+    /// submissions of the host's way only: it is far too slow for a step of decoding.
+    pub(crate) fn create<T>(
+        &self,
+        what: &'static str,
+        bytes: u64,
+        create: impl FnOnce(&wgpu::Device) -> T,
+    ) -> Result<T> {
+        let less = |left: u32| (left < u32::MAX).then(|| left.saturating_sub(1));
+        if self.inner.creations.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) == Ok(0) {
+            return Err(Error::OutOfMemory { what, bytes });
+        }
+        let device = self.device();
+        if cfg!(target_family = "wasm") {
+            // A browser tells of errors later, and to the device's handler; a thread that waited for its scopes would
+            // hang.
+            let created = create(device);
+            return self.check_alive(what).map(|()| created);
+        }
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let created = create(device);
+        let refused = pollster::block_on(validation.pop());
+        let exhausted = pollster::block_on(memory.pop());
+        if exhausted.is_some() {
+            return Err(Error::OutOfMemory { what, bytes });
+        }
+        self.check_alive(what)?;
+        match refused {
+            Some(error) => Err(Error::Refused { what, message: error.to_string() }),
+            None => Ok(created),
+        }
+    }
+
+    /// Finishes and submits commands. What wgpu would panic about outside an error scope, such as a buffer that was
+    /// destroyed or is mapped, becomes an error, and nothing is submitted.
+    pub(crate) fn submit(&self, during: &'static str, encoder: wgpu::CommandEncoder) -> Result<()> {
+        self.create(during, 0, |_| self.queue().submit([encoder.finish()])).map(drop)
+    }
+
+    /// Checks that buffers which copies will write to are of this device.
+    pub(crate) fn check_destinations(&self, keys: &wgpu::Buffer, values: &wgpu::Buffer) -> Result<()> {
+        self.create("a destination", 0, |device| {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            [keys, values].into_iter().for_each(|buffer| encoder.clear_buffer(buffer, 0, Some(0)));
+            drop(encoder.finish());
+        })
+    }
+
+    /// Writes to a buffer from its start on, before the next submission.
+    pub(crate) fn write(&self, what: &'static str, buffer: &wgpu::Buffer, contents: &[u8]) -> Result<()> {
+        self.create(what, contents.len() as u64, |_| self.queue().write_buffer(buffer, 0, contents))
+    }
+
+    /// An error where the device is lost.
+    pub(crate) fn check_alive(&self, during: &'static str) -> Result<()> {
+        check_alive(self.device(), during)
+    }
+}

@@ -1,0 +1,225 @@
+//! Where steps wait for the device: [`StepRing`], slots of a buffer that are not written again before the
+//! commands that read them are done.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{
+    Context, Error, Result,
+    device::storage::Lengths,
+    plan::step::{Head, Step},
+    shape::layout::step_bytes,
+};
+
+/// Bytes of the first block of slots, where one slot is no larger.
+const FIRST_BLOCK_BYTES: u64 = 16 << 10;
+
+/// Slots for the steps of all layers of a cache.
+///
+/// `Queue::write_buffer` takes effect before the next submission, so a slot that is written twice before the
+/// caller submits would show only the second step to both. Each recording therefore holds its slot until the
+/// command buffer has run or was dropped. A step equal to the one before, as in every layer but the first of a
+/// decoding step, shares its slot. Only more unfinished steps than ever before make the ring larger.
+#[derive(Clone, Debug)]
+pub(crate) struct StepRing {
+    slots: Arc<Mutex<Slots>>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    slot_bytes: u64,
+    /// Lengths, and then starts, that a slot holds before its runs, those of sequences that are not there as zero.
+    room: usize,
+    blocks: Vec<Block>,
+    /// Where the last step lies, as (block, slot).
+    last: Option<(usize, usize)>,
+    /// The last step's bytes.
+    contents: Vec<u8>,
+    /// The next step's bytes.
+    next: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Block {
+    buffer: wgpu::Buffer,
+    bind_group: wgpu::BindGroup,
+    /// One for each slot; a slot is free when nobody else holds its mark.
+    marks: Vec<Arc<()>>,
+}
+
+/// A step on its way to the device.
+#[derive(Clone, Debug)]
+pub(crate) struct StepSlot {
+    pub buffer: wgpu::Buffer,
+    pub bind_group: wgpu::BindGroup,
+    pub offset: u32,
+    /// Bytes from the buffer's start to the lengths afterwards, behind which the starts lie.
+    pub lengths: u64,
+    /// Keeps the slot from being written again.
+    pub mark: Arc<()>,
+}
+
+impl StepSlot {
+    /// Records the copy of the starts, and keeps the slot until it is done.
+    pub fn copy_starts(self, encoder: &mut wgpu::CommandEncoder, starts: &wgpu::Buffer) {
+        let bytes = starts.size();
+        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths.saturating_add(bytes), starts, 0, bytes);
+        encoder.on_submitted_work_done(move || drop(self.mark));
+    }
+
+    /// Records the copy of the lengths and starts afterwards, and keeps the slot until it is done.
+    pub fn copy_lengths(self, encoder: &mut wgpu::CommandEncoder, lengths: &Lengths) {
+        let (to, bytes) = (&lengths.buffer, lengths.with_starts());
+        encoder.copy_buffer_to_buffer(&self.buffer, self.lengths, to, lengths.offset, bytes);
+        encoder.on_submitted_work_done(move || drop(self.mark));
+    }
+}
+
+impl StepRing {
+    /// Slots for steps of up to `runs` runs for each of `batch_size` sequences.
+    pub fn new(context: &Context, batch_size: u32, runs: u32) -> Result<Self> {
+        let alignment = context.limits().min_storage_buffer_offset_alignment;
+        let slot_bytes = step_bytes(batch_size, runs).next_multiple_of(alignment.into());
+        let room = batch_size as usize;
+        let mut slots =
+            Slots { slot_bytes, room, blocks: Vec::new(), last: None, contents: Vec::new(), next: Vec::new() };
+        slots.grow(context)?;
+        Ok(StepRing { slots: Arc::new(Mutex::new(slots)) })
+    }
+
+    /// Writes a step for the commands that are about to be recorded.
+    pub fn write(&self, context: &Context, step: &Step) -> Result<StepSlot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = &mut *slots;
+        slots.next.clear();
+        slots.next.extend_from_slice(bytemuck::bytes_of(&step.head(slots.room)));
+        for numbers in [&step.lengths, &step.starts] {
+            slots.next.extend_from_slice(bytemuck::cast_slice(numbers));
+            let absent = slots.room.saturating_sub(numbers.len()).saturating_mul(size_of::<u32>());
+            slots.next.extend(std::iter::repeat_n(0, absent));
+        }
+        slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
+        if slots.last.is_none() || slots.next != slots.contents {
+            let (block, slot) = slots.free(context)?;
+            let offset = slots.offset(slot);
+            context.queue().write_buffer(&slots.blocks[block].buffer, offset, &slots.next);
+            std::mem::swap(&mut slots.contents, &mut slots.next);
+            slots.last = Some((block, slot));
+        }
+        let (block, slot) = slots.last.expect("a step was written");
+        let offset = slots.offset(slot);
+        let block = &slots.blocks[block];
+        Ok(StepSlot {
+            lengths: offset.saturating_add(size_of::<Head>() as u64),
+            buffer: block.buffer.clone(),
+            bind_group: block.bind_group.clone(),
+            offset: u32::try_from(offset).expect("a block of slots stays far below 4 GiB"),
+            mark: block.marks[slot].clone(),
+        })
+    }
+
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> u64 {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.blocks.iter().map(|block| block.buffer.size()).sum()
+    }
+}
+
+impl Slots {
+    /// Bytes before a slot of a block, which holds fewer than 2^31.
+    fn offset(&self, slot: usize) -> u64 {
+        (slot as u64).saturating_mul(self.slot_bytes)
+    }
+
+    /// A slot that no unfinished command reads: the first free one after the last used.
+    fn free(&mut self, context: &Context) -> Result<(usize, usize)> {
+        let (last_block, last_slot) = self.last.unwrap_or((0, 0));
+        // The block of the last step comes once more at the end, with the slots up to that.
+        let blocks = (0..self.blocks.len()).cycle().skip(last_block).take(self.blocks.len().saturating_add(1));
+        for (turn, index) in blocks.enumerate() {
+            let marks = &self.blocks[index].marks;
+            let from = if turn == 0 { last_slot.saturating_add(usize::from(self.last.is_some())) } else { 0 };
+            if let Some(slot) = (from..marks.len()).find(|&slot| Arc::strong_count(&marks[slot]) == 1) {
+                return Ok((index, slot));
+            }
+        }
+        self.grow(context)?;
+        Ok((self.blocks.len().saturating_sub(1), 0))
+    }
+
+    /// Adds as many slots as there are.
+    fn grow(&mut self, context: &Context) -> Result<()> {
+        let most = crate::shape::layout::binding_limit(context.limits());
+        if self.slot_bytes > most {
+            return Err(Error::DeviceLimit {
+                limit: "max_storage_buffer_binding_size",
+                needed: self.slot_bytes,
+                available: most,
+            });
+        }
+        let present: u64 = self.blocks.iter().map(|block| block.buffer.size()).sum();
+        let bytes = present.max(FIRST_BLOCK_BYTES).min(most);
+        let slots = bytes.checked_div(self.slot_bytes).expect("a slot holds a step").max(1);
+        log::debug!("{slots} more slots for steps of {} bytes", self.slot_bytes);
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = context.create_buffer("steps", slots.saturating_mul(self.slot_bytes), usage, false)?;
+        let bind_group = context.create("steps", 0, |device| {
+            device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("step"),
+                layout: &context.step_layout(),
+                entries: &[wgpu::BindGroupEntry {
+                    binding: 0,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: &buffer,
+                        offset: 0,
+                        size: wgpu::BufferSize::new(self.slot_bytes),
+                    }),
+                }],
+            })
+        })?;
+        self.blocks.push(Block { buffer, bind_group, marks: (0..slots).map(|_| Arc::default()).collect() });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(length: u32) -> Step {
+        let mut step = Step::default();
+        step.push_write(crate::Placement::Linear, 0, 0, 0, length);
+        step.push_sequence(length, 0, 0);
+        step
+    }
+
+    #[test]
+    fn a_slot_is_not_written_again_while_a_recording_holds_it() {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let context = Context::new(&device, &queue);
+        let ring = StepRing::new(&context, 1, 1).unwrap();
+        let bytes = ring.bytes();
+        let held: Vec<_> = (1..=200).map(|length| ring.write(&context, &step(length)).unwrap()).collect();
+        for (i, slot) in held.iter().enumerate() {
+            let same = |other: &&StepSlot| other.bind_group == slot.bind_group && other.offset == slot.offset;
+            assert_eq!(held.iter().filter(same).count(), 1, "slot {i} was handed out twice");
+        }
+        assert!(ring.bytes() > bytes, "200 held steps need more than the first block");
+
+        drop(held);
+        let bytes = ring.bytes();
+        for length in 1..=2000 {
+            ring.write(&context, &step(length)).unwrap();
+        }
+        assert_eq!(ring.bytes(), bytes, "released slots are used again");
+    }
+
+    #[test]
+    fn equal_steps_share_a_slot_and_different_ones_do_not() {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let context = Context::new(&device, &queue);
+        let ring = StepRing::new(&context, 1, 1).unwrap();
+        let [a, b, c] = [5, 5, 6].map(|length| ring.write(&context, &step(length)).unwrap());
+        assert_eq!(a.offset, b.offset);
+        assert_ne!(b.offset, c.offset);
+    }
+}

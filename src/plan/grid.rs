@@ -1,0 +1,102 @@
+//! Rectangles of work, cut until they fit, and the grids of their dispatches. Pure arithmetic.
+
+use std::ops::Range;
+
+use crate::{Error, Result, shape::placement::count};
+
+/// A rectangle of work: planes of one segment, and tokens (of a gather: rows) of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub planes: Range<u32>,
+    pub tokens: Range<u32>,
+}
+
+impl Block {
+    /// How many planes.
+    pub fn plane_count(&self) -> u32 {
+        count(&self.planes)
+    }
+
+    /// How many tokens of each.
+    pub fn token_count(&self) -> u32 {
+        count(&self.tokens)
+    }
+}
+
+/// Cuts a block into halves until each part fits, along tokens where `by_tokens` says so and along planes
+/// otherwise. `None` if even one row of one plane does not fit.
+pub(crate) fn split(
+    block: Block,
+    fits: &impl Fn(&Block) -> bool,
+    by_tokens: &impl Fn(&Block) -> bool,
+    parts: &mut Vec<Block>,
+) -> Option<()> {
+    if fits(&block) {
+        parts.push(block);
+        return Some(());
+    }
+    let Block { planes, tokens } = block;
+    let halves = |range: &Range<u32>| {
+        let middle = range.start.midpoint(range.end);
+        [range.start..middle, middle..range.end]
+    };
+    let block = Block { planes: planes.clone(), tokens: tokens.clone() };
+    if tokens.len() > 1 && (planes.len() == 1 || by_tokens(&block)) {
+        for tokens in halves(&tokens) {
+            split(Block { planes: planes.clone(), tokens }, fits, by_tokens, parts)?;
+        }
+    } else if planes.len() > 1 {
+        for planes in halves(&planes) {
+            split(Block { planes, tokens: tokens.clone() }, fits, by_tokens, parts)?;
+        }
+    } else {
+        return None;
+    }
+    Some(())
+}
+
+/// Workgroups that hold `units` threads, spread over x and y of a grid.
+///
+/// # Errors
+/// [`Error::DeviceLimit`].
+pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+    let [x, y] = spread(workgroups(units), limits)?;
+    Ok([x, y, 1])
+}
+
+/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y.
+///
+/// # Errors
+/// [`Error::DeviceLimit`].
+pub(crate) fn grid_of_planes(units: u64, planes: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+    let [x, z] = spread(workgroups(units), limits)?;
+    let available = u64::from(limits.max_compute_workgroups_per_dimension);
+    match u32::try_from(planes) {
+        Ok(y) if planes <= available => Ok([x, y, z]),
+        _ => Err(Error::DeviceLimit { limit: "max_compute_workgroups_per_dimension", needed: planes, available }),
+    }
+}
+
+/// Workgroups that hold `units` threads.
+fn workgroups(units: u64) -> u64 {
+    units.div_ceil(crate::shape::layout::WORKGROUP_SIZE.into()).max(1)
+}
+
+/// Workgroups as a product of two dimensions of a grid; some more, where they are no such product.
+///
+/// # Errors
+/// [`Error::DeviceLimit`].
+pub(crate) fn spread(groups: u64, limits: &wgpu::Limits) -> Result<[u32; 2]> {
+    let most = u64::from(limits.max_compute_workgroups_per_dimension);
+    let second = groups.div_ceil(most);
+    if second > most {
+        let limit = "max_compute_workgroups_per_dimension";
+        return Err(Error::DeviceLimit { limit, needed: second, available: most });
+    }
+    let first = groups.div_ceil(second);
+    Ok([first, second].map(|groups| u32::try_from(groups).expect("a limit is 32 bits wide")))
+}
+
+#[cfg(test)]
+#[path = "../../tests/unit/grid.rs"]
+mod tests;

@@ -1,0 +1,7 @@
+//! What an operation does, computed without a device.
+
+pub(crate) mod costs;
+pub(crate) mod grid;
+pub(crate) mod operations;
+pub(crate) mod sequences;
+pub(crate) mod step;

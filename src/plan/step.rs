@@ -1,0 +1,225 @@
+//! [`Step`]: what an operation does, as a flat list of [`Run`]s. Pure: no wgpu object in sight.
+
+use std::ops::Range;
+
+use crate::{
+    Placement,
+    plan::sequences::Sequences,
+    shape::{
+        layout::{HEAD_BYTES, IMMEDIATE_BYTES, RUN_BYTES},
+        placement::count,
+    },
+};
+
+/// The longest that a sequence can be.
+pub(crate) const MAX_LENGTH: u32 = u32::MAX - 1;
+
+/// Contiguous slots of one group of planes, and the rows outside of the cache that belong to them: of the source of an
+/// update, or of the output of a range. Mirror of `Run` in `shaders/step/run.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Run {
+    /// The group of planes, one plane a head, that the slots lie in: a sequence.
+    pub group: u32,
+    /// The sequence of the source, or of the output.
+    pub sequence: u32,
+    /// Slot of the first row touched; the rows of `first..start` become zero where they are written to.
+    pub first: u32,
+    /// Slot of the first row that is copied.
+    pub start: u32,
+    /// Slot after the last row that is copied.
+    pub end: u32,
+    /// The row of the source, or of the output, that belongs to `start`.
+    pub token: u32,
+}
+
+impl Run {
+    /// Rows touched.
+    pub fn touched(&self) -> u32 {
+        count(&(self.first..self.end))
+    }
+
+    /// Rows that become zero.
+    pub fn gap(&self) -> u32 {
+        count(&(self.first..self.start))
+    }
+
+    /// Rows that are copied.
+    pub fn rows(&self) -> u32 {
+        count(&(self.start..self.end))
+    }
+}
+
+/// Mirror of the head of `Step` in `shaders/step/ring.wgsl`, after which come as many lengths and starts as there is
+/// `room` for, and then the runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Head {
+    pub sequences: u32,
+    pub runs: u32,
+    pub room: u32,
+}
+
+/// Mirror of `Step` in `shaders/step/immediate.wgsl`: a step that does the same to every sequence.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Immediate {
+    pub sequences: u32,
+    pub runs: u32,
+    pub first: u32,
+    pub start: u32,
+    pub end: u32,
+    pub token: u32,
+    pub length: u32,
+    pub position: u32,
+}
+
+const _: () = assert!(size_of::<Run>() as u64 == RUN_BYTES && size_of::<Head>() as u64 == HEAD_BYTES);
+const _: () = assert!(size_of::<Immediate>() == IMMEDIATE_BYTES as usize);
+
+/// What one operation does. Kept between operations, so that planning allocates nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Any number for each group, in the order of groups.
+    pub runs: Vec<Run>,
+    /// The most rows that a run touches.
+    pub longest: u32,
+    /// Rows of each plane of the output, where there is one.
+    pub rows: u32,
+    /// The lengths of the sequences afterwards; none where lengths stay as they are.
+    pub lengths: Vec<u32>,
+    /// The positions of the first rows that are written; the length where none is.
+    pub starts: Vec<u32>,
+    /// The first position beyond the sinks that each sequence stores afterwards.
+    pub oldest: Vec<u32>,
+}
+
+impl Step {
+    /// Room for a batch of `batch_size` sequences with `runs` runs each.
+    pub fn with_capacity(batch_size: u32, runs: u32) -> Self {
+        let batch = batch_size as usize;
+        let numbers = || Vec::with_capacity(batch);
+        Step {
+            runs: Vec::with_capacity(batch.saturating_mul(runs as usize)),
+            lengths: numbers(),
+            starts: numbers(),
+            oldest: numbers(),
+            ..Step::default()
+        }
+    }
+
+    /// What a step on the device begins with.
+    pub fn head(&self, room: usize) -> Head {
+        let number = |count: usize| u32::try_from(count).expect("runs and sequences are counted in 32 bits");
+        Head { sequences: self.count(), runs: number(self.runs.len()), room: number(room) }
+    }
+
+    /// Starts a new step.
+    pub fn clear(&mut self) {
+        let Step { runs, longest, rows, lengths, starts, oldest } = self;
+        (*longest, *rows) = (0, 0);
+        runs.clear();
+        [lengths, starts, oldest].into_iter().for_each(Vec::clear);
+    }
+
+    /// Adds a run after those of the same group and of groups before it.
+    pub fn push(&mut self, run: Run) {
+        self.longest = self.longest.max(run.touched());
+        self.runs.push(run);
+    }
+
+    /// The next sequence afterwards: its length, the position of the first row written, and the first that is stored.
+    pub fn push_sequence(&mut self, length: u32, start: u32, oldest: u32) {
+        self.lengths.push(length);
+        self.starts.push(start);
+        self.oldest.push(oldest);
+    }
+
+    /// Writes what survives of positions `position..end`, and zeroes the rows before them from the sequence's `length`
+    /// on.
+    pub fn push_write(&mut self, placement: Placement, sequence: u32, length: u32, position: u32, end: u32) {
+        let first = position.min(length);
+        let sinks = first..placement.sinks().min(end);
+        let others = first.max(placement.first_stored(end))..end;
+        for positions in [sinks, others] {
+            for (at, slots) in placement.pieces(positions) {
+                // Rows of the piece that lie before the position.
+                let skipped = position.saturating_sub(at).min(count(&slots));
+                let (group, token) = (sequence, at.saturating_sub(position));
+                let start = slots.start.saturating_add(skipped);
+                self.push(Run { group, sequence, first: slots.start, start, end: slots.end, token });
+            }
+        }
+    }
+
+    /// Copies positions, all stored, to or from rows from 0 on, and returns how many rows they are.
+    pub fn push_rows(&mut self, placement: Placement, sequence: u32, ranges: [Range<u32>; 2]) -> u32 {
+        let mut token = 0u32;
+        for positions in ranges {
+            for (_, slots) in placement.pieces(positions) {
+                let (group, first, end) = (sequence, slots.start, slots.end);
+                self.push(Run { group, sequence, first, start: first, end, token });
+                token = token.saturating_add(count(&slots));
+            }
+        }
+        token
+    }
+
+    /// Zeroes rows of the output that a sequence does not have.
+    pub fn push_absent(&mut self, sequence: u32, rows: Range<u32>) {
+        let (group, absent) = (sequence, count(&rows));
+        if absent > 0 {
+            self.push(Run { group, sequence, first: 0, start: absent, end: absent, token: rows.end });
+        }
+    }
+
+    /// How many sequences get new lengths.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.lengths.len()).expect("a batch size is 32 bits wide")
+    }
+
+    /// How many runs there are in some groups.
+    pub fn runs_in(&self, groups: &Range<u32>) -> u32 {
+        let before = |group: u32| self.runs.partition_point(|run| run.group < group);
+        u32::try_from(before(groups.end).saturating_sub(before(groups.start))).expect("runs are counted in 32 bits")
+    }
+
+    /// Makes the sequences what they are afterwards.
+    pub fn commit(&self, sequences: &mut Sequences) {
+        sequences.lengths.clone_from(&self.lengths);
+        sequences.oldest.clone_from(&self.oldest);
+        sequences.starts.clone_from(&self.starts);
+    }
+
+    /// The step as immediates, if it does the same to every sequence, or touches no row.
+    pub fn immediate(&self) -> Option<Immediate> {
+        let Run { first, start, end, token, .. } = self.runs.first().copied().unwrap_or_default();
+        let alike = |numbers: &[u32]| numbers.windows(2).all(|pair| pair[0] == pair[1]);
+        let sequences = self.count();
+        let runs = u32::try_from(self.runs.len()).ok()?;
+        let same = (sequences == 0 || runs == 0 || runs == sequences)
+            && (0..)
+                .zip(&self.runs)
+                .all(|(index, run)| *run == Run { group: index, sequence: index, first, start, end, token })
+            && alike(&self.lengths)
+            && alike(&self.starts);
+        let of = |numbers: &[u32]| numbers.first().copied().unwrap_or(0);
+        let (length, position) = (of(&self.lengths), of(&self.starts));
+        same.then_some(Immediate { sequences, runs, first, start, end, token, length, position })
+    }
+
+    /// Makes the rows no queries: nothing counts as just written.
+    pub fn forget_starts(&mut self) {
+        self.starts.clone_from(&self.lengths);
+    }
+
+    /// The most rows of any gap.
+    pub fn longest_gap(&self) -> u32 {
+        self.runs.iter().map(Run::gap).max().unwrap_or(0)
+    }
+
+    /// Rows written, gaps included.
+    pub fn touched_rows(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.touched())).fold(0, u64::saturating_add)
+    }
+}

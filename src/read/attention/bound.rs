@@ -1,0 +1,453 @@
+//! [`Attention`]: bound to a layer and to the caller's buffers, and recorded in every step.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{
+    options::{Options, Queries, Tensors},
+    tensors::{OUTPUT, QUERIES, Window, check_binding},
+    text::{self, Variant},
+    tiles::{self, Device, MOST_SPLITS, Tile, least_splits, most_parts, splits},
+};
+use crate::{
+    Context, Error, KvCache, Placement, Recorder, Result, Scale, WgslNames,
+    device::binding::{clamp_u32, window_binding},
+    plan::grid::spread,
+    shape::layout::{Layout, SideLayout, binding_limit},
+};
+
+/// Attention over one layer, bound to the caller's buffers, to be recorded in every step.
+///
+/// It serves every number of tokens up to that of its [`Options`], and every batch whose sequences the buffers hold.
+#[derive(Debug)]
+pub struct Attention {
+    owner: Arc<()>,
+    options: Options,
+    /// Window and sinks that a query sees, where that is not all.
+    window: Option<(u32, u32)>,
+    /// Sequences that each tensor holds rows for.
+    sequences: [(&'static str, u32); 3],
+    mask_positions: Option<u32>,
+    layout: Layout,
+    names: WgslNames<'static>,
+    variant: Variant,
+    device: Device,
+    /// For steps of one token, and of more.
+    tiles: [Tile; 2],
+    /// Rows of partial sums that there is room for.
+    parts: u64,
+    groups: Groups,
+    /// By whether positions are split, and whether there is more than one token; made when the first step takes them.
+    pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
+    combine: OnceLock<wgpu::ComputePipeline>,
+}
+
+/// A bind group and its layout.
+type Group = (wgpu::BindGroupLayout, wgpu::BindGroup);
+
+/// Bind groups of all kernels.
+#[derive(Debug)]
+struct Groups {
+    /// The layer.
+    cache: Group,
+    /// Of the kernel that writes the output.
+    whole: Group,
+    /// Of the kernel that writes partial sums, and of that which joins them.
+    split: Group,
+    combine: Group,
+}
+
+/// What of an attention one step takes.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    splits: u32,
+    tiles: u32,
+    rows: u32,
+    planes: u32,
+    tile: usize,
+}
+
+/// Mirror of `Params` in `shaders/attend/params.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Params {
+    pub tokens: u32,
+    pub query: [u32; 4],
+    pub output: [u32; 4],
+    pub mask: [u32; 4],
+    pub scale: f32,
+    pub softcap: f32,
+    pub spare: u32,
+}
+
+impl Attention {
+    /// Binds an attention over a layer to buffers of the caller's, which it reads and writes when the commands run.
+    ///
+    /// # Errors
+    /// [`Error::QueryHeads`]; [`Error::NoTokens`]; [`Error::AttentionScale`], [`Error::Softcap`], [`Error::Splits`];
+    /// [`Error::AttentionWindow`]; [`Error::MaskShape`]; [`Error::TensorFormat`], [`Error::TensorUsage`],
+    /// [`Error::TensorRange`], [`Error::TensorMisaligned`], [`Error::OutputShared`]; [`Error::DeviceLimit`] where a
+    /// buffer or a grid is larger than the device takes, or a layer of many segments has more buffers;
+    /// [`Error::Refused`] where a buffer belongs to another device (of another wgpu instance nothing can be told, see
+    /// [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    ///
+    /// # Performance
+    /// Makes four bind groups. Layers of one context share scratch memory, some megabytes on a large device, and those
+    /// that read and write the same tensors share a small uniform buffer. The pipelines are made when a step first
+    /// takes them, or by [`warm_up`](Self::warm_up).
+    pub fn new(cache: &KvCache, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
+        let (context, config) = (cache.context(), *cache.config());
+        let &Options { query_heads, tokens, causal, .. } = options;
+        let num_heads = config.num_heads;
+        let shared = query_heads.checked_div(num_heads).filter(|_| query_heads.is_multiple_of(num_heads));
+        let group = shared.filter(|&group| group > 0).ok_or(Error::QueryHeads { query_heads, num_heads })?;
+        if tokens == 0 {
+            return Err(Error::NoTokens);
+        }
+        let scale = options.scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt());
+        if !scale.is_finite() {
+            return Err(Error::AttentionScale { scale: Scale::new(scale) });
+        }
+        let softcap = options.softcap.unwrap_or(1.0);
+        if !softcap.is_normal() || softcap <= 0.0 {
+            return Err(Error::Softcap { softcap: Scale::new(softcap) });
+        }
+        let window = visible_window(config.placement, options)?;
+
+        let (device, dims) = (device_of(context), [config.head_dim, config.value_dim]);
+        let tile = |tokens| {
+            Tile::new(group, tokens, dims, device).ok_or(Error::DeviceLimit {
+                limit: "max_compute_workgroup_storage_size",
+                needed: tiles::LEAST_BYTES.into(),
+                available: device.memory.into(),
+            })
+        };
+        let tiles = [tile(1)?, tile(tokens)?];
+        if let Some(splits) = options.splits.filter(|&splits| splits == 0 || splits > MOST_SPLITS) {
+            return Err(Error::Splits { splits, most: MOST_SPLITS });
+        }
+        check_splits(context, options.splits.unwrap_or(1))?;
+
+        let (shape, most) = (|dim| [config.batch_size, query_heads, tokens, dim], config.max_batch_size);
+        let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), (1, most))?;
+        let lanes = tensors.output.format.lanes();
+        let output = Window::new(context, &OUTPUT, &tensors.output, shape(config.value_dim), (lanes, most))?;
+        let of_mask = |mask| Window::of_mask(context, mask, [config.batch_size, query_heads, tokens], most);
+        let mask = tensors.mask.as_ref().map(of_mask).transpose()?;
+        for (name, shared) in [
+            ("queries", tensors.queries.buffer == tensors.output.buffer),
+            ("mask", tensors.mask.is_some_and(|mask| mask.buffer == tensors.output.buffer)),
+            ("cache", cache.storage.contains(tensors.output.buffer)),
+        ] {
+            if shared {
+                return Err(Error::OutputShared { name });
+            }
+        }
+        let held = |window: &Option<Window<'_>>| window.as_ref().map_or(most, |window| window.sequences);
+        let sequences = [("queries", queries.sequences), ("output", output.sequences), ("mask", held(&mask))];
+        let variant = Variant {
+            tile: tiles[0],
+            group,
+            split: false,
+            written: options.queries == Queries::Written,
+            causal,
+            window,
+            capped: options.softcap.is_some(),
+            masked: mask.is_some(),
+            queries: tensors.queries.format,
+            output: tensors.output.format,
+        };
+        let names = WgslNames::new("cache_").group(1);
+        let bound = sequences.iter().map(|&(_, held)| held).fold(most, u32::min);
+        check_grid(context, tokens, group, tiles[1], cache.layout.planes_of(config.batch_size))?;
+        let of_tensors = if mask.is_some() { 3 } else { 2 };
+        let buffers = cache.wgsl_bindings().saturating_add(of_tensors);
+        let available = context.limits().max_storage_buffers_per_shader_stage;
+        if buffers > available {
+            let (limit, needed) = ("max_storage_buffers_per_shader_stage", buffers.into());
+            return Err(Error::DeviceLimit { limit, needed, available: available.into() });
+        }
+        if context.limits().max_bind_groups < 2 {
+            return Err(Error::DeviceLimit { limit: "max_bind_groups", needed: 2, available: 1 });
+        }
+
+        let part_bytes = part_bytes(config.value_dim);
+        let room =
+            binding_limit(context.limits()).saturating_sub(16).checked_div(part_bytes).expect("a part has bytes");
+        let rows = tiles[0].rows_of(group, 1).max(tiles[1].rows_of(group, tokens));
+        let rows = rows.saturating_mul(cache.layout.planes_of(bound).into());
+        let least = tiles.map(|tile| least_splits(tile, dims, config.slots(), device)).into_iter().fold(1, u32::max);
+        let parts = most_parts(options.splits, rows, (least, room), (tiles, device));
+        let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
+        check_binding(context, partial_bytes)?;
+        let partials = context.scratch(partial_bytes)?;
+        let params = context.uniform(bytemuck::bytes_of(&Params {
+            tokens,
+            query: queries.numbers,
+            output: output.numbers,
+            mask: mask.as_ref().map_or([0; 4], |mask| mask.numbers),
+            scale,
+            softcap,
+            spare: 0,
+        }))?;
+
+        let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
+        let params = || (0, wgpu::BufferBindingType::Uniform, params.as_entire_binding());
+        let partials = |read_only| (3, storage(read_only), window_binding(&partials, &(0..partial_bytes)));
+        let output = || (2, storage(false), output.binding());
+        let group_of = |last| {
+            let mut bound = vec![params(), (1, storage(true), queries.binding()), last];
+            bound.extend(mask.as_ref().map(|mask| (4, storage(true), mask.binding())));
+            context.group("attend", &bound)
+        };
+        let lengths = &cache.storage.lengths;
+        let lengths = (5, storage(true), window_binding(&lengths.buffer, &lengths.range()));
+        let groups = Groups {
+            cache: context.group_of(
+                "attend",
+                &cache.wgsl_layout(&names, wgpu::ShaderStages::COMPUTE)?,
+                &cache.wgsl_entries(&names)?,
+            )?,
+            whole: group_of(output())?,
+            split: group_of(partials(false))?,
+            combine: context.group("combine", &[params(), output(), partials(true), lengths])?,
+        };
+        Ok(Attention {
+            owner: cache.identity.clone(),
+            options: *options,
+            window,
+            sequences,
+            mask_positions: tensors.mask.map(|mask| mask.shape[3]),
+            layout: cache.layout.clone(),
+            names,
+            variant,
+            device,
+            tiles,
+            parts,
+            groups,
+            pipelines: Default::default(),
+            combine: OnceLock::new(),
+        })
+    }
+
+    /// Queries of each sequence that there is room for.
+    pub fn tokens(&self) -> u32 {
+        self.options.tokens
+    }
+
+    /// Makes every pipeline that a step may take. Without it, the first step that takes one waits for it.
+    ///
+    /// # Errors
+    /// [`Error::ForeignAttention`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    pub fn warm_up(&self, cache: &KvCache) -> Result<()> {
+        self.check_owner(cache)?;
+        for tile in [0, 1] {
+            self.attend_pipeline(cache, tile, false)?;
+            if self.parts > 0 {
+                self.attend_pipeline(cache, tile, true)?;
+                self.combine_pipeline(cache)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the attention over what the layer holds at that point of the command stream. With [`Queries::Written`],
+    /// the queries are the rows of the update that was recorded last for this layer.
+    ///
+    /// # Errors
+    /// [`Error::ForeignAttention`]; [`Error::StepNotRecorded`] where a step was begun whose rows are not recorded for
+    /// this layer; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more tokens of a
+    /// sequence than there is room for; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a position
+    /// that a ring no longer stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
+    /// [`Error::DeviceLimit`] where a grid is larger than the device takes; [`Error::OutOfMemory`] and
+    /// [`Error::DeviceLost`], where a pipeline is the first of its kind.
+    ///
+    /// # Performance
+    /// One dispatch, or two where positions are split. Allocates nothing in the steady state.
+    pub fn record(&self, cache: &KvCache, recorder: &mut impl Recorder) -> Result<()> {
+        let tokens = self.check(cache)?;
+        if tokens == 0 {
+            return Ok(());
+        }
+        let Shape { splits, tiles, rows, planes, tile } = self.shape(cache, tokens)?;
+        let attend = self.attend_pipeline(cache, tile, splits > 1)?;
+        let combine = (splits > 1).then(|| self.combine_pipeline(cache)).transpose()?;
+        let [x, z] = spread(rows.into(), cache.context().limits())?;
+        recorder.in_pass("kv-cache attention", |pass| {
+            pass.set_pipeline(attend);
+            pass.set_bind_group(0, if combine.is_some() { &self.groups.split.1 } else { &self.groups.whole.1 }, &[]);
+            pass.set_bind_group(1, &self.groups.cache.1, &[]);
+            pass.dispatch_workgroups(splits, tiles, planes);
+            if let Some(combine) = combine {
+                pass.set_pipeline(combine);
+                pass.set_bind_group(0, &self.groups.combine.1, &[]);
+                pass.dispatch_workgroups(x, planes, z);
+            }
+        });
+        Ok(())
+    }
+
+    fn check_owner(&self, cache: &KvCache) -> Result<()> {
+        if Arc::ptr_eq(&self.owner, &cache.identity) { Ok(()) } else { Err(Error::ForeignAttention) }
+    }
+
+    /// Checks a step against the layer, and tells the most rows of queries that a sequence has.
+    fn check(&self, cache: &KvCache) -> Result<u32> {
+        self.check_owner(cache)?;
+        let (batch_size, sequences) = (cache.config().batch_size, &cache.sequences);
+        for (name, bound) in self.sequences {
+            if batch_size > bound {
+                return Err(Error::BatchBeyondBound { name, bound, batch_size });
+            }
+        }
+        let Options { queries, tokens: bound, causal, .. } = self.options;
+        let tokens = match queries {
+            Queries::Written if cache.awaits_step() => return Err(Error::StepNotRecorded),
+            Queries::Written => sequences.written(),
+            Queries::Last => bound,
+        };
+        if tokens > bound {
+            return Err(Error::MoreTokensThanBound { name: "queries", tokens, bound });
+        }
+        let write_pos = cache.write_pos();
+        if let Some(positions) = self.mask_positions.filter(|positions| *positions < write_pos) {
+            return Err(Error::MaskTooShort { positions, write_pos });
+        }
+        let Some((window, sinks)) = self.window else { return Ok(tokens) };
+        let known = sequences.lengths.iter().zip(&sequences.oldest).zip(&sequences.starts);
+        for (sequence, ((&length, &oldest), &start)) in (0..).zip(known) {
+            // The first query: it sees the farthest back.
+            let position = match queries {
+                Queries::Written if start == length => continue,
+                _ if !causal => length.saturating_sub(1),
+                Queries::Written => start,
+                Queries::Last => length.saturating_sub(bound),
+            };
+            let first = position
+                .max(sinks)
+                .saturating_sub(window.saturating_sub(1))
+                .max(sinks)
+                .max(cache.config().placement.sinks());
+            if first < length && first < oldest {
+                return Err(Error::Evicted { sequence, position: first, oldest });
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// How the work of a step is cut.
+    fn shape(&self, cache: &KvCache, tokens: u32) -> Result<Shape> {
+        let (context, config) = (cache.context(), cache.config());
+        let index = usize::from(tokens > 1);
+        let tile = self.tiles[index];
+        let planes = cache.layout.planes_of(config.batch_size);
+        let (tiles, rows) = check_grid(context, tokens, self.variant.group, tile, planes)?;
+        let workgroups = u64::from(tiles).saturating_mul(planes.into());
+        let (device, positions) = (self.device, cache.write_pos().min(config.slots()));
+        let of_batch = u64::from(rows).saturating_mul(planes.into());
+        let splits = self.options.splits.unwrap_or_else(|| {
+            let room = self.parts.checked_div(of_batch).expect("a step has rows");
+            let most = clamp_u32(room).min(context.limits().max_compute_workgroups_per_dimension);
+            splits(device.workgroups_wanted(), workgroups, positions).min(most).max(1)
+        });
+        let splits = splits.max(least_splits(tile, [config.head_dim, config.value_dim], positions, device));
+        check_splits(context, splits)?;
+        let parts = of_batch.saturating_mul(splits.into());
+        if splits > 1 && parts > self.parts {
+            // There is room for all that a binding holds.
+            let needed = parts.saturating_mul(part_bytes(config.value_dim)).saturating_add(16);
+            let limit = "max_storage_buffer_binding_size";
+            return Err(Error::DeviceLimit { limit, needed, available: binding_limit(context.limits()) });
+        }
+        Ok(Shape { splits, tiles, rows, planes, tile: index })
+    }
+
+    fn attend_pipeline(&self, cache: &KvCache, tile: usize, split: bool) -> Result<&wgpu::ComputePipeline> {
+        let made = &self.pipelines[usize::from(split)][tile];
+        if let Some(pipeline) = made.get() {
+            return Ok(pipeline);
+        }
+        let variant = Variant { tile: self.tiles[tile], split, ..self.variant };
+        let (tensors, _) = if split { &self.groups.split } else { &self.groups.whole };
+        let key = format!("attend {variant:?} {:?}", text_layout(&self.layout));
+        let text = || Ok(text::attend(&cache.wgsl(&self.names)?, &variant));
+        let pipeline = cache.context().pipeline_of("attend", &key, text, &[tensors, &self.groups.cache.0])?;
+        Ok(made.get_or_init(|| pipeline))
+    }
+
+    fn combine_pipeline(&self, cache: &KvCache) -> Result<&wgpu::ComputePipeline> {
+        if let Some(pipeline) = self.combine.get() {
+            return Ok(pipeline);
+        }
+        let (variant, config) = (Variant { split: true, ..self.variant }, cache.config());
+        let key = format!("combine {variant:?} {:?}", text_layout(&self.layout));
+        let text = || Ok(text::combine(config, &variant));
+        let pipeline = cache.context().pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
+        Ok(self.combine.get_or_init(|| pipeline))
+    }
+}
+
+/// What of the device decides how work is cut.
+fn device_of(context: &Context) -> Device {
+    let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+    Device { is_cpu, memory: context.limits().max_compute_workgroup_storage_size }
+}
+
+/// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.
+fn part_bytes(value_dim: u32) -> u64 {
+    u64::from(value_dim.div_ceil(4)).saturating_add(1).saturating_mul(16)
+}
+
+/// Whether a grid is as wide as there are splits.
+fn check_splits(context: &Context, splits: u32) -> Result<()> {
+    let available = context.limits().max_compute_workgroups_per_dimension;
+    if splits > available {
+        let limit = "max_compute_workgroups_per_dimension";
+        return Err(Error::DeviceLimit { limit, needed: splits.into(), available: available.into() });
+    }
+    Ok(())
+}
+
+/// The tiles of a plane and their rows, where a grid has room for them and for the planes, and 32 bits for the rows.
+fn check_grid(context: &Context, tokens: u32, group: u32, tile: Tile, planes: u32) -> Result<(u32, u32)> {
+    let most = context.limits().max_compute_workgroups_per_dimension;
+    let tiles = tile.count(group, tokens);
+    let rows = tile.rows_of(group, tokens);
+    for needed in [tiles, planes.into(), rows.div_ceil(most.into())] {
+        if needed > u64::from(most) {
+            let limit = "max_compute_workgroups_per_dimension";
+            return Err(Error::DeviceLimit { limit, needed, available: most.into() });
+        }
+    }
+    let rows = u32::try_from(rows).map_err(|_| Error::SizeOverflow {
+        what: "rows of queries",
+        factors: format!("{tiles} × {}", tile.rows),
+        bits: 32,
+    })?;
+    Ok((clamp_u32(tiles), rows))
+}
+
+/// What the text that reads a layer depends on: of scales only whether they are 1.
+fn text_layout(layout: &Layout) -> Layout {
+    let side = |side: &SideLayout| {
+        let scale = if side.scale == Scale::ONE { Scale::ONE } else { Scale::new(f32::INFINITY) };
+        SideLayout { scale, ..*side }
+    };
+    Layout { keys: side(&layout.keys), values: side(&layout.values), ..layout.clone() }
+}
+
+/// Window and sinks that queries see, where that is not all.
+fn visible_window(placement: Placement, options: &Options) -> Result<Option<(u32, u32)>> {
+    match (placement, options.window) {
+        (_, Some(0)) => Err(Error::ZeroDimension { name: "window" }),
+        (Placement::Linear, None) => Ok(None),
+        (Placement::Linear, Some(window)) => Ok(Some((window, options.sinks))),
+        (Placement::Ring { window, sinks, .. }, None) => Ok(Some((window, sinks))),
+        (Placement::Ring { window, sinks, .. }, Some(wanted)) => {
+            let wanted_sinks = options.sinks;
+            if wanted > window || wanted_sinks > sinks {
+                return Err(Error::AttentionWindow { window, sinks, wanted, wanted_sinks });
+            }
+            Ok(Some((wanted, wanted_sinks)))
+        }
+    }
+}

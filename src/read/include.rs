@@ -1,0 +1,331 @@
+//! WGSL that reads a layer, for the caller's shaders: [`WgslNames`] and [`KvCache::wgsl`].
+
+use std::fmt::Write as _;
+
+use crate::{
+    Error, Format, KvCache, Placement, Result, Scale, Side,
+    device::binding::window_binding,
+    kernels::{Link, no_choice},
+    shape::layout::{Layout, SideLayout},
+};
+
+/// Where the text of [`KvCache::wgsl`] stands in a shader of the caller's.
+///
+/// ```
+/// use wgpu_kv_cache::WgslNames;
+/// let names = WgslNames::new("cache_").group(1).bindings(&[4, 5, 6]);
+/// # let _ = names;
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WgslNames<'a> {
+    prefix: &'a str,
+    group: u32,
+    bindings: Option<&'a [u32]>,
+    halves: bool,
+}
+
+impl<'a> WgslNames<'a> {
+    /// Names that begin with `prefix`, in group 0 from binding 0 on.
+    #[must_use]
+    pub const fn new(prefix: &'a str) -> Self {
+        WgslNames { prefix, group: 0, bindings: None, halves: false }
+    }
+
+    /// The bind group.
+    #[must_use]
+    pub const fn group(mut self, group: u32) -> Self {
+        self.group = group;
+        self
+    }
+
+    /// The bindings in it, [`KvCache::wgsl_bindings`] of them: lengths, then keys and values of each segment.
+    #[must_use]
+    pub const fn bindings(mut self, bindings: &'a [u32]) -> Self {
+        self.bindings = Some(bindings);
+        self
+    }
+
+    /// Functions in f16 too. The shader must begin with `enable f16;`.
+    #[must_use]
+    pub const fn halves(mut self) -> Self {
+        self.halves = true;
+        self
+    }
+
+    /// The indices of so many bindings.
+    fn indices(&self, count: u32) -> Result<Vec<u32>> {
+        let indices = self.bindings.map_or_else(|| (0..count).collect(), <[u32]>::to_vec);
+        if indices.len() != count as usize {
+            return Err(Error::WgslBindings { expected: count, actual: indices.len() });
+        }
+        let twice = (1..indices.len()).find(|&at| indices[..at].contains(&indices[at]));
+        match twice {
+            Some(at) => Err(Error::WgslBindingTwice { binding: indices[at] }),
+            None => Ok(indices),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let begins = self.prefix.starts_with(|letter: char| letter.is_ascii_alphabetic());
+        let word = self.prefix.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+        if begins && word { Ok(()) } else { Err(Error::WgslPrefix { prefix: self.prefix.to_owned() }) }
+    }
+}
+
+/// Reading from the caller's own shaders.
+impl KvCache {
+    /// WGSL that reads this layer in a shader of the caller's, whatever its format, placement and size: join it with
+    /// your own text, or register it as a module. Make the bind group's layout by [`wgsl_layout`](Self::wgsl_layout)
+    /// and its entries by [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have
+    /// the same text, and of one with other scales, where none is 1.
+    ///
+    /// With the prefix `kv_` it defines, beside names of its own that begin so too:
+    ///
+    /// | name | |
+    /// |---|---|
+    /// | `kv_key(sequence, head, position, i) -> vec4<f32>` | elements 4 i to 4 i + 3 of a key row |
+    /// | `kv_value(sequence, head, position, i) -> vec4<f32>` | the same of a value row |
+    /// | `kv_length(sequence) -> u32` | positions of the sequence, at that point of the command stream |
+    /// | `kv_start(sequence) -> u32` | position of the first row that the last update wrote; the length where it wrote none, and after any operation on sequences |
+    /// | `kv_first_visible(query) -> u32` | the first position, beyond the sinks, that a query at position `query` sees; it sees all from there to itself, and positions below `kv_sinks` |
+    /// | `kv_plane(sequence, head)`, `kv_slot(position)` | for a loop: computed once for |
+    /// | `kv_key_at(plane, slot, i)`, `kv_value_at(plane, slot, i)` | the same vectors |
+    /// | `kv_key_half`, `kv_key_at_half`, and of values `-> vec4<f16>` | with [`WgslNames::halves`] |
+    /// | `kv_heads`, `kv_key_dim`, `kv_value_dim`, `kv_key_vectors`, `kv_value_vectors`, `kv_window`, `kv_sinks` | constants |
+    ///
+    /// Elements past the head size, to a multiple of four, are zero. Read valid positions only: below the length, and
+    /// in a ring among the sinks or not before the first that some query of the last update sees; what lies elsewhere
+    /// is anything.
+    ///
+    /// # Errors
+    /// [`Error::WgslPrefix`], [`Error::WgslBindings`], [`Error::WgslBindingTwice`]; [`Error::DeviceFeature`] for halves
+    /// on a device without `SHADER_F16`; [`Error::DeviceLimit`] where a layer of many segments has more buffers than a
+    /// stage takes.
+    ///
+    /// # Performance
+    /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel
+    /// written by hand: see `BENCHMARKS.md`. Where a layer has more segments than one, a load chooses among their
+    /// buffers.
+    ///
+    /// # Examples
+    /// ```
+    /// use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, Placement, WgslNames};
+    ///
+    /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    /// # let context = Context::new(&device, &queue);
+    /// let ring = Placement::Ring { window: 512, sinks: 4, slack: 0 };
+    /// let config = CacheConfig::new(1, 8, 128, 0).formats(Format::Q8_0, Format::Q4_0).placement(ring);
+    /// let cache = KvCache::new(&context, config)?;
+    /// let names = WgslNames::new("kv_").group(1);
+    /// let shader = format!("
+    ///     {}
+    ///     @group(0) @binding(0) var<storage, read_write> sum: vec4<f32>;
+    ///     @compute @workgroup_size(1) fn main() {{
+    ///         let query = kv_length(0u) - 1u;
+    ///         for (var position = kv_first_visible(query); position <= query; position++) {{
+    ///             sum += kv_key(0u, 3u, position, 0u) * kv_value(0u, 3u, position, 0u);
+    ///         }}
+    ///     }}", cache.wgsl(&names)?);
+    /// # device.create_shader_module(wgpu::ShaderModuleDescriptor {
+    /// #     label: None,
+    /// #     source: wgpu::ShaderSource::Wgsl(shader.into()),
+    /// # });
+    /// let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+    ///     label: None,
+    ///     entries: &cache.wgsl_layout(&names, wgpu::ShaderStages::COMPUTE)?,
+    /// });
+    /// let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
+    ///     label: None,
+    ///     layout: &layout,
+    ///     entries: &cache.wgsl_entries(&names)?,
+    /// });
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
+    /// ```
+    pub fn wgsl(&self, names: &WgslNames<'_>) -> Result<String> {
+        let indices = self.check_names(names)?;
+        Ok(text(&self.layout, names, &indices, self.context.unpacks_halves()))
+    }
+
+    /// How many storage buffers the text binds, all of them only read.
+    pub fn wgsl_bindings(&self) -> u32 {
+        bindings(&self.layout)
+    }
+
+    /// The entries of the layout of the bind group.
+    ///
+    /// # Errors
+    /// As [`wgsl`](Self::wgsl).
+    pub fn wgsl_layout(
+        &self,
+        names: &WgslNames<'_>,
+        visibility: wgpu::ShaderStages,
+    ) -> Result<Vec<wgpu::BindGroupLayoutEntry>> {
+        let ty = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: true },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let entry = |binding| wgpu::BindGroupLayoutEntry { binding, visibility, ty, count: None };
+        Ok(self.check_names(names)?.into_iter().map(entry).collect())
+    }
+
+    /// The entries of the bind group. They stay right as long as the cache lives.
+    ///
+    /// # Errors
+    /// As [`wgsl`](Self::wgsl).
+    pub fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'_>>> {
+        let lengths = window_binding(&self.storage.lengths.buffer, &self.storage.lengths.range());
+        let planes = self.storage.planes().map(wgpu::Buffer::as_entire_binding);
+        let resources = std::iter::once(lengths).chain(planes);
+        let indices = self.check_names(names)?;
+        Ok(indices
+            .into_iter()
+            .zip(resources)
+            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
+            .collect())
+    }
+
+    fn check_names(&self, names: &WgslNames<'_>) -> Result<Vec<u32>> {
+        names.check()?;
+        if names.halves && !self.context.device().features().contains(wgpu::Features::SHADER_F16) {
+            return Err(Error::DeviceFeature { feature: "SHADER_F16" });
+        }
+        let (needed, available) = (self.wgsl_bindings(), self.context.limits().max_storage_buffers_per_shader_stage);
+        if needed > available {
+            let limit = "max_storage_buffers_per_shader_stage";
+            return Err(Error::DeviceLimit { limit, needed: needed.into(), available: available.into() });
+        }
+        names.indices(needed)
+    }
+}
+
+/// Lengths, and keys and values of each segment.
+fn bindings(layout: &Layout) -> u32 {
+    let segments =
+        u32::try_from(layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits");
+    // Saturated they are more than any stage takes.
+    segments.saturating_mul(2).saturating_add(1)
+}
+
+/// What a side is loaded by, and its words.
+fn unit(sizes: &SideLayout) -> (&'static str, u64) {
+    match sizes.format {
+        Format::F32 if sizes.dim.is_multiple_of(4) => ("vec4<u32>", 4),
+        Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(4) => ("vec2<u32>", 2),
+        _ => ("u32", 1),
+    }
+}
+
+/// The whole text.
+fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> String {
+    let side = |name: &str| if name == "reader_key" { Side::Keys } else { Side::Values };
+    let choose = |choice: &str, name: &str| {
+        let sizes = layout.side(side(name));
+        match choice {
+            "placement" if layout.placement == Placement::Linear => "linear",
+            "placement" => "ring",
+            "format/read" => match sizes.format {
+                Format::Fp8E4M3 => "fp8_e4m3",
+                Format::Q8_0 => "q8_0",
+                Format::Q4_0 => "q4_0",
+                _ if unit(sizes).1 == 1 => "words",
+                Format::F32 => "f32",
+                Format::F16 | Format::Bf16 => "halves",
+            },
+            // An f32 is no pair; what would read it as one is dropped.
+            "format/pair" if matches!(sizes.format, Format::Bf16 | Format::F32) => "bf16",
+            "format/pair" if unpacks_halves => "f16",
+            "format/pair" => "f16_of_integers",
+            "read/halves" if names.halves => "f16",
+            "read/halves" => "none",
+            choice => no_choice(choice, name),
+        }
+    };
+    let prelude = |name: &str| match name {
+        "" => constants(layout, names, indices[0]),
+        name => {
+            let side = side(name);
+            let first = if side == Side::Keys { 1 } else { 2 };
+            side_constants(layout, side) + &segments(layout, side, names.group, indices[first..].iter().step_by(2))
+        }
+    };
+    let text = Link { choose: &choose, prelude: &prelude, repeats: 0 }.text("read/read.wgsl");
+    text.replace("reader_", names.prefix)
+}
+
+/// What does not depend on a side.
+fn constants(layout: &Layout, names: &WgslNames<'_>, binding: u32) -> String {
+    let (window, sinks, wrap) = match layout.placement {
+        Placement::Linear => (u32::MAX, 0, 0),
+        Placement::Ring { window, sinks, slack } => (window, sinks, window.saturating_add(slack)),
+    };
+    let (heads, starts, group) = (layout.heads, layout.sequences(), names.group);
+    format!(
+        "const reader_heads: u32 = {heads}u;
+const reader_window: u32 = {window}u;
+const reader_sinks: u32 = {sinks}u;
+const reader_starts: u32 = {starts}u;
+const reader_wrap: u32 = {wrap}u;
+@group({group}) @binding({binding}) var<storage, read> reader_lengths: array<u32>;
+"
+    )
+}
+
+/// The numbers of a side.
+fn side_constants(layout: &Layout, side: Side) -> String {
+    let sizes = layout.side(side);
+    let SideLayout { format, dim, .. } = *sizes;
+    // After lengths and starts.
+    let scale_index = layout.sequences().saturating_mul(2).saturating_add(u32::from(side == Side::Values));
+    let mut text = String::new();
+    for (name, number) in [
+        ("dim", dim.into()),
+        ("vectors", dim.div_ceil(4).into()),
+        ("lanes", format.lanes().into()),
+        ("code_words", format.code_words(dim).into()),
+        ("scale_words", format.scale_words(dim).into()),
+        ("scales_at", sizes.codes_at(layout.slots) / 4),
+        ("scale_index", scale_index.into()),
+    ] {
+        line(&mut text, format_args!("const side_{name}: u32 = {number}u;"));
+    }
+    line(&mut text, format_args!("const side_scaled: bool = {};", sizes.scale != Scale::ONE));
+    text
+}
+
+/// The buffers of a side, and the function that loads from that of a plane.
+fn segments<'a>(layout: &Layout, side: Side, group: u32, bindings: impl Iterator<Item = &'a u32>) -> String {
+    let sizes = layout.side(side);
+    let (unit, unit_words) = unit(sizes);
+    let stride = (sizes.plane_bytes / 4).checked_div(unit_words).expect("a unit has words");
+    let mut text = String::new();
+    let mut count = 0u32;
+    for binding in bindings {
+        line(&mut text, format_args!("@group({group}) @binding({binding})"));
+        line(&mut text, format_args!("var<storage, read> side_segment_{count}_planes: array<{unit}>;"));
+        count = count.saturating_add(1);
+    }
+    line(&mut text, format_args!("\nfn side_load(plane: u32, index: u32) -> {unit} {{"));
+    if count == 1 {
+        line(&mut text, format_args!("    return side_segment_0_planes[plane * {stride}u + index];"));
+    } else {
+        let planes = layout.planes_per_segment;
+        line(&mut text, format_args!("    let at = plane % {planes}u * {stride}u + index;"));
+        line(&mut text, format_args!("    switch plane / {planes}u {{"));
+        for segment in 0..count {
+            let case = if segment == 0 { "default".to_owned() } else { format!("case {segment}u") };
+            line(&mut text, format_args!("        {case}: {{ return side_segment_{segment}_planes[at]; }}"));
+        }
+        line(&mut text, format_args!("    }}"));
+    }
+    line(&mut text, format_args!("}}"));
+    text
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    writeln!(text, "{arguments}").expect("a String takes every write");
+}
+
+#[cfg(test)]
+#[path = "../../tests/unit/include.rs"]
+pub(crate) mod tests;

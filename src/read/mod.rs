@@ -1,0 +1,5 @@
+//! Reading a layer in place: the text for shaders, and attention made of it.
+
+#[cfg(feature = "attention")]
+pub mod attention;
+pub(crate) mod include;

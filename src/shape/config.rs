@@ -1,0 +1,146 @@
+//! [`CacheConfig`]: the shape and the formats of a cache, and what they cost.
+
+use crate::{Format, Placement, Scale, Side};
+
+/// Shape and formats of one layer's cache.
+///
+/// Keys are stored as `[max_batch_size, num_heads, slots, head_dim]` and values as
+/// `[max_batch_size, num_heads, slots, value_dim]`, row-major; on linear placement there are `max_seq_len` slots.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Format};
+///
+/// let config = CacheConfig::new(1, 8, 128, 8192).formats(Format::F16, Format::F16);
+/// assert_eq!(config.bytes_per_token()?, 4096);
+/// assert_eq!(config.bytes_per_layer()?, 32 << 20);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct CacheConfig {
+    /// Sequences in the batch. Of a cache, those in it now.
+    pub batch_size: u32,
+    /// Sequences that there is room for.
+    pub max_batch_size: u32,
+    /// KV heads. With grouped-query attention, fewer than the query heads.
+    pub num_heads: u32,
+    /// Elements of one key row.
+    pub head_dim: u32,
+    /// Elements of one value row.
+    pub value_dim: u32,
+    /// Positions that each sequence has room for on linear placement; a ring does not read it.
+    pub max_seq_len: u32,
+    /// In which slot a position lies.
+    pub placement: Placement,
+    /// How keys are stored.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::format::as_name"))]
+    pub key_format: Format,
+    /// How values are stored.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::format::as_name"))]
+    pub value_format: Format,
+    /// What codes of keys are multiplied by, where they are stored as [`Format::Fp8E4M3`]; other formats do not read
+    /// it.
+    pub key_scale: Scale,
+    /// The same of values.
+    pub value_scale: Scale,
+}
+
+impl CacheConfig {
+    /// A cache with equal head sizes of keys and values, both in f32.
+    pub const fn new(batch_size: u32, num_heads: u32, head_dim: u32, max_seq_len: u32) -> Self {
+        CacheConfig {
+            batch_size,
+            max_batch_size: batch_size,
+            num_heads,
+            head_dim,
+            value_dim: head_dim,
+            max_seq_len,
+            placement: Placement::Linear,
+            key_format: Format::F32,
+            value_format: Format::F32,
+            key_scale: Scale::ONE,
+            value_scale: Scale::ONE,
+        }
+    }
+
+    /// Another head size for values.
+    #[must_use]
+    pub const fn value_dim(mut self, value_dim: u32) -> Self {
+        self.value_dim = value_dim;
+        self
+    }
+
+    /// Formats of keys and of values.
+    #[must_use]
+    pub const fn formats(mut self, keys: Format, values: Format) -> Self {
+        self.key_format = keys;
+        self.value_format = values;
+        self
+    }
+
+    /// Scales of keys and of values in [`Format::Fp8E4M3`]. The largest magnitude that is stored is 448 times as much.
+    #[must_use]
+    pub const fn scales(mut self, keys: f32, values: f32) -> Self {
+        self.key_scale = Scale::new(keys);
+        self.value_scale = Scale::new(values);
+        self
+    }
+
+    /// Room for more sequences than the batch starts with.
+    #[must_use]
+    pub const fn max_batch_size(mut self, max_batch_size: u32) -> Self {
+        self.max_batch_size = max_batch_size;
+        self
+    }
+
+    /// Another placement than linear.
+    #[must_use]
+    pub const fn placement(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Rows of a plane. [`validate`](Self::validate) refuses a ring of more than 2^32.
+    #[must_use]
+    pub const fn slots(&self) -> u32 {
+        match self.placement {
+            Placement::Linear => self.max_seq_len,
+            Placement::Ring { window, sinks, slack } => window.saturating_add(sinks).saturating_add(slack),
+        }
+    }
+
+    /// Head size of one side.
+    pub const fn dim(&self, side: Side) -> u32 {
+        match side {
+            Side::Keys => self.head_dim,
+            Side::Values => self.value_dim,
+        }
+    }
+
+    /// Format of one side.
+    pub const fn format(&self, side: Side) -> Format {
+        match side {
+            Side::Keys => self.key_format,
+            Side::Values => self.value_format,
+        }
+    }
+
+    /// Scale of one side; 1 unless it is [`Format::Fp8E4M3`].
+    pub const fn scale(&self, side: Side) -> Scale {
+        match (side, self.format(side)) {
+            (Side::Keys, Format::Fp8E4M3) => self.key_scale,
+            (Side::Values, Format::Fp8E4M3) => self.value_scale,
+            _ => Scale::ONE,
+        }
+    }
+
+    /// Units of one row of a side: elements, or words of a packed format.
+    pub(crate) const fn units(&self, side: Side) -> u32 {
+        self.format(side).units(self.dim(side))
+    }
+
+    /// Shape of one side's storage, `[max_batch_size, kv_head, slots, dim]`.
+    pub fn shape(&self, side: Side) -> [u32; 4] {
+        [self.max_batch_size, self.num_heads, self.slots(), self.dim(side)]
+    }
+}

@@ -1,0 +1,93 @@
+//! [`HostTensor`]: a dense tensor in host memory.
+
+use crate::{Format, HostRows, Scale, Side};
+
+/// A dense tensor `[batch, kv_head, row, dim]` in host memory, as stored bits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostTensor {
+    shape: [u32; 4],
+    format: Format,
+    scale: Scale,
+    bytes: Vec<u8>,
+}
+
+/// Keys and values of one range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair<T> {
+    /// The keys.
+    pub keys: T,
+    /// The values.
+    pub values: T,
+}
+
+impl<T> Pair<T> {
+    /// One of the two.
+    pub fn side(&self, side: Side) -> &T {
+        match side {
+            Side::Keys => &self.keys,
+            Side::Values => &self.values,
+        }
+    }
+}
+
+impl HostTensor {
+    pub(crate) fn new(shape: [u32; 4], format: Format, scale: Scale, bytes: Vec<u8>) -> Self {
+        debug_assert_eq!(dense_bytes(shape, format), bytes.len() as u64);
+        HostTensor { shape, format, scale, bytes }
+    }
+
+    /// `[batch, kv_head, row, dim]`.
+    pub const fn shape(&self) -> [u32; 4] {
+        self.shape
+    }
+
+    /// Format of the elements.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What codes of [`Format::Fp8E4M3`] are multiplied by.
+    pub const fn scale(&self) -> Scale {
+        self.scale
+    }
+
+    /// The same rows as an argument of [`insert`](crate::KvCache::insert) or [`update`](crate::KvCache::update).
+    pub fn rows(&self) -> HostRows<'_> {
+        HostRows::Stored { format: self.format, bytes: &self.bytes }
+    }
+
+    /// The stored bytes, row-major, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The stored bits of every element, of a packed format of every word, row-major.
+    pub fn bits(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.bytes
+            .chunks_exact(self.format.unit_bytes() as usize)
+            .map(|element| element.iter().rev().fold(0, |bits, &byte| (bits << 8) | u32::from(byte)))
+    }
+
+    /// The numbers, row-major, as [`Format::decode_row`] reads each row.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let dim = self.shape[3];
+        let rows = self.bytes.chunks_exact(host_len(self.format.row_bytes(dim)).max(1));
+        rows.flat_map(|row| self.format.decode_row(row, dim, self.scale).expect("a tensor has whole rows")).collect()
+    }
+}
+
+impl std::fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostTensor").field("shape", &self.shape).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a dense tensor; `u64::MAX` where they are more, which no buffer holds.
+pub(crate) fn dense_bytes([batch, heads, rows, dim]: [u32; 4], format: Format) -> u64 {
+    [batch, heads, rows].into_iter().map(u64::from).fold(format.row_bytes(dim), u64::saturating_mul)
+}
+
+/// A length of host memory; what is read back was allocated, so it is addressable.
+pub(crate) fn host_len(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a buffer that is read back fits the address space")
+}

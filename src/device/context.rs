@@ -13,7 +13,7 @@ use crate::{
         pipelines::Pipelines,
         wait::{block_on, channel, check_alive},
     },
-    kernels::{Entry, Kernel, Program},
+    kernels::{Entry, Kernel},
     shape::layout::IMMEDIATE_BYTES,
 };
 
@@ -202,13 +202,13 @@ impl Context {
         made.inspect_err(|_| self.pipelines().forget(kernel))
     }
 
-    /// The pipeline of the program that a key stands for, made on first use.
+    /// The pipeline of the shader that a key stands for, made on first use.
     #[cfg(feature = "attention")]
     pub(crate) fn pipeline_of(
         &self,
         entry: &'static str,
         key: &str,
-        program: impl FnOnce() -> Result<Program>,
+        program: impl FnOnce() -> Result<crate::kernels::Shader>,
         groups: &[&wgpu::BindGroupLayout],
     ) -> Result<wgpu::ComputePipeline> {
         if let Some(pipeline) = self.pipelines().by_key(key) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    kernels::{Entry, Kernel, Program, StepPath},
+    kernels::{Entry, Kernel, Shader, StepPath},
     shape::layout::IMMEDIATE_BYTES,
 };
 
@@ -105,7 +105,7 @@ impl Pipelines {
         device: &wgpu::Device,
         entry: &'static str,
         key: &str,
-        program: &Program,
+        program: &Shader,
         groups: &[&wgpu::BindGroupLayout],
     ) -> wgpu::ComputePipeline {
         let Pipelines { texts, modules, .. } = self;
@@ -145,7 +145,7 @@ fn compile(
     device: &wgpu::Device,
     modules: &mut HashMap<String, wgpu::ShaderModule>,
     entry: &'static str,
-    Program { text, constants }: &Program,
+    Shader { text, constants }: &Shader,
     layout: &wgpu::PipelineLayout,
 ) -> wgpu::ComputePipeline {
     let make = || {

@@ -50,7 +50,7 @@ pub(crate) enum Entry {
 
 /// WGSL, and the values of its `override` declarations.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Program {
+pub(crate) struct Shader {
     pub text: String,
     pub constants: Vec<(String, f64)>,
 }
@@ -118,23 +118,23 @@ impl Kernel {
     }
 
     /// The kernel's whole text, and its constants.
-    pub fn program(&self) -> Program {
+    pub fn program(&self) -> Shader {
         match self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => {
-                Program::new(variant.text(self.entry().name()), |name| variant.value(name))
+                Shader::new(variant.text(self.entry().name()), |name| variant.value(name))
             }
-            Kernel::Permute(variant) => Program::new(variant.text(), |name| variant.value(name)),
-            Kernel::Gather(variant) => Program::new(variant.text(), |name| variant.value(name)),
+            Kernel::Permute(variant) => Shader::new(variant.text(), |name| variant.value(name)),
+            Kernel::Gather(variant) => Shader::new(variant.text(), |name| variant.value(name)),
             Kernel::Positions { step } => {
                 let choose = |_: &str, _: &str| step.file();
                 let link = Link { choose: &choose, prelude: &no_prelude, repeats: 0 };
-                Program::new(link.text("positions/positions.wgsl"), |_| None)
+                Shader::new(link.text("positions/positions.wgsl"), |_| None)
             }
         }
     }
 }
 
-impl Program {
+impl Shader {
     /// A text, and the value of each `override` that it declares.
     pub fn new(text: String, value: impl Fn(&str) -> Option<u64>) -> Self {
         let declared = text.lines().filter_map(|line| line.strip_prefix("override ")?.split(':').next());
@@ -144,7 +144,7 @@ impl Program {
             (name.to_owned(), f64::from(value))
         };
         let constants = declared.map(constant).collect();
-        Program { text, constants }
+        Shader { text, constants }
     }
 }
 

@@ -4,7 +4,7 @@
 use naga::valid::Capabilities;
 
 use super::*;
-use crate::{CacheConfig, kernels::Program, wgsl::check};
+use crate::{CacheConfig, kernels::Shader, wgsl::check};
 
 /// Every layout that makes another text.
 pub fn layouts() -> Vec<Layout> {
@@ -66,7 +66,7 @@ fn every_text_reaches_every_backend_beside_a_callers_own() {
             let mut capabilities = Capabilities::empty();
             capabilities.set(Capabilities::SHADER_FLOAT16, halves);
             capabilities.set(Capabilities::SHADER_FLOAT16_IN_FLOAT32, unpacks);
-            check(&layout, "read", &Program::new(shader, |_| None), capabilities);
+            check(&layout, "read", &Shader::new(shader, |_| None), capabilities);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-use crate::kernels::Program;
+use crate::kernels::Shader;
 use naga::{
     Module,
     back::{glsl, hlsl, msl, spv},
@@ -39,13 +39,13 @@ pub fn workgroup_bytes(module: &Module) -> u32 {
 }
 
 /// Checks a program of one entry point, of whose constants every one must be declared.
-pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Program, capabilities: Capabilities) -> Module {
-    let Program { text, constants } = program;
+pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Shader, capabilities: Capabilities) -> Module {
+    let Shader { text, constants } = program;
     let (module, info) = module(what, text, capabilities);
     let constants = constants.iter().map(|(name, value)| (name.clone(), *value)).collect();
     let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, None, &constants)
-        .map(|(module, info)| (module.into_owned(), info.into_owned()))
         .unwrap_or_else(|error| panic!("{what:?}: {error:?}"));
+    let (module, info) = (module.into_owned(), info.into_owned());
     assert_eq!(module.entry_points.len(), 1, "{what:?}");
     let memory = workgroup_bytes(&module);
     assert!(memory <= WORKGROUP_BYTES, "{what:?} takes {memory} bytes of workgroup memory");

@@ -3,7 +3,7 @@
 use super::tiles::{Tile, WORKGROUP};
 use crate::{
     CacheConfig, Format,
-    kernels::{Link, Program, no_choice},
+    kernels::{Link, Shader, no_choice},
 };
 
 /// What tells one kernel from another, beside the layer.
@@ -62,7 +62,7 @@ impl Variant {
 }
 
 /// Over the text that reads the layer, with the prefix `cache_`.
-pub(super) fn attend(read: &str, variant: &Variant) -> Program {
+pub(super) fn attend(read: &str, variant: &Variant) -> Shader {
     let (rows, staged) = (variant.tile.rows, variant.tile.staged.max(1));
     let prelude = |name: &str| match name {
         "" => {
@@ -73,17 +73,17 @@ pub(super) fn attend(read: &str, variant: &Variant) -> Program {
     };
     let choose = |choice: &str, name: &str| variant.choose(choice, name);
     let text = Link { choose: &choose, prelude: &prelude, repeats: 0 }.text("attend/attend.wgsl");
-    Program::new(text, |name| variant.value(name))
+    Shader::new(text, |name| variant.value(name))
 }
 
-pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Program {
+pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Shader {
     let workgroup = |name: &str| match name {
         "" => format!("const WORKGROUP = {WORKGROUP}u;\n"),
         _ => String::new(),
     };
     let choose = |choice: &str, name: &str| variant.choose(choice, name);
     let text = Link { choose: &choose, prelude: &workgroup, repeats: 0 }.text("attend/combine.wgsl");
-    Program::new(text, |name| {
+    Shader::new(text, |name| {
         Some(match name {
             "STARTS" => config.max_batch_size.into(),
             "cache_heads" => config.num_heads.into(),

@@ -29,7 +29,7 @@ fn record_step(criterion: &mut Criterion) {
     let rows_in = || RowsIn { buffer: &rows, offset: 0, format: Format::F16, strides: Strides::bhtd(8, 1, 128) };
     let source = Source { keys: rows_in(), values: rows_in(), tokens: 1 };
     let sources: Vec<_> =
-        (0..LAYERS).map(|layer| cache.bind_source(layer, &source).expect("the buffer is right")).collect();
+        (0..LAYERS).map(|layer| cache.layers()[layer].bind_source(&source).expect("the buffer is right")).collect();
 
     let mut group = criterion.benchmark_group("record 32 layers");
     group.bench_function("cache", |bencher| {

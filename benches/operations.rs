@@ -131,7 +131,9 @@ fn others(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one layer");
     let buffers = [(); 2].map(|()| buffer(&context, u64::from(HEADS * TOKENS * DIM * 2)));
     group.bench_function("bind_source", |bencher| {
-        bencher.iter(|| cache.bind_source(0, &source(&buffers, Format::F16, TOKENS)).expect("the buffers are right"));
+        bencher.iter(|| {
+            cache.layers()[0].bind_source(&source(&buffers, Format::F16, TOKENS)).expect("the buffers are right")
+        });
     });
     group.bench_function("read_storage", |bencher| {
         bencher.iter(|| cache.layers()[0].read_storage().expect("the device works"));

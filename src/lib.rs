@@ -41,7 +41,10 @@ pub use device::{
     source::{RowsIn, Source, Strides},
     tensor::GpuTensor,
 };
-pub use error::{Error, Result};
+pub use error::{
+    AttentionError, BufferError, ConfigError, DeviceError, Error, RangeError, Result, RowError, SequenceError,
+    StepError, WgslError, WriteError,
+};
 pub use format::{Format, HostRows, Side, scale::Scale};
 pub use half;
 pub use plan::costs::{CostModel, Form};

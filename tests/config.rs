@@ -1,5 +1,6 @@
 //! Sizes, limits and reports: no device.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Error, Format, Side, Write};
 
 #[test]
@@ -62,7 +63,11 @@ fn required_limits_cover_the_cache_in_as_few_buffers_as_the_adapter_allows() {
     let weak = wgpu::Limits { max_storage_buffer_binding_size: 1 << 20, ..wgpu::Limits::downlevel_defaults() };
     assert_eq!(
         CacheConfig::new(1, 1, 64, 64).required_limits(&weak),
-        Err(Error::DeviceLimit { limit: "max_storage_buffers_per_shader_stage", needed: 6, available: 4 })
+        Err(Error::Device(DeviceError::DeviceLimit {
+            limit: "max_storage_buffers_per_shader_stage",
+            needed: 6,
+            available: 4
+        }))
     );
     assert_eq!(config.required_features(), wgpu::Features::empty());
 

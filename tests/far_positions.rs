@@ -1,6 +1,7 @@
 //! Positions near 2^32 and shapes that no memory holds: what they cost follows what is stored. No device is touched.
 
 use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Placement, ReferenceCache, Side, Write, attention::Options};
+use wgpu_kv_cache::{RangeError, SequenceError, WriteError};
 
 /// 3 sinks, and 6 slots that the other positions take turns in.
 const RING: Placement = Placement::Ring { window: 4, sinks: 3, slack: 2 };
@@ -34,14 +35,17 @@ fn the_earliest_query_beyond_the_sinks_decides_what_is_evicted() {
         cache.insert(0, end, &valid[..], &valid[..]).unwrap();
         // Only the last query sees rows that are all there: an inserted sequence has no slack.
         assert_eq!(cache.visible(0, 1).unwrap().len(), 1);
-        let evicted = |position| Error::Evicted { sequence: 0, position, oldest: end - 4 };
+        let evicted = |position| Error::Range(RangeError::Evicted { sequence: 0, position, oldest: end - 4 });
         assert_eq!(cache.visible(0, 2).unwrap_err(), evicted(end - 5));
         // The earliest query is a sink, which sees sinks alone; a later one sees what is evicted.
         for queries in [end - SINKS, end - 2, end - 1, end] {
             assert_eq!(cache.visible(0, queries).unwrap_err(), evicted(SINKS), "{queries} of {end}");
         }
         let error = cache.visible(0, end + 1).unwrap_err();
-        assert_eq!(error, Error::QueriesBeyondLength { sequence: 0, queries: end + 1, length: end });
+        assert_eq!(
+            error,
+            Error::Sequence(SequenceError::QueriesBeyondLength { sequence: 0, queries: end + 1, length: end })
+        );
     }
     // Before anything is evicted every query sees all that it may.
     let mut cache = KvCache::new(&context, ring()).unwrap();
@@ -75,8 +79,10 @@ fn story(base: u32) -> Vec<String> {
     told.push(format!("{:?}", range.keys.to_f32()));
     // A row that is evicted, from all sides.
     let refused = |error: Error| match error {
-        Error::Evicted { sequence, position, oldest } => format!("{sequence} {} {}", near(position), near(oldest)),
-        Error::RollbackEvicted { sequence, length, shortest, oldest, .. } => {
+        Error::Range(RangeError::Evicted { sequence, position, oldest }) => {
+            format!("{sequence} {} {}", near(position), near(oldest))
+        }
+        Error::Sequence(SequenceError::RollbackEvicted { sequence, length, shortest, oldest, .. }) => {
             format!("{sequence} {length} {} {}", near(shortest), near(oldest))
         }
         error => panic!("{error}"),
@@ -136,7 +142,10 @@ fn a_reference_of_any_shape_takes_memory_for_what_is_written() {
     // Heads beyond what one list holds.
     let heads = CacheConfig::new(1, u32::MAX, 1, 1);
     let error = ReferenceCache::new(heads).unwrap().update(&[][..] as &[f32], &[0f32][..], Write::append(1));
-    assert_eq!(error, Err(Error::SliceLength { side: Side::Keys, expected: u32::MAX.into(), actual: 0 }));
+    assert_eq!(
+        error,
+        Err(Error::Write(WriteError::SliceLength { side: Side::Keys, expected: u32::MAX.into(), actual: 0 }))
+    );
     // Lengths alone are a list of all sequences.
     let error = ReferenceCache::new(CacheConfig::new(1, 1, 1, 1).max_batch_size(u32::MAX)).unwrap_err();
     assert_eq!(error.to_string(), "bytes of all lengths must fit 31 bits, but 4294967295 × 4 does not");
@@ -146,7 +155,11 @@ fn a_reference_of_any_shape_takes_memory_for_what_is_written() {
 fn numbers_of_elements_beyond_64_bits_are_refused() {
     let config = CacheConfig::new(1, 1 << 16, 1 << 14, 0).placement(Placement::Ring { window: 1, sinks: 0, slack: 0 });
     let rows = [1f32; 2];
-    let error = Error::SliceLength { side: Side::Keys, expected: (u64::from(u32::MAX) - 1) << 30, actual: 2 };
+    let error = Error::Write(WriteError::SliceLength {
+        side: Side::Keys,
+        expected: (u64::from(u32::MAX) - 1) << 30,
+        actual: 2,
+    });
     let write = Write::append(u32::MAX - 1);
     assert_eq!(ReferenceCache::new(config).unwrap().update(&rows[..], &rows[..], write), Err(error));
 }

@@ -1,5 +1,6 @@
 //! [`BoundSource`]: a source bound to a layer, and the dispatches that write to planes.
 
+use crate::{BufferError, DeviceError, WriteError};
 use std::{
     ops::Range,
     sync::{Arc, OnceLock},
@@ -227,11 +228,11 @@ impl BoundSource {
         source: &Source<'_>,
     ) -> Result<Self> {
         if source.tokens == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         for (side, rows) in [(Side::Keys, &source.keys), (Side::Values, &source.values)] {
             if storage.contains(rows.buffer) {
-                return Err(Error::OwnStorage { side });
+                return Err(Error::Buffer(BufferError::OwnStorage { side }));
             }
             let shape = [config.batch_size, config.num_heads, source.tokens, config.dim(side)];
             rows.check(side, config.format(side), shape)?;
@@ -265,7 +266,7 @@ impl BoundSource {
         for (segment, planes) in storage.segments_of(&(0..layout.planes_of(sequences))) {
             let mut parts = Vec::new();
             let block = Block { planes, tokens: 0..source.tokens };
-            split(block, &fits, &by_tokens, &mut parts).ok_or(Error::DeviceLimit {
+            split(block, &fits, &by_tokens, &mut parts).ok_or(Error::Device(DeviceError::DeviceLimit {
                 limit: "max_storage_buffer_binding_size",
                 needed: layout
                     .keys
@@ -274,7 +275,7 @@ impl BoundSource {
                     .saturating_mul(2)
                     .saturating_add(alignment.into()),
                 available: limit,
-            })?;
+            }))?;
             blocks.extend(parts.into_iter().map(|block| (segment, block)));
         }
 

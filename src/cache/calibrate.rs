@@ -14,8 +14,9 @@ impl Context {
     /// Submits work and waits for it. The times are those of the wall clock, so let the device be idle.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DeviceLost`](crate::Error::DeviceLost), and
-    /// [`Error::DeviceLimit`](crate::Error::DeviceLimit) on a device that can hold no cache.
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory),
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost), and
+    /// [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) on a device that can hold no cache.
     pub fn calibrate(&self) -> Result<CostModel> {
         // What is under way would be measured with it. A browser, which cannot wait, is told so here.
         self.wait()?;

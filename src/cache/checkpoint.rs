@@ -1,5 +1,6 @@
 //! [`Checkpoint`]: the way back from commands that were recorded and never submitted.
 
+use crate::StepError;
 use std::sync::Arc;
 
 use crate::{BatchedKvCache, Error, KvCache, Result, plan::sequences::Sequences};
@@ -56,7 +57,7 @@ impl Checkpoint {
     pub(crate) fn restore(&self, layers: &mut [KvCache]) -> Result<()> {
         let same = |(layer, (identity, _)): (&KvCache, &(Arc<()>, Sequences))| Arc::ptr_eq(&layer.identity, identity);
         if layers.len() != self.layers.len() || !layers.iter().zip(&self.layers).all(same) {
-            return Err(Error::ForeignCheckpoint);
+            return Err(Error::Step(StepError::ForeignCheckpoint));
         }
         for (layer, (_, sequences)) in layers.iter_mut().zip(&self.layers) {
             layer.set_sequences(sequences);
@@ -78,7 +79,7 @@ impl KvCache {
     /// [`truncate`](Self::truncate) to take back rows that were written.
     ///
     /// # Errors
-    /// [`Error::ForeignCheckpoint`].
+    /// [`StepError::ForeignCheckpoint`].
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.restore(std::slice::from_mut(self))
     }
@@ -93,7 +94,7 @@ impl BatchedKvCache {
     /// [`KvCache::restore`] of all layers.
     ///
     /// # Errors
-    /// [`Error::ForeignCheckpoint`].
+    /// [`StepError::ForeignCheckpoint`].
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.restore(self.layers_mut())
     }

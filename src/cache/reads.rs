@@ -1,5 +1,6 @@
 //! [`Reads`]: the dispatches that copy rows of planes out.
 
+use crate::DeviceError;
 use std::ops::Range;
 
 use crate::{
@@ -75,11 +76,13 @@ impl Reads {
         if rows > 0 {
             for (segment, planes) in storage.segments_of(&wanted) {
                 let mut parts = Vec::new();
-                split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::DeviceLimit {
-                    limit: "max_storage_buffer_binding_size",
-                    needed: row_bytes.saturating_add(alignment.into()),
-                    available: limit,
-                })?;
+                split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::Device(
+                    DeviceError::DeviceLimit {
+                        limit: "max_storage_buffer_binding_size",
+                        needed: row_bytes.saturating_add(alignment.into()),
+                        available: limit,
+                    },
+                ))?;
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
             }
         }

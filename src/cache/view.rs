@@ -1,5 +1,6 @@
 //! [`CacheView`]: the storage as it lies, for engines that bind it.
 
+use crate::SequenceError;
 use std::ops::Range;
 
 use crate::{
@@ -164,7 +165,7 @@ impl<'a> SideView<'a> {
     /// share a word: write only your half of it, in one thread.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`].
     pub fn slots_at(&self, position: u32) -> Result<impl ExactSizeIterator<Item = SlotView<'a>> + use<'a>> {
         let slot = self.slot(position)?;
         let (plane_bytes, token_bytes) = (self.sizes().plane_bytes, self.sizes().code_bytes());
@@ -182,7 +183,7 @@ impl<'a> SideView<'a> {
     /// Where the row of a sequence, head and position lies, valid or not.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`].
     pub fn row(&self, sequence: u32, head: u32, position: u32) -> Result<RowView<'a>> {
         check_index("sequence", sequence, self.layout.sequences())?;
         check_index("head", head, self.layout.heads)?;
@@ -210,5 +211,5 @@ impl<'a> SideView<'a> {
 }
 
 fn check_index(name: &'static str, index: u32, count: u32) -> Result<()> {
-    if index < count { Ok(()) } else { Err(Error::IndexOutOfRange { name, index, count }) }
+    if index < count { Ok(()) } else { Err(Error::Sequence(SequenceError::IndexOutOfRange { name, index, count })) }
 }

@@ -1,5 +1,6 @@
 //! Attention on the CPU in f64, over what a reference cache holds.
 
+use crate::{AttentionError, ConfigError, RangeError, StepError, WriteError};
 use crate::{
     Error, Placement, ReferenceCache, Result, Scale, Side,
     attention::{MaskRows, Options, Queries},
@@ -20,30 +21,43 @@ impl ReferenceCache {
             |axes: [u32; 4]| axes.into_iter().map(u64::from).try_fold(1, u64::checked_mul).unwrap_or(u64::MAX);
         let expected = product([batch, query_heads, tokens, config.head_dim]);
         if queries.len() as u64 != expected {
-            return Err(Error::TensorLength { name: "queries", expected, actual: queries.len() as u64 });
+            return Err(Error::Attention(AttentionError::TensorLength {
+                name: "queries",
+                expected,
+                actual: queries.len() as u64,
+            }));
         }
         if let Some(mask) = mask.filter(|mask| mask.numbers.len() as u64 != product(mask.shape)) {
             let actual = mask.numbers.len() as u64;
-            return Err(Error::TensorLength { name: "mask", expected: product(mask.shape), actual });
+            return Err(Error::Attention(AttentionError::TensorLength {
+                name: "mask",
+                expected: product(mask.shape),
+                actual,
+            }));
         }
         if query_heads == 0 || query_heads % num_heads != 0 {
-            return Err(Error::QueryHeads { query_heads, num_heads });
+            return Err(Error::Attention(AttentionError::QueryHeads { query_heads, num_heads }));
         }
         if tokens == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
-            return Err(Error::AttentionScale { scale: Scale::new(scale) });
+            return Err(Error::Attention(AttentionError::AttentionScale { scale: Scale::new(scale) }));
         }
         if let Some(cap) = softcap.filter(|cap| !cap.is_normal() || *cap <= 0.0) {
-            return Err(Error::Softcap { softcap: Scale::new(cap) });
+            return Err(Error::Attention(AttentionError::Softcap { softcap: Scale::new(cap) }));
         }
         let (window, sinks) = match (config.placement, options.window) {
-            (_, Some(0)) => return Err(Error::ZeroDimension { name: "window" }),
+            (_, Some(0)) => return Err(Error::Config(ConfigError::ZeroDimension { name: "window" })),
             (Placement::Linear, None) => (u32::MAX, 0),
             (Placement::Ring { window, sinks, .. }, None) => (window, sinks),
             (Placement::Ring { window, sinks, .. }, Some(wanted)) if wanted > window || options.sinks > sinks => {
-                return Err(Error::AttentionWindow { window, sinks, wanted, wanted_sinks: options.sinks });
+                return Err(Error::Attention(AttentionError::AttentionWindow {
+                    window,
+                    sinks,
+                    wanted,
+                    wanted_sinks: options.sinks,
+                }));
             }
             (_, Some(window)) => (window, options.sinks),
         };
@@ -51,11 +65,16 @@ impl ReferenceCache {
             let right = |at: usize, all: u32| shape[at] == 1 || shape[at] == all;
             let of_batch = shape[0] == 1 || (batch..=config.max_batch_size).contains(&shape[0]);
             if !of_batch || !right(1, query_heads) || !right(2, tokens) || shape[3] == 0 {
-                return Err(Error::MaskShape { batch_size: batch, query_heads, tokens, shape });
+                return Err(Error::Attention(AttentionError::MaskShape {
+                    batch_size: batch,
+                    query_heads,
+                    tokens,
+                    shape,
+                }));
             }
             let write_pos = cache.write_pos();
             if shape[3] < write_pos {
-                return Err(Error::MaskTooShort { positions: shape[3], write_pos });
+                return Err(Error::Attention(AttentionError::MaskTooShort { positions: shape[3], write_pos }));
             }
         }
         let scale = f64::from(scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt()));
@@ -73,7 +92,11 @@ impl ReferenceCache {
                 Queries::Last => tokens,
             };
             if rows > tokens {
-                return Err(Error::MoreTokensThanBound { name: "queries", tokens: rows, bound: tokens });
+                return Err(Error::Step(StepError::MoreTokensThanBound {
+                    name: "queries",
+                    tokens: rows,
+                    bound: tokens,
+                }));
             }
             let mut of_sequence = Vec::new();
             for row in 0..rows {
@@ -86,7 +109,11 @@ impl ReferenceCache {
                 let first = end.saturating_sub(window);
                 let ranges = [0..sinks.min(first), first..end];
                 if let Some(position) = ranges.iter().find_map(|range| cache.first_missing(sequence, range.clone())) {
-                    return Err(Error::Evicted { sequence, position, oldest: cache.oldest_held(sequence, ring_sinks) });
+                    return Err(Error::Range(RangeError::Evicted {
+                        sequence,
+                        position,
+                        oldest: cache.oldest_held(sequence, ring_sinks),
+                    }));
                 }
                 let positions: Vec<u32> = ranges.into_iter().flatten().collect();
                 of_sequence.push(positions);

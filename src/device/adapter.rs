@@ -1,5 +1,6 @@
 //! Adapters for tools and tests: [`adapters`], [`find_adapter`], [`Context::open`].
 
+use crate::DeviceError;
 use crate::{CacheConfig, Context, Error, Result, device::wait::block_on};
 
 /// What to do where wgpu finds nothing.
@@ -23,7 +24,7 @@ const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
 /// `wgpu::Instance`, so that buffers of their devices can be told apart (see [`Context::new`]).
 ///
 /// # Errors
-/// [`Error::NoAdapter`], with what to install.
+/// [`DeviceError::NoAdapter`], with what to install.
 pub fn adapters() -> Result<Vec<wgpu::Adapter>> {
     block_on(None, "looking for adapters", adapters_async())
 }
@@ -36,7 +37,7 @@ pub async fn adapters_async() -> Result<Vec<wgpu::Adapter>> {
     let mut found = enumerate().await;
     found.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
     found.sort_by_key(|adapter| preference(&adapter.get_info()));
-    if found.is_empty() { Err(Error::NoAdapter { hint: INSTALL_HINT }) } else { Ok(found) }
+    if found.is_empty() { Err(Error::Device(DeviceError::NoAdapter { hint: INSTALL_HINT })) } else { Ok(found) }
 }
 
 /// Every adapter, found once, so that all are of one instance. wgpu makes an instance's one EGL context current when it
@@ -91,7 +92,8 @@ pub fn adapter_label(info: &wgpu::AdapterInfo) -> String {
 /// contains `wanted`, whatever the case of its letters.
 ///
 /// # Errors
-/// [`Error::NoAdapter`], [`Error::AdapterNotFound`].
+/// [`DeviceError::NoAdapter`],
+/// [`DeviceError::AdapterNotFound`].
 pub fn find_adapter(wanted: &str) -> Result<wgpu::Adapter> {
     block_on(None, "looking for adapters", find_adapter_async(wanted))
 }
@@ -110,7 +112,10 @@ pub async fn find_adapter_async(wanted: &str) -> Result<wgpu::Adapter> {
     };
     let Some(index) = index else {
         let available: Vec<_> = labels.iter().enumerate().map(|(index, label)| format!("{index}: {label}")).collect();
-        return Err(Error::AdapterNotFound { wanted: wanted.to_owned(), available: available.join("; ") });
+        return Err(Error::Device(DeviceError::AdapterNotFound {
+            wanted: wanted.to_owned(),
+            available: available.join("; "),
+        }));
     };
     Ok(found.swap_remove(index))
 }
@@ -127,7 +132,7 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DeviceRefused`].
+    /// [`DeviceError::DeviceRefused`].
     pub fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         block_on(None, "opening a device", Self::open_async(adapter))
     }
@@ -144,7 +149,7 @@ impl Context {
     /// [`CacheConfig::required_limits`](crate::CacheConfig::required_limits).
     ///
     /// # Errors
-    /// [`Error::DeviceRefused`].
+    /// [`DeviceError::DeviceRefused`].
     pub fn open_with(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self> {
         block_on(None, "opening a device", Self::open_with_async(adapter, limits))
     }
@@ -160,9 +165,11 @@ impl Context {
             required_limits: limits,
             ..Default::default()
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| Error::DeviceRefused {
-            adapter: adapter_label(&adapter.get_info()),
-            message: error.to_string(),
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| {
+            Error::Device(DeviceError::DeviceRefused {
+                adapter: adapter_label(&adapter.get_info()),
+                message: error.to_string(),
+            })
         })?;
         Ok(Self::new(&device, &queue))
     }

@@ -1,5 +1,6 @@
 //! Bind groups: uniforms side by side in one buffer, and windows of larger buffers.
 
+use crate::ConfigError;
 use std::ops::Range;
 
 use crate::{Context, Error, Result, kernels::Entry};
@@ -7,10 +8,12 @@ use crate::{Context, Error, Result, kernels::Entry};
 /// One buffer of uniforms, each at a bindable offset.
 pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {
     let stride = uniform_stride::<T>(context);
-    let bytes = stride.checked_mul(uniforms.len()).ok_or_else(|| Error::SizeOverflow {
-        what: "bytes of all uniforms",
-        factors: format!("{stride} × {}", uniforms.len()),
-        bits: usize::BITS,
+    let bytes = stride.checked_mul(uniforms.len()).ok_or_else(|| {
+        Error::Config(ConfigError::SizeOverflow {
+            what: "bytes of all uniforms",
+            factors: format!("{stride} × {}", uniforms.len()),
+            bits: usize::BITS,
+        })
     })?;
     let mut contents = vec![0; bytes];
     for (slot, uniform) in contents.chunks_exact_mut(stride).zip(uniforms) {

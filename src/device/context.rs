@@ -1,5 +1,6 @@
 //! [`Context`]: a device, its queue, and what all caches on it share.
 
+use crate::DeviceError;
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicU32, Ordering},
@@ -61,10 +62,11 @@ impl Context {
     /// says what to request the device with.
     ///
     /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of
-    /// another device of the same `wgpu::Instance` is refused with [`Error::Refused`]. wgpu gives no way to notice one
-    /// of another *instance*: it knows buffers by numbers, which every instance counts by itself, so it takes an own
-    /// buffer with the same number instead or panics where there is none. Make one instance for a process, or take that
-    /// of [`adapters`](crate::adapters).
+    /// another device of the same `wgpu::Instance` is refused with
+    /// [`DeviceError::Refused`]. wgpu gives no way to notice one of another *instance*: it
+    /// knows buffers by numbers, which every instance counts by itself, so it takes an own buffer with the same number
+    /// instead or panics where there is none. Make one instance for a process, or take that of
+    /// [`adapters`](crate::adapters).
     #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
@@ -118,8 +120,8 @@ impl Context {
     }
 
     /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them
-    /// with [`Error::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is short, at
-    /// every point: drivers seldom tell.
+    /// with [`DeviceError::OutOfMemory`]; `None` refuses none any more. To test what
+    /// an engine does when memory is short, at every point: drivers seldom tell.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache};
@@ -128,7 +130,7 @@ impl Context {
     /// let context = Context::new(&device, &queue);
     /// context.fail_creations_after(Some(2));
     /// let refused = KvCache::new(&context, CacheConfig::new(1, 1, 1, 1));
-    /// assert!(matches!(refused, Err(Error::OutOfMemory { .. })));
+    /// assert!(matches!(refused, Err(Error::Device(wgpu_kv_cache::DeviceError::OutOfMemory { .. }))));
     /// context.fail_creations_after(None);
     /// assert!(KvCache::new(&context, CacheConfig::new(1, 1, 1, 1)).is_ok());
     /// ```
@@ -175,7 +177,7 @@ impl Context {
     /// Waits until everything submitted so far is done.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`DeviceError::DeviceLost`].
     pub fn wait(&self) -> Result<()> {
         block_on(Some(self.device()), WAITING, self.wait_async())
     }
@@ -184,7 +186,7 @@ impl Context {
     ///
     /// The future never blocks the thread: natively somebody must poll the device meanwhile, such as the engine's loop
     /// with `device.poll(wgpu::PollType::Poll)`; a browser does it itself. Where the device is lost, it ends with
-    /// [`Error::DeviceLost`].
+    /// [`DeviceError::DeviceLost`].
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -303,7 +305,7 @@ impl Context {
     ) -> Result<wgpu::Buffer> {
         let limit_bytes = self.limits().max_buffer_size;
         if bytes > limit_bytes {
-            return Err(Error::BufferTooLarge { what, bytes, limit_bytes });
+            return Err(Error::Device(DeviceError::BufferTooLarge { what, bytes, limit_bytes }));
         }
         self.create(what, bytes, |device| {
             device.create_buffer(&wgpu::BufferDescriptor { label: Some(what), size: bytes, usage, mapped_at_creation })
@@ -321,7 +323,7 @@ impl Context {
         let buffer = self.create_buffer(what, bytes, usage, true)?;
         buffer
             .get_mapped_range_mut(..)
-            .map_err(|_| Error::DeviceLost { during: what })?
+            .map_err(|_| Error::Device(DeviceError::DeviceLost { during: what }))?
             .slice(..contents.len())
             .copy_from_slice(contents);
         buffer.unmap();
@@ -338,7 +340,7 @@ impl Context {
     ) -> Result<T> {
         let less = |left: u32| (left < u32::MAX).then(|| left.saturating_sub(1));
         if self.inner.creations.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) == Ok(0) {
-            return Err(Error::OutOfMemory { what, bytes });
+            return Err(Error::Device(DeviceError::OutOfMemory { what, bytes }));
         }
         let device = self.device();
         if cfg!(target_family = "wasm") {
@@ -353,11 +355,11 @@ impl Context {
         let refused = pollster::block_on(validation.pop());
         let exhausted = pollster::block_on(memory.pop());
         if exhausted.is_some() {
-            return Err(Error::OutOfMemory { what, bytes });
+            return Err(Error::Device(DeviceError::OutOfMemory { what, bytes }));
         }
         self.check_alive(what)?;
         match refused {
-            Some(error) => Err(Error::Refused { what, message: error.to_string() }),
+            Some(error) => Err(Error::Device(DeviceError::Refused { what, message: error.to_string() })),
             None => Ok(created),
         }
     }

@@ -1,5 +1,6 @@
 //! [`Destination`]: where a range is copied to.
 
+use crate::BufferError;
 use crate::{Error, Format, Result, Side};
 
 /// Where one side of a range is copied to: a buffer of the caller's, dense from an offset on.
@@ -22,15 +23,23 @@ impl<'a> Destination<'a> {
     /// Checks usage, alignment and range for a dense tensor of `bytes` bytes.
     pub(crate) fn check(&self, side: Side, bytes: u64) -> Result<()> {
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::BufferUsage { side, needed: "STORAGE", actual: format!("{:?}", self.buffer.usage()) });
+            return Err(Error::Buffer(BufferError::BufferUsage {
+                side,
+                needed: "STORAGE",
+                actual: self.buffer.usage(),
+            }));
         }
         if !self.offset.is_multiple_of(4) {
-            return Err(Error::Misaligned { side, offset: self.offset, alignment: 4 });
+            return Err(Error::Buffer(BufferError::Misaligned { side, offset: self.offset, alignment: 4 }));
         }
         let needed = self.offset.checked_add(bytes).and_then(|end| end.checked_next_multiple_of(4));
         match needed {
             Some(needed) if needed <= self.buffer.size() => Ok(()),
-            needed => Err(Error::BufferRange { side, needed: needed.unwrap_or(u64::MAX), actual: self.buffer.size() }),
+            needed => Err(Error::Buffer(BufferError::BufferRange {
+                side,
+                needed: needed.unwrap_or(u64::MAX),
+                actual: self.buffer.size(),
+            })),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Where steps wait for the device: [`StepRing`], slots of a buffer that are not written again before the
 //! commands that read them are done.
 
+use crate::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
@@ -150,11 +151,11 @@ impl Slots {
     fn grow(&mut self, context: &Context) -> Result<()> {
         let most = crate::shape::layout::binding_limit(context.limits());
         if self.slot_bytes > most {
-            return Err(Error::DeviceLimit {
+            return Err(Error::Device(DeviceError::DeviceLimit {
                 limit: "max_storage_buffer_binding_size",
                 needed: self.slot_bytes,
                 available: most,
-            });
+            }));
         }
         let present: u64 = self.blocks.iter().map(|block| block.buffer.size()).sum();
         let bytes = present.max(FIRST_BLOCK_BYTES).min(most);

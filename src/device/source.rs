@@ -1,5 +1,6 @@
 //! Where rows lie in a caller's buffer: [`Source`], [`RowsIn`], [`Strides`].
 
+use crate::BufferError;
 use std::ops::Range;
 
 use crate::{
@@ -88,15 +89,23 @@ impl RowsIn<'_> {
     pub(crate) fn check(&self, side: Side, stored: Format, [batch, heads, tokens, dim]: [u32; 4]) -> Result<()> {
         check_source_format(side, self.format, stored)?;
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::BufferUsage { side, needed: "STORAGE", actual: format!("{:?}", self.buffer.usage()) });
+            return Err(Error::Buffer(BufferError::BufferUsage {
+                side,
+                needed: "STORAGE",
+                actual: self.buffer.usage(),
+            }));
         }
         let alignment = u64::from(self.format.unit_bytes());
         if !self.offset.is_multiple_of(alignment) {
-            return Err(Error::Misaligned { side, offset: self.offset, alignment });
+            return Err(Error::Buffer(BufferError::Misaligned { side, offset: self.offset, alignment }));
         }
         match self.end([batch, heads, tokens, dim]) {
             Some(needed) if needed <= self.buffer.size() => Ok(()),
-            needed => Err(Error::BufferRange { side, needed: needed.unwrap_or(u64::MAX), actual: self.buffer.size() }),
+            needed => Err(Error::Buffer(BufferError::BufferRange {
+                side,
+                needed: needed.unwrap_or(u64::MAX),
+                actual: self.buffer.size(),
+            })),
         }
     }
 

@@ -1,5 +1,6 @@
 //! [`GpuTensor`]: a dense tensor on the device, and what is copied to the host.
 
+use crate::DeviceError;
 use std::ops::Range;
 
 use crate::{
@@ -66,7 +67,8 @@ impl GpuTensor {
     /// Waits for the device and copies the tensor to the host.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], [`Error::OutOfMemory`].
+    /// [`DeviceError::DeviceLost`],
+    /// [`DeviceError::OutOfMemory`].
     pub fn read(&self) -> Result<HostTensor> {
         block_on(Some(self.context.device()), DURING, self.read_async())
     }
@@ -75,8 +77,8 @@ impl GpuTensor {
     ///
     /// The copy is submitted when the future is first polled. The future never blocks the thread: natively somebody
     /// must poll the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser
-    /// does it itself. Where the device is lost, the future ends with [`Error::DeviceLost`]. It may be dropped at any
-    /// time.
+    /// does it itself. Where the device is lost, the future ends with
+    /// [`DeviceError::DeviceLost`]. It may be dropped at any time.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -179,7 +181,7 @@ pub(crate) async fn read_buffers_async(context: &Context, sources: &[(&wgpu::Buf
         context.submit(DURING, encoder)?;
         let (sender, receiver) = channel(context.device(), DURING);
         staging.map_async(wgpu::MapMode::Read, 0..filled, move |mapped| sender.send(mapped));
-        let lost = || Error::DeviceLost { during: DURING };
+        let lost = || Error::Device(DeviceError::DeviceLost { during: DURING });
         receiver.await?.map_err(|_| lost())?;
         read.extend_from_slice(&staging.get_mapped_range(0..filled).map_err(|_| lost())?);
         staging.unmap();

@@ -1,6 +1,7 @@
 //! Waiting for the device: [`channel`] makes a future of one of wgpu's callbacks, and [`block_on`] drives a future on a
 //! thread that may wait.
 
+use crate::DeviceError;
 use std::{
     future::Future,
     pin::{Pin, pin},
@@ -35,8 +36,9 @@ pub(crate) struct Receiver<T> {
     polled: bool,
 }
 
-/// A future of what one callback on a device tells. It ends with [`Error::DeviceLost`] where the callback
-/// is dropped, or where the device is lost when it is polled again.
+/// A future of what one callback on a device tells. It ends with
+/// [`DeviceError::DeviceLost`] where the callback is dropped, or where the device is
+/// lost when it is polled again.
 pub(crate) fn channel<T>(device: &wgpu::Device, during: &'static str) -> (Sender<T>, Receiver<T>) {
     let cell = Arc::new(Cell(Mutex::new(State::Waiting(None))));
     (Sender(cell.clone()), Receiver { cell, device: device.clone(), during, polled: false })
@@ -76,7 +78,7 @@ impl<T> Future for Receiver<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Result<T>> {
-        let lost = Err(Error::DeviceLost { during: self.during });
+        let lost = Err(Error::Device(DeviceError::DeviceLost { during: self.during }));
         // A driver that loses its device may never run the callback. The first time there is nothing to suspect.
         let alive = !self.polled || check_alive(&self.device, self.during).is_ok();
         self.polled = true;
@@ -102,7 +104,7 @@ pub(crate) fn check_alive(device: &wgpu::Device, during: &'static str) -> Result
         mapped_at_creation: true,
     });
     let alive = probe.get_mapped_range_mut(..).is_ok();
-    if alive { Ok(()) } else { Err(Error::DeviceLost { during }) }
+    if alive { Ok(()) } else { Err(Error::Device(DeviceError::DeviceLost { during })) }
 }
 
 /// Waits for a future, and meanwhile polls the device that it waits for.
@@ -127,7 +129,9 @@ pub(crate) fn block_on<T>(
             return ready;
         }
         if let Some(device) = device {
-            device.poll(wgpu::PollType::wait_indefinitely()).map_err(|_| Error::DeviceLost { during })?;
+            device
+                .poll(wgpu::PollType::wait_indefinitely())
+                .map_err(|_| Error::Device(DeviceError::DeviceLost { during }))?;
         }
         // Returns at once where that ran the callback. Another thread that polls the same device may run it a little
         // later.
@@ -144,7 +148,7 @@ pub(crate) fn block_on<T>(
 ) -> Result<T> {
     match pin!(future).poll(&mut Task::from_waker(Waker::noop())) {
         Poll::Ready(ready) => ready,
-        Poll::Pending => Err(Error::CannotWait { during }),
+        Poll::Pending => Err(Error::Device(DeviceError::CannotWait { during })),
     }
 }
 
@@ -171,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_dropped_callback_and_a_lost_device_end_the_future() {
-        let lost = Poll::Ready(Err(Error::DeviceLost { during: "a test" }));
+        let lost = Poll::Ready(Err(Error::Device(DeviceError::DeviceLost { during: "a test" })));
         let (sender, mut receiver) = channel::<()>(&device(), "a test");
         assert_eq!(poll(&mut receiver), Poll::Pending);
         drop(sender);

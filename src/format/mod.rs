@@ -59,7 +59,7 @@ impl Format {
     pub const ALL: [Format; 6] = [Format::F32, Format::F16, Format::Bf16, Format::Fp8E4M3, Format::Q8_0, Format::Q4_0];
     /// The formats of rows that are converted on their way in, and that ranges are converted to on their way out.
     pub const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];
-    /// The names of [`ALL`](Self::ALL), as [`FromStr`] takes them.
+    /// The names of [`ALL`](Self::ALL), as [`FromStr`](std::str::FromStr) takes them.
     pub const NAMES: [&'static str; 6] = ["f32", "f16", "bf16", "fp8_e4m3", "q8_0", "q4_0"];
 
     /// Whether rows are stored as whole words: not f32, f16 or bf16.

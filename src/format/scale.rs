@@ -9,11 +9,11 @@ use std::{
 /// which is positive and finite.
 ///
 /// ```
-/// use wgpu_kv_cache::{CacheConfig, Error, Format, Scale};
+/// use wgpu_kv_cache::{CacheConfig, ConfigError, Format, Scale};
 ///
 /// let config = CacheConfig::new(1, 8, 128, 4096).formats(Format::Fp8E4M3, Format::Fp8E4M3);
 /// assert_eq!(config.scales(0.5, 2.0).key_scale, Scale::new(0.5));
-/// assert_eq!(config.scales(0.0, 2.0).validate(), Err(Error::Scale { scale: Scale::new(0.0) }));
+/// assert_eq!(config.scales(0.0, 2.0).validate(), Err(ConfigError::Scale { scale: Scale::new(0.0) }.into()));
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Scale(f32);

@@ -1,8 +1,8 @@
 //! The kernels: WGSL joined from `shaders/`.
 //!
 //! A kernel's text is chosen by what it moves: formats, and whether rows are aligned for 16-byte words (`wide`) or not
-//! (`narrow`). Sizes are constants of its pipeline. Positions and lengths are data, so no step of a sequence makes a new
-//! kernel. Each kernel lies in a file of its own name here, and in a folder of that name in `shaders/`.
+//! (`narrow`). Sizes are constants of its pipeline. Positions and lengths are data, so no step of a sequence makes a
+//! new kernel. Each kernel lies in a file of its own name here, and in a folder of that name in `shaders/`.
 
 mod files;
 mod gather;

@@ -1,5 +1,6 @@
 //! Rectangles of work, cut until they fit, and the grids of their dispatches. Pure arithmetic.
 
+use crate::DeviceError;
 use std::ops::Range;
 
 use crate::{Error, Result, shape::placement::count};
@@ -58,7 +59,7 @@ pub(crate) fn split(
 /// Workgroups that hold `units` threads, spread over x and y of a grid.
 ///
 /// # Errors
-/// [`Error::DeviceLimit`].
+/// [`DeviceError::DeviceLimit`].
 pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     let [x, y] = spread(workgroups(units), limits)?;
     Ok([x, y, 1])
@@ -67,13 +68,17 @@ pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
 /// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y.
 ///
 /// # Errors
-/// [`Error::DeviceLimit`].
+/// [`DeviceError::DeviceLimit`].
 pub(crate) fn grid_of_planes(units: u64, planes: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     let [x, z] = spread(workgroups(units), limits)?;
     let available = u64::from(limits.max_compute_workgroups_per_dimension);
     match u32::try_from(planes) {
         Ok(y) if planes <= available => Ok([x, y, z]),
-        _ => Err(Error::DeviceLimit { limit: "max_compute_workgroups_per_dimension", needed: planes, available }),
+        _ => Err(Error::Device(DeviceError::DeviceLimit {
+            limit: "max_compute_workgroups_per_dimension",
+            needed: planes,
+            available,
+        })),
     }
 }
 
@@ -85,13 +90,13 @@ fn workgroups(units: u64) -> u64 {
 /// Workgroups as a product of two dimensions of a grid; some more, where they are no such product.
 ///
 /// # Errors
-/// [`Error::DeviceLimit`].
+/// [`DeviceError::DeviceLimit`].
 pub(crate) fn spread(groups: u64, limits: &wgpu::Limits) -> Result<[u32; 2]> {
     let most = u64::from(limits.max_compute_workgroups_per_dimension);
     let second = groups.div_ceil(most);
     if second > most {
         let limit = "max_compute_workgroups_per_dimension";
-        return Err(Error::DeviceLimit { limit, needed: second, available: most });
+        return Err(Error::Device(DeviceError::DeviceLimit { limit, needed: second, available: most }));
     }
     let first = groups.div_ceil(second);
     Ok([first, second].map(|groups| u32::try_from(groups).expect("a limit is 32 bits wide")))

@@ -3,6 +3,7 @@
 //! A plan turns positions into a flat list of [`Run`]s. Kernels know only runs, so a ring is another way to make runs,
 //! as pages would be.
 
+use crate::{RangeError, SequenceError, WriteError};
 use std::ops::Range;
 
 use crate::{
@@ -19,7 +20,7 @@ fn check_entries(name: &'static str, sequences: &Sequences, actual: usize) -> Re
     if actual == sequences.lengths.len() {
         Ok(())
     } else {
-        Err(Error::PerSequenceLength { name, batch_size: sequences.count(), actual })
+        Err(Error::Sequence(SequenceError::PerSequenceLength { name, batch_size: sequences.count(), actual }))
     }
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn plan_write(
 ) -> Result<()> {
     let (tokens, placement) = (write.tokens, config.placement);
     if tokens == 0 {
-        return Err(Error::NoTokens);
+        return Err(Error::Write(WriteError::NoTokens));
     }
     if let Positions::Each(positions) = write.positions {
         check_entries("positions", sequences, positions.len())?;
@@ -46,7 +47,7 @@ pub(crate) fn plan_write(
         let index: usize = index;
         let count = write.counts.map_or(tokens, |counts| counts[index]);
         if count > tokens {
-            return Err(Error::CountAboveTokens { sequence, count, tokens });
+            return Err(Error::Write(WriteError::CountAboveTokens { sequence, count, tokens }));
         }
         if count == 0 {
             step.push_sequence(length, length, oldest);
@@ -61,13 +62,13 @@ pub(crate) fn plan_write(
         let first = placement.first_stored(end);
         if write.whole && first > position.max(placement.sinks()) {
             let rows = config.slots().saturating_sub(placement.sinks());
-            return Err(Error::WriteBeyondRing { sequence, position, count, rows, oldest: first });
+            return Err(Error::Write(WriteError::WriteBeyondRing { sequence, position, count, rows, oldest: first }));
         }
         let oldest =
             if position < length { Sequences::rollback(placement, sequence, oldest, position)? } else { oldest };
         let oldest = oldest.max(first);
         if let Some(seen) = placement.first_seen(position, end).filter(|&seen| write.attended && seen < oldest) {
-            return Err(Error::Evicted { sequence, position: seen, oldest });
+            return Err(Error::Range(RangeError::Evicted { sequence, position: seen, oldest }));
         }
         step.push_write(placement, sequence, length, position, end);
         step.push_sequence(end, position, oldest);
@@ -81,12 +82,12 @@ fn end_of(config: &CacheConfig, sequence: u32, position: u32, count: u32) -> Res
     match config.placement {
         Placement::Linear => {
             let max_seq_len = config.max_seq_len;
-            let refused = Error::WriteBeyondCapacity { sequence, position, count, max_seq_len };
+            let refused = Error::Write(WriteError::WriteBeyondCapacity { sequence, position, count, max_seq_len });
             end.filter(|end| *end <= max_seq_len).ok_or(refused)
         }
-        Placement::Ring { .. } => {
-            end.filter(|end| *end <= MAX_LENGTH).ok_or(Error::PositionOverflow { sequence, position, count })
-        }
+        Placement::Ring { .. } => end
+            .filter(|end| *end <= MAX_LENGTH)
+            .ok_or(Error::Write(WriteError::PositionOverflow { sequence, position, count })),
     }
 }
 
@@ -99,10 +100,10 @@ pub(crate) fn plan_read(
 ) -> Result<()> {
     let write_pos = sequences.longest();
     if range.start > range.end {
-        return Err(Error::RangeReversed { start: range.start, end: range.end });
+        return Err(Error::Range(RangeError::RangeReversed { start: range.start, end: range.end }));
     }
     if range.end > write_pos {
-        return Err(Error::RangeBeyondWritten { end: range.end, write_pos });
+        return Err(Error::Range(RangeError::RangeBeyondWritten { end: range.end, write_pos }));
     }
     // Also where every sequence ends before.
     plan_rows(placement, sequences, count(range), step, |sequence, length, _| {
@@ -157,7 +158,7 @@ fn range_of(placement: Placement, sequence: u32, length: u32, range: &Range<u32>
     let sinks = placement.sinks().clamp(range.start, end);
     let oldest = placement.first_valid(length);
     if sinks < end && sinks < oldest {
-        return Err(Error::Evicted { sequence, position: sinks, oldest });
+        return Err(Error::Range(RangeError::Evicted { sequence, position: sinks, oldest }));
     }
     Ok([range.start..sinks, sinks..end])
 }
@@ -181,7 +182,7 @@ pub(crate) fn plan_truncate(
             PerSequence::Each(lengths) => lengths[index],
         };
         if length > current {
-            return Err(Error::TruncateBeyondLength { sequence, length, current });
+            return Err(Error::Sequence(SequenceError::TruncateBeyondLength { sequence, length, current }));
         }
         let oldest = if length < current { Sequences::rollback(placement, sequence, oldest, length)? } else { oldest };
         step.push_sequence(length, length, oldest);
@@ -244,7 +245,7 @@ pub(crate) fn plan_read_valid(
 /// Packed rows go only where they need no conversion.
 pub(crate) fn check_source_format(side: Side, source_format: Format, stored: Format) -> Result<()> {
     if source_format.is_packed() && source_format != stored {
-        return Err(Error::PackedSource { side, source_format, stored });
+        return Err(Error::Write(WriteError::PackedSource { side, source_format, stored }));
     }
     Ok(())
 }
@@ -259,7 +260,11 @@ pub(crate) fn check_rows(config: &CacheConfig, side: Side, rows: HostRows<'_>, t
         .unwrap_or(u64::MAX);
     let actual = rows.len() as u64;
     let whole = (rows.bytes().len() as u64).is_multiple_of(rows.format().unit_bytes().into());
-    if expected == actual && whole { Ok(()) } else { Err(Error::SliceLength { side, expected, actual }) }
+    if expected == actual && whole {
+        Ok(())
+    } else {
+        Err(Error::Write(WriteError::SliceLength { side, expected, actual }))
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! [`Sequences`]: what the host knows of the sequences of a layer.
 
+use crate::SequenceError;
 use crate::{CacheConfig, Error, Placement, Result};
 
 /// Where each sequence ends, and from where on its positions are stored.
@@ -67,7 +68,11 @@ impl Sequences {
         let index = sequence as usize;
         match (self.lengths.get(index), self.oldest.get(index)) {
             (Some(&length), Some(&oldest)) => Ok((length, oldest)),
-            _ => Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: self.count() }),
+            _ => Err(Error::Sequence(SequenceError::IndexOutOfRange {
+                name: "sequence",
+                index: sequence,
+                count: self.count(),
+            })),
         }
     }
 
@@ -79,7 +84,7 @@ impl Sequences {
         }
         if placement.first_valid(length) < oldest {
             let shortest = oldest.saturating_add(window);
-            return Err(Error::RollbackEvicted { sequence, length, shortest, sinks, oldest });
+            return Err(Error::Sequence(SequenceError::RollbackEvicted { sequence, length, shortest, sinks, oldest }));
         }
         Ok(oldest)
     }
@@ -98,7 +103,13 @@ mod tests {
         for length in 17..20 {
             assert_eq!(Sequences::rollback(ring, 0, oldest, length), Ok(13));
         }
-        let refused = Error::RollbackEvicted { sequence: 5, length: 16, shortest: 17, sinks: 2, oldest: 13 };
+        let refused = Error::Sequence(SequenceError::RollbackEvicted {
+            sequence: 5,
+            length: 16,
+            shortest: 17,
+            sinks: 2,
+            oldest: 13,
+        });
         assert_eq!(Sequences::rollback(ring, 5, oldest, 16), Err(refused));
         assert!(Sequences::rollback(ring, 0, oldest, 3).is_err());
         for length in 0..=2 {

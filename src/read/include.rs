@@ -1,5 +1,6 @@
 //! WGSL that reads a layer, for the caller's shaders: [`WgslNames`] and [`KvCache::wgsl`].
 
+use crate::{DeviceError, WgslError};
 use std::fmt::Write as _;
 
 use crate::{
@@ -56,11 +57,11 @@ impl<'a> WgslNames<'a> {
     fn indices(&self, count: u32) -> Result<Vec<u32>> {
         let indices = self.bindings.map_or_else(|| (0..count).collect(), <[u32]>::to_vec);
         if indices.len() != count as usize {
-            return Err(Error::WgslBindings { expected: count, actual: indices.len() });
+            return Err(Error::Wgsl(WgslError::WgslBindings { expected: count, actual: indices.len() }));
         }
         let twice = (1..indices.len()).find(|&at| indices[..at].contains(&indices[at]));
         match twice {
-            Some(at) => Err(Error::WgslBindingTwice { binding: indices[at] }),
+            Some(at) => Err(Error::Wgsl(WgslError::WgslBindingTwice { binding: indices[at] })),
             None => Ok(indices),
         }
     }
@@ -68,7 +69,7 @@ impl<'a> WgslNames<'a> {
     fn check(&self) -> Result<()> {
         let begins = self.prefix.starts_with(|letter: char| letter.is_ascii_alphabetic());
         let word = self.prefix.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
-        if begins && word { Ok(()) } else { Err(Error::WgslPrefix { prefix: self.prefix.to_owned() }) }
+        if begins && word { Ok(()) } else { Err(Error::Wgsl(WgslError::WgslPrefix { prefix: self.prefix.to_owned() })) }
     }
 }
 
@@ -98,9 +99,12 @@ impl KvCache {
     /// is anything.
     ///
     /// # Errors
-    /// [`Error::WgslPrefix`], [`Error::WgslBindings`], [`Error::WgslBindingTwice`]; [`Error::DeviceFeature`] for halves
-    /// on a device without `SHADER_F16`; [`Error::DeviceLimit`] where a layer of many segments has more buffers than a
-    /// stage takes.
+    /// [`WgslError::WgslPrefix`],
+    /// [`WgslError::WgslBindings`],
+    /// [`WgslError::WgslBindingTwice`];
+    /// [`DeviceError::DeviceFeature`] for halves on a device without `SHADER_F16`;
+    /// [`DeviceError::DeviceLimit`] where a layer of many segments has more buffers
+    /// than a stage takes.
     ///
     /// # Performance
     /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel
@@ -188,12 +192,16 @@ impl KvCache {
     fn check_names(&self, names: &WgslNames<'_>) -> Result<Vec<u32>> {
         names.check()?;
         if names.halves && !self.context.device().features().contains(wgpu::Features::SHADER_F16) {
-            return Err(Error::DeviceFeature { feature: "SHADER_F16" });
+            return Err(Error::Device(DeviceError::DeviceFeature { feature: "SHADER_F16" }));
         }
         let (needed, available) = (self.wgsl_bindings(), self.context.limits().max_storage_buffers_per_shader_stage);
         if needed > available {
             let limit = "max_storage_buffers_per_shader_stage";
-            return Err(Error::DeviceLimit { limit, needed: needed.into(), available: available.into() });
+            return Err(Error::Device(DeviceError::DeviceLimit {
+                limit,
+                needed: needed.into(),
+                available: available.into(),
+            }));
         }
         names.indices(needed)
     }

@@ -7,6 +7,7 @@
     reason = "rounding to fewer bits is what this does; every cast is of a number in range"
 )]
 
+use crate::{ConfigError, RowError};
 use std::str::FromStr;
 
 use half::{bf16, f16};
@@ -20,7 +21,7 @@ impl Format {
     /// The stored row of some numbers, as lies in a dense tensor. Only [`Format::Fp8E4M3`] reads the scale.
     ///
     /// # Errors
-    /// [`Error::Scale`] where it is not positive and finite.
+    /// [`ConfigError::Scale`] where it is not positive and finite.
     ///
     /// ```
     /// use wgpu_kv_cache::{Format, Scale};
@@ -62,12 +63,13 @@ impl Format {
     /// which is rounded to f32. A NaN of a packed format is the positive quiet one.
     ///
     /// # Errors
-    /// [`Error::RowBytes`] where these are not the bytes of a row; [`Error::Scale`].
+    /// [`RowError::RowBytes`] where these are not the bytes of a row;
+    /// [`ConfigError::Scale`].
     pub fn decode_row(self, row: &[u8], dim: u32, scale: Scale) -> Result<Vec<f32>> {
         check_scale(scale)?;
         let (expected, actual) = (self.row_bytes(dim), row.len() as u64);
         if expected != actual {
-            return Err(Error::RowBytes { format: self, dim, expected, actual });
+            return Err(Error::Row(RowError::RowBytes { format: self, dim, expected, actual }));
         }
         let half = |pair: &[u8]| u16::from_le_bytes([pair[0], pair[1]]);
         let numbers = match self {
@@ -170,7 +172,7 @@ fn q4_0_encode(block: &[f32; 32], codes: &mut Vec<u8>) -> f16 {
 
 /// Checks that a scale is positive and finite.
 pub(crate) fn check_scale(scale: Scale) -> Result<()> {
-    if scale.get() > 0.0 && scale.get().is_finite() { Ok(()) } else { Err(Error::Scale { scale }) }
+    if scale.get() > 0.0 && scale.get().is_finite() { Ok(()) } else { Err(Error::Config(ConfigError::Scale { scale })) }
 }
 
 impl FromStr for Format {
@@ -181,6 +183,6 @@ impl FromStr for Format {
         Self::ALL
             .into_iter()
             .find(|format| plain(format.name()) == plain(name))
-            .ok_or_else(|| Error::UnknownFormat { name: name.to_owned() })
+            .ok_or_else(|| Error::Config(ConfigError::UnknownFormat { name: name.to_owned() }))
     }
 }

@@ -3,6 +3,7 @@
 //! [`Layout::unbounded`] refuses a layer whose planes do not fit 32 bits, or whose bytes do not fit 64. So nothing that
 //! is counted or measured inside of one saturates: it is written with saturating operations, which never wrap.
 
+use crate::{ConfigError, DeviceError, SequenceError};
 use std::ops::Range;
 
 use crate::{
@@ -90,10 +91,12 @@ impl SideLayout {
         let (format, dim) = (config.format(side), config.dim(side));
         let units = config.units(side);
         let row_bytes = format.row_bytes(dim);
-        let overflow = || Error::SizeOverflow {
-            what: "bytes of one plane",
-            factors: format!("{} × {units} × {}", config.slots(), format.unit_bytes()),
-            bits: 64,
+        let overflow = || {
+            Error::Config(ConfigError::SizeOverflow {
+                what: "bytes of one plane",
+                factors: format!("{} × {units} × {}", config.slots(), format.unit_bytes()),
+                bits: 64,
+            })
         };
         let plane_bytes = row_bytes
             .checked_mul(config.slots().into())
@@ -117,35 +120,44 @@ impl Layout {
             },
         ];
         if let Some(&(name, _)) = dimensions.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::ZeroDimension { name });
+            return Err(Error::Config(ConfigError::ZeroDimension { name }));
         }
         check_scale(config.key_scale)?;
         check_scale(config.value_scale)?;
         let (batch, heads) = (config.max_batch_size, config.num_heads);
         if config.batch_size > batch {
-            return Err(Error::BatchTooLarge { batch_size: config.batch_size, max_batch_size: batch });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge {
+                batch_size: config.batch_size,
+                max_batch_size: batch,
+            }));
         }
         if let Placement::Ring { window, sinks, slack } = config.placement {
-            window.checked_add(sinks).and_then(|rows| rows.checked_add(slack)).ok_or_else(|| Error::SizeOverflow {
-                what: "slots of one plane",
-                factors: format!("{sinks} + {window} + {slack}"),
-                bits: 32,
+            window.checked_add(sinks).and_then(|rows| rows.checked_add(slack)).ok_or_else(|| {
+                Error::Config(ConfigError::SizeOverflow {
+                    what: "slots of one plane",
+                    factors: format!("{sinks} + {window} + {slack}"),
+                    bits: 32,
+                })
             })?;
         }
-        let planes = batch.checked_mul(heads).ok_or_else(|| Error::SizeOverflow {
-            what: "number of planes",
-            factors: format!("{batch} × {heads}"),
-            bits: 32,
+        let planes = batch.checked_mul(heads).ok_or_else(|| {
+            Error::Config(ConfigError::SizeOverflow {
+                what: "number of planes",
+                factors: format!("{batch} × {heads}"),
+                bits: 32,
+            })
         })?;
         let keys = SideLayout::new(config, Side::Keys)?;
         let values = SideLayout::new(config, Side::Values)?;
         keys.plane_bytes
             .checked_add(values.plane_bytes)
             .and_then(|bytes| bytes.checked_mul(planes.into()))
-            .ok_or_else(|| Error::SizeOverflow {
-                what: "bytes of one layer",
-                factors: format!("{planes} × ({} + {})", keys.plane_bytes, values.plane_bytes),
-                bits: 64,
+            .ok_or_else(|| {
+                Error::Config(ConfigError::SizeOverflow {
+                    what: "bytes of one layer",
+                    factors: format!("{planes} × ({} + {})", keys.plane_bytes, values.plane_bytes),
+                    bits: 64,
+                })
             })?;
         let (slots, placement) = (config.slots(), config.placement);
         Ok(Layout { keys, values, planes, heads, slots, placement, planes_per_segment: planes })
@@ -186,13 +198,13 @@ impl Layout {
             ),
         ];
         if let Some(&(limit, needed, available)) = wanted.iter().find(|(_, needed, available)| available < needed) {
-            return Err(Error::DeviceLimit { limit, needed, available });
+            return Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available }));
         }
         let limit_bytes = binding_limit(limits);
         for side in Side::BOTH {
             let plane_bytes = layout.side(side).plane_bytes;
             if plane_bytes > limit_bytes {
-                return Err(Error::PlaneTooLarge { side, plane_bytes, limit_bytes });
+                return Err(Error::Config(ConfigError::PlaneTooLarge { side, plane_bytes, limit_bytes }));
             }
         }
         let plane_bytes = layout.keys.plane_bytes.max(layout.values.plane_bytes);
@@ -212,8 +224,8 @@ impl Layout {
         runs(self.placement)
     }
 
-    /// Heads of a group that a grid takes above each other, with as many runs of each as a sequence has: all, where they
-    /// are not more than a grid is high.
+    /// Heads of a group that a grid takes above each other, with as many runs of each as a sequence has: all, where
+    /// they are not more than a grid is high.
     pub fn heads_at_once(&self, limits: &wgpu::Limits) -> u32 {
         let runs = self.runs().saturating_add(1);
         let most = limits.max_compute_workgroups_per_dimension.checked_div(runs).unwrap_or(1);

@@ -10,8 +10,10 @@ impl CacheConfig {
     /// size can be computed.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`](crate::Error::ZeroDimension), [`Error::Scale`](crate::Error::Scale),
-    /// [`Error::BatchTooLarge`](crate::Error::BatchTooLarge), [`Error::SizeOverflow`](crate::Error::SizeOverflow).
+    /// [`ConfigError::ZeroDimension`](crate::ConfigError::ZeroDimension),
+    /// [`ConfigError::Scale`](crate::ConfigError::Scale),
+    /// [`SequenceError::BatchTooLarge`](crate::SequenceError::BatchTooLarge),
+    /// [`ConfigError::SizeOverflow`](crate::ConfigError::SizeOverflow).
     pub fn validate(&self) -> Result<()> {
         Layout::unbounded(self).map(drop)
     }
@@ -54,8 +56,9 @@ impl CacheConfig {
     /// by [`wgpu::Limits::or_better_values_from`].
     ///
     /// # Errors
-    /// [`Error::PlaneTooLarge`](crate::Error::PlaneTooLarge) or [`Error::DeviceLimit`](crate::Error::DeviceLimit)
-    /// where the adapter cannot hold this cache at all, and as [`validate`](Self::validate).
+    /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) or
+    /// [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) where the adapter cannot hold this cache at all,
+    /// and as [`validate`](Self::validate).
     pub fn required_limits(&self, adapter: &wgpu::Limits) -> Result<wgpu::Limits> {
         let layout = Layout::for_limits(self, adapter)?;
         let mut limits = wgpu::Limits::default().or_worse_values_from(adapter);

@@ -111,14 +111,14 @@ impl<'a> Write<'a> {
     /// 1` tokens at once so; an empty one takes as many as it has slots. Linear placement always keeps every row.
     ///
     /// ```
-    /// use wgpu_kv_cache::{CacheConfig, Error, Placement, ReferenceCache, Write};
+    /// use wgpu_kv_cache::{CacheConfig, Error, Placement, RangeError, ReferenceCache, Write};
     ///
     /// let ring = Placement::Ring { window: 4, sinks: 1, slack: 2 };
     /// let mut cache = ReferenceCache::new(CacheConfig::new(1, 1, 1, 0).placement(ring))?;
     /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
     /// // The query at position 9 sees 6 to 9, and the row at 13 would take the slot of 6 + 1.
     /// let refused = cache.update(&[0.5f32; 5][..], &[0.5f32; 5][..], Write::append(5).attended());
-    /// assert_eq!(refused, Err(Error::Evicted { sequence: 0, position: 6, oldest: 8 }));
+    /// assert_eq!(refused, Err(RangeError::Evicted { sequence: 0, position: 6, oldest: 8 }.into()));
     /// cache.update(&[0.5f32; 3][..], &[0.5f32; 3][..], Write::append(3).attended())?;
     /// # Ok::<(), Error>(())
     /// ```

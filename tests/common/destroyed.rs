@@ -1,6 +1,7 @@
 //! Submissions that wgpu refuses because a buffer was destroyed or is mapped: an error, never a panic, and lengths on
 //! the host stay. Used on the no-op device and on every adapter.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, CostModel, Error, Format, HostRows, KvCache, Pair, RowsIn, Side, Source,
     Strides, Write,
@@ -73,7 +74,7 @@ fn both_forms(context: &Context) -> [Context; 2] {
 
 fn assert_refused(name: &str, result: Result<(), Error>) {
     let error = result.expect_err(name);
-    assert!(matches!(error, Error::Refused { .. }), "{name}: {error:?}");
+    assert!(matches!(error, Error::Device(DeviceError::Refused { .. })), "{name}: {error:?}");
     assert!(error.to_string().contains("destroyed") || error.to_string().contains("mapped"), "{name}: {error}");
 }
 

@@ -1,6 +1,7 @@
 //! The text that reads a layer, and attention over it, in every format and on both placements, beside the reference in
 //! f64.
 
+use wgpu_kv_cache::{AttentionError, ConfigError, RangeError, StepError, WgslError, WriteError};
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, RowsIn, Scale, Strides,
     WgslNames, Write,
@@ -313,27 +314,55 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let base = Options::last(4, 1);
     let wide = numbers(2 * 3 * 8, 1);
     let cases: Vec<(Options, &[f32], Error)> = vec![
-        (Options { query_heads: 3, ..base }, &wide, Error::QueryHeads { query_heads: 3, num_heads: 2 }),
-        (Options { query_heads: 0, ..base }, &[], Error::QueryHeads { query_heads: 0, num_heads: 2 }),
-        (Options { tokens: 0, ..base }, &[], Error::NoTokens),
-        (base, &wide, Error::TensorLength { name: "queries", expected: 64, actual: 48 }),
-        (Options { scale: Some(f32::NAN), ..base }, &queries, Error::AttentionScale { scale: Scale::new(f32::NAN) }),
-        (Options { softcap: Some(0.0), ..base }, &queries, Error::Softcap { softcap: Scale::new(0.0) }),
-        (Options { softcap: Some(1e-38), ..base }, &queries, Error::Softcap { softcap: Scale::new(1e-38) }),
-        (Options { window: Some(0), ..base }, &queries, Error::ZeroDimension { name: "window" }),
+        (
+            Options { query_heads: 3, ..base },
+            &wide,
+            Error::Attention(AttentionError::QueryHeads { query_heads: 3, num_heads: 2 }),
+        ),
+        (
+            Options { query_heads: 0, ..base },
+            &[],
+            Error::Attention(AttentionError::QueryHeads { query_heads: 0, num_heads: 2 }),
+        ),
+        (Options { tokens: 0, ..base }, &[], Error::Write(WriteError::NoTokens)),
+        (base, &wide, Error::Attention(AttentionError::TensorLength { name: "queries", expected: 64, actual: 48 })),
+        (
+            Options { scale: Some(f32::NAN), ..base },
+            &queries,
+            Error::Attention(AttentionError::AttentionScale { scale: Scale::new(f32::NAN) }),
+        ),
+        (
+            Options { softcap: Some(0.0), ..base },
+            &queries,
+            Error::Attention(AttentionError::Softcap { softcap: Scale::new(0.0) }),
+        ),
+        (
+            Options { softcap: Some(1e-38), ..base },
+            &queries,
+            Error::Attention(AttentionError::Softcap { softcap: Scale::new(1e-38) }),
+        ),
+        (Options { window: Some(0), ..base }, &queries, Error::Config(ConfigError::ZeroDimension { name: "window" })),
     ];
     for (options, queries, expected) in cases {
         assert_eq!(attend(&cache, &options, queries, None).map(drop), Err(expected.clone()));
         assert_eq!(reference_cache.attend(&options, queries, None).map(drop), Err(expected));
     }
     let refused = attend(&cache, &Options { splits: Some(65), ..base }, &queries, None).map(drop);
-    let expected = Error::Splits { splits: 65, most: 64 };
+    let expected = Error::Attention(AttentionError::Splits { splits: 65, most: 64 });
     assert_eq!(refused, Err(expected));
     let numbers_of_mask = vec![0.0; 12];
     for (shape, expected) in [
-        ([1, 3, 1, 4], Error::MaskShape { batch_size: 2, query_heads: 4, tokens: 1, shape: [1, 3, 1, 4] }),
-        ([2, 1, 1, 6], Error::MaskTooShort { positions: 6, write_pos: 7 }),
-        ([1, 1, 1, 7], Error::TensorLength { name: "mask", expected: 7, actual: 12 }),
+        (
+            [1, 3, 1, 4],
+            Error::Attention(AttentionError::MaskShape {
+                batch_size: 2,
+                query_heads: 4,
+                tokens: 1,
+                shape: [1, 3, 1, 4],
+            }),
+        ),
+        ([2, 1, 1, 6], Error::Attention(AttentionError::MaskTooShort { positions: 6, write_pos: 7 })),
+        ([1, 1, 1, 7], Error::Attention(AttentionError::TensorLength { name: "mask", expected: 7, actual: 12 })),
     ] {
         let mask = Some(MaskRows { numbers: &numbers_of_mask, shape });
         assert_eq!(attend(&cache, &base, &queries, mask).map(drop), Err(expected.clone()));
@@ -342,12 +371,13 @@ fn refusals(gpu: &Gpu) -> Outcome {
     // Of a ring, more than it keeps.
     let (ring, ring_reference) = filled(&gpu.context, config.placement(RING), &[40, 3])?;
     let wanted = Options { window: Some(12), ..base };
-    let expected = Error::AttentionWindow { window: 11, sinks: 3, wanted: 12, wanted_sinks: 0 };
+    let expected =
+        Error::Attention(AttentionError::AttentionWindow { window: 11, sinks: 3, wanted: 12, wanted_sinks: 0 });
     assert_eq!(attend(&ring, &wanted, &queries, None).map(drop), Err(expected.clone()));
     assert_eq!(ring_reference.attend(&wanted, &queries, None).map(drop), Err(expected));
     let many = Options::last(4, 6);
     let queries_of_many = numbers(2 * 4 * 6 * 8, 1);
-    let expected = Error::Evicted { sequence: 0, position: 25, oldest: 26 };
+    let expected = Error::Range(RangeError::Evicted { sequence: 0, position: 25, oldest: 26 });
     assert_eq!(attend(&ring, &many, &queries_of_many, None).map(drop), Err(expected.clone()));
     assert_eq!(ring_reference.attend(&many, &queries_of_many, None).map(drop), Err(expected));
 
@@ -368,35 +398,58 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let refused = [
         (
             make(dense(&short, f32, 0), dense(&other, f32, 0)),
-            Error::TensorRange { name: "queries", needed: 256, actual: 252 },
+            Error::Attention(AttentionError::TensorRange { name: "queries", needed: 256, actual: 252 }),
         ),
-        (make(dense(&good, f32, 0), dense(&good, f32, 0)), Error::OutputShared { name: "queries" }),
-        (make(dense(&good, packed, 0), dense(&other, f32, 0)), Error::TensorFormat { name: "queries", format: packed }),
+        (
+            make(dense(&good, f32, 0), dense(&good, f32, 0)),
+            Error::Attention(AttentionError::OutputShared { name: "queries" }),
+        ),
+        (
+            make(dense(&good, packed, 0), dense(&other, f32, 0)),
+            Error::Attention(AttentionError::TensorFormat { name: "queries", format: packed }),
+        ),
         (
             make(dense(&good, Format::F16, 0), dense(&other, Format::F16, 2)),
-            Error::TensorMisaligned { what: "the offset of the output", value: 2, alignment: 4 },
+            Error::Attention(AttentionError::TensorMisaligned {
+                what: "the offset of the output",
+                value: 2,
+                alignment: 4,
+            }),
         ),
         (
             make(dense(&useless, f32, 0), dense(&other, f32, 0)),
-            Error::TensorUsage { name: "queries", needed: "STORAGE", actual: "BufferUsages(COPY_DST)".to_owned() },
+            Error::Attention(AttentionError::TensorUsage {
+                name: "queries",
+                needed: "STORAGE",
+                actual: wgpu::BufferUsages::COPY_DST,
+            }),
         ),
     ];
     for (refused, expected) in refused {
         assert_eq!(refused, Err(expected));
     }
     let storage = cache.view().side(wgpu_kv_cache::Side::Keys).segments().next().unwrap().buffer.clone();
-    assert_eq!(make(dense(&good, f32, 0), dense(&storage, f32, 0)), Err(Error::OutputShared { name: "cache" }));
+    assert_eq!(
+        make(dense(&good, f32, 0), dense(&storage, f32, 0)),
+        Err(Error::Attention(AttentionError::OutputShared { name: "cache" }))
+    );
     let tensors = Tensors { queries: dense(&good, f32, 0), output: dense(&other, f32, 0), mask: None };
     let attention = Attention::new(&cache, &base, &tensors)?;
     let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    assert_eq!(attention.record(&ring, &mut encoder), Err(Error::ForeignAttention));
+    assert_eq!(attention.record(&ring, &mut encoder), Err(Error::Step(StepError::ForeignAttention)));
 
     // Names of the text.
     for prefix in ["", "1kv", "k-v"] {
-        assert_eq!(cache.wgsl(&WgslNames::new(prefix)), Err(Error::WgslPrefix { prefix: prefix.to_owned() }));
+        assert_eq!(
+            cache.wgsl(&WgslNames::new(prefix)),
+            Err(Error::Wgsl(WgslError::WgslPrefix { prefix: prefix.to_owned() }))
+        );
     }
     let names = WgslNames::new("kv_");
-    assert_eq!(cache.wgsl(&names.bindings(&[0, 1])), Err(Error::WgslBindings { expected: 3, actual: 2 }));
-    assert_eq!(cache.wgsl(&names.bindings(&[0, 1, 0])), Err(Error::WgslBindingTwice { binding: 0 }));
+    assert_eq!(
+        cache.wgsl(&names.bindings(&[0, 1])),
+        Err(Error::Wgsl(WgslError::WgslBindings { expected: 3, actual: 2 }))
+    );
+    assert_eq!(cache.wgsl(&names.bindings(&[0, 1, 0])), Err(Error::Wgsl(WgslError::WgslBindingTwice { binding: 0 })));
     DONE
 }

@@ -1,6 +1,7 @@
 //! Attention at the edges of its numbers: positions up to 2^32, windows larger than any sequence, NaN and infinities
 //! behind what hides them, and tiles that fill the workgroup memory.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, Format, KvCache, Placement, ReferenceCache, Write,
     attention::{MaskRows, Options, attend},
@@ -176,11 +177,11 @@ fn a_device_with_little_workgroup_memory(gpu: &Gpu) -> Outcome {
     let (cache, _) = filled(&context, CacheConfig::new(1, 1, 64, 80), &[70])?;
     let refused = attend(&cache, &Options::last(1, 1), &numbers(64, 1), None).map(drop);
     let limit = "max_compute_workgroup_storage_size";
-    assert_eq!(refused, Err(Error::DeviceLimit { limit, needed: 1600, available: 1024 }));
+    assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit, needed: 1600, available: 1024 })));
     // Blocks are quantised together, in workgroup memory.
     let config = CacheConfig::new(1, 1, 64, 8).formats(Format::Q8_0, Format::Q4_0);
     let refused = KvCache::new(&context, config).map(drop);
-    assert_eq!(refused, Err(Error::DeviceLimit { limit, needed: 6144, available: 1024 }));
+    assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit, needed: 6144, available: 1024 })));
     let config = CacheConfig::new(1, 1, 64, 8).formats(Format::F16, Format::Fp8E4M3);
     assert!(KvCache::new(&context, config).is_ok());
     DONE

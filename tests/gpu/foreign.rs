@@ -1,5 +1,6 @@
 //! Buffers of another device of the same wgpu instance: refused with an error, never a panic, and nothing changes.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
     BoundSource, CacheConfig, Context, Destination, Error, Format, KvCache, Pair, RowsIn, Source, Strides, Write,
     adapter_label, adapters,
@@ -48,7 +49,11 @@ fn sources<'a>(own: &'a wgpu::Buffer, foreign: &'a wgpu::Buffer, tokens: u32) ->
 
 fn assert_refused<T: std::fmt::Debug>(result: Result<T, Error>) {
     let error = result.expect_err("a buffer of another device");
-    assert!(matches!(error, Error::Refused { .. }) && error.to_string().contains("doesn't match Device"), "{error:?}");
+    assert!(
+        matches!(error, Error::Device(DeviceError::Refused { .. }))
+            && error.to_string().contains("doesn't match Device"),
+        "{error:?}"
+    );
 }
 
 fn bind_source(gpu: &Gpu) -> Outcome {

@@ -6,6 +6,7 @@ use wgpu_kv_cache::{
     compare_tensors,
     half::{bf16, f16},
 };
+use wgpu_kv_cache::{ConfigError, RangeError, RowError, WriteError};
 
 use crate::{DONE, Gpu, Outcome, Test};
 
@@ -452,7 +453,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let config = CacheConfig::new(1, 1, 32, 4).formats(Format::Q8_0, Format::Fp8E4M3);
     for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let refused = KvCache::new(&gpu.context, config.scales(1.0, scale)).map(drop);
-        assert_eq!(refused, Err(Error::Scale { scale: Scale::new(scale) }));
+        assert_eq!(refused, Err(Error::Config(ConfigError::Scale { scale: Scale::new(scale) })));
     }
     let mut cache = KvCache::new(&gpu.context, config)?;
     let bytes = [1u8; 36];
@@ -460,16 +461,19 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let numbers = [1.0f32; 32];
     let refused = cache.update(q8_0, q8_0, Write::append(1));
     let (source_format, stored) = (Format::Q8_0, Format::Fp8E4M3);
-    assert_eq!(refused, Err(Error::PackedSource { side: Side::Values, source_format, stored }));
+    assert_eq!(refused, Err(Error::Write(WriteError::PackedSource { side: Side::Values, source_format, stored })));
     let short = HostRows::Stored { format: Format::Q8_0, bytes: &bytes[..35] };
     let refused = cache.update(short, &numbers[..], Write::append(1));
-    assert_eq!(refused, Err(Error::SliceLength { side: Side::Keys, expected: 9, actual: 8 }));
+    assert_eq!(refused, Err(Error::Write(WriteError::SliceLength { side: Side::Keys, expected: 9, actual: 8 })));
     cache.update(q8_0, &numbers[..], Write::append(1))?;
     let refused = cache.get_as(0..1, Format::Q4_0).map(drop);
     let (stored, wanted) = (Format::Q8_0, Format::Q4_0);
-    assert_eq!(refused, Err(Error::PackedDestination { side: Side::Keys, stored, wanted }));
+    assert_eq!(refused, Err(Error::Range(RangeError::PackedDestination { side: Side::Keys, stored, wanted })));
     let refused = Format::Q4_0.decode_row(&[0; 19], 32, Scale::ONE);
-    assert_eq!(refused, Err(Error::RowBytes { format: Format::Q4_0, dim: 32, expected: 20, actual: 19 }));
+    assert_eq!(
+        refused,
+        Err(Error::Row(RowError::RowBytes { format: Format::Q4_0, dim: 32, expected: 20, actual: 19 }))
+    );
     assert_eq!("Fp8E4M3".parse(), Ok(Format::Fp8E4M3));
     DONE
 }

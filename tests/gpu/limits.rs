@@ -1,5 +1,6 @@
 //! What a device's limits leave room for: grids, bindings, and the turns of loops that a software driver takes.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, Error, Format, KvCache, RowsIn, Strides, Write,
     attention::{Attention, Options, Tensors, attend},
@@ -32,7 +33,9 @@ fn grids_that_are_too_large_are_refused(gpu: &Gpu) -> Outcome {
     let rows = numbers(2 * 64, 1);
     cache.update(&rows, &rows, Write::append(1).counts(&[1, 0]))?;
     let too_large = |done: Result<(), Error>| match done {
-        Err(Error::DeviceLimit { limit: LIMIT, needed, available: 16 }) => assert!(needed > 16, "{needed}"),
+        Err(Error::Device(DeviceError::DeviceLimit { limit: LIMIT, needed, available: 16 })) => {
+            assert!(needed > 16, "{needed}");
+        }
         done => panic!("{done:?}"),
     };
     let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -59,7 +62,7 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     let tensors = Tensors { queries: row(&queries), output: row(&output), mask: None };
     let options = Options { splits: Some(9), ..Options::last(1, 1) };
     let refused = Attention::new(&cache, &options, &tensors).map(drop);
-    assert_eq!(refused, Err(Error::DeviceLimit { limit: LIMIT, needed: 9, available: 8 }));
+    assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit: LIMIT, needed: 9, available: 8 })));
     // Where it chooses by itself it takes no more than there are.
     attend(&cache, &Options::last(1, 1), &rows, None)?;
     DONE

@@ -1,6 +1,7 @@
 //! The text that reads a layer, in a shader of the caller's: every element in every format, on both placements, in one
 //! buffer and more.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, Format, HostRows, HostTensor, KvCache, Placement, ReferenceCache, WgslNames, Write,
     half::f16,
@@ -248,7 +249,7 @@ fn halves_are_read(gpu: &Gpu) -> Outcome {
     let (cache, _) = filled(&Context::new(&device, &queue), config, &[3])?;
     if required_features.is_empty() {
         let refused = cache.wgsl(&WgslNames::new("kv_").halves());
-        assert_eq!(refused, Err(Error::DeviceFeature { feature: "SHADER_F16" }));
+        assert_eq!(refused, Err(Error::Device(DeviceError::DeviceFeature { feature: "SHADER_F16" })));
         return Ok(libtest_mimic::Completion::ignored_with("the device has no SHADER_F16"));
     }
     let (full, halves) = (read_by_text(&cache, false)?, read_by_text(&cache, true)?);

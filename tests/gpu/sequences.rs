@@ -1,6 +1,7 @@
 //! Operations on sequences and rings, by worked examples: published ones, and those of bugs that others had.
 
 use std::ops::Range;
+use wgpu_kv_cache::{ConfigError, RangeError, SequenceError, StepError, WriteError};
 
 use wgpu_kv_cache::{
     CacheConfig, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, Write,
@@ -105,12 +106,21 @@ fn tensor_scatter(gpu: &Gpu) -> Outcome {
     // Its refusals: an update beyond the end, and one longer than the cache.
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 5, 4))?;
     let refused = update(&mut cache, &[0.; 10], Write::at_each(&[3], 2));
-    assert_eq!(refused, Err(Error::WriteBeyondCapacity { sequence: 0, position: 3, count: 2, max_seq_len: 4 }));
+    assert_eq!(
+        refused,
+        Err(Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 3, count: 2, max_seq_len: 4 }))
+    );
     let refused = update(&mut cache, &[0.; 25], Write::at_each(&[0], 5));
-    assert_eq!(refused, Err(Error::WriteBeyondCapacity { sequence: 0, position: 0, count: 5, max_seq_len: 4 }));
+    assert_eq!(
+        refused,
+        Err(Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 0, count: 5, max_seq_len: 4 }))
+    );
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 5, 0).placement(circular))?;
     let refused = update(&mut cache, &[1.; 25], Write::at_each(&[2], 5).whole());
-    assert_eq!(refused, Err(Error::WriteBeyondRing { sequence: 0, position: 2, count: 5, rows: 4, oldest: 3 }));
+    assert_eq!(
+        refused,
+        Err(Error::Write(WriteError::WriteBeyondRing { sequence: 0, position: 2, count: 5, rows: 4, oldest: 3 }))
+    );
     assert_eq!(cache.lengths(), [0]);
     assert!(cache.read_storage()?.keys.to_f32().iter().all(|key| *key == 0.));
     update(&mut cache, &[1.; 20], Write::at_each(&[2], 4).whole())?;
@@ -160,40 +170,70 @@ fn refusals_change_nothing(gpu: &Gpu) -> Outcome {
     let mut cache = KvCache::new(&gpu.context, config)?;
     update(&mut cache, &[1., 2., 3., 4., 5., 6., 7., 8., 9., 10.], Write::append(5).counts(&[5, 3]))?;
     let before = cache.read_storage()?;
-    let index = |index| Err(Error::IndexOutOfRange { name: "sequence", index, count: 2 });
+    let index = |index| Err(Error::Sequence(SequenceError::IndexOutOfRange { name: "sequence", index, count: 2 }));
     let refused = [
-        (cache.select(&[]), Err(Error::EmptySelection)),
+        (cache.select(&[]), Err(Error::Sequence(SequenceError::EmptySelection))),
         (cache.select(&[0, 2]), index(2)),
-        (cache.select(&[0; 4]), Err(Error::BatchTooLarge { batch_size: 4, max_batch_size: 3 })),
-        (cache.repeat(0), Err(Error::EmptySelection)),
-        (cache.repeat(2), Err(Error::BatchTooLarge { batch_size: 4, max_batch_size: 3 })),
-        (cache.repeat(u32::MAX), Err(Error::BatchTooLarge { batch_size: u32::MAX, max_batch_size: 3 })),
-        (cache.reorder(&[0]), Err(Error::PerSequenceLength { name: "sources", batch_size: 2, actual: 1 })),
+        (
+            cache.select(&[0; 4]),
+            Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size: 4, max_batch_size: 3 })),
+        ),
+        (cache.repeat(0), Err(Error::Sequence(SequenceError::EmptySelection))),
+        (cache.repeat(2), Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size: 4, max_batch_size: 3 }))),
+        (
+            cache.repeat(u32::MAX),
+            Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size: u32::MAX, max_batch_size: 3 })),
+        ),
+        (
+            cache.reorder(&[0]),
+            Err(Error::Sequence(SequenceError::PerSequenceLength { name: "sources", batch_size: 2, actual: 1 })),
+        ),
         (cache.copy_sequence(2, 0), index(2)),
         (cache.copy_sequence(0, 2), index(2)),
         (cache.clear_sequence(7), index(7)),
-        (cache.truncate(&[1]), Err(Error::PerSequenceLength { name: "lengths", batch_size: 2, actual: 1 })),
-        (cache.truncate(&[5, 4]), Err(Error::TruncateBeyondLength { sequence: 1, length: 4, current: 3 })),
+        (
+            cache.truncate(&[1]),
+            Err(Error::Sequence(SequenceError::PerSequenceLength { name: "lengths", batch_size: 2, actual: 1 })),
+        ),
+        (
+            cache.truncate(&[5, 4]),
+            Err(Error::Sequence(SequenceError::TruncateBeyondLength { sequence: 1, length: 4, current: 3 })),
+        ),
         (
             cache.truncate(PerSequence::Each(&[4, 3])),
-            Err(Error::RollbackEvicted { sequence: 0, length: 4, shortest: 5, sinks: 1, oldest: 3 }),
+            Err(Error::Sequence(SequenceError::RollbackEvicted {
+                sequence: 0,
+                length: 4,
+                shortest: 5,
+                sinks: 1,
+                oldest: 3,
+            })),
         ),
-        (cache.copy_range(0, 1..4, 1, 3), Err(Error::Evicted { sequence: 0, position: 1, oldest: 3 })),
-        (cache.copy_range(0, 4..6, 1, 3), Err(Error::RangeBeyondWritten { end: 6, write_pos: 5 })),
-        (cache.copy_range(0, Range { start: 5, end: 4 }, 1, 3), Err(Error::RangeReversed { start: 5, end: 4 })),
-        (cache.copy_range(0, 4..4, 1, 3), Err(Error::NoTokens)),
+        (
+            cache.copy_range(0, 1..4, 1, 3),
+            Err(Error::Range(RangeError::Evicted { sequence: 0, position: 1, oldest: 3 })),
+        ),
+        (cache.copy_range(0, 4..6, 1, 3), Err(Error::Range(RangeError::RangeBeyondWritten { end: 6, write_pos: 5 }))),
+        (
+            cache.copy_range(0, Range { start: 5, end: 4 }, 1, 3),
+            Err(Error::Range(RangeError::RangeReversed { start: 5, end: 4 })),
+        ),
+        (cache.copy_range(0, 4..4, 1, 3), Err(Error::Write(WriteError::NoTokens))),
         (
             cache.insert(3, 1, &[0f32][..], &[0f32][..]),
-            Err(Error::IndexOutOfRange { name: "sequence", index: 3, count: 2 }),
+            Err(Error::Sequence(SequenceError::IndexOutOfRange { name: "sequence", index: 3, count: 2 })),
         ),
-        (cache.insert(0, 0, &[0f32; 0][..], &[0f32; 0][..]), Err(Error::NoTokens)),
+        (cache.insert(0, 0, &[0f32; 0][..], &[0f32; 0][..]), Err(Error::Write(WriteError::NoTokens))),
         (
             cache.insert(0, 9, &[0f32; 9][..], &[0f32; 3][..]),
-            Err(Error::SliceLength { side: wgpu_kv_cache::Side::Keys, expected: 3, actual: 9 }),
+            Err(Error::Write(WriteError::SliceLength { side: wgpu_kv_cache::Side::Keys, expected: 3, actual: 9 })),
         ),
-        (cache.get(1..5).map(drop), Err(Error::Evicted { sequence: 0, position: 1, oldest: 3 })),
-        (cache.visible(0, 6).map(drop), Err(Error::QueriesBeyondLength { sequence: 0, queries: 6, length: 5 })),
-        (cache.visible(0, 2).map(drop), Err(Error::Evicted { sequence: 0, position: 2, oldest: 3 })),
+        (cache.get(1..5).map(drop), Err(Error::Range(RangeError::Evicted { sequence: 0, position: 1, oldest: 3 }))),
+        (
+            cache.visible(0, 6).map(drop),
+            Err(Error::Sequence(SequenceError::QueriesBeyondLength { sequence: 0, queries: 6, length: 5 })),
+        ),
+        (cache.visible(0, 2).map(drop), Err(Error::Range(RangeError::Evicted { sequence: 0, position: 2, oldest: 3 }))),
     ];
     for (number, (actual, expected)) in refused.into_iter().enumerate() {
         assert_eq!(actual, expected, "refusal {number}");
@@ -201,9 +241,12 @@ fn refusals_change_nothing(gpu: &Gpu) -> Outcome {
     assert_eq!(cache.read_storage()?, before);
     assert_eq!((cache.lengths(), cache.read_lengths()?), (&[5, 3][..], vec![5, 3]));
     let zero = CacheConfig::new(1, 1, 1, 0).placement(Placement::Ring { window: 0, sinks: 4, slack: 4 });
-    assert_eq!(KvCache::new(&gpu.context, zero).err(), Some(Error::ZeroDimension { name: "window" }));
+    assert_eq!(
+        KvCache::new(&gpu.context, zero).err(),
+        Some(Error::Config(ConfigError::ZeroDimension { name: "window" }))
+    );
     let large = CacheConfig::new(2, 1, 1, 4).max_batch_size(1);
-    let refused = Error::BatchTooLarge { batch_size: 2, max_batch_size: 1 };
+    let refused = Error::Sequence(SequenceError::BatchTooLarge { batch_size: 2, max_batch_size: 1 });
     assert_eq!(KvCache::new(&gpu.context, large).err(), Some(refused));
     DONE
 }
@@ -221,7 +264,8 @@ fn a_ring_rolls_back_by_its_slack(gpu: &Gpu) -> Outcome {
     update(&mut cache, &[9.], Write::append(1))?;
     assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[7., 8., 9.]);
     // After the ten positions that there were, 7 is the least that has a whole window; now there are nine.
-    let refused = Error::RollbackEvicted { sequence: 0, length: 7, shortest: 8, sinks: 0, oldest: 5 };
+    let refused =
+        Error::Sequence(SequenceError::RollbackEvicted { sequence: 0, length: 7, shortest: 8, sinks: 0, oldest: 5 });
     assert_eq!(cache.truncate(7), Err(refused));
     cache.truncate(0)?;
     update(&mut cache, &[1.], Write::append(1))?;
@@ -251,7 +295,7 @@ fn a_source_serves_every_batch_that_its_buffers_hold(gpu: &Gpu) -> Outcome {
     cache.select(&[0, 0, 0, 0])?;
     let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let refused = cache.record_update(&mut encoder, &source, Write::append(1));
-    assert_eq!(refused, Err(Error::BatchBeyondBound { name: "source", bound: 3, batch_size: 4 }));
+    assert_eq!(refused, Err(Error::Step(StepError::BatchBeyondBound { name: "source", bound: 3, batch_size: 4 })));
     assert_eq!(cache.lengths(), [3, 3, 3, 3]);
     DONE
 }

@@ -5,6 +5,7 @@ use wgpu_kv_cache::{
     ReferenceCache, RowsIn, Source, Strides, Write,
     attention::{Attention, Options, Tensors},
 };
+use wgpu_kv_cache::{ConfigError, DeviceError, RangeError, SequenceError, StepError, WriteError};
 
 use crate::{
     DONE, Gpu, Outcome, Test,
@@ -104,7 +105,7 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
             let engine = Engine::new(&cache)?;
             cache.warm_up(&engine.sources)?;
             let short = cache.warm_up(&engine.sources[1..]);
-            assert_eq!(short, Err(Error::LayerCount { name: "a source", num_layers: 2, actual: 1 }));
+            assert_eq!(short, Err(Error::Step(StepError::LayerCount { name: "a source", num_layers: 2, actual: 1 })));
             // (what happens to the batch before, tokens, counts)
             let steps: [(&[u32], u32, &[u32]); 9] = [
                 (&[0, 1], 6, &[6, 3]),
@@ -134,7 +135,7 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
                     given.push(part(&queries, QUERY_HEADS, batch, MOST_TOKENS));
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     let early = engine.attentions[layer].record(cache.layer(layer)?, &mut pass);
-                    assert_eq!(early, Err(Error::StepNotRecorded));
+                    assert_eq!(early, Err(Error::Step(StepError::StepNotRecorded)));
                     cache.record_update(layer, &mut pass, &engine.sources[layer])?;
                     engine.attentions[layer].record(cache.layer(layer)?, &mut pass)?;
                 }
@@ -176,10 +177,10 @@ fn what_an_attention_has_no_room_for_is_named(gpu: &Gpu) -> Outcome {
     let attention = Attention::new(&cache, &Options::new(1, 2), &tensors)?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
     let refused = attention.record(&cache, &mut encoder);
-    assert_eq!(refused, Err(Error::MoreTokensThanBound { name: "queries", tokens: 3, bound: 2 }));
+    assert_eq!(refused, Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens: 3, bound: 2 })));
     cache.repeat(2)?;
     let refused = attention.record(&cache, &mut encoder);
-    assert_eq!(refused, Err(Error::BatchBeyondBound { name: "output", bound: 3, batch_size: 4 }));
+    assert_eq!(refused, Err(Error::Step(StepError::BatchBeyondBound { name: "output", bound: 3, batch_size: 4 })));
     let message = refused.unwrap_err().to_string();
     assert_eq!(
         message,
@@ -257,12 +258,21 @@ fn a_step_that_one_layer_refuses_changes_none(gpu: &Gpu) -> Outcome {
     let before = state(&cache)?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
     for (write, expected) in [
-        (Write::append(0), Error::NoTokens),
-        (Write::append(3), Error::WriteBeyondCapacity { sequence: 0, position: 2, count: 3, max_seq_len: 4 }),
-        (Write::append(7), Error::WriteBeyondCapacity { sequence: 0, position: 2, count: 7, max_seq_len: 8 }),
+        (Write::append(0), Error::Write(WriteError::NoTokens)),
+        (
+            Write::append(3),
+            Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 2, count: 3, max_seq_len: 4 }),
+        ),
+        (
+            Write::append(7),
+            Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 2, count: 7, max_seq_len: 8 }),
+        ),
         // The query at position 4 sees position 2, whose slot position 6 takes; of the ring alone.
-        (Write::at(4, 3).attended(), Error::Evicted { sequence: 0, position: 2, oldest: 3 }),
-        (Write::append(2).counts(&[2, 3]), Error::CountAboveTokens { sequence: 1, count: 3, tokens: 2 }),
+        (Write::at(4, 3).attended(), Error::Range(RangeError::Evicted { sequence: 0, position: 2, oldest: 3 })),
+        (
+            Write::append(2).counts(&[2, 3]),
+            Error::Write(WriteError::CountAboveTokens { sequence: 1, count: 3, tokens: 2 }),
+        ),
     ] {
         assert_eq!(cache.begin_step(&mut encoder, write), Err(expected));
     }
@@ -274,18 +284,21 @@ fn a_step_that_one_layer_refuses_changes_none(gpu: &Gpu) -> Outcome {
 fn a_layer_is_recorded_once(gpu: &Gpu) -> Outcome {
     let mut cache = BatchedKvCache::new(&gpu.context, CacheConfig::new(1, 1, DIM, 8), 2)?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
-    assert_eq!(cache.record_advance(0, &mut encoder), Err(Error::NoStep { layer: 0 }));
+    assert_eq!(cache.record_advance(0, &mut encoder), Err(Error::Step(StepError::NoStep { layer: 0 })));
     cache.begin_step(&mut encoder, Write::append(1))?;
-    assert_eq!(cache.record_advance(2, &mut encoder), Err(Error::LayerOutOfRange { layer: 2, num_layers: 2 }));
+    assert_eq!(
+        cache.record_advance(2, &mut encoder),
+        Err(Error::Sequence(SequenceError::LayerOutOfRange { layer: 2, num_layers: 2 }))
+    );
     cache.record_advance(1, &mut encoder)?;
-    assert_eq!(cache.record_advance(1, &mut encoder), Err(Error::NoStep { layer: 1 }));
+    assert_eq!(cache.record_advance(1, &mut encoder), Err(Error::Step(StepError::NoStep { layer: 1 })));
     let refused = cache.begin_step(&mut encoder, Write::append(1));
-    assert_eq!(refused, Err(Error::LayersOutOfStep { layer: 1, sequence: 0, first: 0, actual: 1 }));
+    assert_eq!(refused, Err(Error::Step(StepError::LayersOutOfStep { layer: 1, sequence: 0, first: 0, actual: 1 })));
     // The step before is still there.
     cache.record_advance(0, &mut encoder)?;
     cache.begin_step(&mut encoder, Write::append(1))?;
     cache.layer_mut(0)?.record_truncate(&mut encoder, 0)?;
-    assert_eq!(cache.record_advance(0, &mut encoder), Err(Error::NoStep { layer: 0 }));
+    assert_eq!(cache.record_advance(0, &mut encoder), Err(Error::Step(StepError::NoStep { layer: 0 })));
     gpu.context.submit_of_test(encoder);
     assert_eq!((cache.layer(0)?.read_lengths()?, cache.layer(1)?.read_lengths()?), (vec![0], vec![1]));
     DONE
@@ -327,21 +340,27 @@ fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
     cache.layer_mut(2)?.select(&[1])?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
     let refused = cache.begin_step(&mut encoder, Write::append(1));
-    assert_eq!(refused, Err(Error::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 }));
+    assert_eq!(
+        refused,
+        Err(Error::Config(ConfigError::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 }))
+    );
     cache.record_truncate(&mut encoder.begin_compute_pass(&Default::default()), 2)?;
     gpu.context.submit_of_test(encoder);
     for (layer, lengths) in cache.layers().iter().zip([&[2, 2][..], &[2, 2], &[2]]) {
         assert_eq!((layer.lengths(), layer.read_lengths()?), (lengths, lengths.to_vec()));
     }
     // What follows from the batch is refused, and changes none.
-    let differ = || Err(Error::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 });
+    let differ = || Err(Error::Config(ConfigError::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 }));
     assert_eq!(cache.copy_sequence(0, 1), differ());
     assert_eq!(cache.repeat(1), differ());
     assert_eq!(cache.layers()[2].config().batch_size, 1);
     // Another layer altogether, whose steps are larger than those that the cache has room for.
     *cache.layer_mut(1)? = KvCache::new(&gpu.context, CacheConfig::new(3000, 1, DIM, 8))?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
-    assert_eq!(cache.begin_step(&mut encoder, Write::append(1)), Err(Error::ForeignLayer { layer: 1 }));
+    assert_eq!(
+        cache.begin_step(&mut encoder, Write::append(1)),
+        Err(Error::Step(StepError::ForeignLayer { layer: 1 }))
+    );
     cache.truncate(0)?;
     DONE
 }
@@ -373,7 +392,7 @@ fn a_dropped_encoder_is_taken_back(gpu: &Gpu) -> Outcome {
     assert_eq!((cache.lengths(), cache.read_lengths()?), (of_reference.lengths(), vec![9]));
     assert_eq!(of_reference.compare_storage(0, &cache.read_storage()?)?, None);
     let mut other = KvCache::new(&gpu.context, config)?;
-    assert_eq!(other.restore(&before), Err(Error::ForeignCheckpoint));
+    assert_eq!(other.restore(&before), Err(Error::Step(StepError::ForeignCheckpoint)));
     DONE
 }
 
@@ -400,7 +419,9 @@ fn an_operation_on_all_layers_is_on_all_or_none(gpu: &Gpu) -> Outcome {
         cache.layers().iter().map(of).collect()
     };
     let before = state(&cache)?;
-    let too_large = |done: Result<(), Error>| assert!(matches!(done, Err(Error::BufferTooLarge { .. })), "{done:?}");
+    let too_large = |done: Result<(), Error>| {
+        assert!(matches!(done, Err(Error::Device(DeviceError::BufferTooLarge { .. }))), "{done:?}");
+    };
     too_large(cache.reorder(&[1, 0]));
     assert_eq!(state(&cache)?, before, "after reorder");
     too_large(cache.copy_range(0, 0..120, 1, 0));
@@ -438,7 +459,7 @@ fn memory_that_runs_out_at_every_point(gpu: &Gpu) -> Outcome {
         if done.is_ok() {
             break;
         }
-        assert!(matches!(done, Err(Error::OutOfMemory { .. })), "{done:?}");
+        assert!(matches!(done, Err(Error::Device(DeviceError::OutOfMemory { .. }))), "{done:?}");
         points += 1;
         drop(encoder);
         cache.restore(&before)?;
@@ -473,7 +494,7 @@ fn rollbacks_and_lengths(gpu: &Gpu) -> Outcome {
     cache.rollback(2)?;
     assert_eq!(cache.lengths(), [3, 1]);
     let refused = cache.rollback(&[0, 2]);
-    assert_eq!(refused, Err(Error::RollbackBeyondStart { sequence: 1, tokens: 2, length: 1 }));
+    assert_eq!(refused, Err(Error::Sequence(SequenceError::RollbackBeyondStart { sequence: 1, tokens: 2, length: 1 })));
     cache.rollback(&[3, 0])?;
     for layer in cache.layers() {
         assert_eq!((layer.lengths(), layer.read_lengths()?), (&[0, 1][..], vec![0, 1]));

@@ -6,6 +6,7 @@ use std::{
     task::{Context as Task, Poll, Waker},
     time::{Duration, Instant},
 };
+use wgpu_kv_cache::DeviceError;
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, KvCache, Write,
@@ -124,14 +125,17 @@ fn a_lost_device_ends_the_future(gpu: &Gpu) -> Outcome {
             for _ in 0..polls_of_the_device {
                 let _ = context.device().poll(wgpu::PollType::Poll);
             }
-            assert!(matches!(by_hand(&context, read), Err(Error::DeviceLost { .. })));
-            assert!(matches!(by_hand(&context, storage), Err(Error::DeviceLost { .. })));
-            assert!(matches!(by_hand(&context, wait), Err(Error::DeviceLost { .. })));
+            assert!(matches!(by_hand(&context, read), Err(Error::Device(DeviceError::DeviceLost { .. }))));
+            assert!(matches!(by_hand(&context, storage), Err(Error::Device(DeviceError::DeviceLost { .. }))));
+            assert!(matches!(by_hand(&context, wait), Err(Error::Device(DeviceError::DeviceLost { .. }))));
         }
         // And one that starts afterwards.
-        assert!(matches!(by_hand(&context, cache.read_lengths_async()), Err(Error::DeviceLost { .. })));
-        assert!(matches!(by_hand(&context, context.wait_async()), Err(Error::DeviceLost { .. })));
-        assert!(matches!(cache.read_storage(), Err(Error::DeviceLost { .. })));
+        assert!(matches!(
+            by_hand(&context, cache.read_lengths_async()),
+            Err(Error::Device(DeviceError::DeviceLost { .. }))
+        ));
+        assert!(matches!(by_hand(&context, context.wait_async()), Err(Error::Device(DeviceError::DeviceLost { .. }))));
+        assert!(matches!(cache.read_storage(), Err(Error::Device(DeviceError::DeviceLost { .. }))));
     }
     DONE
 }

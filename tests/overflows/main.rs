@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use noop::{context, context_with};
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, Destination, Error, Format, KvCache, Pair, Placement, RowsIn, Side, Source,
-    Strides, Write,
+    BatchedKvCache, BufferError, CacheConfig, ConfigError, Context, Destination, Error, Format, KvCache, Pair,
+    Placement, RangeError, RowsIn, SequenceError, Side, Source, Strides, Write,
 };
 
 const NUMBERS: [u32; 13] = [
@@ -91,7 +91,8 @@ fn writes() {
         let mut cache = KvCache::new(&context, config(placement)).unwrap();
         let mut layers = BatchedKvCache::new(&context, config(placement), 2).unwrap();
         let bound = cache.bind_source(&source).unwrap();
-        let bound_layers: Vec<_> = (0..2).map(|layer| layers.bind_source(layer, &source).unwrap()).collect();
+        let bound_layers: Vec<_> =
+            (0..2).map(|layer| layers.layer(layer).unwrap().bind_source(&source).unwrap()).collect();
         for tokens in NUMBERS {
             for position in NUMBERS.map(Some).into_iter().chain([None]) {
                 for start in [0, 5, 4_000_000_000] {
@@ -124,7 +125,7 @@ fn writes() {
                         (Err(error), expected) => {
                             assert_eq!(lengths, before, "{case}: {error}");
                             // Rows that a ring has let go are the only other reason.
-                            let evicted = matches!(error, Error::RollbackEvicted { .. });
+                            let evicted = matches!(error, Error::Sequence(SequenceError::RollbackEvicted { .. }));
                             assert!(evicted || expected.contains(&None), "{case}: {error}");
                         }
                         (Ok(()), _) => panic!("{case} was taken: {lengths:?}"),
@@ -196,11 +197,11 @@ fn sources() {
                                 cache.record_update(&mut encoder, &source, Write::at(0, tokens)).unwrap();
                                 context.queue().submit([encoder.finish()]);
                             }
-                            Err(Error::BufferRange { needed: told, .. }) => {
+                            Err(Error::Buffer(BufferError::BufferRange { needed: told, .. })) => {
                                 assert!(!fits && aligned, "{rows:?} {tokens}");
                                 assert_eq!(u128::from(told), needed.min(u64::MAX.into()), "{rows:?} {tokens}");
                             }
-                            Err(Error::Misaligned { .. }) => assert!(!aligned),
+                            Err(Error::Buffer(BufferError::Misaligned { .. })) => assert!(!aligned),
                             Err(error) => panic!("{rows:?} {tokens}: {error}"),
                         }
                     }
@@ -259,14 +260,20 @@ fn configurations() {
                         let limit = u128::from(u64::MAX);
                         let fits = batch * heads <= u128::from(u32::MAX) && bytes <= limit;
                         if batch.min(heads).min(dim.into()).min(slots) == 0 {
-                            assert!(matches!(valid, Err(Error::ZeroDimension { .. })), "{config:?}");
+                            assert!(
+                                matches!(valid, Err(Error::Config(ConfigError::ZeroDimension { .. }))),
+                                "{config:?}"
+                            );
                         } else if fits {
                             assert_eq!(u128::from(config.bytes_per_layer().unwrap()), bytes, "{config:?}");
                             assert_eq!(u128::from(config.bytes_per_plane(Side::Keys).unwrap()), key, "{config:?}");
                             let row = u128::from(keys.row_bytes(dim)) + u128::from(values.row_bytes(dim));
                             assert_eq!(u128::from(config.bytes_per_token().unwrap()), row * batch * heads);
                         } else {
-                            assert!(matches!(valid, Err(Error::SizeOverflow { .. })), "{config:?} {valid:?}");
+                            assert!(
+                                matches!(valid, Err(Error::Config(ConfigError::SizeOverflow { .. }))),
+                                "{config:?} {valid:?}"
+                            );
                         }
                     }
                 }
@@ -342,9 +349,9 @@ fn ranges_and_destinations() {
     for cache in &caches(&context) {
         for range in ranges() {
             let refused = |error: &Error| match error {
-                Error::RangeReversed { .. } => range.start > range.end,
-                Error::RangeBeyondWritten { .. } => range.end > cache.write_pos(),
-                Error::Evicted { .. } => cache.config().placement == RING,
+                Error::Range(RangeError::RangeReversed { .. }) => range.start > range.end,
+                Error::Range(RangeError::RangeBeyondWritten { .. }) => range.end > cache.write_pos(),
+                Error::Range(RangeError::Evicted { .. }) => cache.config().placement == RING,
                 _ => false,
             };
             match cache.get(range.clone()) {
@@ -359,8 +366,8 @@ fn ranges_and_destinations() {
                 let fits = u128::from(offset) + bytes <= u128::from(keys.size());
                 match cache.record_get(&mut encoder, range.clone(), destinations) {
                     Ok(()) => assert!(fits && offset % 4 == 0, "{range:?} {offset}"),
-                    Err(Error::BufferRange { .. }) => assert!(!fits, "{range:?} {offset}"),
-                    Err(Error::Misaligned { .. }) => assert!(offset % 4 != 0),
+                    Err(Error::Buffer(BufferError::BufferRange { .. })) => assert!(!fits, "{range:?} {offset}"),
+                    Err(Error::Buffer(BufferError::Misaligned { .. })) => assert!(offset % 4 != 0),
                     Err(error) => assert!(refused(&error), "{range:?}: {error}"),
                 }
                 drop(cache.record_get_all(&mut encoder, destinations));
@@ -411,9 +418,13 @@ fn sequences_and_lengths() {
                 // Only what is there can be seen, and only what is stored.
                 match cache.visible(number, other) {
                     Ok(visible) => assert_eq!(visible.len(), other as usize),
-                    Err(Error::IndexOutOfRange { .. }) => assert!(number > 1),
-                    Err(Error::QueriesBeyondLength { .. }) => assert!(other > lengths[number as usize]),
-                    Err(error) => assert!(matches!(error, Error::Evicted { .. }), "{case} {other}: {error}"),
+                    Err(Error::Sequence(SequenceError::IndexOutOfRange { .. })) => assert!(number > 1),
+                    Err(Error::Sequence(SequenceError::QueriesBeyondLength { .. })) => {
+                        assert!(other > lengths[number as usize])
+                    }
+                    Err(error) => {
+                        assert!(matches!(error, Error::Range(RangeError::Evicted { .. })), "{case} {other}: {error}")
+                    }
                 }
             }
             for times in NUMBERS {
@@ -465,7 +476,7 @@ fn rollbacks() {
     let source = Source { keys: repeated(&rows), values: repeated(&rows), tokens: u32::MAX };
     for length in [0, 5, 1 << 31, u32::MAX - 1] {
         let mut cache = BatchedKvCache::new(&context, config(RING), 1).unwrap();
-        let bound = cache.bind_source(0, &source).unwrap();
+        let bound = cache.layer(0).unwrap().bind_source(&source).unwrap();
         let mut encoder = encoder(&context);
         if length > 0 {
             cache.begin_step(&mut encoder, Write::append(length)).unwrap();
@@ -475,8 +486,11 @@ fn rollbacks() {
         for tokens in NUMBERS {
             match cache.record_rollback(&mut encoder, tokens) {
                 Ok(()) => assert_eq!(cache.lengths(), [length - tokens; 2]),
-                Err(Error::RollbackBeyondStart { .. }) => assert!(tokens > length),
-                Err(error) => assert!(matches!(error, Error::RollbackEvicted { .. }) && tokens > 1, "{error}"),
+                Err(Error::Sequence(SequenceError::RollbackBeyondStart { .. })) => assert!(tokens > length),
+                Err(error) => assert!(
+                    matches!(error, Error::Sequence(SequenceError::RollbackEvicted { .. })) && tokens > 1,
+                    "{error}"
+                ),
             }
             cache.restore(&before).unwrap();
         }

@@ -4,6 +4,7 @@
 mod destroyed;
 
 use std::future::Future;
+use wgpu_kv_cache::DeviceError;
 
 use super::*;
 
@@ -22,7 +23,7 @@ fn a_lost_device() {
     let rows = [1.0f32; 4];
     let lost = |result: Option<Error>| {
         let error = result.expect("the device is lost");
-        assert!(matches!(error, Error::DeviceLost { .. }), "{error}");
+        assert!(matches!(error, Error::Device(DeviceError::DeviceLost { .. })), "{error}");
         assert!(error.to_string().starts_with("the device is lost ("), "{error}");
     };
     let ended = |ended: std::task::Poll<Option<Error>>| match ended {
@@ -78,7 +79,7 @@ fn out_of_memory() {
         wgpu::Limits { max_buffer_size: 1 << 30, max_storage_buffer_binding_size: 1 << 30, ..Default::default() };
     let context = context_with(limits);
     let error = KvCache::new(&context, CacheConfig::new(1, 1, 1 << 7, 1 << 21)).unwrap_err();
-    assert_eq!(error, Error::OutOfMemory { what: "cached keys", bytes: 1 << 30 });
+    assert_eq!(error, Error::Device(DeviceError::OutOfMemory { what: "cached keys", bytes: 1 << 30 }));
     assert_eq!(error.to_string(), "out of memory: cached keys of 1073741824 bytes could not be allocated");
     // The device is still good for less.
     cache(&context);

@@ -9,6 +9,9 @@ use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, Placement,
     ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors, program::Program,
 };
+use wgpu_kv_cache::{
+    BufferError, ConfigError, DeviceError, RangeError, RowError, SequenceError, StepError, WriteError,
+};
 
 use noop::{context, context_with};
 
@@ -50,13 +53,13 @@ fn configurations_with_a_zero() {
         ("max_seq_len", CacheConfig { max_seq_len: 0, ..whole }),
     ] {
         let error = KvCache::new(&context, config).unwrap_err();
-        assert_eq!(error, Error::ZeroDimension { name });
+        assert_eq!(error, Error::Config(ConfigError::ZeroDimension { name }));
         assert_eq!(error.to_string(), format!("{name} must be at least 1, but is 0"));
         assert_eq!(ReferenceCache::new(config).unwrap_err(), error);
         assert_eq!(config.bytes_per_layer().unwrap_err(), error);
     }
     let error = BatchedKvCache::new(&context, whole, 0).unwrap_err();
-    assert_eq!(error, Error::ZeroDimension { name: "num_layers" });
+    assert_eq!(error, Error::Config(ConfigError::ZeroDimension { name: "num_layers" }));
 }
 
 #[test]
@@ -72,9 +75,9 @@ fn products_that_overflow() {
     );
     let layer = CacheConfig::new(1 << 15, 1 << 15, 1 << 16, 1 << 16);
     let error = layer.validate().unwrap_err();
-    assert!(matches!(error, Error::SizeOverflow { what: "bytes of one layer", .. }), "{error}");
+    assert!(matches!(error, Error::Config(ConfigError::SizeOverflow { what: "bytes of one layer", .. })), "{error}");
     let layers = BatchedKvCache::new(&context, CacheConfig::new(1 << 16, 1 << 15, 1 << 12, 1 << 12), 64).unwrap_err();
-    assert!(matches!(layers, Error::SizeOverflow { what: "bytes of all layers", .. }), "{layers}");
+    assert!(matches!(layers, Error::Config(ConfigError::SizeOverflow { what: "bytes of all layers", .. })), "{layers}");
 }
 
 #[test]
@@ -96,17 +99,30 @@ fn limits_that_are_too_small() {
     // wgpu's default binding limit is 128 MiB.
     let config = CacheConfig::new(1, 1, 1 << 10, 1 << 16);
     let error = KvCache::new(&context(), config).unwrap_err();
-    assert_eq!(error, Error::PlaneTooLarge { side: Side::Keys, plane_bytes: 1 << 28, limit_bytes: 128 << 20 });
+    assert_eq!(
+        error,
+        Error::Config(ConfigError::PlaneTooLarge { side: Side::Keys, plane_bytes: 1 << 28, limit_bytes: 128 << 20 })
+    );
     assert!(error.to_string().contains("takes 268435456 bytes, but a binding holds at most 134217728 here"), "{error}");
     assert!(error.to_string().contains("max_storage_buffer_binding_size"), "{error}");
     let values = CacheConfig::new(1, 1, 4, 1 << 16).value_dim(1 << 10);
-    assert!(matches!(KvCache::new(&context(), values), Err(Error::PlaneTooLarge { side: Side::Values, .. })));
+    assert!(matches!(
+        KvCache::new(&context(), values),
+        Err(Error::Config(ConfigError::PlaneTooLarge { side: Side::Values, .. }))
+    ));
     // Beyond what any binding holds.
     let most =
         wgpu::Limits { max_storage_buffer_binding_size: 1 << 40, max_buffer_size: 1 << 40, ..Default::default() };
     let config = CacheConfig::new(1, 1, 1 << 13, 1 << 16);
     let error = config.required_limits(&most).unwrap_err();
-    assert_eq!(error, Error::PlaneTooLarge { side: Side::Keys, plane_bytes: 1 << 31, limit_bytes: (1 << 31) - 4 });
+    assert_eq!(
+        error,
+        Error::Config(ConfigError::PlaneTooLarge {
+            side: Side::Keys,
+            plane_bytes: 1 << 31,
+            limit_bytes: (1 << 31) - 4
+        })
+    );
 
     let few = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..Default::default() };
     let error = KvCache::new(&context_with(few), CacheConfig::new(1, 1, 1, 1)).unwrap_err();
@@ -116,15 +132,15 @@ fn limits_that_are_too_small() {
     );
     let narrow = wgpu::Limits { max_compute_invocations_per_workgroup: 128, ..Default::default() };
     let error = KvCache::new(&context_with(narrow), CacheConfig::new(1, 1, 1, 1)).unwrap_err();
-    assert!(matches!(error, Error::DeviceLimit { needed: 256, available: 128, .. }), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::DeviceLimit { needed: 256, available: 128, .. })), "{error}");
     let tiny = wgpu::Limits { max_storage_buffer_binding_size: 1024, ..Default::default() };
     let error = KvCache::new(&context_with(tiny), CacheConfig::new(100, 1, 1, 1)).unwrap_err();
-    assert!(matches!(error, Error::DeviceLimit { needed: 3204, available: 1024, .. }), "{error}");
-    // Three runs of a sequence lie above each other in a grid.
+    assert!(matches!(error, Error::Device(DeviceError::DeviceLimit { needed: 5612, available: 1024, .. })), "{error}");
+    // Three runs of a sequence, and one of rows that it does not have, lie above each other in a grid.
     let low = wgpu::Limits { max_compute_workgroups_per_dimension: 2, ..Default::default() };
     let ring = CacheConfig::new(1, 1, 1, 0).placement(Placement::Ring { window: 1, sinks: 0, slack: 0 });
     let error = KvCache::new(&context_with(low), ring).unwrap_err();
-    assert!(matches!(error, Error::DeviceLimit { needed: 3, available: 2, .. }), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::DeviceLimit { needed: 4, available: 2, .. })), "{error}");
 }
 
 #[test]
@@ -134,20 +150,20 @@ fn writes_past_the_end() {
     let rows = [7.0f32; 12];
     refuses(
         &mut cache,
-        Error::WriteBeyondCapacity { sequence: 0, position: 3, count: 3, max_seq_len: 4 },
+        Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 3, count: 3, max_seq_len: 4 }),
         "sequence 0 must end at or before max_seq_len = 4, but 3 tokens at position 3 end at 6",
         |cache| cache.update(&rows[..], &rows[..], Write::append(3)),
     );
     // The second sequence alone breaks the rule.
     refuses(
         &mut cache,
-        Error::WriteBeyondCapacity { sequence: 1, position: 4, count: 1, max_seq_len: 4 },
+        Error::Write(WriteError::WriteBeyondCapacity { sequence: 1, position: 4, count: 1, max_seq_len: 4 }),
         "sequence 1 must end at or before max_seq_len = 4, but 1 tokens at position 4 end at 5",
         |cache| cache.update(&rows[..4], &rows[..4], Write::at_each(&[0, 4], 1)),
     );
     refuses(
         &mut cache,
-        Error::WriteBeyondCapacity { sequence: 0, position: u32::MAX, count: 3, max_seq_len: 4 },
+        Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: u32::MAX, count: 3, max_seq_len: 4 }),
         "sequence 0 must end at or before max_seq_len = 4, but 3 tokens at position 4294967295 end at 4294967298",
         |cache| cache.update(&rows[..], &rows[..], Write::at(u32::MAX, 3)),
     );
@@ -161,36 +177,39 @@ fn counts_positions_and_tokens() {
     let context = context();
     let mut cache = cache(&context);
     let rows = [7.0f32; 12];
-    refuses(&mut cache, Error::NoTokens, "there must be at least 1 token, but there are 0", |cache| {
-        cache.update(&rows[..0], &rows[..0], Write::append(0))
-    });
     refuses(
         &mut cache,
-        Error::CountAboveTokens { sequence: 1, count: 2, tokens: 1 },
+        Error::Write(WriteError::NoTokens),
+        "there must be at least 1 token, but there are 0",
+        |cache| cache.update(&rows[..0], &rows[..0], Write::append(0)),
+    );
+    refuses(
+        &mut cache,
+        Error::Write(WriteError::CountAboveTokens { sequence: 1, count: 2, tokens: 1 }),
         "the count of sequence 1 must be at most tokens = 1, but is 2",
         |cache| cache.update(&rows[..4], &rows[..4], Write::append(1).counts(&[1, 2])),
     );
     refuses(
         &mut cache,
-        Error::PerSequenceLength { name: "counts", batch_size: 2, actual: 3 },
+        Error::Sequence(SequenceError::PerSequenceLength { name: "counts", batch_size: 2, actual: 3 }),
         "counts must have one entry per sequence, 2, but has 3",
         |cache| cache.update(&rows[..4], &rows[..4], Write::append(1).counts(&[1, 1, 1])),
     );
     refuses(
         &mut cache,
-        Error::PerSequenceLength { name: "positions", batch_size: 2, actual: 1 },
+        Error::Sequence(SequenceError::PerSequenceLength { name: "positions", batch_size: 2, actual: 1 }),
         "positions must have one entry per sequence, 2, but has 1",
         |cache| cache.update(&rows[..4], &rows[..4], Write::at_each(&[0], 1)),
     );
     refuses(
         &mut cache,
-        Error::SliceLength { side: Side::Keys, expected: 4, actual: 3 },
+        Error::Write(WriteError::SliceLength { side: Side::Keys, expected: 4, actual: 3 }),
         "keys must hold batch × heads × tokens × dim = 4 elements, but hold 3",
         |cache| cache.update(&rows[..3], &rows[..4], Write::append(1)),
     );
     refuses(
         &mut cache,
-        Error::SliceLength { side: Side::Values, expected: 4, actual: 12 },
+        Error::Write(WriteError::SliceLength { side: Side::Values, expected: 4, actual: 12 }),
         "values must hold batch × heads × tokens × dim = 4 elements, but hold 12",
         |cache| cache.update(&rows[..4], &rows[..], Write::append(1)),
     );
@@ -203,13 +222,13 @@ fn ranges() {
     let (start, end) = (2, 1);
     refuses(
         &mut cache,
-        Error::RangeReversed { start, end },
+        Error::Range(RangeError::RangeReversed { start, end }),
         "a range must start at or before its end, but 2 > 1",
         |cache| cache.get(start..end),
     );
     refuses(
         &mut cache,
-        Error::RangeBeyondWritten { end: 4, write_pos: 3 },
+        Error::Range(RangeError::RangeBeyondWritten { end: 4, write_pos: 3 }),
         "a range must end at or before write_pos = 3, but ends at 4",
         |cache| cache.get(0..4),
     );
@@ -222,11 +241,20 @@ fn layers_and_indices_that_do_not_exist() {
     let rows = [7.0f32; 4];
     let error = cache.update(3, &rows[..], &rows[..], Write::append(1)).unwrap_err();
     assert_eq!(error.to_string(), "layer must be below num_layers = 3, but is 3");
-    assert_eq!(cache.get_all(7).unwrap_err(), Error::LayerOutOfRange { layer: 7, num_layers: 3 });
+    assert_eq!(
+        cache.get_all(7).unwrap_err(),
+        Error::Sequence(SequenceError::LayerOutOfRange { layer: 7, num_layers: 3 })
+    );
     let view = cache.layer(0).unwrap().view().side(Side::Keys);
     assert_eq!(view.row(0, 2, 0).unwrap_err().to_string(), "head must be below 2, but is 2");
-    assert_eq!(view.row(1, 0, 0).unwrap_err(), Error::IndexOutOfRange { name: "sequence", index: 1, count: 1 });
-    assert_eq!(view.slots_at(4).err(), Some(Error::IndexOutOfRange { name: "position", index: 4, count: 4 }));
+    assert_eq!(
+        view.row(1, 0, 0).unwrap_err(),
+        Error::Sequence(SequenceError::IndexOutOfRange { name: "sequence", index: 1, count: 1 })
+    );
+    assert_eq!(
+        view.slots_at(4).err(),
+        Some(Error::Sequence(SequenceError::IndexOutOfRange { name: "position", index: 4, count: 4 }))
+    );
 }
 
 /// A source of one token for [`cache`], with other parts replaced.
@@ -246,13 +274,17 @@ fn sources() {
 
     refuses(
         &mut cache,
-        Error::BufferUsage { side: Side::Values, needed: "STORAGE", actual: "BufferUsages(COPY_SRC)".to_owned() },
+        Error::Buffer(BufferError::BufferUsage {
+            side: Side::Values,
+            needed: "STORAGE",
+            actual: wgpu::BufferUsages::COPY_SRC,
+        }),
         "the buffer of values must have STORAGE, but has BufferUsages(COPY_SRC)",
         |cache| cache.bind_source(&source(&good, &copied)),
     );
     refuses(
         &mut cache,
-        Error::BufferRange { side: Side::Keys, needed: 16, actual: 12 },
+        Error::Buffer(BufferError::BufferRange { side: Side::Keys, needed: 16, actual: 12 }),
         "the buffer of keys must hold 16 bytes for this offset, these strides and tokens (bindings end on a multiple of \
          4), but holds 12",
         |cache| cache.bind_source(&source(&short, &good)),
@@ -261,7 +293,7 @@ fn sources() {
     misaligned.keys.offset = 2;
     refuses(
         &mut cache,
-        Error::Misaligned { side: Side::Keys, offset: 2, alignment: 4 },
+        Error::Buffer(BufferError::Misaligned { side: Side::Keys, offset: 2, alignment: 4 }),
         "the offset of keys must be a multiple of 4 bytes, but is 2",
         |cache| cache.bind_source(&misaligned),
     );
@@ -269,7 +301,7 @@ fn sources() {
     beyond.values.offset = 4;
     refuses(
         &mut cache,
-        Error::BufferRange { side: Side::Values, needed: 20, actual: 16 },
+        Error::Buffer(BufferError::BufferRange { side: Side::Values, needed: 20, actual: 16 }),
         "the buffer of values must hold 20 bytes for this offset, these strides and tokens (bindings end on a multiple \
          of 4), but holds 16",
         |cache| cache.bind_source(&beyond),
@@ -278,24 +310,30 @@ fn sources() {
     let mut wild = source(&good, &good);
     wild.keys.strides.sequence = u64::MAX / 2;
     let error = cache.bind_source(&wild).err();
-    assert_eq!(error, Some(Error::BufferRange { side: Side::Keys, needed: u64::MAX, actual: 16 }));
+    assert_eq!(error, Some(Error::Buffer(BufferError::BufferRange { side: Side::Keys, needed: u64::MAX, actual: 16 })));
     let mut none = source(&good, &good);
     none.tokens = 0;
-    refuses(&mut cache, Error::NoTokens, "there must be at least 1 token, but there are 0", |cache| {
-        cache.bind_source(&none)
-    });
+    refuses(
+        &mut cache,
+        Error::Write(WriteError::NoTokens),
+        "there must be at least 1 token, but there are 0",
+        |cache| cache.bind_source(&none),
+    );
     let many = Source { tokens: u32::MAX, ..source(&good, &good) };
-    assert!(matches!(cache.bind_source(&many), Err(Error::BufferRange { .. })));
+    assert!(matches!(cache.bind_source(&many), Err(Error::Buffer(BufferError::BufferRange { .. }))));
 
     let own = cache.view().side(Side::Values).segments().next().unwrap().buffer.clone();
     refuses(
         &mut cache,
-        Error::OwnStorage { side: Side::Keys },
+        Error::Buffer(BufferError::OwnStorage { side: Side::Keys }),
         "the buffer of keys must not be the cache's own storage: one dispatch cannot read and write one buffer",
         |cache| cache.bind_source(&source(&own, &good)),
     );
     let lengths = cache.view().lengths_on_device().buffer.clone();
-    assert_eq!(cache.bind_source(&source(&good, &lengths)).err(), Some(Error::OwnStorage { side: Side::Values }));
+    assert_eq!(
+        cache.bind_source(&source(&good, &lengths)).err(),
+        Some(Error::Buffer(BufferError::OwnStorage { side: Side::Values }))
+    );
     // A stride of an axis with one step is never used.
     let mut unused = source(&good, &good);
     unused.keys.strides.token = u64::MAX;
@@ -315,7 +353,7 @@ fn a_buffer_of_another_device() {
     let foreign = buffer(&other, 16, wgpu::BufferUsages::STORAGE);
     let before = cache.read_storage().unwrap();
     let error = cache.bind_source(&source(&foreign, &foreign)).expect_err("wgpu refuses it");
-    assert!(matches!(error, Error::Refused { what: "a bind group", .. }), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Refused { what: "a bind group", .. })), "{error}");
     assert_eq!(cache.read_storage().unwrap(), before);
     let good = buffer(&context, 16, wgpu::BufferUsages::STORAGE);
     let source = cache.bind_source(&source(&good, &good)).unwrap();
@@ -334,25 +372,25 @@ fn bound_sources() {
     let mut encoder = context.device().create_command_encoder(&Default::default());
     refuses(
         &mut cache,
-        Error::ForeignSource,
+        Error::Step(StepError::ForeignSource),
         "the source must be bound to the layer that it updates, but belongs to another",
         |cache| cache.record_update(&mut encoder, &foreign, Write::append(1)),
     );
     refuses(
         &mut cache,
-        Error::MoreTokensThanBound { name: "source", tokens: 2, bound: 1 },
+        Error::Step(StepError::MoreTokensThanBound { name: "source", tokens: 2, bound: 1 }),
         "the source must have room for the 2 tokens of the update, but was bound for 1",
         |cache| cache.record_update(&mut encoder, &own, Write::at(0, 2)),
     );
     refuses(
         &mut cache,
-        Error::WriteBeyondCapacity { sequence: 0, position: 4, count: 1, max_seq_len: 4 },
+        Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 4, count: 1, max_seq_len: 4 }),
         "sequence 0 must end at or before max_seq_len = 4, but 1 tokens at position 4 end at 5",
         |cache| cache.record_update(&mut encoder, &own, Write::at(4, 1)),
     );
     refuses(
         &mut cache,
-        Error::WriteBeyondCapacity { sequence: 1, position: 2, count: 3, max_seq_len: 4 },
+        Error::Write(WriteError::WriteBeyondCapacity { sequence: 1, position: 2, count: 3, max_seq_len: 4 }),
         "sequence 1 must end at or before max_seq_len = 4, but 3 tokens at position 2 end at 5",
         |cache| cache.record_advance(&mut encoder, Write::at_each(&[0, 2], 3)),
     );
@@ -376,15 +414,25 @@ fn destinations() {
         values: Destination::new(values, value_offset),
     };
     let cases = [
-        (to(&short, 0, &good, 0), Error::BufferRange { side: Side::Keys, needed: 32, actual: 28 }),
-        (to(&good, 0, &good, 36), Error::BufferRange { side: Side::Values, needed: 68, actual: 64 }),
-        (to(&good, 6, &good, 32), Error::Misaligned { side: Side::Keys, offset: 6, alignment: 4 }),
-        (to(&own, 0, &good, 0), Error::OwnStorage { side: Side::Keys }),
-        (to(&good, 0, &good, 16), Error::DestinationsOverlap { byte: 16 }),
-        (to(&good, 0, &good, u64::MAX - 3), Error::BufferRange { side: Side::Values, needed: u64::MAX, actual: 64 }),
+        (to(&short, 0, &good, 0), Error::Buffer(BufferError::BufferRange { side: Side::Keys, needed: 32, actual: 28 })),
+        (
+            to(&good, 0, &good, 36),
+            Error::Buffer(BufferError::BufferRange { side: Side::Values, needed: 68, actual: 64 }),
+        ),
+        (to(&good, 6, &good, 32), Error::Buffer(BufferError::Misaligned { side: Side::Keys, offset: 6, alignment: 4 })),
+        (to(&own, 0, &good, 0), Error::Buffer(BufferError::OwnStorage { side: Side::Keys })),
+        (to(&good, 0, &good, 16), Error::Buffer(BufferError::DestinationsOverlap { byte: 16 })),
+        (
+            to(&good, 0, &good, u64::MAX - 3),
+            Error::Buffer(BufferError::BufferRange { side: Side::Values, needed: u64::MAX, actual: 64 }),
+        ),
         (
             to(&good, 0, &plain, 0),
-            Error::BufferUsage { side: Side::Values, needed: "STORAGE", actual: "BufferUsages(COPY_DST)".to_owned() },
+            Error::Buffer(BufferError::BufferUsage {
+                side: Side::Values,
+                needed: "STORAGE",
+                actual: wgpu::BufferUsages::COPY_DST,
+            }),
         ),
     ];
     for (destinations, error) in cases {
@@ -407,7 +455,7 @@ fn buffers_larger_than_the_device_allows() {
     let mut cache = KvCache::new(&context, CacheConfig::new(2, 1, 1, 150 << 10)).unwrap();
     assert_eq!(cache.view().side(Side::Keys).segments().len(), 2);
     let rows = vec![1.0f32; 300 << 10];
-    let too_large = |what| Error::BufferTooLarge { what, bytes: 1_228_800, limit_bytes: 1 << 20 };
+    let too_large = |what| Error::Device(DeviceError::BufferTooLarge { what, bytes: 1_228_800, limit_bytes: 1 << 20 });
     let words = "uploaded keys takes 1228800 bytes, but the device's max_buffer_size is 1048576; work in smaller ranges \
                  or ask for a larger limit";
     refuses(&mut cache, too_large("uploaded keys"), words, |cache| {
@@ -433,7 +481,7 @@ fn tensors_that_cannot_be_compared() {
     );
     let reference = ReferenceCache::new(CacheConfig::new(1, 1, 2, 4)).unwrap();
     let storage = KvCache::new(&context, config).unwrap().read_storage().unwrap();
-    assert!(matches!(reference.compare_storage(0, &storage), Err(Error::NotComparable { .. })));
+    assert!(matches!(reference.compare_storage(0, &storage), Err(Error::Row(RowError::NotComparable { .. }))));
 }
 
 #[test]

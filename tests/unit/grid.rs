@@ -1,6 +1,7 @@
 //! Blocks and grids. No device.
 
 use super::*;
+use crate::DeviceError;
 
 #[test]
 fn blocks_are_cut_until_they_fit_and_cover_everything_once() {
@@ -49,5 +50,8 @@ fn grids_hold_every_unit_within_the_limit() {
     assert_eq!(grid(257, &limits(65_535)), Ok([2, 1, 1]));
     assert_eq!(grid(65_535 * 256 + 1, &limits(65_535)), Ok([32_768, 2, 1]));
     let limit = "max_compute_workgroups_per_dimension";
-    assert_eq!(grid(50 * 256, &limits(7)), Err(Error::DeviceLimit { limit, needed: 8, available: 7 }));
+    assert_eq!(
+        grid(50 * 256, &limits(7)),
+        Err(Error::Device(DeviceError::DeviceLimit { limit, needed: 8, available: 7 }))
+    );
 }

@@ -1,7 +1,7 @@
 //! Plans: runs and ranges. No device.
 
 use super::*;
-use crate::plan::step::Immediate;
+use crate::{RangeError, WriteError, plan::step::Immediate};
 
 fn config(batch_size: u32, max_seq_len: u32) -> CacheConfig {
     CacheConfig::new(batch_size, 2, 4, max_seq_len)
@@ -54,9 +54,15 @@ fn a_count_of_zero_has_no_run_and_keeps_the_length() {
 #[test]
 fn the_last_slot_can_be_written_and_none_after_it() {
     assert_eq!(runs(&[9], Write::append(1)).unwrap().1, [[0, 9, 9, 10, 0]]);
-    assert!(matches!(runs(&[9], Write::append(2)), Err(Error::WriteBeyondCapacity { position: 9, count: 2, .. })));
-    assert!(matches!(runs(&[0], Write::at(u32::MAX, u32::MAX)), Err(Error::WriteBeyondCapacity { .. })));
-    assert!(matches!(runs(&[0], Write::at(10, 1)), Err(Error::WriteBeyondCapacity { .. })));
+    assert!(matches!(
+        runs(&[9], Write::append(2)),
+        Err(Error::Write(WriteError::WriteBeyondCapacity { position: 9, count: 2, .. }))
+    ));
+    assert!(matches!(
+        runs(&[0], Write::at(u32::MAX, u32::MAX)),
+        Err(Error::Write(WriteError::WriteBeyondCapacity { .. }))
+    ));
+    assert!(matches!(runs(&[0], Write::at(10, 1)), Err(Error::Write(WriteError::WriteBeyondCapacity { .. }))));
 }
 
 #[test]
@@ -78,7 +84,7 @@ fn reads_end_where_each_sequence_ends() {
     assert_eq!(spans, [(0, 4, 4..4, 4), (1, 0, 2..3, 0), (1, 3, 3..3, 4), (2, 0, 2..6, 0)]);
     assert!(matches!(
         plan_read(Placement::Linear, &sequences(&[0, 3]), &(0..4), &mut step),
-        Err(Error::RangeBeyondWritten { end: 4, write_pos: 3 })
+        Err(Error::Range(RangeError::RangeBeyondWritten { end: 4, write_pos: 3 }))
     ));
     plan_read(Placement::Linear, &sequences(&[]), &(0..0), &mut step).unwrap();
 }
@@ -121,7 +127,7 @@ fn every_small_ring_writes_as_if_position_by_position() {
                     let mut step = Step::default();
                     let planned = plan_write(&config, &known, &Write::at(position, tokens), &mut step);
                     if tokens == 0 {
-                        assert_eq!(planned, Err(Error::NoTokens));
+                        assert_eq!(planned, Err(Error::Write(WriteError::NoTokens)));
                         continue;
                     }
                     planned.unwrap_or_else(|error| panic!("{ring:?} at {cursor}, {tokens} at {position}: {error}"));
@@ -197,9 +203,9 @@ fn reads_of_a_ring_are_in_order_of_position_and_refuse_what_is_evicted() {
     let runs: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
     assert_eq!((step.rows, runs), (3, vec![(0, 6..7), (1, 2..4)]));
     // The slack row of position 4 is there for a rollback, and not valid.
-    let refused = Error::Evicted { sequence: 0, position: 4, oldest: 5 };
+    let refused = Error::Range(RangeError::Evicted { sequence: 0, position: 4, oldest: 5 });
     assert_eq!(plan_read(ring, &known, &(4..9), &mut step), Err(refused));
-    let refused = Error::Evicted { sequence: 0, position: 2, oldest: 5 };
+    let refused = Error::Range(RangeError::Evicted { sequence: 0, position: 2, oldest: 5 });
     assert_eq!(plan_read(ring, &known, &(0..9), &mut step), Err(refused));
     plan_read(ring, &known, &(0..2), &mut step).unwrap();
 }

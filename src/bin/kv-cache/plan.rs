@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use wgpu_kv_cache::{CacheConfig, Error, Format, Side};
+use wgpu_kv_cache::{CacheConfig, ConfigError, Error, Format, Side};
 
 use crate::{Failure, output, output::Out};
 
@@ -98,7 +98,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let value_dim =
         arguments.value_dim.or(model.value_dim.filter(|_| arguments.head_dim.is_none())).unwrap_or(head_dim);
     if layers == 0 {
-        return Err(Error::ZeroDimension { name: "num_layers" }.into());
+        return Err(Error::Config(ConfigError::ZeroDimension { name: "num_layers" }).into());
     }
     let contexts = match (&arguments.context[..], model.context) {
         ([], Some(longest)) => {
@@ -204,15 +204,21 @@ struct Plan {
 
 impl Plan {
     fn new(config: &CacheConfig, layers: u32) -> Result<Self, Failure> {
-        let overflow =
-            |what, factor: u64| Error::SizeOverflow { what, factors: format!("{layers} × {factor}"), bits: 64 };
+        let overflow = |what, factor: u64| {
+            Error::Config(ConfigError::SizeOverflow { what, factors: format!("{layers} × {factor}"), bits: 64 })
+        };
         let (layer, token) = (config.bytes_per_layer()?, config.bytes_per_token()?);
         let total = layer.checked_mul(layers.into()).ok_or_else(|| overflow("bytes of all layers", layer))?;
         let planes = u64::from(config.batch_size) * u64::from(config.num_heads);
         let [keys, values] = [config.bytes_per_plane(Side::Keys)?, config.bytes_per_plane(Side::Values)?];
         let (largest, plane) = if keys >= values { (Side::Keys, keys) } else { (Side::Values, values) };
         if plane > MAX_BINDING {
-            return Err(Error::PlaneTooLarge { side: largest, plane_bytes: plane, limit_bytes: MAX_BINDING }.into());
+            return Err(Error::Config(ConfigError::PlaneTooLarge {
+                side: largest,
+                plane_bytes: plane,
+                limit_bytes: MAX_BINDING,
+            })
+            .into());
         }
         let best = (plane * planes).min(MAX_BINDING);
         Ok(Plan {

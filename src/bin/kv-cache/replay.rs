@@ -7,8 +7,8 @@ use std::{fs, io::Write as _, path::PathBuf};
 use clap::Args;
 use console::style;
 use wgpu_kv_cache::{
-    BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, Side, Write, adapter_label,
-    adapters,
+    BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, SequenceError, Side, Write,
+    adapter_label, adapters,
     attention::{MaskRows, Options, attend},
     compare_tensors, find_adapter,
 };
@@ -237,7 +237,7 @@ impl Replay {
 
     fn reference_layer(&mut self, layer: usize) -> Result<&mut ReferenceCache, Error> {
         let num_layers = self.reference.len();
-        self.reference.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
+        self.reference.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
     }
 
     /// Does the same to all layers, or nothing.

@@ -260,5 +260,5 @@ fn bind(
         values: rows_in(values, &layer.values, trace.value_dim),
         tokens,
     };
-    Ok(cache.bind_source(index, &source)?)
+    Ok(cache.layer(index)?.bind_source(&source)?)
 }

@@ -8,8 +8,7 @@ use std::{ops::Range, sync::Arc};
 
 use self::model_step::{ModelStep, Positions};
 use crate::{
-    BoundSource, CacheConfig, Context, Destination, Error, Format, GpuTensor, HostRows, KvCache, Pair, Recorder,
-    Result, Source, Write,
+    CacheConfig, ConfigError, Context, Error, GpuTensor, HostRows, KvCache, Pair, Result, SequenceError, Write,
     device::ring::StepRing,
     shape::layout::{Layout, runs},
 };
@@ -48,19 +47,22 @@ impl BatchedKvCache {
     /// Checks a number of layers, before room for them is made.
     ///
     /// # Errors
-    /// [`Error::ZeroDimension`] for none; [`Error::TooManyLayers`] for more than [`MAX_LAYERS`](Self::MAX_LAYERS).
+    /// [`ConfigError::ZeroDimension`] for none;
+    /// [`ConfigError::TooManyLayers`] for more than
+    /// [`MAX_LAYERS`](Self::MAX_LAYERS).
     pub const fn check_layers(num_layers: usize) -> Result<()> {
         match num_layers {
-            0 => Err(Error::ZeroDimension { name: "num_layers" }),
+            0 => Err(Error::Config(ConfigError::ZeroDimension { name: "num_layers" })),
             1..=Self::MAX_LAYERS => Ok(()),
-            _ => Err(Error::TooManyLayers { num_layers, most: Self::MAX_LAYERS }),
+            _ => Err(Error::Config(ConfigError::TooManyLayers { num_layers, most: Self::MAX_LAYERS })),
         }
     }
 
     /// Allocates `num_layers` empty layers of one shape.
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`Error::SizeOverflow`]; and as [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`ConfigError::SizeOverflow`]; and as
+    /// [`KvCache::new`].
     pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
         Self::check_layers(num_layers)?;
         Self::of(context, (0..num_layers).map(|_| config))
@@ -82,8 +84,8 @@ impl BatchedKvCache {
     /// ```
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`Error::LayersDiffer`] where `batch_size` or `max_batch_size` is not
-    /// that of the first; and as [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`ConfigError::LayersDiffer`] where
+    /// `batch_size` or `max_batch_size` is not that of the first; and as [`KvCache::new`].
     pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
         Self::check_layers(layers.len())?;
         for (layer, config) in layers.iter().enumerate() {
@@ -92,7 +94,7 @@ impl BatchedKvCache {
                 ("max_batch_size", layers[0].max_batch_size, config.max_batch_size),
             ] {
                 if actual != first {
-                    return Err(Error::LayersDiffer { layer, name, first, actual });
+                    return Err(Error::Config(ConfigError::LayersDiffer { layer, name, first, actual }));
                 }
             }
         }
@@ -103,10 +105,12 @@ impl BatchedKvCache {
         let mut bytes = 0u64;
         for config in layers.clone() {
             let layer_bytes = Layout::for_limits(&config, context.limits())?.bytes();
-            bytes = bytes.checked_add(layer_bytes).ok_or_else(|| Error::SizeOverflow {
-                what: "bytes of all layers",
-                factors: format!("{bytes} + {layer_bytes}"),
-                bits: 64,
+            bytes = bytes.checked_add(layer_bytes).ok_or_else(|| {
+                Error::Config(ConfigError::SizeOverflow {
+                    what: "bytes of all layers",
+                    factors: format!("{bytes} + {layer_bytes}"),
+                    bits: 64,
+                })
             })?;
         }
         let most = layers.clone().map(|config| runs(config.placement)).max().unwrap_or(1);
@@ -142,18 +146,20 @@ impl BatchedKvCache {
     /// One layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`].
+    /// [`SequenceError::LayerOutOfRange`].
     pub fn layer(&self, layer: usize) -> Result<&KvCache> {
-        self.layers.get(layer).ok_or(Error::LayerOutOfRange { layer, num_layers: self.layers.len() })
+        self.layers
+            .get(layer)
+            .ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers: self.layers.len() }))
     }
 
     /// One layer, to change it.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`].
+    /// [`SequenceError::LayerOutOfRange`].
     pub fn layer_mut(&mut self, layer: usize) -> Result<&mut KvCache> {
         let num_layers = self.layers.len();
-        self.layers.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
+        self.layers.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
     }
 
     /// Where the next append of a lock-step batch goes: that of the first layer, which a forward pass reaches first.
@@ -169,7 +175,7 @@ impl BatchedKvCache {
     /// [`KvCache::update`] of one layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
+    /// [`SequenceError::LayerOutOfRange`], and as there.
     pub fn update<'r>(
         &mut self,
         layer: usize,
@@ -180,56 +186,26 @@ impl BatchedKvCache {
         self.layer_mut(layer)?.update(keys, values, write)
     }
 
-    /// [`KvCache::bind_source`] of one layer.
-    ///
-    /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
-    pub fn bind_source(&self, layer: usize, source: &Source<'_>) -> Result<BoundSource> {
-        self.layer(layer)?.bind_source(source)
-    }
-
     /// [`KvCache::get`] of one layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
+    /// [`SequenceError::LayerOutOfRange`], and as there.
     pub fn get(&self, layer: usize, range: Range<u32>) -> Result<Pair<GpuTensor>> {
         self.layer(layer)?.get(range)
-    }
-
-    /// [`KvCache::get_as`] of one layer.
-    ///
-    /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
-    pub fn get_as(&self, layer: usize, range: Range<u32>, format: Format) -> Result<Pair<GpuTensor>> {
-        self.layer(layer)?.get_as(range, format)
     }
 
     /// [`KvCache::get_all`] of one layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
+    /// [`SequenceError::LayerOutOfRange`], and as there.
     pub fn get_all(&self, layer: usize) -> Result<Pair<GpuTensor>> {
         self.layer(layer)?.get_all()
-    }
-
-    /// [`KvCache::record_get`] of one layer.
-    ///
-    /// # Errors
-    /// [`Error::LayerOutOfRange`], and as there.
-    pub fn record_get(
-        &self,
-        layer: usize,
-        recorder: &mut impl Recorder,
-        range: Range<u32>,
-        destinations: Pair<Destination<'_>>,
-    ) -> Result<()> {
-        self.layer(layer)?.record_get(recorder, range, destinations)
     }
 
     /// Makes every layer as new, bytes included, in one submission.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     pub fn reset(&mut self) -> Result<()> {
         self.submit("a reset", |cache, encoder| {
             cache.record_reset(encoder);
@@ -255,7 +231,7 @@ impl BatchedKvCache {
     }
 
     /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which
-    /// steps wait. Bound sources hold [`BoundSource::device_bytes`] more.
+    /// steps wait. Bound sources hold [`BoundSource::device_bytes`](crate::BoundSource::device_bytes) more.
     pub fn overhead_bytes(&self) -> u64 {
         let lengths = self.layers.iter().map(KvCache::length_bytes);
         // Layers share the slots.

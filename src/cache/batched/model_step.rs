@@ -1,5 +1,6 @@
 //! [`ModelStep`]: a write of all layers, planned once for those that place alike.
 
+use crate::StepError;
 use std::sync::OnceLock;
 
 use crate::{
@@ -131,7 +132,7 @@ impl ModelStep {
             .layers
             .get(index)
             .filter(|(_, generation)| *generation == layer.generation())
-            .ok_or(Error::NoStep { layer: index })?;
+            .ok_or(Error::Step(StepError::NoStep { layer: index }))?;
         let Plan { step, slot, .. } = &self.plans[plan];
         Ok((step, slot.as_ref()))
     }

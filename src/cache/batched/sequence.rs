@@ -1,5 +1,6 @@
 //! Operations on whole sequences, of all layers at once.
 
+use crate::{ConfigError, StepError};
 use std::ops::Range;
 
 use crate::{
@@ -37,7 +38,7 @@ impl BatchedKvCache {
     /// tokens that were refused.
     ///
     /// # Errors
-    /// [`Error::RollbackBeyondStart`], and as [`KvCache::truncate`].
+    /// [`SequenceError::RollbackBeyondStart`](crate::SequenceError::RollbackBeyondStart), and as [`KvCache::truncate`].
     ///
     /// # Examples
     /// ```
@@ -188,11 +189,11 @@ impl BatchedKvCache {
     /// [`KvCache::insert`] into all layers, with the rows of each in their order.
     ///
     /// # Errors
-    /// [`Error::LayerCount`] where there are not rows for each layer, and as there.
+    /// [`StepError::LayerCount`] where there are not rows for each layer, and as there.
     pub fn insert(&mut self, sequence: u32, length: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
         if rows.len() != self.layers.len() {
             let num_layers = self.layers.len();
-            return Err(Error::LayerCount { name: "rows", num_layers, actual: rows.len() });
+            return Err(Error::Step(StepError::LayerCount { name: "rows", num_layers, actual: rows.len() }));
         }
         for (layer, rows) in self.layers.iter().zip(rows) {
             layer.check_inserted(sequence, length, *rows)?;
@@ -213,7 +214,9 @@ impl BatchedKvCache {
         let first = self.config().batch_size;
         let batches = self.layers.iter().map(|layer| layer.config().batch_size).enumerate();
         match batches.into_iter().find(|(_, actual)| *actual != first) {
-            Some((layer, actual)) => Err(Error::LayersDiffer { layer, name: "batch_size", first, actual }),
+            Some((layer, actual)) => {
+                Err(Error::Config(ConfigError::LayersDiffer { layer, name: "batch_size", first, actual }))
+            }
             None => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! A step of all layers: begun once, and recorded layer by layer.
 
+use crate::StepError;
 use std::sync::Arc;
 
 use crate::{BatchedKvCache, BoundSource, Error, KvCache, PerSequenceView, Recorder, Result, Write};
@@ -18,7 +19,7 @@ use crate::{BatchedKvCache, BoundSource, Error, KvCache, PerSequenceView, Record
 /// let mut cache = BatchedKvCache::new(&context, CacheConfig::new(2, 2, 4, 64), 3)?;
 /// let rows = RowsIn { buffer: &buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(2, 8, 4) };
 /// let source = Source { keys: rows, values: rows, tokens: 8 };
-/// let sources = (0..3).map(|layer| cache.bind_source(layer, &source)).collect::<Result<Vec<_>, _>>()?;
+/// let sources = (0..3).map(|layer| cache.layer(layer)?.bind_source(&source)).collect::<Result<Vec<_>, _>>()?;
 ///
 /// for (tokens, counts) in [(8, [8, 5]), (1, [1, 1])] {
 ///     let mut encoder = device.create_command_encoder(&Default::default());
@@ -46,9 +47,12 @@ impl BatchedKvCache {
     /// take the host back by [`restore`](Self::restore), and begin again.
     ///
     /// # Errors
-    /// [`Error::LayersOutOfStep`] and [`Error::LayersDiffer`] where a layer has other lengths than the first, or
-    /// another batch; [`Error::ForeignLayer`] where it was put in place of one; as [`KvCache::update`] for the write,
-    /// of any layer; [`Error::OutOfMemory`]; [`Error::DeviceLost`]. An error leaves the step before as it was.
+    /// [`StepError::LayersOutOfStep`] and
+    /// [`ConfigError::LayersDiffer`](crate::ConfigError::LayersDiffer) where a layer has other lengths than the first,
+    /// or another batch; [`StepError::ForeignLayer`] where it was put in place of one;
+    /// as [`KvCache::update`] for the write, of any layer;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). An error leaves the step before as it was.
     ///
     /// # Performance
     /// One write to the queue for each placement (in a pass none, where the step goes as immediates), and a copy of 4
@@ -57,7 +61,7 @@ impl BatchedKvCache {
         let context = self.context().clone();
         let foreign = |(layer, known): (&KvCache, &Arc<()>)| !Arc::ptr_eq(&layer.identity, known);
         if let Some(layer) = self.layers.iter().zip(&self.identities).position(foreign) {
-            return Err(Error::ForeignLayer { layer });
+            return Err(Error::Step(StepError::ForeignLayer { layer }));
         }
         self.check_batches()?;
         let first = self.lengths();
@@ -65,7 +69,7 @@ impl BatchedKvCache {
             let differs = |(a, b): (&u32, &u32)| a != b;
             if let Some(sequence) = first.iter().zip(other.lengths()).position(differs) {
                 let (first, actual) = (first[sequence], other.lengths()[sequence]);
-                return Err(Error::LayersOutOfStep { layer, sequence, first, actual });
+                return Err(Error::Step(StepError::LayersOutOfStep { layer, sequence, first, actual }));
             }
         }
         let (device, in_pass) = ((&context, &self.ring), recorder.encoder().is_none());
@@ -88,12 +92,15 @@ impl BatchedKvCache {
     /// [`KvCache::warm_up`]. An attention has a [`warm_up`](crate::attention::Attention::warm_up) of its own.
     ///
     /// # Errors
-    /// [`Error::LayerCount`]; [`Error::ForeignSource`];
-    /// [`Error::Refused`] where a buffer is destroyed or mapped; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`StepError::LayerCount`];
+    /// [`StepError::ForeignSource`];
+    /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer is destroyed or mapped;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     pub fn warm_up<'s>(&mut self, sources: impl IntoIterator<Item = &'s BoundSource>) -> Result<()> {
         let (sources, num_layers) = (sources.into_iter().collect::<Vec<_>>(), self.layers.len());
         if sources.len() != num_layers {
-            return Err(Error::LayerCount { name: "a source", num_layers, actual: sources.len() });
+            return Err(Error::Step(StepError::LayerCount { name: "a source", num_layers, actual: sources.len() }));
         }
         let context = self.context().clone();
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -106,9 +113,13 @@ impl BatchedKvCache {
     /// Records what the step writes to one layer.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`]; [`Error::NoStep`] where the layer was recorded or changed since the step began;
-    /// [`Error::ForeignSource`], [`Error::BatchBeyondBound`], [`Error::MoreTokensThanBound`]; [`Error::OutOfMemory`]
-    /// and [`Error::DeviceLost`], where a pipeline is the first of its kind.
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange);
+    /// [`StepError::NoStep`] where the layer was recorded or changed since the step began;
+    /// [`StepError::ForeignSource`],
+    /// [`StepError::BatchBeyondBound`],
+    /// [`StepError::MoreTokensThanBound`];
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost), where a pipeline is the first of its kind.
     ///
     /// # Performance
     /// As [`KvCache::record_update`], without its planning.
@@ -121,8 +132,9 @@ impl BatchedKvCache {
     /// [`KvCache::record_advance`] does.
     ///
     /// # Errors
-    /// [`Error::LayerOutOfRange`]; [`Error::NoStep`]; [`Error::OutOfMemory`] and [`Error::DeviceLost`] on the first
-    /// call.
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange);
+    /// [`StepError::NoStep`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory)
+    /// and [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) on the first call.
     pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder) -> Result<()> {
         let planned = self.step.of(layer, self.layer(layer)?)?;
         self.layers[layer].record_planned_advance(recorder, planned)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub(crate) use self::moves::{record_each, record_lengths, record_select};
 use crate::{
-    CacheConfig, CacheView, Context, Error, HostTensor, Pair, Result, Visible,
+    CacheConfig, CacheView, Context, DeviceError, Error, HostTensor, Pair, RangeError, Result, SequenceError, Visible,
     cache::bound::Writes,
     device::{
         ring::StepRing,
@@ -35,7 +35,7 @@ use crate::{
 /// submission, and the lengths on the host advance when it is recorded. Submit what was recorded, in that order.
 ///
 /// Every call is all or nothing: an error leaves lengths and bytes as they were. Calls that submit return
-/// [`Error::Refused`] where a buffer of the [`view`](Self::view) was destroyed.
+/// [`DeviceError::Refused`] where a buffer of the [`view`](Self::view) was destroyed.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Write};
@@ -81,8 +81,10 @@ impl KvCache {
     /// Allocates an empty cache.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`]; [`Error::DeviceLimit`] and [`Error::PlaneTooLarge`] where the device was made
-    /// with limits too small; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// As [`CacheConfig::validate`]; [`DeviceError::DeviceLimit`] and
+    /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) where the device was made with limits too
+    /// small; [`DeviceError::OutOfMemory`];
+    /// [`DeviceError::DeviceLost`].
     ///
     /// # Performance
     /// The device clears a segment when it is first bound.
@@ -129,7 +131,7 @@ impl KvCache {
     /// The valid positions of a sequence, in order: all, or of a ring the sinks and the last `window`.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`].
     ///
     /// # Examples
     /// ```
@@ -152,8 +154,10 @@ impl KvCache {
     /// of it for the last `slack + 1`.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`]; [`Error::QueriesBeyondLength`]; [`Error::Evicted`] where a key that a query may see
-    /// is no longer stored; [`Error::OutOfMemory`] where the host has no room for so many queries.
+    /// [`SequenceError::IndexOutOfRange`];
+    /// [`SequenceError::QueriesBeyondLength`];
+    /// [`RangeError::Evicted`] where a key that a query may see is no longer stored;
+    /// [`DeviceError::OutOfMemory`] where the host has no room for so many queries.
     ///
     /// # Examples
     /// ```
@@ -172,19 +176,23 @@ impl KvCache {
     /// ```
     pub fn visible(&self, sequence: u32, queries: u32) -> Result<Vec<Visible>> {
         let (length, oldest) = self.sequences.get(sequence)?;
-        let first = length.checked_sub(queries).ok_or(Error::QueriesBeyondLength { sequence, queries, length })?;
+        let first = length.checked_sub(queries).ok_or(Error::Sequence(SequenceError::QueriesBeyondLength {
+            sequence,
+            queries,
+            length,
+        }))?;
         // What queries see beyond the sinks moves on with them, so the earliest of them decides.
         let placement = self.config.placement;
         let earliest = first.max(placement.sinks());
         if earliest < length {
             let position = placement.first_valid(earliest.saturating_add(1));
             if position < oldest {
-                return Err(Error::Evicted { sequence, position, oldest });
+                return Err(Error::Range(RangeError::Evicted { sequence, position, oldest }));
             }
         }
         let mut visible = Vec::new();
         let bytes = u64::from(queries).saturating_mul(size_of::<Visible>() as u64);
-        let out = |_| Error::OutOfMemory { what: "what queries see", bytes };
+        let out = |_| Error::Device(DeviceError::OutOfMemory { what: "what queries see", bytes });
         visible.try_reserve_exact(queries as usize).map_err(out)?;
         visible.extend((first..length).map(|position| Visible::new(placement, position)));
         Ok(visible)
@@ -234,7 +242,7 @@ impl KvCache {
     /// Makes everything as new, bytes included, and submits.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`].
+    /// [`DeviceError::DeviceLost`].
     pub fn reset(&mut self) -> Result<()> {
         self.submit("a reset", |cache, encoder| {
             cache.record_reset(encoder);
@@ -257,7 +265,8 @@ impl KvCache {
     /// [`ReferenceCache`](crate::ReferenceCache) compares with.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`],
+    /// [`DeviceError::DeviceLost`].
     pub fn read_storage(&self) -> Result<Pair<HostTensor>> {
         block_on(Some(self.context.device()), "reading the storage", self.read_storage_async())
     }
@@ -275,7 +284,8 @@ impl KvCache {
     /// [`lengths`](Self::lengths) once everything recorded is submitted.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`],
+    /// [`DeviceError::DeviceLost`].
     pub fn read_lengths(&self) -> Result<Vec<u32>> {
         block_on(Some(self.context.device()), "reading the lengths", self.read_lengths_async())
     }

@@ -1,5 +1,6 @@
 //! Ranges of a layer, copied out.
 
+use crate::{BufferError, RangeError};
 use std::ops::Range;
 
 use crate::{
@@ -45,9 +46,12 @@ impl KvCache {
     /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`]; [`Error::RangeBeyondWritten`] past [`write_pos`](Self::write_pos); [`Error::Evicted`]
-    /// where a ring has let a position go; [`Error::BufferTooLarge`] where a tensor does not fit one buffer;
-    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`RangeError::RangeReversed`];
+    /// [`RangeError::RangeBeyondWritten`] past [`write_pos`](Self::write_pos);
+    /// [`RangeError::Evicted`] where a ring has let a position go;
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where a tensor does not fit one buffer;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// One dispatch a side for each segment, or copies where [`range_form`](Self::range_form) says so.
@@ -58,7 +62,8 @@ impl KvCache {
     /// [`get`](Self::get) in another format: f32, f16 or bf16, in which rows of a packed format are multiplied out.
     ///
     /// # Errors
-    /// As there; [`Error::PackedDestination`] for a packed format that is not the cache's.
+    /// As there; [`RangeError::PackedDestination`] for a packed format that is
+    /// not the cache's.
     ///
     /// # Performance
     /// One dispatch a side for each segment.
@@ -94,10 +99,18 @@ impl KvCache {
     /// the cache's formats. Bytes beside them stay, also inside a word that they share.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`]; [`Error::BufferUsage`],
-    /// [`Error::Misaligned`], [`Error::BufferRange`], [`Error::OwnStorage`], [`Error::DestinationsOverlap`];
-    /// [`Error::Refused`] where a buffer belongs to another device (of another wgpu instance nothing can be told, see
-    /// [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`RangeError::RangeReversed`],
+    /// [`RangeError::RangeBeyondWritten`],
+    /// [`RangeError::Evicted`];
+    /// [`BufferError::BufferUsage`],
+    /// [`BufferError::Misaligned`],
+    /// [`BufferError::BufferRange`],
+    /// [`BufferError::OwnStorage`],
+    /// [`BufferError::DestinationsOverlap`];
+    /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer belongs to another device (of another wgpu
+    /// instance nothing can be told, see [`Context::new`](crate::Context::new));
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// One dispatch a side for each segment, with a bind group made for each; or in an encoder copies where
@@ -174,7 +187,7 @@ impl KvCache {
     fn check_output(&self, side: Side, wanted: Format) -> Result<()> {
         let stored = self.config.format(side);
         if wanted.is_packed() && wanted != stored {
-            return Err(Error::PackedDestination { side, stored, wanted });
+            return Err(Error::Range(RangeError::PackedDestination { side, stored, wanted }));
         }
         Ok(())
     }
@@ -206,7 +219,7 @@ impl KvCache {
         for side in Side::BOTH {
             let destination = destinations.side(side);
             if self.storage.contains(destination.buffer) {
-                return Err(Error::OwnStorage { side });
+                return Err(Error::Buffer(BufferError::OwnStorage { side }));
             }
             self.check_output(side, output(side))?;
             destination.check(side, bytes(side))?;
@@ -216,7 +229,7 @@ impl KvCache {
         let both_reach =
             Side::BOTH.iter().all(|&side| destinations.side(side).offset.saturating_add(bytes(side)) > byte);
         if keys.buffer == values.buffer && both_reach {
-            return Err(Error::DestinationsOverlap { byte });
+            return Err(Error::Buffer(BufferError::DestinationsOverlap { byte }));
         }
         let copyable = Side::BOTH
             .into_iter()
@@ -241,7 +254,9 @@ impl KvCache {
     /// destinations that have `COPY_DST`.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`].
+    /// [`RangeError::RangeReversed`],
+    /// [`RangeError::RangeBeyondWritten`],
+    /// [`RangeError::Evicted`].
     pub fn range_form(&self, range: Range<u32>) -> Result<Form> {
         let step = self.plan_range(&range)?;
         let usage = wgpu::BufferUsages::COPY_DST;

@@ -2,7 +2,7 @@
 
 use super::moves::{Planned, record_lengths, record_select};
 use crate::{
-    Error, KvCache, PerSequence, Recorder, Result,
+    Error, KvCache, PerSequence, Recorder, Result, SequenceError,
     cache::permutation::Permutation,
     plan::{operations::plan_truncate, sequences::Sequences},
 };
@@ -15,15 +15,18 @@ impl KvCache {
     /// must still be stored.
     ///
     /// # Errors
-    /// [`Error::PerSequenceLength`], [`Error::TruncateBeyondLength`]; [`Error::RollbackEvicted`], which says how far
-    /// one could go; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`SequenceError::PerSequenceLength`],
+    /// [`SequenceError::TruncateBeyondLength`];
+    /// [`SequenceError::RollbackEvicted`], which says how far one could go;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// 4 bytes a sequence: one copy in an encoder, one dispatch of one thread a plane in a pass. No scratch memory.
     ///
     /// # Examples
     /// ```
-    /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Write};
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, SequenceError, Write};
     ///
     /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
     /// # let context = Context::new(&device, &queue);
@@ -32,8 +35,8 @@ impl KvCache {
     /// cache.truncate(&[2, 5])?; // three drafted tokens of sequence 0 were refused
     /// assert_eq!(cache.lengths(), [2, 5]);
     /// let refused = cache.truncate(4);
-    /// assert_eq!(refused, Err(Error::TruncateBeyondLength { sequence: 0, length: 4, current: 2 }));
-    /// # Ok::<(), Error>(())
+    /// assert_eq!(refused, Err(SequenceError::TruncateBeyondLength { sequence: 0, length: 4, current: 2 }.into()));
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
     /// ```
     pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
         let lengths = lengths.into();
@@ -65,14 +68,22 @@ impl KvCache {
             && tokens.len() != count
         {
             let batch_size = self.config.batch_size;
-            return Err(Error::PerSequenceLength { name: "tokens", batch_size, actual: tokens.len() });
+            return Err(Error::Sequence(SequenceError::PerSequenceLength {
+                name: "tokens",
+                batch_size,
+                actual: tokens.len(),
+            }));
         }
         let shorter = |(sequence, &length): (u32, &u32)| {
             let tokens = match tokens {
                 PerSequence::All(tokens) => tokens,
                 PerSequence::Each(tokens) => tokens[sequence as usize],
             };
-            length.checked_sub(tokens).ok_or(Error::RollbackBeyondStart { sequence, tokens, length })
+            length.checked_sub(tokens).ok_or(Error::Sequence(SequenceError::RollbackBeyondStart {
+                sequence,
+                tokens,
+                length,
+            }))
         };
         let lengths: Vec<u32> = (0..).zip(&self.sequences.lengths).map(shorter).collect::<Result<_>>()?;
         self.plan_truncate(PerSequence::Each(&lengths))
@@ -81,7 +92,9 @@ impl KvCache {
     /// Empties a sequence, which stays in the batch, and submits.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`SequenceError::IndexOutOfRange`];
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// As [`truncate`](Self::truncate).
@@ -111,9 +124,12 @@ impl KvCache {
     /// that a ring keeps for a rollback among them.
     ///
     /// # Errors
-    /// [`Error::EmptySelection`], [`Error::BatchTooLarge`], [`Error::IndexOutOfRange`]; [`Error::BufferTooLarge`] where
-    /// the rows of a sequence go through scratch memory and do not fit one buffer; [`Error::OutOfMemory`];
-    /// [`Error::DeviceLost`].
+    /// [`SequenceError::EmptySelection`],
+    /// [`SequenceError::BatchTooLarge`],
+    /// [`SequenceError::IndexOutOfRange`];
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where the rows of a sequence go through
+    /// scratch memory and do not fit one buffer; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// In one segment: one dispatch, in place, that moves each byte once (of a cycle of sequences, one goes through
@@ -123,7 +139,7 @@ impl KvCache {
     ///
     /// # Examples
     /// ```
-    /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Write};
+    /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, SequenceError, Write};
     ///
     /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
     /// # let context = Context::new(&device, &queue);
@@ -131,8 +147,8 @@ impl KvCache {
     /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(3).counts(&[1, 2, 3]))?;
     /// cache.select(&[2, 0, 2, 2])?;
     /// assert_eq!(cache.lengths(), [3, 1, 3, 3]);
-    /// assert_eq!(cache.select(&[]), Err(Error::EmptySelection));
-    /// # Ok::<(), Error>(())
+    /// assert_eq!(cache.select(&[]), Err(SequenceError::EmptySelection.into()));
+    /// # Ok::<(), wgpu_kv_cache::Error>(())
     /// ```
     pub fn select(&mut self, sources: &[u32]) -> Result<()> {
         self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
@@ -195,7 +211,7 @@ impl KvCache {
     /// keeps.
     ///
     /// # Errors
-    /// [`Error::PerSequenceLength`], and as there.
+    /// [`SequenceError::PerSequenceLength`], and as there.
     ///
     /// # Performance
     /// As there.
@@ -236,7 +252,9 @@ impl KvCache {
     /// Makes sequence `to` what `from` is now, and submits: a fork.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`SequenceError::IndexOutOfRange`];
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// As [`select`](Self::select).
@@ -258,10 +276,10 @@ impl KvCache {
         let max_batch_size = self.config.max_batch_size;
         let batch_size = u32::try_from(sources.len()).unwrap_or(u32::MAX);
         if batch_size == 0 {
-            return Err(Error::EmptySelection);
+            return Err(Error::Sequence(SequenceError::EmptySelection));
         }
         if batch_size > max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size, max_batch_size }));
         }
         for &source in sources {
             self.sequences.get(source)?;
@@ -274,7 +292,7 @@ impl KvCache {
         if actual == batch_size as usize {
             Ok(())
         } else {
-            Err(Error::PerSequenceLength { name: "sources", batch_size, actual })
+            Err(Error::Sequence(SequenceError::PerSequenceLength { name: "sources", batch_size, actual }))
         }
     }
 
@@ -283,7 +301,7 @@ impl KvCache {
         let max_batch_size = self.config.max_batch_size;
         let batch_size = self.config.batch_size.saturating_mul(times);
         if batch_size > max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size, max_batch_size }));
         }
         let times = times as usize;
         Ok((0..self.config.batch_size).flat_map(|sequence| std::iter::repeat_n(sequence, times)).collect())

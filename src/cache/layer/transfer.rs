@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::moves::{CopyOut, Planned, Transfer, record_each};
 use crate::{
-    BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, Recorder, Result, RowsIn, Side,
-    Source, Strides, Write,
+    BoundSource, CacheConfig, Error, GpuTensor, HostRows, KvCache, Pair, Placement, RangeError, Recorder, Result,
+    RowsIn, SequenceError, Side, Source, Strides, Write, WriteError,
     plan::{
         operations::{
             check_rows, plan_insert, plan_place_stored, plan_read_one, plan_read_stored, plan_read_valid, plan_write,
@@ -25,8 +25,11 @@ impl KvCache {
     /// rows come from the cache. Afterwards `to` ends where they end. Both may be the same sequence, and overlap.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`], [`Error::RangeReversed`], [`Error::RangeBeyondWritten`] past the end of `from`,
-    /// [`Error::Evicted`], [`Error::NoTokens`] for an empty range, and as [`update`](Self::update) for the write.
+    /// [`SequenceError::IndexOutOfRange`],
+    /// [`RangeError::RangeReversed`],
+    /// [`RangeError::RangeBeyondWritten`] past the end of `from`,
+    /// [`RangeError::Evicted`], [`WriteError::NoTokens`] for
+    /// an empty range, and as [`update`](Self::update) for the write.
     ///
     /// # Performance
     /// The rows go through scratch memory of their own size: a copy out, and one dispatch for each segment.
@@ -55,16 +58,16 @@ impl KvCache {
         let (length, _) = self.sequences.get(from)?;
         self.sequences.get(to)?;
         if range.start > range.end {
-            return Err(Error::RangeReversed { start: range.start, end: range.end });
+            return Err(Error::Range(RangeError::RangeReversed { start: range.start, end: range.end }));
         }
         if range.end > length {
-            return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
+            return Err(Error::Range(RangeError::RangeBeyondWritten { end: range.end, write_pos: length }));
         }
         let mut step = Step::default();
         plan_read_one(self.config.placement, &self.sequences, from, range, &mut step)?;
         let tokens = count(range);
         if tokens == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         let mut counts = vec![0; self.sequences.lengths.len()];
         counts[to as usize] = tokens;
@@ -83,7 +86,7 @@ impl KvCache {
     /// [`insert`](Self::insert) takes it back.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`], and as [`get_all`](Self::get_all).
+    /// [`SequenceError::IndexOutOfRange`], and as [`get_all`](Self::get_all).
     ///
     /// # Performance
     /// As [`get`](Self::get) of that sequence.
@@ -101,9 +104,15 @@ impl KvCache {
     /// A ring cannot be rolled back beyond the inserted rows.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`], [`Error::BatchTooLarge`], [`Error::NoTokens`] for a length of 0,
-    /// [`Error::WriteBeyondCapacity`], [`Error::PositionOverflow`], [`Error::SliceLength`]; [`Error::BufferTooLarge`];
-    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`SequenceError::IndexOutOfRange`],
+    /// [`SequenceError::BatchTooLarge`],
+    /// [`WriteError::NoTokens`] for a length of 0,
+    /// [`WriteError::WriteBeyondCapacity`],
+    /// [`WriteError::PositionOverflow`],
+    /// [`WriteError::SliceLength`];
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge);
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// As [`update`](Self::update) of that sequence.
@@ -139,7 +148,8 @@ impl KvCache {
     ///
     /// # Errors
     /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu
-    /// instance; [`Error::InsertedRows`] where the source has another number of rows.
+    /// instance; [`WriteError::InsertedRows`] where the source has another number of
+    /// rows.
     pub fn record_insert(
         &mut self,
         recorder: &mut impl Recorder,
@@ -175,7 +185,7 @@ impl KvCache {
     fn plan_insert(&mut self, sequence: u32, length: u32, source: &Source<'_>) -> Result<Planned> {
         let expected = self.check_insert(sequence, length)?;
         if source.tokens != expected {
-            return Err(Error::InsertedRows { length, expected, tokens: source.tokens });
+            return Err(Error::Write(WriteError::InsertedRows { length, expected, tokens: source.tokens }));
         }
         let batch_size = self.config.batch_size.max(one(sequence).end);
         let source = self.bind_one(source)?;
@@ -189,21 +199,28 @@ impl KvCache {
     pub(crate) fn check_insert(&self, sequence: u32, length: u32) -> Result<u32> {
         let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
         if sequence > batch_size {
-            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: batch_size });
+            return Err(Error::Sequence(SequenceError::IndexOutOfRange {
+                name: "sequence",
+                index: sequence,
+                count: batch_size,
+            }));
         }
         if sequence == max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size: one(sequence).end, max_batch_size });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge {
+                batch_size: one(sequence).end,
+                max_batch_size,
+            }));
         }
         if length == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         let max_seq_len = self.config.max_seq_len;
         match self.config.placement {
             Placement::Linear if length > max_seq_len => {
-                Err(Error::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len })
+                Err(Error::Write(WriteError::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len }))
             }
             Placement::Ring { .. } if length > MAX_LENGTH => {
-                Err(Error::PositionOverflow { sequence, position: 0, count: length })
+                Err(Error::Write(WriteError::PositionOverflow { sequence, position: 0, count: length }))
             }
             placement => Ok(placement.valid(length).iter().map(count).fold(0, u32::saturating_add)),
         }

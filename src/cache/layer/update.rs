@@ -1,5 +1,6 @@
 //! Updates of a layer: from host rows, from the caller's buffers, and in place.
 
+use crate::StepError;
 use std::sync::Arc;
 
 use crate::{
@@ -39,9 +40,14 @@ impl KvCache {
     /// Writes host rows `[batch, kv_head, tokens, dim]`, converted where the cache's format differs, and submits.
     ///
     /// # Errors
-    /// [`Error::NoTokens`], [`Error::PerSequenceLength`], [`Error::CountAboveTokens`],
-    /// [`Error::WriteBeyondCapacity`], [`Error::SliceLength`]; [`Error::BufferTooLarge`] where the rows do not fit
-    /// one buffer; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`WriteError::NoTokens`](crate::WriteError::NoTokens),
+    /// [`SequenceError::PerSequenceLength`](crate::SequenceError::PerSequenceLength),
+    /// [`WriteError::CountAboveTokens`](crate::WriteError::CountAboveTokens),
+    /// [`WriteError::WriteBeyondCapacity`](crate::WriteError::WriteBeyondCapacity),
+    /// [`WriteError::SliceLength`](crate::WriteError::SliceLength);
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where the rows do not fit one buffer;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// Uploads the rows into two buffers of their own, then one dispatch. To write every step from the same buffers,
@@ -82,10 +88,15 @@ impl KvCache {
     /// and head sizes that are multiples of 8 are fastest.
     ///
     /// # Errors
-    /// [`Error::NoTokens`]; [`Error::OwnStorage`]; [`Error::BufferUsage`], [`Error::Misaligned`] and
-    /// [`Error::BufferRange`] where a buffer does not hold what the description says; [`Error::Refused`] where it
-    /// belongs to another device (of another wgpu instance nothing can be told, see [`Context::new`](crate::Context::new));
-    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`WriteError::NoTokens`](crate::WriteError::NoTokens);
+    /// [`BufferError::OwnStorage`](crate::BufferError::OwnStorage);
+    /// [`BufferError::BufferUsage`](crate::BufferError::BufferUsage),
+    /// [`BufferError::Misaligned`](crate::BufferError::Misaligned) and
+    /// [`BufferError::BufferRange`](crate::BufferError::BufferRange) where a buffer does not hold what the description
+    /// says; [`DeviceError::Refused`](crate::DeviceError::Refused) where it belongs to another device (of another wgpu
+    /// instance nothing can be told, see [`Context::new`](crate::Context::new));
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
     /// Makes the pipeline if it is the first of its kind, one bind group for each segment (more where a source is
@@ -98,8 +109,10 @@ impl KvCache {
     /// drivers finish a pipeline when it first runs. Changes no row and no length.
     ///
     /// # Errors
-    /// [`Error::ForeignSource`]; [`Error::Refused`] where a buffer of the source was destroyed or is mapped;
-    /// [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`StepError::ForeignSource`];
+    /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer of the source was destroyed or is mapped;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
         let mut encoder = self.encoder();
         self.record_warm_up(&mut encoder, source)?;
@@ -141,7 +154,9 @@ impl KvCache {
     /// Records the scatter of new rows, and of the new lengths, into an encoder or a compute pass.
     ///
     /// # Errors
-    /// [`Error::ForeignSource`], [`Error::MoreTokensThanBound`], and as [`update`](Self::update) for the write.
+    /// [`StepError::ForeignSource`],
+    /// [`StepError::MoreTokensThanBound`], and as [`update`](Self::update) for
+    /// the write.
     ///
     /// # Performance
     /// One dispatch for each segment, or in an encoder copies where [`form`](Self::form) says so. Nothing is allocated
@@ -262,7 +277,8 @@ impl KvCache {
     /// of the new rows if there is one. The rows themselves are not touched.
     ///
     /// # Errors
-    /// As [`update`](Self::update) for the write; [`Error::OutOfMemory`] and [`Error::DeviceLost`] on the first call.
+    /// As [`update`](Self::update) for the write; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) on the first call.
     ///
     /// # Performance
     /// One dispatch for each segment, of as many threads as the gap has words.
@@ -276,17 +292,17 @@ impl KvCache {
     }
 
     fn check_owner(&self, source: &BoundSource) -> Result<()> {
-        if Arc::ptr_eq(&source.owner, &self.identity) { Ok(()) } else { Err(Error::ForeignSource) }
+        if Arc::ptr_eq(&source.owner, &self.identity) { Ok(()) } else { Err(Error::Step(StepError::ForeignSource)) }
     }
 
     fn check_source(&self, source: &BoundSource, tokens: u32) -> Result<()> {
         self.check_owner(source)?;
         let (bound, batch_size) = (source.sequences, self.config.batch_size);
         if batch_size > bound {
-            return Err(Error::BatchBeyondBound { name: "source", bound, batch_size });
+            return Err(Error::Step(StepError::BatchBeyondBound { name: "source", bound, batch_size }));
         }
         if tokens > source.tokens {
-            return Err(Error::MoreTokensThanBound { name: "source", tokens, bound: source.tokens });
+            return Err(Error::Step(StepError::MoreTokensThanBound { name: "source", tokens, bound: source.tokens }));
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ use super::{
     operation::{Change, Failure, FailureKind, Fault, Operation, Path, Program, Span},
 };
 use crate::{
-    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Error, HostTensor, KvCache, Pair, Recorder,
-    ReferenceCache, Result, RowsIn, Side, Source, Write,
+    BatchedKvCache, BoundSource, CacheConfig, Context, Destination, DeviceError, Error, HostTensor, KvCache, Pair,
+    Recorder, ReferenceCache, Result, RowsIn, SequenceError, Side, Source, StepError, Write,
     check::program::data::{Dense, Strided},
     compare_tensors,
     device::tensor::read_buffer,
@@ -150,7 +150,7 @@ impl Pass {
         context.fail_creations_after(None);
         let out_of_memory = match &done {
             Err(FailureKind::Refusal { actual: Some(error), .. } | FailureKind::Device(error)) => {
-                matches!(error, Error::OutOfMemory { .. })
+                matches!(error, Error::Device(DeviceError::OutOfMemory { .. }))
             }
             _ => false,
         };
@@ -189,7 +189,7 @@ impl Pass {
 
     fn reference_layer(&mut self, layer: usize) -> Result<&mut ReferenceCache> {
         let num_layers = self.reference.len();
-        self.reference.get_mut(layer).ok_or(Error::LayerOutOfRange { layer, num_layers })
+        self.reference.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
     }
 
     /// Does the same to all layers of the reference, or nothing.
@@ -256,14 +256,11 @@ impl Pass {
         let (key_buffer, value_buffer) = (upload(&key_rows)?, upload(&value_rows)?);
         let rows_in =
             |buffer, rows: &Strided, format| RowsIn { buffer, offset: rows.offset, format, strides: rows.strides };
-        self.device.bind_source(
-            layer,
-            &Source {
-                keys: rows_in(&key_buffer, &key_rows, rows.key_format),
-                values: rows_in(&value_buffer, &value_rows, rows.value_format),
-                tokens: tokens.saturating_add(room),
-            },
-        )
+        self.device.layer(layer)?.bind_source(&Source {
+            keys: rows_in(&key_buffer, &key_rows, rows.key_format),
+            values: rows_in(&value_buffer, &value_rows, rows.value_format),
+            tokens: tokens.saturating_add(room),
+        })
     }
 
     /// The rows of one layer of a step.
@@ -277,7 +274,7 @@ impl Pass {
             let pairs = self.reference[0].lengths().iter().zip(reference.lengths());
             if let Some((sequence, (&first, &actual))) = pairs.enumerate().find(|(_, (first, actual))| first != actual)
             {
-                return Err(Error::LayersOutOfStep { layer, sequence, first, actual });
+                return Err(Error::Step(StepError::LayersOutOfStep { layer, sequence, first, actual }));
             }
         }
         let before = self.reference.clone();
@@ -345,7 +342,7 @@ impl Pass {
         let buffers = Pair { keys: buffer(Side::Keys)?, values: buffer(Side::Values)? };
         let destination = |side| Destination::new(buffers.side(side), GUARD_BYTES as u64);
         let destinations = Pair { keys: destination(Side::Keys), values: destination(Side::Values) };
-        let actual = self.submit(|device, encoder| device.record_get(layer, encoder, start..end, destinations));
+        let actual = self.submit(|device, encoder| device.layer(layer)?.record_get(encoder, start..end, destinations));
         let Some((expected, ())) = agree(expected, actual)? else { return Ok(()) };
         for side in Side::BOTH {
             let buffer = buffers.side(side);

@@ -1,5 +1,6 @@
 //! [`Difference`]: where a device and the reference part.
 
+use crate::RowError;
 use std::fmt;
 
 use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, Scale, Side};
@@ -54,7 +55,7 @@ impl ReferenceCache {
     /// [`KvCache::read_storage`](crate::KvCache::read_storage) reads it.
     ///
     /// # Errors
-    /// [`Error::NotComparable`] where shapes or formats differ.
+    /// [`RowError::NotComparable`] where shapes or formats differ.
     pub fn compare_storage(&self, layer: usize, device: &Pair<HostTensor>) -> Result<Option<Difference>> {
         for (side, planes, actual) in
             [(Side::Keys, &self.keys, &device.keys), (Side::Values, &self.values, &device.values)]
@@ -97,7 +98,7 @@ impl ReferenceCache {
 /// The first difference between two tensors of one side, such as two results of a `get`.
 ///
 /// # Errors
-/// [`Error::NotComparable`] where shapes or formats differ.
+/// [`RowError::NotComparable`] where shapes or formats differ.
 pub fn compare_tensors(
     layer: usize,
     side: Side,
@@ -125,5 +126,5 @@ pub fn compare_tensors(
 
 fn not_comparable(left: ([u32; 4], Format), right: ([u32; 4], Format)) -> Error {
     let text = |(shape, format): ([u32; 4], Format)| format!("{shape:?} of {format}");
-    Error::NotComparable { left: text(left), right: text(right) }
+    Error::Row(RowError::NotComparable { left: text(left), right: text(right) })
 }

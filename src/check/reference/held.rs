@@ -1,6 +1,7 @@
 //! Which positions are valid, which slots they take, and which of them are still held: ranges, so that a position near
 //! 2^32 costs what one near 0 does.
 
+use crate::{RangeError, SequenceError};
 use std::ops::Range;
 
 use crate::{Error, Placement, ReferenceCache, Result};
@@ -8,7 +9,11 @@ use crate::{Error, Placement, ReferenceCache, Result};
 impl ReferenceCache {
     pub(super) fn check_sequence(&self, sequence: u32) -> Result<()> {
         let count = self.config.batch_size;
-        if sequence < count { Ok(()) } else { Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count }) }
+        if sequence < count {
+            Ok(())
+        } else {
+            Err(Error::Sequence(SequenceError::IndexOutOfRange { name: "sequence", index: sequence, count }))
+        }
     }
 
     /// The positions that a sequence of this length sees of its own: of a ring the sinks, and the last of the window.
@@ -27,7 +32,9 @@ impl ReferenceCache {
         let length = self.lengths[sequence as usize];
         let valid = self.valid(length);
         match first_missing(&valid, range) {
-            Some(position) => Err(Error::Evicted { sequence, position, oldest: valid[1].start.max(self.sinks()) }),
+            Some(position) => {
+                Err(Error::Range(RangeError::Evicted { sequence, position, oldest: valid[1].start.max(self.sinks()) }))
+            }
             None => Ok(()),
         }
     }
@@ -81,14 +88,20 @@ impl ReferenceCache {
     pub(super) fn check_rollback(&self, sequence: u32, length: u32) -> Result<()> {
         let current = self.lengths[sequence as usize];
         if length > current {
-            return Err(Error::TruncateBeyondLength { sequence, length, current });
+            return Err(Error::Sequence(SequenceError::TruncateBeyondLength { sequence, length, current }));
         }
         let Placement::Ring { window, sinks, .. } = self.config.placement else { return Ok(()) };
         if self.valid(length).into_iter().all(|seen| self.first_missing(sequence, seen).is_none()) {
             return Ok(());
         }
         let oldest = self.oldest_held(sequence, sinks);
-        Err(Error::RollbackEvicted { sequence, length, shortest: oldest.saturating_add(window), sinks, oldest })
+        Err(Error::Sequence(SequenceError::RollbackEvicted {
+            sequence,
+            length,
+            shortest: oldest.saturating_add(window),
+            sinks,
+            oldest,
+        }))
     }
 
     /// Whether each row of a span, as a query, would see only what is held after the span was written.
@@ -107,7 +120,11 @@ impl ReferenceCache {
         after.hold(sequence, span);
         let first = (query + 1).saturating_sub(window).max(sinks);
         match after.first_missing(sequence, first..query + 1) {
-            Some(position) => Err(Error::Evicted { sequence, position, oldest: after.oldest_held(sequence, sinks) }),
+            Some(position) => Err(Error::Range(RangeError::Evicted {
+                sequence,
+                position,
+                oldest: after.oldest_held(sequence, sinks),
+            })),
             None => Ok(()),
         }
     }

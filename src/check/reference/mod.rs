@@ -9,6 +9,7 @@ mod held;
 mod rows;
 mod sequence;
 
+use crate::{ConfigError, DeviceError, RangeError, SequenceError, WriteError};
 use std::{collections::BTreeMap, ops::Range};
 
 pub use difference::{Difference, compare_tensors};
@@ -52,16 +53,18 @@ impl ReferenceCache {
     /// An empty cache. It takes 4 bytes for each sequence, and grows with the rows that are written.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`]; [`Error::SizeOverflow`] where the lengths of `max_batch_size` sequences take 2^31
-    /// bytes or more; [`Error::OutOfMemory`].
+    /// As [`CacheConfig::validate`]; [`ConfigError::SizeOverflow`] where the lengths
+    /// of `max_batch_size` sequences take 2^31 bytes or more;
+    /// [`DeviceError::OutOfMemory`].
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
         if config.max_batch_size > u32::MAX >> 3 {
             let factors = format!("{} × 4", config.max_batch_size);
-            return Err(Error::SizeOverflow { what: "bytes of all lengths", factors, bits: 31 });
+            return Err(Error::Config(ConfigError::SizeOverflow { what: "bytes of all lengths", factors, bits: 31 }));
         }
         let (batch, mut lengths) = (config.batch_size as usize, Vec::new());
-        let out = |_| Error::OutOfMemory { what: "lengths", bytes: u64::from(config.batch_size) * 4 };
+        let out =
+            |_| Error::Device(DeviceError::OutOfMemory { what: "lengths", bytes: u64::from(config.batch_size) * 4 });
         lengths.try_reserve_exact(batch).map_err(out)?;
         lengths.resize(batch, 0);
         let (keys, values, held) = (Planes::new(), Planes::new(), BTreeMap::new());
@@ -121,7 +124,7 @@ impl ReferenceCache {
     /// Sets the bits of one element of the storage, valid or not, as a kernel of the caller's would.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`].
     pub fn poke(&mut self, side: Side, [sequence, head, position, element]: [u32; 4], bits: u32) -> Result<()> {
         let (config, units) = (self.config, self.config.units(side));
         for (name, index, count) in [
@@ -131,7 +134,7 @@ impl ReferenceCache {
             ("element", element, units),
         ] {
             if index >= count {
-                return Err(Error::IndexOutOfRange { name, index, count });
+                return Err(Error::Sequence(SequenceError::IndexOutOfRange { name, index, count }));
             }
         }
         let row = self.planes(side).entry([sequence, head, position]).or_insert_with(|| vec![0; units as usize]);
@@ -149,13 +152,15 @@ impl ReferenceCache {
     /// Positions `range` of every sequence, `[batch, kv_head, range, dim]`; zero past a sequence's own length.
     ///
     /// # Errors
-    /// [`Error::RangeReversed`], [`Error::RangeBeyondWritten`], [`Error::Evicted`].
+    /// [`RangeError::RangeReversed`],
+    /// [`RangeError::RangeBeyondWritten`],
+    /// [`RangeError::Evicted`].
     pub fn get(&self, range: Range<u32>) -> Result<Pair<HostTensor>> {
         if range.start > range.end {
-            return Err(Error::RangeReversed { start: range.start, end: range.end });
+            return Err(Error::Range(RangeError::RangeReversed { start: range.start, end: range.end }));
         }
         if range.end > self.write_pos() {
-            return Err(Error::RangeBeyondWritten { end: range.end, write_pos: self.write_pos() });
+            return Err(Error::Range(RangeError::RangeBeyondWritten { end: range.end, write_pos: self.write_pos() }));
         }
         for (sequence, &length) in (0..).zip(&self.lengths) {
             self.check_valid(sequence, range.start..range.end.min(length))?;
@@ -166,13 +171,13 @@ impl ReferenceCache {
     /// [`get`](Self::get) in a format of floating point.
     ///
     /// # Errors
-    /// As there; [`Error::PackedDestination`].
+    /// As there; [`RangeError::PackedDestination`].
     pub fn get_as(&self, range: Range<u32>, format: Format) -> Result<Pair<HostTensor>> {
         let rows = self.get(range)?;
         for side in Side::BOTH {
             let stored = self.config.format(side);
             if format.is_packed() && format != stored {
-                return Err(Error::PackedDestination { side, stored, wanted: format });
+                return Err(Error::Range(RangeError::PackedDestination { side, stored, wanted: format }));
             }
         }
         let side = |tensor: HostTensor| if tensor.format() == format { tensor } else { converted(&tensor, format) };
@@ -192,7 +197,7 @@ impl ReferenceCache {
     /// The valid positions of a sequence, in order.
     ///
     /// # Errors
-    /// [`Error::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`].
     pub fn valid_positions(&self, sequence: u32) -> Result<Vec<u32>> {
         self.check_sequence(sequence)?;
         Ok(self.valid(self.lengths[sequence as usize]).into_iter().flatten().collect())
@@ -213,7 +218,7 @@ impl ReferenceCache {
             let planes_wanted = batch as usize * self.config.num_heads as usize;
             let plane_bytes = (rows as usize).checked_mul(row_bytes);
             let size = plane_bytes.and_then(|bytes| bytes.checked_mul(planes_wanted));
-            let out = || Error::OutOfMemory { what, bytes: size.unwrap_or(usize::MAX) as u64 };
+            let out = || Error::Device(DeviceError::OutOfMemory { what, bytes: size.unwrap_or(usize::MAX) as u64 });
             let mut bytes = Vec::new();
             bytes.try_reserve_exact(size.ok_or_else(out)?).map_err(|_| out())?;
             for (sequence, ranges) in wanted.iter().filter(|_| rows > 0) {
@@ -230,7 +235,7 @@ impl ReferenceCache {
                     bytes.resize(end, 0);
                 }
             }
-            Ok(HostTensor::new(shape, format, self.config.scale(side), bytes))
+            Ok::<_, Error>(HostTensor::new(shape, format, self.config.scale(side), bytes))
         };
         let keys = copy(&self.keys, "copied keys", Side::Keys)?;
         Ok(Pair { keys, values: copy(&self.values, "copied values", Side::Values)? })
@@ -249,7 +254,7 @@ impl ReferenceCache {
     fn check_source(&self, side: Side, source: HostRows<'_>, [batch, tokens]: [u32; 2]) -> Result<()> {
         let (source_format, stored) = (source.format(), self.config.format(side));
         if source_format.is_packed() && source_format != stored {
-            return Err(Error::PackedSource { side, source_format, stored });
+            return Err(Error::Write(WriteError::PackedSource { side, source_format, stored }));
         }
         let units = source_format.units(self.config.dim(side));
         let expected = [batch, self.config.num_heads, tokens, units].into_iter().map(u128::from).product::<u128>();
@@ -257,7 +262,7 @@ impl ReferenceCache {
             return Ok(());
         }
         let expected = u64::try_from(expected).unwrap_or(u64::MAX);
-        Err(Error::SliceLength { side, expected, actual: source.len() as u64 })
+        Err(Error::Write(WriteError::SliceLength { side, expected, actual: source.len() as u64 }))
     }
 
     /// Where the rows begin that the last write wrote of each sequence; the length where it wrote none.
@@ -294,17 +299,25 @@ impl ReferenceCache {
     fn spans(&self, write: &Write<'_>) -> Result<Vec<Range<u32>>> {
         let batch_size = self.config.batch_size;
         if write.tokens == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         match write.positions {
             Positions::Each(positions) if positions.len() != batch_size as usize => {
-                return Err(Error::PerSequenceLength { name: "positions", batch_size, actual: positions.len() });
+                return Err(Error::Sequence(SequenceError::PerSequenceLength {
+                    name: "positions",
+                    batch_size,
+                    actual: positions.len(),
+                }));
             }
             _ => {}
         }
         match write.counts {
             Some(counts) if counts.len() != batch_size as usize => {
-                return Err(Error::PerSequenceLength { name: "counts", batch_size, actual: counts.len() });
+                return Err(Error::Sequence(SequenceError::PerSequenceLength {
+                    name: "counts",
+                    batch_size,
+                    actual: counts.len(),
+                }));
             }
             _ => {}
         }
@@ -321,16 +334,21 @@ impl ReferenceCache {
                 None => write.tokens,
             };
             if count > write.tokens {
-                return Err(Error::CountAboveTokens { sequence, count, tokens: write.tokens });
+                return Err(Error::Write(WriteError::CountAboveTokens { sequence, count, tokens: write.tokens }));
             }
             let (max_seq_len, end) = (self.config.max_seq_len, u64::from(position) + u64::from(count));
             match self.config.placement {
                 _ if count == 0 => {}
                 Placement::Linear if end > u64::from(max_seq_len) => {
-                    return Err(Error::WriteBeyondCapacity { sequence, position, count, max_seq_len });
+                    return Err(Error::Write(WriteError::WriteBeyondCapacity {
+                        sequence,
+                        position,
+                        count,
+                        max_seq_len,
+                    }));
                 }
                 Placement::Ring { .. } if end >= u64::from(u32::MAX) => {
-                    return Err(Error::PositionOverflow { sequence, position, count });
+                    return Err(Error::Write(WriteError::PositionOverflow { sequence, position, count }));
                 }
                 // Of as many tokens as a ring has rows, none is overwritten by a later one.
                 Placement::Ring { sinks, .. }
@@ -338,7 +356,7 @@ impl ReferenceCache {
                 {
                     let rows = self.config.slots() - sinks;
                     let oldest = position + count - rows;
-                    return Err(Error::WriteBeyondRing { sequence, position, count, rows, oldest });
+                    return Err(Error::Write(WriteError::WriteBeyondRing { sequence, position, count, rows, oldest }));
                 }
                 // A write before the end takes the sequence back first.
                 _ => self.check_rollback(sequence, position.min(self.lengths[b]))?,

@@ -1,5 +1,6 @@
 //! Operations on whole sequences of the reference.
 
+use crate::{RangeError, SequenceError, WriteError};
 use std::ops::Range;
 
 use crate::{Error, HostRows, HostTensor, Pair, PerSequence, Placement, ReferenceCache, Result, Side, Write};
@@ -27,7 +28,7 @@ impl ReferenceCache {
             PerSequence::Each(lengths) if lengths.len() == self.lengths.len() => lengths.to_vec(),
             PerSequence::Each(lengths) => {
                 let (batch_size, actual) = (self.config.batch_size, lengths.len());
-                return Err(Error::PerSequenceLength { name: "lengths", batch_size, actual });
+                return Err(Error::Sequence(SequenceError::PerSequenceLength { name: "lengths", batch_size, actual }));
             }
         };
         for (sequence, &length) in (0..).zip(&lengths) {
@@ -77,12 +78,12 @@ impl ReferenceCache {
     /// As there, for the arguments.
     pub fn select(&mut self, sources: &[u32]) -> Result<()> {
         if sources.is_empty() {
-            return Err(Error::EmptySelection);
+            return Err(Error::Sequence(SequenceError::EmptySelection));
         }
         let max_batch_size = self.config.max_batch_size;
         let batch_size = u32::try_from(sources.len()).unwrap_or(u32::MAX);
         if batch_size > max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size, max_batch_size });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size, max_batch_size }));
         }
         for &source in sources {
             self.check_sequence(source)?;
@@ -124,7 +125,7 @@ impl ReferenceCache {
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
         if sources.len() != self.lengths.len() {
             let (batch_size, actual) = (self.config.batch_size, sources.len());
-            return Err(Error::PerSequenceLength { name: "sources", batch_size, actual });
+            return Err(Error::Sequence(SequenceError::PerSequenceLength { name: "sources", batch_size, actual }));
         }
         self.select(sources)
     }
@@ -147,7 +148,7 @@ impl ReferenceCache {
         let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
         let wanted = batch_size.saturating_mul(times);
         if wanted > max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size: wanted, max_batch_size });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge { batch_size: wanted, max_batch_size }));
         }
         let neighbours = |sequence| std::iter::repeat_n(sequence, times as usize);
         self.select(&(0..batch_size).flat_map(neighbours).collect::<Vec<_>>())
@@ -196,15 +197,15 @@ impl ReferenceCache {
         self.check_sequence(to)?;
         let length = self.lengths[from as usize];
         if range.start > range.end {
-            return Err(Error::RangeReversed { start: range.start, end: range.end });
+            return Err(Error::Range(RangeError::RangeReversed { start: range.start, end: range.end }));
         }
         if range.end > length {
-            return Err(Error::RangeBeyondWritten { end: range.end, write_pos: length });
+            return Err(Error::Range(RangeError::RangeBeyondWritten { end: range.end, write_pos: length }));
         }
         self.check_valid(from, range.clone())?;
         let count = range.end - range.start;
         if count == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         let mut counts = vec![0; self.lengths.len()];
         counts[to as usize] = count;
@@ -266,21 +267,33 @@ impl ReferenceCache {
     ) -> Result<()> {
         let batch_size = self.config.batch_size.max(sequence.saturating_add(1));
         if sequence > self.config.batch_size {
-            return Err(Error::IndexOutOfRange { name: "sequence", index: sequence, count: self.config.batch_size });
+            return Err(Error::Sequence(SequenceError::IndexOutOfRange {
+                name: "sequence",
+                index: sequence,
+                count: self.config.batch_size,
+            }));
         }
         if batch_size > self.config.max_batch_size {
-            return Err(Error::BatchTooLarge { batch_size, max_batch_size: self.config.max_batch_size });
+            return Err(Error::Sequence(SequenceError::BatchTooLarge {
+                batch_size,
+                max_batch_size: self.config.max_batch_size,
+            }));
         }
         if length == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         let max_seq_len = self.config.max_seq_len;
         match self.config.placement {
             Placement::Linear if length > max_seq_len => {
-                return Err(Error::WriteBeyondCapacity { sequence, position: 0, count: length, max_seq_len });
+                return Err(Error::Write(WriteError::WriteBeyondCapacity {
+                    sequence,
+                    position: 0,
+                    count: length,
+                    max_seq_len,
+                }));
             }
             Placement::Ring { .. } if length == u32::MAX => {
-                return Err(Error::PositionOverflow { sequence, position: 0, count: length });
+                return Err(Error::Write(WriteError::PositionOverflow { sequence, position: 0, count: length }));
             }
             _ => {}
         }

@@ -9,7 +9,8 @@ use super::{
     tiles::{self, Device, MOST_SPLITS, Tile, least_splits, most_parts, splits},
 };
 use crate::{
-    Context, Error, KvCache, Placement, Recorder, Result, Scale, WgslNames,
+    AttentionError, ConfigError, Context, DeviceError, Error, KvCache, Placement, RangeError, Recorder, Result, Scale,
+    StepError, WgslNames, WriteError,
     device::binding::{clamp_u32, window_binding},
     plan::grid::spread,
     shape::layout::{Layout, SideLayout, binding_limit},
@@ -83,12 +84,23 @@ impl Attention {
     /// Binds an attention over a layer to buffers of the caller's, which it reads and writes when the commands run.
     ///
     /// # Errors
-    /// [`Error::QueryHeads`]; [`Error::NoTokens`]; [`Error::AttentionScale`], [`Error::Softcap`], [`Error::Splits`];
-    /// [`Error::AttentionWindow`]; [`Error::MaskShape`]; [`Error::TensorFormat`], [`Error::TensorUsage`],
-    /// [`Error::TensorRange`], [`Error::TensorMisaligned`], [`Error::OutputShared`]; [`Error::DeviceLimit`] where a
-    /// buffer or a grid is larger than the device takes, or a layer of many segments has more buffers;
-    /// [`Error::Refused`] where a buffer belongs to another device (of another wgpu instance nothing can be told, see
-    /// [`Context::new`](crate::Context::new)); [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`AttentionError::QueryHeads`];
+    /// [`WriteError::NoTokens`];
+    /// [`AttentionError::AttentionScale`],
+    /// [`AttentionError::Softcap`],
+    /// [`AttentionError::Splits`];
+    /// [`AttentionError::AttentionWindow`];
+    /// [`AttentionError::MaskShape`];
+    /// [`AttentionError::TensorFormat`],
+    /// [`AttentionError::TensorUsage`],
+    /// [`AttentionError::TensorRange`],
+    /// [`AttentionError::TensorMisaligned`],
+    /// [`AttentionError::OutputShared`];
+    /// [`DeviceError::DeviceLimit`] where a buffer or a grid is larger than the device
+    /// takes, or a layer of many segments has more buffers; [`DeviceError::Refused`] where
+    /// a buffer belongs to another device (of another wgpu instance nothing can be told, see
+    /// [`Context::new`](crate::Context::new)); [`DeviceError::OutOfMemory`];
+    /// [`DeviceError::DeviceLost`].
     ///
     /// # Performance
     /// Makes four bind groups. Layers of one context share scratch memory, some megabytes on a large device, and those
@@ -99,31 +111,33 @@ impl Attention {
         let &Options { query_heads, tokens, causal, .. } = options;
         let num_heads = config.num_heads;
         let shared = query_heads.checked_div(num_heads).filter(|_| query_heads.is_multiple_of(num_heads));
-        let group = shared.filter(|&group| group > 0).ok_or(Error::QueryHeads { query_heads, num_heads })?;
+        let group = shared
+            .filter(|&group| group > 0)
+            .ok_or(Error::Attention(AttentionError::QueryHeads { query_heads, num_heads }))?;
         if tokens == 0 {
-            return Err(Error::NoTokens);
+            return Err(Error::Write(WriteError::NoTokens));
         }
         let scale = options.scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt());
         if !scale.is_finite() {
-            return Err(Error::AttentionScale { scale: Scale::new(scale) });
+            return Err(Error::Attention(AttentionError::AttentionScale { scale: Scale::new(scale) }));
         }
         let softcap = options.softcap.unwrap_or(1.0);
         if !softcap.is_normal() || softcap <= 0.0 {
-            return Err(Error::Softcap { softcap: Scale::new(softcap) });
+            return Err(Error::Attention(AttentionError::Softcap { softcap: Scale::new(softcap) }));
         }
         let window = visible_window(config.placement, options)?;
 
         let (device, dims) = (device_of(context), [config.head_dim, config.value_dim]);
         let tile = |tokens| {
-            Tile::new(group, tokens, dims, device).ok_or(Error::DeviceLimit {
+            Tile::new(group, tokens, dims, device).ok_or(Error::Device(DeviceError::DeviceLimit {
                 limit: "max_compute_workgroup_storage_size",
                 needed: tiles::LEAST_BYTES.into(),
                 available: device.memory.into(),
-            })
+            }))
         };
         let tiles = [tile(1)?, tile(tokens)?];
         if let Some(splits) = options.splits.filter(|&splits| splits == 0 || splits > MOST_SPLITS) {
-            return Err(Error::Splits { splits, most: MOST_SPLITS });
+            return Err(Error::Attention(AttentionError::Splits { splits, most: MOST_SPLITS }));
         }
         check_splits(context, options.splits.unwrap_or(1))?;
 
@@ -139,7 +153,7 @@ impl Attention {
             ("cache", cache.storage.contains(tensors.output.buffer)),
         ] {
             if shared {
-                return Err(Error::OutputShared { name });
+                return Err(Error::Attention(AttentionError::OutputShared { name }));
             }
         }
         let held = |window: &Option<Window<'_>>| window.as_ref().map_or(most, |window| window.sequences);
@@ -164,10 +178,10 @@ impl Attention {
         let available = context.limits().max_storage_buffers_per_shader_stage;
         if buffers > available {
             let (limit, needed) = ("max_storage_buffers_per_shader_stage", buffers.into());
-            return Err(Error::DeviceLimit { limit, needed, available: available.into() });
+            return Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available: available.into() }));
         }
         if context.limits().max_bind_groups < 2 {
-            return Err(Error::DeviceLimit { limit: "max_bind_groups", needed: 2, available: 1 });
+            return Err(Error::Device(DeviceError::DeviceLimit { limit: "max_bind_groups", needed: 2, available: 1 }));
         }
 
         let part_bytes = part_bytes(config.value_dim);
@@ -237,7 +251,9 @@ impl Attention {
     /// Makes every pipeline that a step may take. Without it, the first step that takes one waits for it.
     ///
     /// # Errors
-    /// [`Error::ForeignAttention`]; [`Error::OutOfMemory`]; [`Error::DeviceLost`].
+    /// [`StepError::ForeignAttention`];
+    /// [`DeviceError::OutOfMemory`];
+    /// [`DeviceError::DeviceLost`].
     pub fn warm_up(&self, cache: &KvCache) -> Result<()> {
         self.check_owner(cache)?;
         for tile in [0, 1] {
@@ -254,12 +270,16 @@ impl Attention {
     /// the queries are the rows of the update that was recorded last for this layer.
     ///
     /// # Errors
-    /// [`Error::ForeignAttention`]; [`Error::StepNotRecorded`] where a step was begun whose rows are not recorded for
-    /// this layer; [`Error::BatchBeyondBound`]; [`Error::MoreTokensThanBound`] where the update wrote more tokens of a
-    /// sequence than there is room for; [`Error::MaskTooShort`]; [`Error::Evicted`] where a query may see a position
-    /// that a ring no longer stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
-    /// [`Error::DeviceLimit`] where a grid is larger than the device takes; [`Error::OutOfMemory`] and
-    /// [`Error::DeviceLost`], where a pipeline is the first of its kind.
+    /// [`StepError::ForeignAttention`];
+    /// [`StepError::StepNotRecorded`] where a step was begun whose rows are not
+    /// recorded for this layer; [`StepError::BatchBeyondBound`];
+    /// [`StepError::MoreTokensThanBound`] where the update wrote more tokens of
+    /// a sequence than there is room for; [`AttentionError::MaskTooShort`];
+    /// [`RangeError::Evicted`] where a query may see a position that a ring no longer
+    /// stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
+    /// [`DeviceError::DeviceLimit`] where a grid is larger than the device takes;
+    /// [`DeviceError::OutOfMemory`] and
+    /// [`DeviceError::DeviceLost`], where a pipeline is the first of its kind.
     ///
     /// # Performance
     /// One dispatch, or two where positions are split. Allocates nothing in the steady state.
@@ -287,7 +307,7 @@ impl Attention {
     }
 
     fn check_owner(&self, cache: &KvCache) -> Result<()> {
-        if Arc::ptr_eq(&self.owner, &cache.identity) { Ok(()) } else { Err(Error::ForeignAttention) }
+        if Arc::ptr_eq(&self.owner, &cache.identity) { Ok(()) } else { Err(Error::Step(StepError::ForeignAttention)) }
     }
 
     /// Checks a step against the layer, and tells the most rows of queries that a sequence has.
@@ -296,21 +316,21 @@ impl Attention {
         let (batch_size, sequences) = (cache.config().batch_size, &cache.sequences);
         for (name, bound) in self.sequences {
             if batch_size > bound {
-                return Err(Error::BatchBeyondBound { name, bound, batch_size });
+                return Err(Error::Step(StepError::BatchBeyondBound { name, bound, batch_size }));
             }
         }
         let Options { queries, tokens: bound, causal, .. } = self.options;
         let tokens = match queries {
-            Queries::Written if cache.awaits_step() => return Err(Error::StepNotRecorded),
+            Queries::Written if cache.awaits_step() => return Err(Error::Step(StepError::StepNotRecorded)),
             Queries::Written => sequences.written(),
             Queries::Last => bound,
         };
         if tokens > bound {
-            return Err(Error::MoreTokensThanBound { name: "queries", tokens, bound });
+            return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens, bound }));
         }
         let write_pos = cache.write_pos();
         if let Some(positions) = self.mask_positions.filter(|positions| *positions < write_pos) {
-            return Err(Error::MaskTooShort { positions, write_pos });
+            return Err(Error::Attention(AttentionError::MaskTooShort { positions, write_pos }));
         }
         let Some((window, sinks)) = self.window else { return Ok(tokens) };
         let known = sequences.lengths.iter().zip(&sequences.oldest).zip(&sequences.starts);
@@ -328,7 +348,7 @@ impl Attention {
                 .max(sinks)
                 .max(cache.config().placement.sinks());
             if first < length && first < oldest {
-                return Err(Error::Evicted { sequence, position: first, oldest });
+                return Err(Error::Range(RangeError::Evicted { sequence, position: first, oldest }));
             }
         }
         Ok(tokens)
@@ -356,7 +376,11 @@ impl Attention {
             // There is room for all that a binding holds.
             let needed = parts.saturating_mul(part_bytes(config.value_dim)).saturating_add(16);
             let limit = "max_storage_buffer_binding_size";
-            return Err(Error::DeviceLimit { limit, needed, available: binding_limit(context.limits()) });
+            return Err(Error::Device(DeviceError::DeviceLimit {
+                limit,
+                needed,
+                available: binding_limit(context.limits()),
+            }));
         }
         Ok(Shape { splits, tiles, rows, planes, tile: index })
     }
@@ -402,7 +426,11 @@ fn check_splits(context: &Context, splits: u32) -> Result<()> {
     let available = context.limits().max_compute_workgroups_per_dimension;
     if splits > available {
         let limit = "max_compute_workgroups_per_dimension";
-        return Err(Error::DeviceLimit { limit, needed: splits.into(), available: available.into() });
+        return Err(Error::Device(DeviceError::DeviceLimit {
+            limit,
+            needed: splits.into(),
+            available: available.into(),
+        }));
     }
     Ok(())
 }
@@ -415,13 +443,15 @@ fn check_grid(context: &Context, tokens: u32, group: u32, tile: Tile, planes: u3
     for needed in [tiles, planes.into(), rows.div_ceil(most.into())] {
         if needed > u64::from(most) {
             let limit = "max_compute_workgroups_per_dimension";
-            return Err(Error::DeviceLimit { limit, needed, available: most.into() });
+            return Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available: most.into() }));
         }
     }
-    let rows = u32::try_from(rows).map_err(|_| Error::SizeOverflow {
-        what: "rows of queries",
-        factors: format!("{tiles} × {}", tile.rows),
-        bits: 32,
+    let rows = u32::try_from(rows).map_err(|_| {
+        Error::Config(ConfigError::SizeOverflow {
+            what: "rows of queries",
+            factors: format!("{tiles} × {}", tile.rows),
+            bits: 32,
+        })
     })?;
     Ok((clamp_u32(tiles), rows))
 }
@@ -438,14 +468,14 @@ fn text_layout(layout: &Layout) -> Layout {
 /// Window and sinks that queries see, where that is not all.
 fn visible_window(placement: Placement, options: &Options) -> Result<Option<(u32, u32)>> {
     match (placement, options.window) {
-        (_, Some(0)) => Err(Error::ZeroDimension { name: "window" }),
+        (_, Some(0)) => Err(Error::Config(ConfigError::ZeroDimension { name: "window" })),
         (Placement::Linear, None) => Ok(None),
         (Placement::Linear, Some(window)) => Ok(Some((window, options.sinks))),
         (Placement::Ring { window, sinks, .. }, None) => Ok(Some((window, sinks))),
         (Placement::Ring { window, sinks, .. }, Some(wanted)) => {
             let wanted_sinks = options.sinks;
             if wanted > window || wanted_sinks > sinks {
-                return Err(Error::AttentionWindow { window, sinks, wanted, wanted_sinks });
+                return Err(Error::Attention(AttentionError::AttentionWindow { window, sinks, wanted, wanted_sinks }));
             }
             Ok(Some((wanted, wanted_sinks)))
         }

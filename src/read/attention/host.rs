@@ -5,7 +5,8 @@ use super::{
     options::{Mask, Options, Tensors},
 };
 use crate::{
-    Error, Format, GpuTensor, HostRows, HostTensor, KvCache, Result, RowsIn, Scale, Strides, device::wait::block_on,
+    AttentionError, Error, Format, GpuTensor, HostRows, HostTensor, KvCache, Result, RowsIn, Scale, Strides,
+    device::wait::block_on,
 };
 
 /// A mask in host memory: see [`Mask`].
@@ -19,11 +20,12 @@ pub struct MaskRows<'a> {
 
 /// Attention of host queries `[batch, query_heads, tokens, head_dim]` over a layer: `[batch, query_heads, tokens,
 /// value_dim]` in f32, with `tokens` of the options for every sequence. Rows that are no queries, past what the last
-/// update wrote with [`Queries::Written`](crate::attention::Queries::Written), are not read and come out as zero. Submits and
-/// waits.
+/// update wrote with [`Queries::Written`](crate::attention::Queries::Written), are not read and come out as zero.
+/// Submits and waits.
 ///
 /// # Errors
-/// [`Error::TensorLength`], and as [`Attention::new`] and [`Attention::record`].
+/// [`AttentionError::TensorLength`], and as [`Attention::new`] and
+/// [`Attention::record`].
 ///
 /// # Performance
 /// Makes buffers and bind groups for this call alone; an engine keeps an [`Attention`].
@@ -58,7 +60,7 @@ pub async fn attend_async<'r>(
     ];
     for (name, expected, actual) in lengths {
         if expected != actual {
-            return Err(Error::TensorLength { name, expected, actual });
+            return Err(Error::Attention(AttentionError::TensorLength { name, expected, actual }));
         }
     }
     let usage = wgpu::BufferUsages::STORAGE;

@@ -1,10 +1,11 @@
 //! Scaled dot-product attention over a layer, reading it in place.
 //!
-//! Built on nothing but [`KvCache::wgsl`](crate::KvCache::wgsl): it proves that every format and placement can be read by one text, measures
-//! reading, and is enough for a first engine. One workgroup takes a part of the positions of one KV head for all query
-//! heads that share it (up to 32), so that each cached byte is read once for them; with few sequences the positions are
-//! split among workgroups, whose parts a second dispatch joins ("Flash-Decoding", Dao et al., 2023). The softmax is
-//! online in f32 (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+//! Built on nothing but [`KvCache::wgsl`](crate::KvCache::wgsl): it proves that every format and placement can be read
+//! by one text, measures reading, and is enough for a first engine. One workgroup takes a part of the positions of one
+//! KV head for all query heads that share it (up to 32), so that each cached byte is read once for them; with few
+//! sequences the positions are split among workgroups, whose parts a second dispatch joins ("Flash-Decoding", Dao et
+//! al., 2023). The softmax is online in f32 (Milakov and Gimelshein, "Online normalizer calculation for softmax",
+//! 2018).
 //!
 //! An [`Attention`] is made once for each layer and recorded in every step, whatever its number of sequences and
 //! tokens: by default it belongs to the update before it, and the query at row `t` is the `t`-th row that was just

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::options::Mask;
 use crate::{
-    Context, Error, Format, Result, RowsIn, Strides,
+    AttentionError, Context, DeviceError, Error, Format, Result, RowsIn, Strides,
     device::binding::{clamp_u32, window, window_binding, window_bytes},
     shape::layout::binding_limit,
 };
@@ -56,19 +56,23 @@ impl<'a> Window<'a> {
         (lanes, most): (u32, u32),
     ) -> Result<Self> {
         if rows.format.is_packed() {
-            return Err(Error::TensorFormat { name: of.name, format: rows.format });
+            return Err(Error::Attention(AttentionError::TensorFormat { name: of.name, format: rows.format }));
         }
         let strides = [rows.strides.sequence, rows.strides.head, rows.strides.token];
         let lanes = u64::from(lanes);
         let counts = [most, shape[1], shape[2]];
         for stride in strides.into_iter().zip(counts).filter(|(_, count)| *count > 1).map(|(stride, _)| stride) {
             if !stride.is_multiple_of(lanes) {
-                return Err(Error::TensorMisaligned { what: of.stride, value: stride, alignment: lanes });
+                return Err(Error::Attention(AttentionError::TensorMisaligned {
+                    what: of.stride,
+                    value: stride,
+                    alignment: lanes,
+                }));
             }
         }
         if !u64::from(shape[3]).is_multiple_of(lanes) {
             let value = shape[3].into();
-            return Err(Error::TensorMisaligned { what: of.dim, value, alignment: lanes });
+            return Err(Error::Attention(AttentionError::TensorMisaligned { what: of.dim, value, alignment: lanes }));
         }
         let alignment = u64::from(rows.format.unit_bytes()).saturating_mul(lanes);
         Self::check(context, of, rows, alignment, shape, most)
@@ -82,7 +86,7 @@ impl<'a> Window<'a> {
         most: u32,
     ) -> Result<Self> {
         let shape = mask.shape;
-        let refused = || Error::MaskShape { batch_size, query_heads, tokens, shape };
+        let refused = || Error::Attention(AttentionError::MaskShape { batch_size, query_heads, tokens, shape });
         let of_batch = shape[0] == 1 || (batch_size..=most).contains(&shape[0]);
         let fits = shape[1..].iter().zip([query_heads, tokens]).all(|(&axis, all)| axis == 1 || axis == all);
         if !of_batch || !fits || shape[3] == 0 {
@@ -112,17 +116,21 @@ impl<'a> Window<'a> {
     ) -> Result<Self> {
         let &RowsIn { buffer, offset, format, strides } = rows;
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            let actual = format!("{:?}", buffer.usage());
-            return Err(Error::TensorUsage { name: of.name, needed: "STORAGE", actual });
+            let actual = buffer.usage();
+            return Err(Error::Attention(AttentionError::TensorUsage { name: of.name, needed: "STORAGE", actual }));
         }
         if !offset.is_multiple_of(alignment) {
-            return Err(Error::TensorMisaligned { what: of.offset, value: offset, alignment });
+            return Err(Error::Attention(AttentionError::TensorMisaligned {
+                what: of.offset,
+                value: offset,
+                alignment,
+            }));
         }
         let end = match rows.end(shape) {
             Some(end) if end <= buffer.size() => end,
             needed => {
                 let (needed, actual) = (needed.unwrap_or(u64::MAX), buffer.size());
-                return Err(Error::TensorRange { name: of.name, needed, actual });
+                return Err(Error::Attention(AttentionError::TensorRange { name: of.name, needed, actual }));
             }
         };
         let alignment = context.limits().min_storage_buffer_offset_alignment;
@@ -146,7 +154,11 @@ impl<'a> Window<'a> {
 pub(super) fn check_binding(context: &Context, needed: u64) -> Result<()> {
     let available = binding_limit(context.limits());
     if needed > available {
-        return Err(Error::DeviceLimit { limit: "max_storage_buffer_binding_size", needed, available });
+        return Err(Error::Device(DeviceError::DeviceLimit {
+            limit: "max_storage_buffer_binding_size",
+            needed,
+            available,
+        }));
     }
     Ok(())
 }

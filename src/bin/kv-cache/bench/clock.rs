@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use wgpu_kv_cache::{CacheConfig, Context, Error, adapter_label};
+use wgpu_kv_cache::{CacheConfig, Context, DeviceError, Error, adapter_label};
 
 use crate::Failure;
 
@@ -51,9 +51,11 @@ impl Stopwatch {
     /// A device with timestamps where the adapter has them. They are used where they agree with the wall clock about a
     /// long copy; not all drivers' do. And not where the wall clock is asked for.
     pub fn open(adapter: &wgpu::Adapter, wall: bool) -> Result<Self, Failure> {
-        let refused = |error: &dyn std::error::Error| Error::DeviceRefused {
-            adapter: adapter_label(&adapter.get_info()),
-            message: error.to_string(),
+        let refused = |error: &dyn std::error::Error| {
+            Error::Device(DeviceError::DeviceRefused {
+                adapter: adapter_label(&adapter.get_info()),
+                message: error.to_string(),
+            })
         };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("kv-cache bench"),
@@ -162,7 +164,7 @@ impl Timestamps {
     }
 
     fn read(&self, context: &Context) -> Result<Duration, Failure> {
-        let lost = || Error::DeviceLost { during: "reading timestamps" };
+        let lost = || Error::Device(DeviceError::DeviceLost { during: "reading timestamps" });
         let (sender, receiver) = std::sync::mpsc::channel();
         self.readable.map_async(wgpu::MapMode::Read, .., move |outcome| {
             // Nobody listens any more only where waiting failed.

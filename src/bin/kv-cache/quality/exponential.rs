@@ -1,5 +1,6 @@
 //! How far a driver's own `exp` is from f64, over what a softmax asks of it.
 
+use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{Context, Error};
 
 const COUNT: u32 = 8192;
@@ -50,7 +51,7 @@ pub fn largest_error(context: &Context) -> Result<f64, Error> {
     queue.submit([encoder.finish()]);
     read_back.map_async(wgpu::MapMode::Read, .., |_| {});
     context.wait()?;
-    let lost = |_| Error::DeviceLost { during: "reading exponentials" };
+    let lost = |_| Error::Device(DeviceError::DeviceLost { during: "reading exponentials" });
     let read = read_back.get_mapped_range(..).map_err(lost)?;
     let words = read.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
     Ok(words.zip(0u16..).fold(0.0, |largest: f64, (actual, index)| {

@@ -4,7 +4,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeOwned, Error as _},
 };
-use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Error, Format, HostTensor, Pair, Placement};
+use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Error, Format, HostTensor, Pair, Placement, StepError};
 
 /// A recorded program.
 #[derive(Deserialize)]
@@ -67,7 +67,9 @@ impl<T: Copy> OfLayers<T> {
         match self {
             OfLayers::All(all) => Ok(*all),
             OfLayers::Each(each) if each.len() == layers => Ok(each[layer]),
-            OfLayers::Each(each) => Err(Error::LayerCount { name: "an entry", num_layers: layers, actual: each.len() }),
+            OfLayers::Each(each) => {
+                Err(Error::Step(StepError::LayerCount { name: "an entry", num_layers: layers, actual: each.len() }))
+            }
         }
     }
 }

@@ -1,0 +1,94 @@
+//! The crate's errors, grouped by what the caller got wrong. Every variant names the rule and the numbers that broke
+//! it.
+
+mod attention;
+mod buffer;
+mod config;
+mod device;
+mod range;
+mod row;
+mod sequence;
+mod step;
+mod wgsl;
+mod write;
+
+pub use self::{
+    attention::AttentionError, buffer::BufferError, config::ConfigError, device::DeviceError, range::RangeError,
+    row::RowError, sequence::SequenceError, step::StepError, wgsl::WgslError, write::WriteError,
+};
+
+/// Why an operation was refused. The state and the bytes of the cache are as they were before the call.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Write, WriteError};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// # let context = Context::new(&device, &queue);
+/// let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 1, 8))?;
+/// match cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9)) {
+///     Err(Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, count: 9, max_seq_len: 8, .. })) => {}
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What is wrong with a configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What the device lacks, or refused.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// What is wrong with rows that are written, or with where they go.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// What is wrong with a choice of sequences or layers, or with their lengths.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// What is wrong with a range that is read.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// What is wrong with a buffer of the caller.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
+    /// What does not belong to a step, or to a cache.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// What is wrong with an attention or with its tensors.
+    #[error(transparent)]
+    Attention(#[from] AttentionError),
+    /// What is wrong with the names of WGSL that is generated.
+    #[error(transparent)]
+    Wgsl(#[from] WgslError),
+    /// What is wrong with rows on the host.
+    #[error(transparent)]
+    Row(#[from] RowError),
+}
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The rule's stable name, such as `write_beyond_capacity`: the variant's in lower case.
+    ///
+    /// ```
+    /// use wgpu_kv_cache::{Error, RangeError, WriteError};
+    /// assert_eq!(Error::from(WriteError::NoTokens).kind(), "no_tokens");
+    /// assert_eq!(Error::from(RangeError::RangeReversed { start: 2, end: 1 }).kind(), "range_reversed");
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let text = format!("{self:?}");
+        // The group, and in it the rule.
+        let name = text.split(|letter: char| !letter.is_alphanumeric()).nth(1).unwrap_or_default();
+        let mut kind = String::new();
+        for letter in name.chars() {
+            if letter.is_uppercase() && !kind.is_empty() {
+                kind.push('_');
+            }
+            kind.extend(letter.to_lowercase());
+        }
+        kind
+    }
+}

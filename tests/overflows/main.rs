@@ -420,10 +420,10 @@ fn sequences_and_lengths() {
                     Ok(visible) => assert_eq!(visible.len(), other as usize),
                     Err(Error::Sequence(SequenceError::IndexOutOfRange { .. })) => assert!(number > 1),
                     Err(Error::Sequence(SequenceError::QueriesBeyondLength { .. })) => {
-                        assert!(other > lengths[number as usize])
+                        assert!(other > lengths[number as usize]);
                     }
                     Err(error) => {
-                        assert!(matches!(error, Error::Range(RangeError::Evicted { .. })), "{case} {other}: {error}")
+                        assert!(matches!(error, Error::Range(RangeError::Evicted { .. })), "{case} {other}: {error}");
                     }
                 }
             }

@@ -43,10 +43,9 @@ fn place_of(index: u32, first_plane: u32, planes: u32, segment_plane: u32) -> Pl
             head += first_plane % HEADS;
         }
     }
-    if run >= step_runs() {
-        return Place();
-    }
-    let step_run = step_run(run);
+    // Without a branch: a software driver would run what follows under a mask.
+    let runs = step_runs();
+    let step_run = step_run(min(run, max(runs, 1u) - 1u));
     let plane = step_run.group * HEADS + head - first_plane;
-    return Place(segment_plane + plane, head, plane < planes, step_run);
+    return Place(segment_plane + plane, head, run < runs && plane < planes, step_run);
 }

@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test check tint bench peers
+.PHONY: demo test check tint deny package bench peers
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -29,6 +29,15 @@ check:
 # Every text, compiled by the browsers' compiler too.
 tint:
 	scripts/with-drivers scripts/check-tint
+
+# Licences, advisories, duplicates and sources of the dependencies, by deny.toml.
+# cargo-deny comes with: cargo install cargo-deny --locked
+deny:
+	$(CARGO) deny --locked check
+
+# The package that would be published, built from its own files.
+package:
+	$(CARGO) package --locked
 
 # The table of targets, each figure beside what it is measured against; a row that misses is marked.
 # Another adapter than the first: make bench ADAPTER=llvmpipe

@@ -1,6 +1,8 @@
 //! `kv-cache demo`.
 
-use crate::{json, passes};
+use std::process::Command;
+
+use crate::{TRACE, json, passes, text};
 
 #[test]
 fn the_demo_verifies_every_layer_format_and_adapter() {
@@ -25,4 +27,16 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
 #[test]
 fn without_arguments_it_is_the_demo() {
     assert!(passes(&[]).contains("A KV cache on the GPU"));
+}
+
+/// The package does not hold the trace.
+#[test]
+fn a_missing_trace_is_told() {
+    let demo = |trace| Command::new(env!("CARGO_BIN_EXE_kv-cache")).arg("demo").env("KV_CACHE_TRACE", trace).output();
+    let output = demo("no/such/trace.safetensors").unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("no/such/trace.safetensors: the recorded trace is in the repository"), "{told}");
+    assert!(told.contains("KV_CACHE_TRACE"), "{told}");
+    assert!(demo(TRACE).unwrap().status.success());
 }

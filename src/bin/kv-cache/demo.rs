@@ -9,7 +9,7 @@ use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter};
 
 use crate::{Failure, output, output::Out, trace::Trace, trial, trial::Trial};
 
-/// Tokens of the built-in trace that are written at once.
+/// Tokens of the recorded trace that are written at once.
 const PREFILL: u32 = 64;
 
 /// Put a real model's keys and values through the cache on every adapter, and verify every bit.
@@ -24,7 +24,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
-    let trace = Trace::built_in()?;
+    let trace = Trace::recorded()?;
     if !arguments.json {
         writeln!(out, "{}", style("A KV cache on the GPU, with a real model's keys and values").bold())?;
         writeln!(

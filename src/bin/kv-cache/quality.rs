@@ -34,7 +34,7 @@ use crate::{
 #[derive(Args)]
 pub struct Arguments {
     /// A trace, as `kv-cache verify` takes it, with layers.{i}.queries, [batch, heads, tokens, dim], of the last
-    /// tokens; the built-in one unless given.
+    /// tokens; the recorded one of the repository unless given.
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,
     /// This adapter instead of the first: its index or a part of its name, as `kv-cache adapters` prints them.
@@ -94,7 +94,7 @@ impl Distance {
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let trace = match &arguments.file {
         Some(path) => Trace::open(path)?,
-        None => Trace::built_in()?,
+        None => Trace::recorded()?,
     };
     let adapter = chosen(arguments.adapter.as_deref())?.swap_remove(0);
     let context = Context::open(&adapter)?;

@@ -1,6 +1,9 @@
 //! Recorded keys and values: a safetensors file with `layers.{i}.keys` and `layers.{i}.values`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use safetensors::{Dtype, SafeTensors};
 use wgpu_kv_cache::{
@@ -10,8 +13,8 @@ use wgpu_kv_cache::{
 
 use crate::Failure;
 
-/// The trace that comes with the program.
-const BUILT_IN: &[u8] = include_bytes!("../../../traces/smollm2-135m-story.safetensors");
+/// The trace of the repository, from its root. The published package does not hold it.
+const RECORDED: &str = "traces/smollm2-135m-story.safetensors";
 
 /// Real keys and values of every layer of a model.
 pub struct Trace {
@@ -85,9 +88,20 @@ impl Rows {
 }
 
 impl Trace {
-    /// The recorded trace of SmolLM2-135M.
-    pub fn built_in() -> Result<Self, Failure> {
-        Self::parse("the built-in trace", BUILT_IN)
+    /// The trace of the repository: of the current folder, of the folder that the program was built in, or the file that
+    /// the environment variable `KV_CACHE_TRACE` names.
+    pub fn recorded() -> Result<Self, Failure> {
+        let path: PathBuf = match std::env::var_os("KV_CACHE_TRACE") {
+            Some(path) => path.into(),
+            None if Path::new(RECORDED).is_file() => RECORDED.into(),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORDED),
+        };
+        if path.is_file() {
+            return Self::open(&path);
+        }
+        let rule = "the recorded trace is in the repository, not in the package: clone it, set KV_CACHE_TRACE to the \
+                    file, or give a trace of your own to kv-cache verify";
+        Err(Failure::Trace { path: path.display().to_string(), rule: rule.to_owned() })
     }
 
     pub fn open(path: &Path) -> Result<Self, Failure> {

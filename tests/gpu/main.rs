@@ -95,13 +95,14 @@ fn trials() -> Vec<Trial> {
             Trial::test(format!("{words} is there"), move || if there { Ok(()) } else { Err(message.into()) })
         })
         .collect();
-    let forms = [("kernels", CostModel::KERNELS), ("copies", CostModel::COPIES)];
-    for (adapter, label) in found.into_iter().zip(labels) {
-        for (form, costs) in forms {
-            let gpu = match open(&adapter, costs) {
+    let mut of_devices = Vec::new();
+    for (form, costs) in [("kernels", CostModel::KERNELS), ("copies", CostModel::COPIES)] {
+        for (adapter, label) in found.iter().zip(&labels) {
+            let mut trials = Vec::new();
+            let gpu = match open(adapter, costs) {
                 Ok(gpu) => Arc::new(gpu),
                 Err(error) => {
-                    trials.push(Trial::test(format!("open on {label}"), move || Err(error.into())));
+                    of_devices.push(vec![Trial::test(format!("open on {label}"), move || Err(error.into()))]);
                     continue;
                 }
             };
@@ -119,7 +120,16 @@ fn trials() -> Vec<Trial> {
             ];
             // What no copy can do.
             let kernels_only: &[&[Test]] = if costs == CostModel::KERNELS {
-                &[formats::TESTS, reading::TESTS, attention::TESTS, extremes::TESTS, limits::TESTS, submissions::TESTS]
+                &[
+                    formats::TESTS,
+                    reading::TESTS,
+                    attention::TESTS,
+                    extremes::TESTS,
+                    limits::TESTS,
+                    submissions::TESTS,
+                    sequences::OF_KERNELS,
+                    large::OF_KERNELS,
+                ]
             } else {
                 &[]
             };
@@ -131,11 +141,27 @@ fn trials() -> Vec<Trial> {
                 }));
             }
             if costs == CostModel::KERNELS {
-                trials.extend(cells(&gpu, &label));
+                trials.extend(cells(&gpu, label));
             }
+            of_devices.push(trials);
         }
     }
+    trials.extend(in_turn(of_devices));
     trials
+}
+
+/// The first of each list, then the second of each: tests that run at the same time are then on different devices, and
+/// do not wait for each other's kernels.
+fn in_turn(lists: Vec<Vec<Trial>>) -> Vec<Trial> {
+    let mut lists: Vec<_> = lists.into_iter().map(Vec::into_iter).collect();
+    let mut turns = Vec::new();
+    loop {
+        let before = turns.len();
+        turns.extend(lists.iter_mut().filter_map(Iterator::next));
+        if turns.len() == before {
+            return turns;
+        }
+    }
 }
 
 /// A test of each cell of the README's table.

@@ -17,9 +17,13 @@ pub const TESTS: &[Test] = &[
     ("sequences::refusals_change_nothing", refusals_change_nothing),
     ("sequences::a_ring_rolls_back_by_its_slack", a_ring_rolls_back_by_its_slack),
     ("sequences::a_source_serves_every_batch_that_its_buffers_hold", a_source_serves_every_batch_that_its_buffers_hold),
+    ("sequences::positions_near_the_last_are_as_any", positions_near_the_last_are_as_any),
+];
+
+/// What is recorded in passes, which take no copies.
+pub const OF_KERNELS: &[Test] = &[
     ("sequences::every_row_width_wraps_and_moves", every_row_width_wraps_and_moves),
     ("sequences::lengths_of_many_layers_in_a_pass", lengths_of_many_layers_in_a_pass),
-    ("sequences::positions_near_the_last_are_as_any", positions_near_the_last_are_as_any),
 ];
 
 /// Rows of one element: keys are these numbers, values their negatives.

@@ -8,16 +8,19 @@ CARGO ?= cargo
 demo:
 	scripts/with-drivers $(CARGO) run --release --locked -- demo
 
-# All tests, on every adapter present; examples and benchmarks run once. Of the random programs, those run that add to
-# what is covered; test-all runs all that are drawn, 3000 for each adapter.
-test-all: export KV_CACHE_PROGRAMS := 750
-test test-all:
+# All tests, on every adapter present; examples and benchmarks run once. Of the random programs those run that add to
+# what is covered.
+test:
 	scripts/with-drivers $(CARGO) test --release --locked
 	$(CARGO) test --release --locked --test overflows --config 'profile.release.package.wgpu-kv-cache.overflow-checks=false'
 	scripts/with-drivers $(CARGO) test --release --locked --benches
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example smallest
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example engine
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example attention
+
+# The tests, and then every random program that is drawn, 3000 for each adapter.
+test-all: test
+	KV_CACHE_PROGRAMS=750 scripts/with-drivers $(CARGO) test --release --locked --test gpu -- programs::
 
 # Formatting, lints and documentation, warnings denied; what the library alone depends on.
 check:

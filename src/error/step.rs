@@ -31,7 +31,7 @@ pub enum StepError {
         /// Its length in this layer.
         actual: u32,
     },
-    /// Something for each layer, but not as many as there are layers.
+    /// A list with one entry per layer has another number of entries.
     #[error("there must be {name} for each of the {num_layers} layers, but there are {actual}")]
     LayerCount {
         /// `rows` or `a source`.

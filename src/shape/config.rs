@@ -18,9 +18,9 @@ use crate::{Format, Placement, Scale, Side};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct CacheConfig {
-    /// Sequences in the batch. Of a cache, those in it now.
+    /// Number of sequences in the batch. [`KvCache::config`](crate::KvCache::config) reports the current number.
     pub batch_size: u32,
-    /// Sequences that there is room for.
+    /// Number of sequences that the cache has room for.
     pub max_batch_size: u32,
     /// KV heads. With grouped-query attention, fewer than the query heads.
     pub num_heads: u32,
@@ -28,9 +28,9 @@ pub struct CacheConfig {
     pub head_dim: u32,
     /// Elements of one value row.
     pub value_dim: u32,
-    /// Positions that each sequence has room for on linear placement; a ring does not read it.
+    /// Number of positions that each sequence has room for with linear placement. A ring ignores it.
     pub max_seq_len: u32,
-    /// In which slot a position lies.
+    /// How positions map to slots.
     pub placement: Placement,
     /// How keys are stored.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::format::as_name"))]
@@ -38,15 +38,14 @@ pub struct CacheConfig {
     /// How values are stored.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::format::as_name"))]
     pub value_format: Format,
-    /// What codes of keys are multiplied by, where they are stored as [`Format::Fp8E4M3`]; other formats do not read
-    /// it.
+    /// Factor that stored codes of keys are multiplied by in [`Format::Fp8E4M3`]. Other formats ignore it.
     pub key_scale: Scale,
-    /// The same of values.
+    /// The same factor for values.
     pub value_scale: Scale,
 }
 
 impl CacheConfig {
-    /// A cache with equal head sizes of keys and values, both in f32.
+    /// Creates a configuration with equal head sizes for keys and values, both stored in f32, with linear placement.
     pub const fn new(batch_size: u32, num_heads: u32, head_dim: u32, max_seq_len: u32) -> Self {
         CacheConfig {
             batch_size,
@@ -63,14 +62,14 @@ impl CacheConfig {
         }
     }
 
-    /// Another head size for values.
+    /// Sets the head size of values.
     #[must_use]
     pub const fn value_dim(mut self, value_dim: u32) -> Self {
         self.value_dim = value_dim;
         self
     }
 
-    /// Formats of keys and of values.
+    /// Sets the formats of keys and of values.
     #[must_use]
     pub const fn formats(mut self, keys: Format, values: Format) -> Self {
         self.key_format = keys;
@@ -86,14 +85,14 @@ impl CacheConfig {
         self
     }
 
-    /// Room for more sequences than the batch starts with.
+    /// Makes room for more sequences than the batch starts with.
     #[must_use]
     pub const fn max_batch_size(mut self, max_batch_size: u32) -> Self {
         self.max_batch_size = max_batch_size;
         self
     }
 
-    /// Another placement than linear.
+    /// Sets the placement, which is linear by default.
     #[must_use]
     pub const fn placement(mut self, placement: Placement) -> Self {
         self.placement = placement;

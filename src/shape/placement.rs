@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Where the positions of a sequence lie in its planes.
+/// Maps the positions of a sequence to slots of its planes.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Placement};
@@ -19,21 +19,21 @@ use std::ops::Range;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(tag = "kind", rename_all = "snake_case", from = "Form"))]
 pub enum Placement {
-    /// Position `p` in slot `p`, up to `max_seq_len`.
+    /// Stores position `p` in slot `p`, for up to `max_seq_len` positions.
     #[default]
     Linear,
-    /// The last `window` positions stay, and the first `sinks`; positions grow for ever and `max_seq_len` does not
-    /// bound them. A plane has `sinks + window + slack` slots.
+    /// Keeps the last `window` positions and the first `sinks` positions. Positions grow without bound; `max_seq_len` has
+    /// no effect. A plane has `sinks + window + slack` slots.
     ///
-    /// Sinks are those of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
+    /// Sinks are the attention sinks of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
     /// 2023).
     Ring {
-        /// Positions before the end that are valid.
+        /// Number of valid positions before the end.
         window: u32,
-        /// First positions that are never evicted.
+        /// Number of first positions that are never evicted.
         sinks: u32,
-        /// Rows beyond the window. By so many tokens a sequence can be rolled back after it has wrapped, and after an
-        /// update of up to `slack + 1` tokens every key that any of these queries may see is still stored.
+        /// Number of rows beyond the window. A wrapped sequence can be rolled back by up to `slack` tokens. After an update
+        /// of up to `slack + 1` tokens, every key that any of these queries may attend to is still stored.
         slack: u32,
     },
 }
@@ -63,18 +63,18 @@ impl From<Form> for Placement {
     }
 }
 
-/// What one query may see.
+/// The positions that one query may attend to.
 ///
-/// A query sees itself and, of a ring, the `window - 1` positions before it and the sinks; on linear placement
-/// everything before it. That is the sliding window of Mistral and of Transformers' caches, and ONNX `Attention` (opset
+/// With linear placement a query attends to itself and to all positions before it. In a ring it attends to itself, to
+/// the `window - 1` positions before it, and to the sinks. That is the sliding window of Mistral and of Transformers' caches, and ONNX `Attention` (opset
 /// 24) with `is_causal` and a left window of `window - 1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visible {
-    /// The query's own position.
+    /// Position of the query.
     pub position: u32,
-    /// Positions of sinks that it sees; empty on linear placement.
+    /// Sinks that it attends to; empty with linear placement.
     pub sinks: Range<u32>,
-    /// The other positions that it sees, itself the last.
+    /// The other positions that it attends to; the last one is its own.
     pub window: Range<u32>,
     placement: Placement,
 }
@@ -86,7 +86,7 @@ impl Visible {
         Visible { position, sinks, window, placement }
     }
 
-    /// Every position that it sees, in order, and the slot in which it lies.
+    /// Returns each position that the query attends to, in order, with its slot.
     pub fn slots(&self) -> impl Iterator<Item = (u32, u32)> + use<> {
         let placement = self.placement;
         self.sinks.clone().chain(self.window.clone()).map(move |position| (position, placement.slot(position)))

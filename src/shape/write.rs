@@ -1,11 +1,11 @@
 //! [`Write`]: how many tokens an update has, and where they go.
 
-/// How many tokens an update brings for each sequence, and at which positions.
+/// Describes an update: how many tokens it writes to each sequence, and at which positions.
 ///
-/// The source always holds `tokens` rows for every sequence and head. A sequence's count says how many of
-/// them are real (right-padded prompts): padding is never written, and a count of 0 leaves the sequence alone.
-/// Afterwards a sequence's length is the end of what was just written to it. So a write before the end rewinds,
-/// and a write after the end leaves a gap whose rows read as zero.
+/// The source always holds `tokens` rows for every sequence and head. The count of a sequence says how many of them are
+/// real tokens (for right-padded prompts). Padding is never written, and a count of 0 leaves the sequence unchanged.
+/// After the update, the length of a sequence is the end of the rows just written to it. A write before the end
+/// therefore rewinds the sequence, and a write past the end leaves a gap whose rows read as zero.
 ///
 /// ```
 /// use wgpu_kv_cache::Write;
@@ -33,7 +33,7 @@ pub(crate) enum Positions<'a> {
     Each(&'a [u32]),
 }
 
-/// One number for all sequences, or one for each.
+/// One number for all sequences, or one number per sequence.
 ///
 /// ```
 /// use wgpu_kv_cache::PerSequence;
@@ -73,30 +73,30 @@ impl<'a> From<&'a Vec<u32>> for PerSequence<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// `tokens` rows after each sequence's own length.
+    /// Writes `tokens` rows at the end of each sequence.
     pub const fn append(tokens: u32) -> Self {
         Write { tokens, positions: Positions::Append, counts: None, whole: false, attended: false }
     }
 
-    /// `tokens` rows from one position on, the same for all sequences.
+    /// Writes `tokens` rows from `position` on, to every sequence.
     pub const fn at(position: u32, tokens: u32) -> Self {
         Write { tokens, positions: Positions::At(position), counts: None, whole: false, attended: false }
     }
 
-    /// `tokens` rows from one position per sequence on, as ONNX `TensorScatter` (opset 24) writes them.
+    /// Writes `tokens` rows from a position per sequence on, as ONNX `TensorScatter` (opset 24) writes them.
     pub const fn at_each(positions: &'a [u32], tokens: u32) -> Self {
         Write { tokens, positions: Positions::Each(positions), counts: None, whole: false, attended: false }
     }
 
-    /// How many of the tokens each sequence takes, `0..=tokens`, instead of all.
+    /// Sets how many of the tokens each sequence takes, `0..=tokens`. Without it, each takes all.
     #[must_use]
     pub const fn counts(mut self, counts: &'a [u32]) -> Self {
         self.counts = Some(counts);
         self
     }
 
-    /// Refuses what a ring would keep only the end of: more tokens than it has rows beyond the sinks. Linear placement
-    /// always keeps every row.
+    /// Refuses a write of more tokens than a ring has rows beyond its sinks, of which the ring would keep only the end.
+    /// Linear placement always keeps every row.
     ///
     /// ONNX `TensorScatter` (opset 24) in mode `circular` is `Write::at_each(write_indices, tokens).whole()`: it
     /// refuses an update that is longer than the cache.
@@ -106,9 +106,10 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// Refuses what a ring could not be attended after: a write of which some row, as a query at its own position,
-    /// would see a position of its window that a later row has overwritten. Once it has wrapped, a ring takes `slack +
-    /// 1` tokens at once so; an empty one takes as many as it has slots. Linear placement always keeps every row.
+    /// Refuses a write after which a ring could not serve its queries: some row of the write, as a query at its own
+    /// position, would attend to a position that a later row of the same write has overwritten. A wrapped ring accepts up
+    /// to `slack + 1` tokens at once; an empty ring accepts as many as it has slots. Linear placement always keeps every
+    /// row.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Error, Placement, RangeError, ReferenceCache, Write};
@@ -128,7 +129,7 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// Rows that the source holds for every sequence and head.
+    /// Number of rows that the source holds for every sequence and head.
     pub const fn tokens(&self) -> u32 {
         self.tokens
     }

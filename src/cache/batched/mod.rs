@@ -68,8 +68,8 @@ impl BatchedKvCache {
         Self::of(context, (0..num_layers).map(|_| config))
     }
 
-    /// Allocates empty layers that differ in anything but their sequences, such as those of a hybrid model, of which
-    /// some see everything and some a sliding window.
+    /// Allocates empty layers with a configuration for each. Layers may differ in everything but their sequences: in a
+    /// hybrid model, some layers attend to all positions and others to a sliding window.
     ///
     /// ```
     /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Placement};
@@ -162,20 +162,20 @@ impl BatchedKvCache {
         self.layers.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
     }
 
-    /// Where the next append of a lock-step batch goes: that of the first layer, which a forward pass reaches first.
+    /// The position of the next append of a lock-step batch, from the first layer, which a forward pass reaches first.
     pub fn write_pos(&self) -> u32 {
         self.layers.first().map_or(0, KvCache::write_pos)
     }
 
-    /// Positions of each sequence, `[batch]`: those of the first layer, which a forward pass reaches first.
+    /// The length of each sequence, `[batch]`, from the first layer, which a forward pass reaches first.
     pub fn lengths(&self) -> &[u32] {
         self.layers.first().map_or(&[], KvCache::lengths)
     }
 
-    /// [`KvCache::update`] of one layer.
+    /// Calls [`KvCache::update`] on one layer.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`], and as there.
+    /// [`SequenceError::LayerOutOfRange`], and the errors of [`KvCache::update`].
     pub fn update<'r>(
         &mut self,
         layer: usize,
@@ -186,23 +186,23 @@ impl BatchedKvCache {
         self.layer_mut(layer)?.update(keys, values, write)
     }
 
-    /// [`KvCache::get`] of one layer.
+    /// Calls [`KvCache::get`] on one layer.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`], and as there.
+    /// [`SequenceError::LayerOutOfRange`], and the errors of [`KvCache::get`].
     pub fn get(&self, layer: usize, range: Range<u32>) -> Result<Pair<GpuTensor>> {
         self.layer(layer)?.get(range)
     }
 
-    /// [`KvCache::get_all`] of one layer.
+    /// Calls [`KvCache::get_all`] on one layer.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`], and as there.
+    /// [`SequenceError::LayerOutOfRange`], and the errors of [`KvCache::get_all`].
     pub fn get_all(&self, layer: usize) -> Result<Pair<GpuTensor>> {
         self.layer(layer)?.get_all()
     }
 
-    /// Makes every layer as new, bytes included, in one submission.
+    /// Resets every layer to length zero, clears its storage, and submits once.
     ///
     /// # Errors
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
@@ -220,12 +220,12 @@ impl BatchedKvCache {
         }
     }
 
-    /// Bytes of the rows that are valid, in all layers.
+    /// Bytes occupied by valid rows, summed over all layers.
     pub fn memory_used_bytes(&self) -> u64 {
         self.layers.iter().map(KvCache::memory_used_bytes).sum()
     }
 
-    /// Bytes that keys and values take on the device, in all layers.
+    /// Bytes that keys and values occupy on the device, summed over all layers.
     pub fn memory_allocated_bytes(&self) -> u64 {
         self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
     }

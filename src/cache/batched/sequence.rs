@@ -8,23 +8,23 @@ use crate::{
     cache::layer::{record_each, record_lengths, record_select},
 };
 
-/// Each is one call for all layers, checked for every layer before anything is recorded. A selection moves as many
-/// layers of one shape in a dispatch as the device binds, three buffers each; lengths alone are one copy a layer in an
-/// encoder, and as many layers in a dispatch in a pass.
+/// Each method acts on all layers, and checks every layer before it records anything. A selection moves several layers
+/// of the same shape in one dispatch, as many as the device can bind at three buffers each. A method that changes only
+/// lengths records one copy per layer in an encoder; in a pass one dispatch serves as many layers.
 impl BatchedKvCache {
-    /// [`KvCache::truncate`] of all layers.
+    /// Applies [`KvCache::truncate`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::truncate`], from any layer.
     pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
         let lengths = lengths.into();
         self.submit("a truncation", |cache, encoder| cache.record_truncate(encoder, lengths))
     }
 
-    /// [`KvCache::record_truncate`] of all layers.
+    /// Applies [`KvCache::record_truncate`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_truncate`], from any layer.
     pub fn record_truncate<'l>(
         &mut self,
         recorder: &mut impl Recorder,
@@ -34,8 +34,8 @@ impl BatchedKvCache {
         record_lengths(&mut self.layers, recorder, |layer| layer.plan_truncate(lengths))
     }
 
-    /// Takes back the last tokens of each sequence of all layers, a number each or one for all, and submits: drafted
-    /// tokens that were refused.
+    /// Removes the last tokens of each sequence from every layer and submits. Takes one number for all sequences or one
+    /// for each. Speculative decoding calls it for drafted tokens that the model rejected.
     ///
     /// # Errors
     /// [`SequenceError::RollbackBeyondStart`](crate::SequenceError::RollbackBeyondStart), and as [`KvCache::truncate`].
@@ -70,103 +70,103 @@ impl BatchedKvCache {
         record_lengths(&mut self.layers, recorder, |layer| layer.plan_rollback(tokens))
     }
 
-    /// [`KvCache::clear_sequence`] of all layers.
+    /// Applies [`KvCache::clear_sequence`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::clear_sequence`], from any layer.
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
         self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
     }
 
-    /// [`KvCache::record_clear_sequence`] of all layers.
+    /// Applies [`KvCache::record_clear_sequence`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_clear_sequence`], from any layer.
     pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
         record_lengths(&mut self.layers, recorder, |layer| layer.plan_clear(sequence))
     }
 
-    /// [`KvCache::select`] of all layers.
+    /// Applies [`KvCache::select`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::select`], from any layer.
     pub fn select(&mut self, sources: &[u32]) -> Result<()> {
         self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
     }
 
-    /// [`KvCache::record_select`] of all layers.
+    /// Applies [`KvCache::record_select`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_select`], from any layer.
     pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
         record_select(&mut self.layers, recorder, sources)
     }
 
-    /// [`KvCache::reorder`] of all layers.
+    /// Applies [`KvCache::reorder`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::reorder`], from any layer.
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
         self.submit("a selection", |cache, encoder| cache.record_reorder(encoder, sources))
     }
 
-    /// [`KvCache::record_reorder`] of all layers.
+    /// Applies [`KvCache::record_reorder`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_reorder`], from any layer.
     pub fn record_reorder(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
         self.layers.iter().try_for_each(|layer| layer.check_reorder(sources))?;
         self.record_select(recorder, sources)
     }
 
-    /// [`KvCache::repeat`] of all layers.
+    /// Applies [`KvCache::repeat`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::repeat`], from any layer.
     pub fn repeat(&mut self, times: u32) -> Result<()> {
         self.submit("a selection", |cache, encoder| cache.record_repeat(encoder, times))
     }
 
-    /// [`KvCache::record_repeat`] of all layers.
+    /// Applies [`KvCache::record_repeat`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_repeat`], from any layer.
     pub fn record_repeat(&mut self, recorder: &mut impl Recorder, times: u32) -> Result<()> {
         self.check_batches()?;
         let sources = self.first().repeated(times)?;
         self.record_select(recorder, &sources)
     }
 
-    /// [`KvCache::copy_sequence`] of all layers.
+    /// Applies [`KvCache::copy_sequence`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::copy_sequence`], from any layer.
     pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
         self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
     }
 
-    /// [`KvCache::record_copy_sequence`] of all layers.
+    /// Applies [`KvCache::record_copy_sequence`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_copy_sequence`], from any layer.
     pub fn record_copy_sequence(&mut self, recorder: &mut impl Recorder, from: u32, to: u32) -> Result<()> {
         self.check_batches()?;
         let sources = self.first().forked(from, to)?;
         self.record_select(recorder, &sources)
     }
 
-    /// [`KvCache::copy_range`] of all layers.
+    /// Applies [`KvCache::copy_range`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::copy_range`], from any layer.
     pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
         self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
     }
 
-    /// [`KvCache::record_copy_range`] of all layers.
+    /// Applies [`KvCache::record_copy_range`] to every layer, or to none.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::record_copy_range`], from any layer.
     pub fn record_copy_range(
         &mut self,
         recorder: &mut impl Recorder,
@@ -178,18 +178,19 @@ impl BatchedKvCache {
         record_each(&mut self.layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
     }
 
-    /// [`KvCache::extract`] of all layers, in their order.
+    /// Calls [`KvCache::extract`] on every layer and returns the rows in the order of layers.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`KvCache::extract`], from any layer.
     pub fn extract(&self, sequence: u32) -> Result<Vec<Pair<GpuTensor>>> {
         self.layers.iter().map(|layer| layer.extract(sequence)).collect()
     }
 
-    /// [`KvCache::insert`] into all layers, with the rows of each in their order.
+    /// Applies [`KvCache::insert`] to every layer, or to none. `rows` has the rows of each layer, in order.
     ///
     /// # Errors
-    /// [`StepError::LayerCount`] where there are not rows for each layer, and as there.
+    /// [`StepError::LayerCount`] if `rows` has another number of entries than there are layers; the errors of
+    /// [`KvCache::insert`], from any layer.
     pub fn insert(&mut self, sequence: u32, length: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
         if rows.len() != self.layers.len() {
             let num_layers = self.layers.len();

@@ -28,7 +28,7 @@ use crate::{
 /// The cache of one layer: keys `[max_batch_size, kv_head, slots, head_dim]` and values
 /// `[max_batch_size, kv_head, slots, value_dim]`, allocated once, reading as zero.
 ///
-/// There are two ways in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes slices,
+/// There are two ways to move rows in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes slices,
 /// submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
 /// [`record_update`](Self::record_update), [`record_get`](Self::record_get), [`view`](Self::view)) records into
 /// the caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
@@ -122,13 +122,13 @@ impl KvCache {
         &self.context
     }
 
-    /// Positions of each sequence, `[batch]`: where its next token goes. On linear placement all are valid; of a ring
-    /// [`valid_positions`](Self::valid_positions) says which.
+    /// The length of each sequence, `[batch]`: the position of its next token. With linear placement all positions below
+    /// it are valid. In a ring only some are; see [`valid_positions`](Self::valid_positions).
     pub fn lengths(&self) -> &[u32] {
         &self.sequences.lengths
     }
 
-    /// The valid positions of a sequence, in order: all, or of a ring the sinks and the last `window`.
+    /// Returns the valid positions of a sequence, in order: all of them, or in a ring the sinks and the last `window`.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`].
@@ -150,8 +150,8 @@ impl KvCache {
         Ok(self.config.placement.valid(length).into_iter().flatten())
     }
 
-    /// What the last `queries` tokens of a sequence may see, one after the other, for an attention mask. A ring has all
-    /// of it for the last `slack + 1`.
+    /// Returns which positions each of the last `queries` tokens of a sequence may attend to, in order, for an attention
+    /// mask. A ring still stores all of these positions for the last `slack + 1` tokens.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`];
@@ -198,12 +198,12 @@ impl KvCache {
         Ok(visible)
     }
 
-    /// The largest length: where the next append of a lock-step batch goes.
+    /// The largest length: the position of the next append of a lock-step batch.
     pub fn write_pos(&self) -> u32 {
         self.sequences.longest()
     }
 
-    /// Bytes of the rows that are valid.
+    /// Bytes occupied by valid rows.
     pub fn memory_used_bytes(&self) -> u64 {
         let valid = |&length: &u32| {
             self.config.placement.valid(length).iter().map(|range| u64::from(count(range))).fold(0, u64::saturating_add)
@@ -212,14 +212,14 @@ impl KvCache {
         rows.saturating_mul(self.config.num_heads.into()).saturating_mul(self.layout.row_bytes())
     }
 
-    /// Bytes that keys and values take on the device: [`CacheConfig::bytes_per_layer`]. What
-    /// [`overhead_bytes`](Self::overhead_bytes) counts comes on top.
+    /// Bytes that keys and values occupy on the device, which is [`CacheConfig::bytes_per_layer`]. The cache also holds
+    /// [`overhead_bytes`](Self::overhead_bytes).
     pub fn memory_allocated_bytes(&self) -> u64 {
         self.layout.bytes()
     }
 
-    /// Bytes that the cache holds on the device beside keys and values: lengths, and the slots in which steps wait,
-    /// which layers of one [`BatchedKvCache`](crate::BatchedKvCache) share.
+    /// Bytes that the cache occupies on the device beside keys and values: lengths, and the parameter slots of steps. All
+    /// layers of a [`BatchedKvCache`](crate::BatchedKvCache) share the slots.
     pub fn overhead_bytes(&self) -> u64 {
         self.length_bytes().saturating_add(self.slot_bytes())
     }
@@ -234,12 +234,12 @@ impl KvCache {
         self.ring.bytes()
     }
 
-    /// The storage itself, without any copy.
+    /// Returns the storage itself, without a copy.
     pub fn view(&self) -> CacheView<'_> {
         CacheView::new(&self.storage, &self.layout, &self.sequences.lengths)
     }
 
-    /// Makes everything as new, bytes included, and submits.
+    /// Resets all lengths to zero, clears the storage, and submits.
     ///
     /// # Errors
     /// [`DeviceError::DeviceLost`].

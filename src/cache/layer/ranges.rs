@@ -59,10 +59,10 @@ impl KvCache {
         self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), None)
     }
 
-    /// [`get`](Self::get) in another format: f32, f16 or bf16, in which rows of a packed format are multiplied out.
+    /// Copies a range like [`get`](Self::get) and converts it to f32, f16 or bf16. Rows of a packed format are dequantised.
     ///
     /// # Errors
-    /// As there; [`RangeError::PackedDestination`] for a packed format that is
+    /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] for a packed format that is
     /// not the cache's.
     ///
     /// # Performance
@@ -85,9 +85,9 @@ impl KvCache {
         self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), Some(format))
     }
 
-    /// Copies everything that is valid into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a
-    /// sequence is the `r`th of its [`valid_positions`](Self::valid_positions); after them it has rows of zero, up to
-    /// the sequence that has the most.
+    /// Copies all valid rows into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a sequence is
+    /// the `r`th of its [`valid_positions`](Self::valid_positions). A sequence with fewer valid rows than another is
+    /// padded with rows of zero.
     ///
     /// # Errors
     /// As [`get`](Self::get), less those of the range.

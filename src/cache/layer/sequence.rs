@@ -8,11 +8,11 @@ use crate::{
 };
 
 impl KvCache {
-    /// Takes sequences back to a length each, or one for all, and submits. What was cut reads as zero through
-    /// [`get`](Self::get); its bytes stay until they are overwritten.
+    /// Truncates each sequence to the given length and submits. Takes one length for all sequences or one for each.
+    /// [`get`](Self::get) reads truncated positions as zero; their bytes stay in the storage until they are overwritten.
     ///
-    /// A ring goes back by its slack after it has wrapped, or to its sinks and less; what it needs for a whole window
-    /// must still be stored.
+    /// Once a ring has wrapped, it can go back by at most `slack` positions, because a whole window must still be stored.
+    /// Truncating to the sinks or fewer positions is always possible.
     ///
     /// # Errors
     /// [`SequenceError::PerSequenceLength`],
@@ -43,10 +43,10 @@ impl KvCache {
         self.submit("a truncation", |cache, encoder| cache.record_truncate(encoder, lengths))
     }
 
-    /// Records a [`truncate`](Self::truncate).
+    /// Records [`truncate`](Self::truncate) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`truncate`](Self::truncate).
     pub fn record_truncate<'l>(
         &mut self,
         recorder: &mut impl Recorder,
@@ -89,7 +89,7 @@ impl KvCache {
         self.plan_truncate(PerSequence::Each(&lengths))
     }
 
-    /// Empties a sequence, which stays in the batch, and submits.
+    /// Empties a sequence and submits. The sequence stays in the batch.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`];
@@ -102,10 +102,10 @@ impl KvCache {
         self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
     }
 
-    /// Records a [`clear_sequence`](Self::clear_sequence).
+    /// Records [`clear_sequence`](Self::clear_sequence) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`clear_sequence`](Self::clear_sequence).
     pub fn record_clear_sequence(&mut self, recorder: &mut impl Recorder, sequence: u32) -> Result<()> {
         record_lengths(std::slice::from_mut(self), recorder, |layer| layer.plan_clear(sequence))
     }
@@ -118,10 +118,10 @@ impl KvCache {
         self.plan_truncate(PerSequence::Each(&lengths))
     }
 
-    /// Makes a new batch, whose sequence `i` is what `sources[i]` is now, and submits. Sequences may come more than
-    /// once, in any order, or not at all; the batch may shrink, and grow up to
-    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Of each sequence the rows move that are stored, those
-    /// that a ring keeps for a rollback among them.
+    /// Replaces the batch: sequence `i` of the new batch is a copy of sequence `sources[i]`. Submits. A source may occur
+    /// several times, in any order, or not at all, and the batch may shrink or grow up to
+    /// [`max_batch_size`](crate::CacheConfig::max_batch_size). All stored rows of a sequence move, including those that
+    /// a ring keeps for a rollback.
     ///
     /// # Errors
     /// [`SequenceError::EmptySelection`],
@@ -154,10 +154,10 @@ impl KvCache {
         self.submit("a selection", |cache, encoder| cache.record_select(encoder, sources))
     }
 
-    /// Records a [`select`](Self::select).
+    /// Records [`select`](Self::select) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`select`](Self::select).
     pub fn record_select(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
         record_select(std::slice::from_mut(self), recorder, sources)
     }
@@ -207,49 +207,48 @@ impl KvCache {
         Permutation::new(&first.context, &first.layout, parts, &same)
     }
 
-    /// [`select`](Self::select) of as many sequences as there are: a permutation of the batch, or what a beam search
-    /// keeps.
+    /// Calls [`select`](Self::select) with exactly one source per sequence: a permutation of the batch, or the beams
+    /// that a beam search keeps.
     ///
     /// # Errors
-    /// [`SequenceError::PerSequenceLength`], and as there.
+    /// [`SequenceError::PerSequenceLength`], and the errors of [`select`](Self::select).
     ///
     /// # Performance
-    /// As there.
+    /// The cost of [`select`](Self::select).
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
         self.submit("a selection", |cache, encoder| cache.record_reorder(encoder, sources))
     }
 
-    /// Records a [`reorder`](Self::reorder).
+    /// Records [`reorder`](Self::reorder) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`reorder`](Self::reorder).
     pub fn record_reorder(&mut self, recorder: &mut impl Recorder, sources: &[u32]) -> Result<()> {
         self.check_reorder(sources)?;
         self.record_select(recorder, sources)
     }
 
-    /// Gives each sequence `times` neighbours, itself one of them: `[a, b]` becomes `[a, a, b, b]`, as a beam search
-    /// starts.
+    /// Repeats each sequence `times` times in place: `[a, b]` becomes `[a, a, b, b]`, the start of a beam search.
     ///
     /// # Errors
     /// As [`select`](Self::select).
     ///
     /// # Performance
-    /// As there.
+    /// The cost of [`select`](Self::select).
     pub fn repeat(&mut self, times: u32) -> Result<()> {
         self.submit("a selection", |cache, encoder| cache.record_repeat(encoder, times))
     }
 
-    /// Records a [`repeat`](Self::repeat).
+    /// Records [`repeat`](Self::repeat) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`repeat`](Self::repeat).
     pub fn record_repeat(&mut self, recorder: &mut impl Recorder, times: u32) -> Result<()> {
         let sources = self.repeated(times)?;
         self.record_select(recorder, &sources)
     }
 
-    /// Makes sequence `to` what `from` is now, and submits: a fork.
+    /// Copies sequence `from` over sequence `to` and submits: a fork.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`];
@@ -262,10 +261,10 @@ impl KvCache {
         self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
     }
 
-    /// Records a [`copy_sequence`](Self::copy_sequence).
+    /// Records [`copy_sequence`](Self::copy_sequence) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`copy_sequence`](Self::copy_sequence).
     pub fn record_copy_sequence(&mut self, recorder: &mut impl Recorder, from: u32, to: u32) -> Result<()> {
         let sources = self.forked(from, to)?;
         self.record_select(recorder, &sources)

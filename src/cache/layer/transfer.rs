@@ -21,8 +21,9 @@ fn one(sequence: u32) -> Range<u32> {
 }
 
 impl KvCache {
-    /// Writes positions `range` of sequence `from` to sequence `to`, from `position` on, and submits: an update whose
-    /// rows come from the cache. Afterwards `to` ends where they end. Both may be the same sequence, and overlap.
+    /// Copies positions `range` of sequence `from` to sequence `to`, from `position` on, and submits. This is an update
+    /// whose rows come from the cache: afterwards `to` ends with the last copied row. Both may be the same sequence, and
+    /// the ranges may overlap.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`],
@@ -37,10 +38,10 @@ impl KvCache {
         self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
     }
 
-    /// Records a [`copy_range`](Self::copy_range).
+    /// Records [`copy_range`](Self::copy_range) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`copy_range`](Self::copy_range).
     pub fn record_copy_range(
         &mut self,
         recorder: &mut impl Recorder,
@@ -81,9 +82,9 @@ impl KvCache {
         Ok(Planned::transfer(self.config.batch_size, transfer))
     }
 
-    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits, so that it
-    /// can leave the batch: row `r` is the `r`th of its [`valid_positions`](Self::valid_positions). With its length,
-    /// [`insert`](Self::insert) takes it back.
+    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits. Row `r` is the
+    /// `r`th of its [`valid_positions`](Self::valid_positions). A sequence that leaves the batch is saved this way;
+    /// [`insert`](Self::insert) restores it from these rows and its length.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`], and as [`get_all`](Self::get_all).
@@ -97,11 +98,11 @@ impl KvCache {
         self.copy_out(&step, &one(sequence), None)
     }
 
-    /// Makes a sequence one of `length` positions, whose valid rows these are, `[1, kv_head, rows, dim]` in order of
-    /// position, and submits. The sequence may be the next that is not there yet, which makes the batch larger by one.
+    /// Replaces a sequence with one of `length` positions whose valid rows are given, `[1, kv_head, rows, dim]` in order of
+    /// position, and submits. `sequence` may equal the batch size, which appends a sequence to the batch.
     ///
-    /// On linear placement there is a row for each position; of a ring, for each of the sinks and of the last `window`.
-    /// A ring cannot be rolled back beyond the inserted rows.
+    /// With linear placement there is a row for each position. In a ring there is one for each sink and for each of the
+    /// last `window` positions. A ring cannot be rolled back beyond the inserted rows.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`],

@@ -37,7 +37,7 @@ impl PreparedUpdate<'_> {
 }
 
 impl KvCache {
-    /// Writes host rows `[batch, kv_head, tokens, dim]`, converted where the cache's format differs, and submits.
+    /// Writes host rows `[batch, kv_head, tokens, dim]` and submits. Rows are converted if the cache's format differs.
     ///
     /// # Errors
     /// [`WriteError::NoTokens`](crate::WriteError::NoTokens),
@@ -80,7 +80,7 @@ impl KvCache {
         self.submit("an update", |cache, encoder| cache.record_update(encoder, &source, write))
     }
 
-    /// Binds the caller's buffers, to be recorded with every step by [`record_update`](Self::record_update).
+    /// Binds the caller's buffers, for [`record_update`](Self::record_update) in every step.
     ///
     /// The rows are read when the commands run, so the caller may write new ones into the same buffers for every step.
     /// The buffers must hold the rows of the present batch, and serve every batch whose rows they hold: size them for
@@ -105,8 +105,8 @@ impl KvCache {
         BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, source)
     }
 
-    /// Does now what the first update would do otherwise, and submits: wgpu clears storage when it is first bound, and
-    /// drivers finish a pipeline when it first runs. Changes no row and no length.
+    /// Does the one-time work of the first update, and submits: wgpu clears storage when it is first bound, and drivers
+    /// finish a pipeline when it first runs. Changes no row and no length.
     ///
     /// # Errors
     /// [`StepError::ForeignSource`];
@@ -138,8 +138,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// The form that [`record_update`](Self::record_update) gives a write in an encoder, by the context's cost model. A
-    /// pass always gets the kernel, and a pass that the caller keeps open for many layers is cheaper than one for each.
+    /// Returns the form that [`record_update`](Self::record_update) chooses for a write in an encoder, by the context's cost
+    /// model. In a pass it always records the kernel. One pass for many layers is cheaper than a pass for each.
     ///
     /// # Errors
     /// As [`record_update`](Self::record_update).
@@ -272,9 +272,9 @@ impl KvCache {
         })
     }
 
-    /// Makes rows valid that the caller's own kernels write straight into the storage, at the places that
-    /// [`view`](Self::view) tells: advances the lengths, on the host and on the device, and zeroes the gap in front
-    /// of the new rows if there is one. The rows themselves are not touched.
+    /// Makes rows valid that the caller's own kernels write straight into the storage, at the offsets that
+    /// [`view`](Self::view) gives. Advances the lengths on the host and on the device, and zeroes the gap before the new
+    /// rows, if there is one. Does not touch the rows themselves.
     ///
     /// # Errors
     /// As [`update`](Self::update) for the write; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and

@@ -89,7 +89,7 @@ impl ReferenceCache {
     /// [`KvCache::update`](crate::KvCache::update).
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::update`](crate::KvCache::update) for its arguments.
     pub fn update<'r>(
         &mut self,
         keys: impl Into<HostRows<'r>>,
@@ -110,7 +110,7 @@ impl ReferenceCache {
     /// [`poke`](Self::poke).
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::record_advance`](crate::KvCache::record_advance) for its arguments.
     pub fn advance(&mut self, write: Write<'_>) -> Result<()> {
         let spans = self.spans(&write)?;
         for (sequence, span) in (0..).zip(&spans).filter(|(_, span)| !span.is_empty()) {
@@ -171,7 +171,7 @@ impl ReferenceCache {
     /// [`get`](Self::get) in a format of floating point.
     ///
     /// # Errors
-    /// As there; [`RangeError::PackedDestination`].
+    /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] for a packed format.
     pub fn get_as(&self, range: Range<u32>, format: Format) -> Result<Pair<HostTensor>> {
         let rows = self.get(range)?;
         for side in Side::BOTH {
@@ -241,7 +241,7 @@ impl ReferenceCache {
         Ok(Pair { keys, values: copy(&self.values, "copied values", Side::Values)? })
     }
 
-    /// Makes everything as new, bytes included.
+    /// Resets all lengths to zero and clears the storage.
     pub fn reset(&mut self) {
         self.keys.clear();
         self.values.clear();

@@ -21,7 +21,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::truncate`](crate::KvCache::truncate) for its arguments.
     pub fn truncate<'l>(&mut self, lengths: impl Into<PerSequence<'l>>) -> Result<()> {
         let lengths = match lengths.into() {
             PerSequence::All(length) => vec![length; self.lengths.len()],
@@ -54,7 +54,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::clear_sequence`](crate::KvCache::clear_sequence) for its arguments.
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
         self.check_sequence(sequence)?;
         self.cut(sequence, 0);
@@ -75,7 +75,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::select`](crate::KvCache::select) for its arguments.
     pub fn select(&mut self, sources: &[u32]) -> Result<()> {
         if sources.is_empty() {
             return Err(Error::Sequence(SequenceError::EmptySelection));
@@ -121,7 +121,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::reorder`](crate::KvCache::reorder) for its arguments.
     pub fn reorder(&mut self, sources: &[u32]) -> Result<()> {
         if sources.len() != self.lengths.len() {
             let (batch_size, actual) = (self.config.batch_size, sources.len());
@@ -143,7 +143,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::repeat`](crate::KvCache::repeat) for its arguments.
     pub fn repeat(&mut self, times: u32) -> Result<()> {
         let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
         let wanted = batch_size.saturating_mul(times);
@@ -167,7 +167,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::copy_sequence`](crate::KvCache::copy_sequence) for its arguments.
     pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
         self.check_sequence(from)?;
         self.check_sequence(to)?;
@@ -191,7 +191,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::copy_range`](crate::KvCache::copy_range) for its arguments.
     pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
         self.check_sequence(from)?;
         self.check_sequence(to)?;
@@ -248,7 +248,7 @@ impl ReferenceCache {
     /// ```
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::extract`](crate::KvCache::extract) for its arguments.
     pub fn extract(&self, sequence: u32) -> Result<Pair<HostTensor>> {
         self.check_sequence(sequence)?;
         self.rows(sequence..sequence + 1, |length| self.valid(length).to_vec())
@@ -257,7 +257,7 @@ impl ReferenceCache {
     /// [`KvCache::insert`](crate::KvCache::insert).
     ///
     /// # Errors
-    /// As there, for the arguments.
+    /// The errors of [`KvCache::insert`](crate::KvCache::insert) for its arguments.
     pub fn insert<'r>(
         &mut self,
         sequence: u32,

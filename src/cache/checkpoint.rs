@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{BatchedKvCache, Error, KvCache, Result, plan::sequences::Sequences};
 
-/// What the host knew of the sequences of a cache when [`KvCache::checkpoint`] or [`BatchedKvCache::checkpoint`] was
+/// The lengths and the batch that the host tracked when [`KvCache::checkpoint`] or [`BatchedKvCache::checkpoint`] was
 /// called.
 ///
 /// Lengths on the host advance when a command is recorded. Where its encoder is dropped instead of submitted, the
@@ -67,7 +67,7 @@ impl Checkpoint {
 }
 
 impl KvCache {
-    /// What the host knows of the sequences now, to [`restore`](Self::restore) it.
+    /// Saves the lengths and the batch that the host tracks, for [`restore`](Self::restore).
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint::new(std::slice::from_ref(self))
     }
@@ -86,7 +86,7 @@ impl KvCache {
 }
 
 impl BatchedKvCache {
-    /// What the host knows of the sequences of all layers now, to [`restore`](Self::restore) it.
+    /// Saves the lengths and the batch that the host tracks for all layers, for [`restore`](Self::restore).
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint::new(self.layers())
     }

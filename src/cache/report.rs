@@ -7,7 +7,7 @@ use crate::{BatchedKvCache, KvCache};
 /// Bytes of one "MB" in the report, 2^20.
 const MB: f64 = 1024.0 * 1024.0;
 
-/// What a cache holds and what it costs. A megabyte is 2^20 bytes, as in the original design.
+/// Shape, memory use and growth of a cache. A megabyte is 2^20 bytes, as in the original design.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -22,7 +22,7 @@ pub struct MemoryReport {
     pub head_dim: u32,
     /// Elements of one value row.
     pub value_dim: u32,
-    /// Positions that each sequence has room for; of a ring without meaning.
+    /// Number of positions that each sequence has room for. It has no meaning for a ring.
     pub max_seq_len: u32,
     /// Number format, `keys/values` where they differ; where layers differ, each of theirs once, in order.
     pub dtype: String,

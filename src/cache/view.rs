@@ -51,7 +51,7 @@ pub struct SegmentView<'a> {
     pub planes: Range<u32>,
 }
 
-/// Where one position lies in a segment, for a kernel that writes rows straight into the cache.
+/// The place of one position in a segment, for a kernel that writes rows straight into the cache.
 #[derive(Clone, Debug)]
 pub struct SlotView<'a> {
     /// The segment.
@@ -66,7 +66,7 @@ pub struct SlotView<'a> {
     pub scales: Range<u64>,
 }
 
-/// Where one row lies.
+/// The place of one row.
 #[derive(Clone, Debug)]
 pub struct RowView<'a> {
     /// The buffer of its segment.
@@ -79,7 +79,7 @@ pub struct RowView<'a> {
     pub scales: Range<u64>,
 }
 
-/// Where a number of each sequence lies on the device, `[max_batch_size]` of u32: lengths, or positions.
+/// A buffer with one number per sequence, `[max_batch_size]` of u32: lengths or positions.
 #[derive(Clone, Copy, Debug)]
 pub struct PerSequenceView<'a> {
     /// The buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
@@ -108,13 +108,13 @@ impl<'a> CacheView<'a> {
         SideView { storage: self.storage, layout: self.layout, side }
     }
 
-    /// Valid positions of each sequence, as the host knows them.
+    /// Length of each sequence, as the host tracks it.
     pub fn lengths(&self) -> &'a [u32] {
         self.lengths
     }
 
-    /// The same lengths on the device: every recorded update sets them at its place in the command
-    /// stream, so a kernel that is recorded after it reads the right ones.
+    /// The same lengths on the device. Every recorded update sets them at its place in the command stream, so a kernel
+    /// recorded after it reads the new ones.
     pub fn lengths_on_device(&self) -> PerSequenceView<'a> {
         let Lengths { buffer, offset, bytes } = &self.storage.lengths;
         PerSequenceView { buffer, offset: *offset, bytes: *bytes }
@@ -131,17 +131,17 @@ impl<'a> SideView<'a> {
         self.sizes().format
     }
 
-    /// Bytes of one row, of a packed format with its scales.
+    /// Bytes of one row. In a packed format this includes its scales.
     pub fn row_bytes(&self) -> u64 {
         self.sizes().row_bytes
     }
 
-    /// Bytes from one plane to the next: the slots of a plane, rounded up to 4; of a packed format to 16.
+    /// Bytes from one plane to the next: the rows of a plane, rounded up to 4 bytes, in a packed format to 16.
     pub fn plane_bytes(&self) -> u64 {
         self.sizes().plane_bytes
     }
 
-    /// Distances between rows inside one segment, in elements; of a packed format between their codes, in words.
+    /// Distances between rows inside one segment, in elements. In a packed format, distances between codes, in words.
     pub fn strides(&self) -> Strides {
         let units = |bytes: u64| if self.format().unit_bytes() == 2 { bytes / 2 } else { bytes / 4 };
         let head = units(self.plane_bytes());
@@ -149,7 +149,7 @@ impl<'a> SideView<'a> {
         Strides { sequence, head, token: units(self.sizes().code_bytes()) }
     }
 
-    /// The buffers, in order of planes. One, unless a side is larger than a binding.
+    /// The buffers, in order of planes. There is one unless a side is larger than a binding.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = SegmentView<'a>> + use<'a> {
         let side = self.side;
         self.storage

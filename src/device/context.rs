@@ -72,7 +72,7 @@ impl Context {
         Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
     }
 
-    /// A context that chooses between kernels and copies by a cost model of the caller's, such as one that
+    /// Creates a context that chooses between kernels and copies by the given cost model, for example one that
     /// [`calibrate`](Self::calibrate) measured earlier.
     #[must_use]
     pub fn with_costs(device: &wgpu::Device, queue: &wgpu::Queue, costs: CostModel) -> Self {
@@ -148,12 +148,12 @@ impl Context {
         &self.inner.queue
     }
 
-    /// The limits that the device was made with.
+    /// The limits that the device was created with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.inner.limits
     }
 
-    /// What dispatches and copies are taken to cost.
+    /// The cost model of dispatches and copies.
     pub fn costs(&self) -> &CostModel {
         &self.inner.costs
     }

@@ -3,7 +3,7 @@
 use crate::BufferError;
 use crate::{Error, Format, Result, Side};
 
-/// Where one side of a range is copied to: a buffer of the caller's, dense from an offset on.
+/// Destination of one side of a range: a buffer of the caller, written densely from an offset on.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
     /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.

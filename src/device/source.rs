@@ -10,8 +10,8 @@ use crate::{
     shape::placement::count,
 };
 
-/// Distances between rows of a strided tensor, in elements; where rows are in a packed format, in words of 4 bytes. A
-/// row is contiguous.
+/// Distances between rows of a strided tensor, in elements; for a packed format, in words of 4 bytes. Each row is
+/// contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
     /// From one sequence to the next.
@@ -42,7 +42,7 @@ impl Strides {
     }
 }
 
-/// Rows in a buffer of the caller's: element (b, h, t, d) lies at `offset` bytes plus
+/// Rows in a buffer of the caller: element (b, h, t, d) lies at `offset` bytes plus
 /// `b × sequence + h × head + t × token + d` elements.
 #[derive(Clone, Copy, Debug)]
 pub struct RowsIn<'a> {

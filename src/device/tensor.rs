@@ -18,8 +18,8 @@ const READ_BYTES: u64 = 32 << 20;
 /// What is done where a copy to the host fails.
 const DURING: &str = "reading back";
 
-/// A dense tensor `[batch, kv_head, row, dim]` on the device, as stored bits. It is a copy: later updates of the
-/// cache do not change it.
+/// A dense tensor `[batch, kv_head, row, dim]` on the device, as stored bits. Later updates of the cache do not change
+/// it.
 #[derive(Clone, Debug)]
 pub struct GpuTensor {
     context: Context,

@@ -2,7 +2,7 @@
 
 use crate::{Format, Scale};
 
-/// What is wrong with an attention or with its tensors.
+/// Options or tensors of an attention are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttentionError {

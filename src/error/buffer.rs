@@ -2,7 +2,7 @@
 
 use crate::Side;
 
-/// What is wrong with a buffer of the caller.
+/// A buffer of the caller is unsuitable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BufferError {

@@ -2,7 +2,7 @@
 
 use crate::{Format, Scale, Side};
 
-/// What is wrong with a configuration.
+/// The configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -21,7 +21,7 @@ pub enum ConfigError {
     /// A product of dimensions does not fit its integer.
     #[error("{what} must fit {bits} bits, but {factors} does not")]
     SizeOverflow {
-        /// What was being computed.
+        /// The size that was computed.
         what: &'static str,
         /// The factors of the product.
         factors: String,

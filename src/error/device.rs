@@ -1,6 +1,6 @@
 //! [`DeviceError`].
 
-/// What the device lacks, or refused.
+/// The device lacks something, or refused a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
@@ -15,9 +15,9 @@ pub enum DeviceError {
     DeviceLimit {
         /// The field of `wgpu::Limits`.
         limit: &'static str,
-        /// What the cache needs.
+        /// The value that the cache needs.
         needed: u64,
-        /// What the device was made with.
+        /// The value that the device was created with.
         available: u64,
     },
     /// A buffer would be larger than the device allows.
@@ -26,7 +26,7 @@ pub enum DeviceError {
          ask for a larger limit"
     )]
     BufferTooLarge {
-        /// What the buffer was for.
+        /// The purpose of the buffer.
         what: &'static str,
         /// Its size.
         bytes: u64,
@@ -36,7 +36,7 @@ pub enum DeviceError {
     /// The device has no memory left.
     #[error("out of memory: {what} {}", shortage(*bytes))]
     OutOfMemory {
-        /// What was being allocated or submitted.
+        /// The allocation or submission that failed.
         what: &'static str,
         /// How many bytes were asked for in total; 0 where only the driver knows.
         bytes: u64,
@@ -44,7 +44,7 @@ pub enum DeviceError {
     /// The device was lost or destroyed. Nothing on it can be used any more.
     #[error("the device is lost ({during})")]
     DeviceLost {
-        /// What was being done when it was noticed.
+        /// The operation that noticed it.
         during: &'static str,
     },
     /// A browser's thread cannot wait for the device.
@@ -57,7 +57,7 @@ pub enum DeviceError {
     /// that was destroyed or is mapped.
     #[error("wgpu refused {what}: {message}")]
     Refused {
-        /// What was being created or submitted.
+        /// The creation or submission that failed.
         what: &'static str,
         /// wgpu's own words.
         message: String,
@@ -71,9 +71,9 @@ pub enum DeviceError {
     /// No adapter has this name or index.
     #[error("no adapter is named or numbered \"{wanted}\"; there are: {available}")]
     AdapterNotFound {
-        /// What was asked for.
+        /// The requested name or index.
         wanted: String,
-        /// What there is.
+        /// The adapters that exist.
         available: String,
     },
     /// The adapter did not hand out a device.

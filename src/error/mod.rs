@@ -34,34 +34,34 @@ pub use self::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What is wrong with a configuration.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What the device lacks, or refused.
+    /// The device lacks something, or refused a request.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// What is wrong with rows that are written, or with where they go.
+    /// Rows or positions of a write are invalid.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// What is wrong with a choice of sequences or layers, or with their lengths.
+    /// A sequence, a layer, or a length is invalid.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
-    /// What is wrong with a range that is read.
+    /// A range to read is invalid.
     #[error(transparent)]
     Range(#[from] RangeError),
-    /// What is wrong with a buffer of the caller.
+    /// A buffer of the caller is unsuitable.
     #[error(transparent)]
     Buffer(#[from] BufferError),
-    /// What does not belong to a step, or to a cache.
+    /// An object or a call does not belong to this cache, or to its current step.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// What is wrong with an attention or with its tensors.
+    /// Options or tensors of an attention are invalid.
     #[error(transparent)]
     Attention(#[from] AttentionError),
-    /// What is wrong with the names of WGSL that is generated.
+    /// Names or bindings for generated WGSL are invalid.
     #[error(transparent)]
     Wgsl(#[from] WgslError),
-    /// What is wrong with rows on the host.
+    /// Rows on the host are invalid.
     #[error(transparent)]
     Row(#[from] RowError),
 }

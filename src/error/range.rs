@@ -2,7 +2,7 @@
 
 use crate::{Format, Side};
 
-/// What is wrong with a range that is read.
+/// A range to read is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeError {

@@ -2,7 +2,7 @@
 
 use crate::Format;
 
-/// What is wrong with rows on the host.
+/// Rows on the host are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowError {

@@ -1,6 +1,6 @@
 //! [`SequenceError`].
 
-/// What is wrong with a choice of sequences or layers, or with their lengths.
+/// A sequence, a layer, or a length is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SequenceError {
@@ -32,7 +32,7 @@ pub enum SequenceError {
         /// The entries given.
         actual: usize,
     },
-    /// More sequences than there is room for.
+    /// The batch would exceed the capacity of the cache.
     #[error("the batch must have at most max_batch_size = {max_batch_size} sequences, but would have {batch_size}")]
     BatchTooLarge {
         /// The sequences wanted.

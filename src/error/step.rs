@@ -1,6 +1,6 @@
 //! [`StepError`].
 
-/// What does not belong to a step, or to a cache.
+/// An object or a call does not belong to this cache, or to its current step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {

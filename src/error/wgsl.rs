@@ -1,6 +1,6 @@
 //! [`WgslError`].
 
-/// What is wrong with the names of WGSL that is generated.
+/// Names or bindings for generated WGSL are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WgslError {

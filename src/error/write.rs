@@ -2,7 +2,7 @@
 
 use crate::{Format, Side};
 
-/// What is wrong with rows that are written, or with where they go.
+/// Rows or positions of a write are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -53,7 +53,7 @@ pub enum WriteError {
         /// The first position beyond the sinks that would be stored.
         oldest: u32,
     },
-    /// Positions of a ring grow for ever, as far as 32 bits go.
+    /// A position in a ring would exceed 32 bits.
     #[error(
         "positions must stay below 2^32 - 1, but {count} tokens of sequence {sequence} at position {position} do not"
     )]
@@ -80,7 +80,7 @@ pub enum WriteError {
     InsertedRows {
         /// The length.
         length: u32,
-        /// Its valid rows: of a ring, sinks and window.
+        /// Its number of valid rows: in a ring, the sinks and the window.
         expected: u32,
         /// The rows of the source.
         tokens: u32,

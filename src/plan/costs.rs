@@ -1,6 +1,6 @@
 //! [`CostModel`]: what a dispatch and a copy cost on a device, to choose between them.
 
-/// What the two forms of an operation cost on a device: kernels, and the device's own buffer copies.
+/// Costs on a device of the two forms of an operation: kernels, and the device's own buffer copies.
 ///
 /// An update of matching formats, and a copy of a range, can be one dispatch or some buffer copies; both give the same
 /// bits. A software driver copies long runs faster than any kernel writes them, a GPU does one dispatch faster than
@@ -47,7 +47,7 @@ impl CostModel {
     pub const COPIES: CostModel =
         CostModel { dispatch_ns: f64::INFINITY, copy_ns: 0.0, kernel_gb_per_s: 1.0, copy_gb_per_s: f64::INFINITY };
 
-    /// What is typical of a type of device: measured on lavapipe for [`wgpu::DeviceType::Cpu`], estimates for the
+    /// Typical costs of a type of device: measured on lavapipe for [`wgpu::DeviceType::Cpu`], estimates for the
     /// others.
     #[must_use]
     pub const fn typical(device_type: wgpu::DeviceType) -> Self {

@@ -75,10 +75,10 @@ impl<'a> WgslNames<'a> {
 
 /// Reading from the caller's own shaders.
 impl KvCache {
-    /// WGSL that reads this layer in a shader of the caller's, whatever its format, placement and size: join it with
-    /// your own text, or register it as a module. Make the bind group's layout by [`wgsl_layout`](Self::wgsl_layout)
-    /// and its entries by [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers of one configuration have
-    /// the same text, and of one with other scales, where none is 1.
+    /// Returns WGSL with which a shader of the caller reads this layer. It hides the format, the placement and the size
+    /// of the layer. Join it with your own text, or register it as a module. Make the bind group's layout by
+    /// [`wgsl_layout`](Self::wgsl_layout) and its entries by [`wgsl_entries`](Self::wgsl_entries), with the same names.
+    /// Layers of one configuration have the same text, and of one with other scales, where none is 1.
     ///
     /// With the prefix `kv_` it defines, beside names of its own that begin so too:
     ///

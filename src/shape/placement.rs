@@ -22,18 +22,18 @@ pub enum Placement {
     /// Stores position `p` in slot `p`, for up to `max_seq_len` positions.
     #[default]
     Linear,
-    /// Keeps the last `window` positions and the first `sinks` positions. Positions grow without bound; `max_seq_len` has
-    /// no effect. A plane has `sinks + window + slack` slots.
+    /// Keeps the last `window` positions and the first `sinks` positions. Positions grow without bound; `max_seq_len`
+    /// has no effect. A plane has `sinks + window + slack` slots.
     ///
-    /// Sinks are the attention sinks of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with Attention Sinks",
-    /// 2023).
+    /// Sinks are the attention sinks of `StreamingLLM` (Xiao et al., "Efficient Streaming Language Models with
+    /// Attention Sinks", 2023).
     Ring {
         /// Number of valid positions before the end.
         window: u32,
         /// Number of first positions that are never evicted.
         sinks: u32,
-        /// Number of rows beyond the window. A wrapped sequence can be rolled back by up to `slack` tokens. After an update
-        /// of up to `slack + 1` tokens, every key that any of these queries may attend to is still stored.
+        /// Number of rows beyond the window. A wrapped sequence can be rolled back by up to `slack` tokens. After an
+        /// update of up to `slack + 1` tokens, every key that any of these queries may attend to is still stored.
         slack: u32,
     },
 }
@@ -66,8 +66,8 @@ impl From<Form> for Placement {
 /// The positions that one query may attend to.
 ///
 /// With linear placement a query attends to itself and to all positions before it. In a ring it attends to itself, to
-/// the `window - 1` positions before it, and to the sinks. That is the sliding window of Mistral and of Transformers' caches, and ONNX `Attention` (opset
-/// 24) with `is_causal` and a left window of `window - 1`.
+/// the `window - 1` positions before it, and to the sinks. That is the sliding window of Mistral and of Transformers'
+/// caches, and ONNX `Attention` (opset 24) with `is_causal` and a left window of `window - 1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visible {
     /// Position of the query.

@@ -107,9 +107,9 @@ impl<'a> Write<'a> {
     }
 
     /// Refuses a write after which a ring could not serve its queries: some row of the write, as a query at its own
-    /// position, would attend to a position that a later row of the same write has overwritten. A wrapped ring accepts up
-    /// to `slack + 1` tokens at once; an empty ring accepts as many as it has slots. Linear placement always keeps every
-    /// row.
+    /// position, would attend to a position that a later row of the same write has overwritten. A wrapped ring accepts
+    /// up to `slack + 1` tokens at once; an empty ring accepts as many as it has slots. Linear placement always keeps
+    /// every row.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Error, Placement, RangeError, ReferenceCache, Write};

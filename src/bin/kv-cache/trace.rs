@@ -88,8 +88,8 @@ impl Rows {
 }
 
 impl Trace {
-    /// The trace of the repository: of the current folder, of the folder that the program was built in, or the file that
-    /// the environment variable `KV_CACHE_TRACE` names.
+    /// The trace of the repository: of the current folder, of the folder that the program was built in, or the file
+    /// that the environment variable `KV_CACHE_TRACE` names.
     pub fn recorded() -> Result<Self, Failure> {
         let path: PathBuf = match std::env::var_os("KV_CACHE_TRACE") {
             Some(path) => path.into(),

@@ -28,10 +28,10 @@ use crate::{
 /// The cache of one layer: keys `[max_batch_size, kv_head, slots, head_dim]` and values
 /// `[max_batch_size, kv_head, slots, value_dim]`, allocated once, reading as zero.
 ///
-/// There are two ways to move rows in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes slices,
-/// submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
-/// [`record_update`](Self::record_update), [`record_get`](Self::record_get), [`view`](Self::view)) records into
-/// the caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
+/// There are two ways to move rows in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes
+/// slices, submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
+/// [`record_update`](Self::record_update), [`record_get`](Self::record_get), [`view`](Self::view)) records into the
+/// caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
 /// submission, and the lengths on the host advance when it is recorded. Submit what was recorded, in that order.
 ///
 /// Every call is all or nothing: an error leaves lengths and bytes as they were. Calls that submit return
@@ -122,8 +122,8 @@ impl KvCache {
         &self.context
     }
 
-    /// The length of each sequence, `[batch]`: the position of its next token. With linear placement all positions below
-    /// it are valid. In a ring only some are; see [`valid_positions`](Self::valid_positions).
+    /// The length of each sequence, `[batch]`: the position of its next token. With linear placement all positions
+    /// below it are valid. In a ring only some are; see [`valid_positions`](Self::valid_positions).
     pub fn lengths(&self) -> &[u32] {
         &self.sequences.lengths
     }
@@ -150,8 +150,8 @@ impl KvCache {
         Ok(self.config.placement.valid(length).into_iter().flatten())
     }
 
-    /// Returns which positions each of the last `queries` tokens of a sequence may attend to, in order, for an attention
-    /// mask. A ring still stores all of these positions for the last `slack + 1` tokens.
+    /// Returns which positions each of the last `queries` tokens of a sequence may attend to, in order, for an
+    /// attention mask. A ring still stores all of these positions for the last `slack + 1` tokens.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`];
@@ -218,8 +218,8 @@ impl KvCache {
         self.layout.bytes()
     }
 
-    /// Bytes that the cache occupies on the device beside keys and values: lengths, and the parameter slots of steps. All
-    /// layers of a [`BatchedKvCache`](crate::BatchedKvCache) share the slots.
+    /// Bytes that the cache occupies on the device beside keys and values: lengths, and the parameter slots of steps.
+    /// All layers of a [`BatchedKvCache`](crate::BatchedKvCache) share the slots.
     pub fn overhead_bytes(&self) -> u64 {
         self.length_bytes().saturating_add(self.slot_bytes())
     }

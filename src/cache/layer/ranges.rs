@@ -59,7 +59,8 @@ impl KvCache {
         self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), None)
     }
 
-    /// Copies a range like [`get`](Self::get) and converts it to f32, f16 or bf16. Rows of a packed format are dequantised.
+    /// Copies a range like [`get`](Self::get) and converts it to f32, f16 or bf16. Rows of a packed format are
+    /// dequantised.
     ///
     /// # Errors
     /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] for a packed format that is
@@ -85,8 +86,8 @@ impl KvCache {
         self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), Some(format))
     }
 
-    /// Copies all valid rows into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a sequence is
-    /// the `r`th of its [`valid_positions`](Self::valid_positions). A sequence with fewer valid rows than another is
+    /// Copies all valid rows into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a sequence
+    /// is the `r`th of its [`valid_positions`](Self::valid_positions). A sequence with fewer valid rows than another is
     /// padded with rows of zero.
     ///
     /// # Errors

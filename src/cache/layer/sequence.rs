@@ -9,10 +9,11 @@ use crate::{
 
 impl KvCache {
     /// Truncates each sequence to the given length and submits. Takes one length for all sequences or one for each.
-    /// [`get`](Self::get) reads truncated positions as zero; their bytes stay in the storage until they are overwritten.
+    /// [`get`](Self::get) reads truncated positions as zero; their bytes stay in the storage until they are
+    /// overwritten.
     ///
-    /// Once a ring has wrapped, it can go back by at most `slack` positions, because a whole window must still be stored.
-    /// Truncating to the sinks or fewer positions is always possible.
+    /// Once a ring has wrapped, it can go back by at most `slack` positions, because a whole window must still be
+    /// stored. Truncating to the sinks or fewer positions is always possible.
     ///
     /// # Errors
     /// [`SequenceError::PerSequenceLength`],
@@ -118,8 +119,8 @@ impl KvCache {
         self.plan_truncate(PerSequence::Each(&lengths))
     }
 
-    /// Replaces the batch: sequence `i` of the new batch is a copy of sequence `sources[i]`. Submits. A source may occur
-    /// several times, in any order, or not at all, and the batch may shrink or grow up to
+    /// Replaces the batch: sequence `i` of the new batch is a copy of sequence `sources[i]`. Submits. A source may
+    /// occur several times, in any order, or not at all, and the batch may shrink or grow up to
     /// [`max_batch_size`](crate::CacheConfig::max_batch_size). All stored rows of a sequence move, including those that
     /// a ring keeps for a rollback.
     ///

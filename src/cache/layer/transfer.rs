@@ -22,8 +22,8 @@ fn one(sequence: u32) -> Range<u32> {
 
 impl KvCache {
     /// Copies positions `range` of sequence `from` to sequence `to`, from `position` on, and submits. This is an update
-    /// whose rows come from the cache: afterwards `to` ends with the last copied row. Both may be the same sequence, and
-    /// the ranges may overlap.
+    /// whose rows come from the cache: afterwards `to` ends with the last copied row. Both may be the same sequence,
+    /// and the ranges may overlap.
     ///
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`],
@@ -82,8 +82,8 @@ impl KvCache {
         Ok(Planned::transfer(self.config.batch_size, transfer))
     }
 
-    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits. Row `r` is the
-    /// `r`th of its [`valid_positions`](Self::valid_positions). A sequence that leaves the batch is saved this way;
+    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits. Row `r` is
+    /// the `r`th of its [`valid_positions`](Self::valid_positions). A sequence that leaves the batch is saved this way;
     /// [`insert`](Self::insert) restores it from these rows and its length.
     ///
     /// # Errors
@@ -98,8 +98,8 @@ impl KvCache {
         self.copy_out(&step, &one(sequence), None)
     }
 
-    /// Replaces a sequence with one of `length` positions whose valid rows are given, `[1, kv_head, rows, dim]` in order of
-    /// position, and submits. `sequence` may equal the batch size, which appends a sequence to the batch.
+    /// Replaces a sequence with one of `length` positions whose valid rows are given, `[1, kv_head, rows, dim]` in
+    /// order of position, and submits. `sequence` may equal the batch size, which appends a sequence to the batch.
     ///
     /// With linear placement there is a row for each position. In a ring there is one for each sink and for each of the
     /// last `window` positions. A ring cannot be rolled back beyond the inserted rows.

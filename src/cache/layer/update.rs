@@ -138,8 +138,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Returns the form that [`record_update`](Self::record_update) chooses for a write in an encoder, by the context's cost
-    /// model. In a pass it always records the kernel. One pass for many layers is cheaper than a pass for each.
+    /// Returns the form that [`record_update`](Self::record_update) chooses for a write in an encoder, by the context's
+    /// cost model. In a pass it always records the kernel. One pass for many layers is cheaper than a pass for each.
     ///
     /// # Errors
     /// As [`record_update`](Self::record_update).
@@ -273,8 +273,8 @@ impl KvCache {
     }
 
     /// Makes rows valid that the caller's own kernels write straight into the storage, at the offsets that
-    /// [`view`](Self::view) gives. Advances the lengths on the host and on the device, and zeroes the gap before the new
-    /// rows, if there is one. Does not touch the rows themselves.
+    /// [`view`](Self::view) gives. Advances the lengths on the host and on the device, and zeroes the gap before the
+    /// new rows, if there is one. Does not touch the rows themselves.
     ///
     /// # Errors
     /// As [`update`](Self::update) for the write; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and

@@ -57,7 +57,7 @@ impl Options {
         }
     }
 
-    /// Causal attention of `tokens` queries at the last positions of each sequence, whatever was written last.
+    /// Causal attention of `tokens` queries at the last positions of each sequence, regardless of the last update.
     #[must_use]
     pub const fn last(query_heads: u32, tokens: u32) -> Self {
         Options { queries: Queries::Last, ..Options::new(query_heads, tokens) }

@@ -8,7 +8,6 @@ use wgpu_kv_cache::{
 use crate::{DONE, Gpu, Outcome, Test, formats::compare, reading::pairs};
 
 pub const TESTS: &[Test] = &[
-    ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
     ("large::every_head_size", every_head_size),
     ("large::odd_starts_in_16_bit_formats", odd_starts_in_16_bit_formats),
     ("large::sources_larger_than_a_binding", sources_larger_than_a_binding),
@@ -16,8 +15,9 @@ pub const TESTS: &[Test] = &[
     ("large::ranges_of_many_segments_in_every_format", ranges_of_many_segments_in_every_format),
 ];
 
-/// What copies have no part in.
+/// What copies have no part in, or only the part that they have in smaller segments.
 pub const OF_KERNELS: &[Test] = &[
+    ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
     ("large::more_than_65535_workgroups", more_than_65535_workgroups),
     ("large::grids_that_are_eleven_wide", grids_that_are_eleven_wide),
     ("large::more_heads_than_a_grid_is_high", more_heads_than_a_grid_is_high),

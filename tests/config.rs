@@ -1,7 +1,6 @@
 //! Sizes, limits and reports: no device.
 
-use wgpu_kv_cache::DeviceError;
-use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Error, Format, Side, Write};
+use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, Side, Write};
 
 #[test]
 fn bytes_are_exact_for_every_format() {

@@ -1,7 +1,9 @@
 //! Positions near 2^32 and shapes that no memory holds: what they cost follows what is stored. No device is touched.
 
-use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache, Placement, ReferenceCache, Side, Write, attention::Options};
-use wgpu_kv_cache::{RangeError, SequenceError, WriteError};
+use wgpu_kv_cache::{
+    CacheConfig, Context, Error, KvCache, Placement, RangeError, ReferenceCache, SequenceError, Side, Write,
+    WriteError, attention::Options,
+};
 
 /// 3 sinks, and 6 slots that the other positions take turns in.
 const RING: Placement = Placement::Ring { window: 4, sinks: 3, slack: 2 };

@@ -1,13 +1,12 @@
-//! [`BoundSource`]: a source bound to a layer, and the dispatches that write to planes.
+//! [`BoundSource`]: a source bound to a layer. [`Writes`]: the dispatches that write to planes.
 
-use crate::{BufferError, DeviceError, WriteError};
 use std::{
     ops::Range,
     sync::{Arc, OnceLock},
 };
 
 use crate::{
-    CacheConfig, Context, Error, Result, Side, Source,
+    BufferError, CacheConfig, Context, DeviceError, Error, Result, Side, Source, WriteError,
     cache::copies::CopySource,
     device::{
         binding::{bind, uniform_binding, uniform_buffer, window_binding, window_bytes},
@@ -23,7 +22,7 @@ use crate::{
     shape::layout::{Layout, WORKGROUP_SIZE, binding_limit},
 };
 
-/// Buffers of the caller's bound to one layer, for [`KvCache::record_update`](crate::KvCache::record_update).
+/// Buffers of the caller, bound to one layer for [`KvCache::record_update`](crate::KvCache::record_update).
 ///
 /// It serves every number of tokens up to its own, and every batch whose sequences its buffers hold, up to
 /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Holds the bind groups and a small uniform buffer; recording
@@ -32,18 +31,18 @@ use crate::{
 pub struct BoundSource {
     pub(crate) owner: Arc<()>,
     pub(crate) tokens: u32,
-    /// Sequences that it holds rows for.
+    /// Number of sequences that it holds rows for.
     pub(crate) sequences: u32,
     writes: Writes,
     copies: Option<CopySource>,
 }
 
-/// Dispatches that write to planes: of scatter for a source, of advance for a layer.
+/// Dispatches that write to planes: the scatter kernel for a source, the advance kernel for a layer.
 #[derive(Debug)]
 pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
     variant: WriteVariant,
-    /// Strides of keys and of values that steps of one token have as constants.
+    /// Strides of keys and values that become pipeline constants in steps of one token.
     token_strides: [Option<[u32; 2]>; 2],
     /// By [`StepPath`], whether runs are single rows, and whether there is one token; made when the first step takes
     /// them.
@@ -52,7 +51,7 @@ pub(crate) struct Writes {
     uniform_bytes: u64,
 }
 
-/// A step of some [`Writes`] that can be recorded without failing.
+/// A step that can be recorded without failing.
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
     writes: &'a Writes,

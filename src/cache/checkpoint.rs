@@ -1,9 +1,8 @@
 //! [`Checkpoint`]: the way back from commands that were recorded and never submitted.
 
-use crate::StepError;
 use std::sync::Arc;
 
-use crate::{BatchedKvCache, Error, KvCache, Result, plan::sequences::Sequences};
+use crate::{BatchedKvCache, Error, KvCache, Result, StepError, plan::sequences::Sequences};
 
 /// The lengths and the batch that the host tracked when [`KvCache::checkpoint`] or [`BatchedKvCache::checkpoint`] was
 /// called.

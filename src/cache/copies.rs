@@ -1,4 +1,4 @@
-//! The copy form of updates and ranges: runs of bytes for the device's own buffer copies.
+//! The copy form of updates and ranges: turns runs into the device's own buffer copies.
 
 use crate::{
     RowsIn, Side, Source,
@@ -18,7 +18,7 @@ struct CopySide {
     contiguous: bool,
 }
 
-/// A source whose formats are those of the cache, in whole words.
+/// A source in the formats of the cache whose rows start and end on whole words.
 #[derive(Clone, Debug)]
 pub(crate) struct CopySource {
     sides: [CopySide; 2],
@@ -49,14 +49,14 @@ impl CopySide {
 }
 
 impl CopySource {
-    /// `None` where only a kernel can do it.
+    /// Returns `None` if only a kernel can copy the source.
     pub fn new(source: &Source<'_>, layout: &Layout) -> Option<Self> {
         let keys = CopySide::new(&source.keys, layout, Side::Keys)?;
         let values = CopySide::new(&source.values, layout, Side::Values)?;
         Some(CopySource { sides: [keys, values] })
     }
 
-    /// How many copies and clears a step takes, one for the lengths included.
+    /// Number of copies and clears that a step takes, including one for the lengths.
     pub fn count(&self, step: &Step, layout: &Layout) -> u64 {
         let side = |side: &CopySide| -> u64 {
             let run = |run: &Run| {
@@ -69,7 +69,7 @@ impl CopySource {
         self.sides.iter().map(side).fold(1, u64::saturating_add)
     }
 
-    /// Records the rows and gaps of a step. The lengths are the caller's.
+    /// Records the rows and gaps of a step. The caller records the lengths.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, step: &Step, layout: &Layout, storage: &Storage) {
         for (side, from) in Side::BOTH.into_iter().zip(&self.sides) {
             let sizes = layout.side(side);
@@ -100,13 +100,13 @@ pub(crate) fn range_is_copyable(layout: &Layout, side: Side, usage: wgpu::Buffer
     sizes.is_contiguous() && sizes.row_bytes.is_multiple_of(4) && usage.contains(wgpu::BufferUsages::COPY_DST)
 }
 
-/// How many copies and clears a range of one side takes.
+/// Number of copies and clears that a range of one side takes.
 pub(crate) fn count_range(step: &Step, layout: &Layout) -> u64 {
     let of = |run: &Run| u64::from(run.rows().min(1)).saturating_add(run.gap().min(1).into());
     step.runs.iter().map(of).fold(0, u64::saturating_add).saturating_mul(layout.heads.into())
 }
 
-/// Records a range of one side, whose output begins with the planes of `first_sequence`: rows are copied, gaps cleared.
+/// Records a range of one side: copies rows and clears gaps. The output begins with the planes of `first_sequence`.
 pub(crate) fn record_range(
     encoder: &mut wgpu::CommandEncoder,
     step: &Step,

@@ -1,4 +1,5 @@
-//! The order of moves between sequences: each is read before it is overwritten.
+//! Moves rows between sequences in place: orders the moves so that every sequence is read before it is overwritten, and
+//! records the permute kernel.
 
 use crate::{
     Context, Recorder, Result, Side,
@@ -14,7 +15,7 @@ use crate::{
     },
 };
 
-/// In place of a sequence: a thread's own memory.
+/// Sentinel for a sequence: registers of the thread.
 const ASIDE: u32 = u32::MAX;
 
 /// Moves rows between the sequences of a cache with one segment, in place.
@@ -25,12 +26,12 @@ pub(crate) struct Permutation {
     grid: [u32; 3],
 }
 
-/// The most layers of one dispatch: its text grows with them.
+/// Maximum number of layers in one dispatch. The kernel's text grows with them.
 const MOST_LAYERS: u32 = 16;
 
 impl Permutation {
-    /// How many layers one dispatch can bind, for a batch of `sequences` afterwards; 0 where the moves of one do not
-    /// fit a binding.
+    /// Number of layers that one dispatch can bind, for a batch of `sequences` afterwards. It is 0 if the moves of one
+    /// layer do not fit a binding.
     pub fn layers_at_once(context: &Context, sequences: usize) -> usize {
         let buffers = context.limits().max_storage_buffers_per_shader_stage.saturating_sub(1) / 3;
         // Moves of every piece of each sequence, for each cycle of two and more once again, and the lengths.
@@ -48,7 +49,8 @@ impl Permutation {
         high && grid_of_planes(units.unwrap_or(0), layout.heads.into(), context.limits()).is_ok()
     }
 
-    /// Sequence `i` of the new batch becomes what `sources[i]` is now, in layers of one layout with one segment each.
+    /// Prepares a selection in layers of one layout with one segment each: sequence `i` of the new batch is a copy of
+    /// sequence `sources[i]`.
     pub fn new<'a>(
         context: &Context,
         layout: &Layout,
@@ -105,8 +107,8 @@ impl Permutation {
     }
 }
 
-/// Moves one after the other that do what all would do at once: (sequence whose rows they are, from, to). One unit at a
-/// time is put aside, for each cycle.
+/// Orders the moves of a selection so that doing them one after the other has the effect of doing all at once. Each
+/// move is (sequence whose rows move, from, to). A cycle keeps one unit aside.
 fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
     let mut pending: Vec<(u32, u32)> =
         (0..).zip(sources).filter(|(to, from)| to != *from).map(|(to, &from)| (from, to)).collect();

@@ -1,10 +1,9 @@
-//! [`Reads`]: the dispatches that copy rows of planes out.
+//! [`Reads`]: dispatches of the gather kernel, which copy rows out of the planes.
 
-use crate::DeviceError;
 use std::ops::Range;
 
 use crate::{
-    Context, Destination, Error, Result, Side,
+    Context, Destination, DeviceError, Error, Result, Side,
     device::{
         binding::{bind, uniform_binding, uniform_buffer, window, window_binding, window_bytes},
         record::{Dispatch, StepData},
@@ -21,7 +20,7 @@ use crate::{
     },
 };
 
-/// Dispatches that copy rows of one side out.
+/// Dispatches that copy rows of one side out of the planes.
 #[derive(Debug)]
 pub(crate) struct Reads {
     pipeline: wgpu::ComputePipeline,
@@ -29,7 +28,8 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// The rows of a step, of every plane of some sequences, into `destination`, after [`Destination::check`].
+    /// Prepares the copy of the rows of a step, for all planes of some sequences, into `destination`. The caller has
+    /// called [`Destination::check`].
     pub fn new(
         context: &Context,
         layout: &Layout,

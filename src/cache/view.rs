@@ -1,10 +1,9 @@
 //! [`CacheView`]: the storage as it lies, for engines that bind it.
 
-use crate::SequenceError;
 use std::ops::Range;
 
 use crate::{
-    Error, Format, Result, Side, Strides,
+    Error, Format, Result, SequenceError, Side, Strides,
     device::{
         binding::window_binding,
         storage::{Lengths, Storage},

@@ -1,8 +1,8 @@
 //! Attention on the CPU in f64, over what a reference cache holds.
 
-use crate::{AttentionError, ConfigError, RangeError, StepError, WriteError};
 use crate::{
-    Error, Placement, ReferenceCache, Result, Scale, Side,
+    AttentionError, ConfigError, Error, Placement, RangeError, ReferenceCache, Result, Scale, Side, StepError,
+    WriteError,
     attention::{MaskRows, Options, Queries},
 };
 

@@ -1,7 +1,6 @@
 //! Adapters for tools and tests: [`adapters`], [`find_adapter`], [`Context::open`].
 
-use crate::DeviceError;
-use crate::{CacheConfig, Context, Error, Result, device::wait::block_on};
+use crate::{CacheConfig, Context, DeviceError, Error, Result, device::wait::block_on};
 
 /// What to do where wgpu finds nothing.
 const INSTALL_HINT: &str = if cfg!(target_os = "linux") {

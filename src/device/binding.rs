@@ -1,9 +1,8 @@
 //! Bind groups: uniforms side by side in one buffer, and windows of larger buffers.
 
-use crate::ConfigError;
 use std::ops::Range;
 
-use crate::{Context, Error, Result, kernels::Entry};
+use crate::{ConfigError, Context, Error, Result, kernels::Entry};
 
 /// One buffer of uniforms, each at a bindable offset.
 pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]) -> Result<wgpu::Buffer> {

@@ -1,6 +1,5 @@
 //! [`Context`]: a device, its queue, and what all caches on it share.
 
-use crate::DeviceError;
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicU32, Ordering},
@@ -9,7 +8,7 @@ use std::sync::{
 use std::{collections::HashMap, sync::Weak};
 
 use crate::{
-    CostModel, Error, Result,
+    CostModel, DeviceError, Error, Result,
     device::{
         pipelines::Pipelines,
         wait::{block_on, channel, check_alive},

@@ -1,7 +1,6 @@
 //! [`Destination`]: where a range is copied to.
 
-use crate::BufferError;
-use crate::{Error, Format, Result, Side};
+use crate::{BufferError, Error, Format, Result, Side};
 
 /// Destination of one side of a range: a buffer of the caller, written densely from an offset on.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,10 @@
 //! Where steps wait for the device: [`StepRing`], slots of a buffer that are not written again before the
 //! commands that read them are done.
 
-use crate::DeviceError;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{
-    Context, Error, Result,
+    Context, DeviceError, Error, Result,
     device::storage::Lengths,
     plan::step::{Head, Step},
     shape::layout::step_bytes,

@@ -1,10 +1,9 @@
 //! Where rows lie in a caller's buffer: [`Source`], [`RowsIn`], [`Strides`].
 
-use crate::BufferError;
 use std::ops::Range;
 
 use crate::{
-    Error, Format, Result, Side,
+    BufferError, Error, Format, Result, Side,
     device::binding::{clamp_u32, window},
     plan::{grid::Block, operations::check_source_format},
     shape::placement::count,

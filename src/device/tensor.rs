@@ -1,10 +1,9 @@
 //! [`GpuTensor`]: a dense tensor on the device, and what is copied to the host.
 
-use crate::DeviceError;
 use std::ops::Range;
 
 use crate::{
-    Context, Destination, Error, Format, HostTensor, Pair, Result, Scale,
+    Context, Destination, DeviceError, Error, Format, HostTensor, Pair, Result, Scale,
     device::{
         binding::window_bytes,
         wait::{block_on, channel},

@@ -1,7 +1,6 @@
 //! Waiting for the device: [`channel`] makes a future of one of wgpu's callbacks, and [`block_on`] drives a future on a
 //! thread that may wait.
 
-use crate::DeviceError;
 use std::{
     future::Future,
     pin::{Pin, pin},
@@ -9,7 +8,7 @@ use std::{
     task::{Context as Task, Poll, Waker},
 };
 
-use crate::{Error, Result};
+use crate::{DeviceError, Error, Result};
 
 /// What a callback tells, once.
 #[derive(Debug)]

@@ -1,9 +1,8 @@
 //! Rectangles of work, cut until they fit, and the grids of their dispatches. Pure arithmetic.
 
-use crate::DeviceError;
 use std::ops::Range;
 
-use crate::{Error, Result, shape::placement::count};
+use crate::{DeviceError, Error, Result, shape::placement::count};
 
 /// A rectangle of work: planes of one segment, and tokens (of a gather: rows) of each.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
-//! What an operation does to each sequence, checked before anything is recorded. Pure: no wgpu object in sight.
+//! Plans operations: checks the arguments and turns them into a [`Step`]. Uses no wgpu object.
 //!
 //! A plan turns positions into a flat list of [`Run`]s. Kernels know only runs, so a ring is another way to make runs,
 //! as pages would be.
 
-use crate::{RangeError, SequenceError, WriteError};
 use std::ops::Range;
 
 use crate::{
-    CacheConfig, Error, Format, HostRows, PerSequence, Placement, Result, Side, Write,
+    CacheConfig, Error, Format, HostRows, PerSequence, Placement, RangeError, Result, SequenceError, Side, Write,
+    WriteError,
     plan::{
         sequences::Sequences,
         step::{MAX_LENGTH, Run, Step},

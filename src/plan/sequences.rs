@@ -1,7 +1,6 @@
 //! [`Sequences`]: what the host knows of the sequences of a layer.
 
-use crate::SequenceError;
-use crate::{CacheConfig, Error, Placement, Result};
+use crate::{CacheConfig, Error, Placement, Result, SequenceError};
 
 /// Where each sequence ends, and from where on its positions are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! [`Step`]: what an operation does, as a flat list of [`Run`]s. Pure: no wgpu object in sight.
+//! [`Step`]: the effect of an operation as a flat list of [`Run`]s, and the lengths afterwards. Uses no wgpu object.
 
 use std::ops::Range;
 
@@ -11,11 +11,11 @@ use crate::{
     },
 };
 
-/// The longest that a sequence can be.
+/// Maximum length of a sequence.
 pub(crate) const MAX_LENGTH: u32 = u32::MAX - 1;
 
-/// Contiguous slots of one group of planes, and the rows outside of the cache that belong to them: of the source of an
-/// update, or of the output of a range. Mirror of `Run` in `shaders/step/run.wgsl`.
+/// A range of contiguous slots in one group of planes, and the rows outside of the cache that belong to it: rows of the
+/// source of an update, or of the output of a range. Mirror of `Run` in `shaders/step/run.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Run {
@@ -77,7 +77,7 @@ pub(crate) struct Immediate {
 const _: () = assert!(size_of::<Run>() as u64 == RUN_BYTES && size_of::<Head>() as u64 == HEAD_BYTES);
 const _: () = assert!(size_of::<Immediate>() == IMMEDIATE_BYTES as usize);
 
-/// What one operation does. Kept between operations, so that planning allocates nothing.
+/// The effect of one operation. The cache reuses it between operations, so that planning does not allocate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Step {
     /// Any number for each group, in the order of groups.

@@ -1,10 +1,9 @@
 //! WGSL that reads a layer, for the caller's shaders: [`WgslNames`] and [`KvCache::wgsl`].
 
-use crate::{DeviceError, WgslError};
 use std::fmt::Write as _;
 
 use crate::{
-    Error, Format, KvCache, Placement, Result, Scale, Side,
+    DeviceError, Error, Format, KvCache, Placement, Result, Scale, Side, WgslError,
     device::binding::window_binding,
     kernels::{Link, no_choice},
     shape::layout::{Layout, SideLayout},

@@ -7,12 +7,11 @@
     reason = "rounding to fewer bits is what this does; every cast is of a number in range"
 )]
 
-use crate::{ConfigError, RowError};
 use std::str::FromStr;
 
 use half::{bf16, f16};
 
-use crate::{Error, Format, Result, Scale, format::BLOCK};
+use crate::{ConfigError, Error, Format, Result, RowError, Scale, format::BLOCK};
 
 /// Largest number of [`Format::Fp8E4M3`].
 const FP8_MAX: f32 = 448.0;

@@ -3,11 +3,10 @@
 //! [`Layout::unbounded`] refuses a layer whose planes do not fit 32 bits, or whose bytes do not fit 64. So nothing that
 //! is counted or measured inside of one saturates: it is written with saturating operations, which never wrap.
 
-use crate::{ConfigError, DeviceError, SequenceError};
 use std::ops::Range;
 
 use crate::{
-    CacheConfig, Error, Format, Placement, Result, Scale, Side,
+    CacheConfig, ConfigError, DeviceError, Error, Format, Placement, Result, Scale, SequenceError, Side,
     shape::{
         codec::check_scale,
         placement::{PIECES, count},

@@ -1,10 +1,9 @@
 //! Submissions that wgpu refuses because a buffer was destroyed or is mapped: an error, never a panic, and lengths on
 //! the host stay. Used on the no-op device and on every adapter.
 
-use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, CostModel, Error, Format, HostRows, KvCache, Pair, RowsIn, Side, Source,
-    Strides, Write,
+    BatchedKvCache, CacheConfig, Context, CostModel, DeviceError, Error, Format, HostRows, KvCache, Pair, RowsIn, Side,
+    Source, Strides, Write,
 };
 
 /// What an operation must give on a cache of which one buffer was destroyed.

@@ -1,10 +1,9 @@
 //! The text that reads a layer, and attention over it, in every format and on both placements, beside the reference in
 //! f64.
 
-use wgpu_kv_cache::{AttentionError, ConfigError, RangeError, StepError, WgslError, WriteError};
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostTensor, KvCache, Placement, ReferenceCache, RowsIn, Scale, Strides,
-    WgslNames, Write,
+    AttentionError, CacheConfig, ConfigError, Context, Error, Format, HostTensor, KvCache, Placement, RangeError,
+    ReferenceCache, RowsIn, Scale, StepError, Strides, WgslError, WgslNames, Write, WriteError,
     attention::{Attention, MaskRows, Options, Tensors, attend},
     half::{bf16, f16},
 };

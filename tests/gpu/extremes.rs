@@ -1,9 +1,8 @@
 //! Attention at the edges of its numbers: positions up to 2^32, windows larger than any sequence, NaN and infinities
 //! behind what hides them, and tiles that fill the workgroup memory.
 
-use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, KvCache, Placement, ReferenceCache, Write,
+    CacheConfig, Context, DeviceError, Error, Format, KvCache, Placement, ReferenceCache, Write,
     attention::{MaskRows, Options, attend},
 };
 

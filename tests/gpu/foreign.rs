@@ -1,9 +1,8 @@
 //! Buffers of another device of the same wgpu instance: refused with an error, never a panic, and nothing changes.
 
-use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
-    BoundSource, CacheConfig, Context, Destination, Error, Format, KvCache, Pair, RowsIn, Source, Strides, Write,
-    adapter_label, adapters,
+    BoundSource, CacheConfig, Context, Destination, DeviceError, Error, Format, KvCache, Pair, RowsIn, Source, Strides,
+    Write, adapter_label, adapters,
     attention::{Attention, Mask, Options, Tensors},
 };
 

@@ -2,11 +2,10 @@
 //! device, and what is special in them. `scripts/record_formats.py` recorded the rows.
 
 use wgpu_kv_cache::{
-    CacheConfig, Error, Format, HostRows, KvCache, Pair, Placement, ReferenceCache, Scale, Side, Write,
-    compare_tensors,
+    CacheConfig, ConfigError, Error, Format, HostRows, KvCache, Pair, Placement, RangeError, ReferenceCache, RowError,
+    Scale, Side, Write, WriteError, compare_tensors,
     half::{bf16, f16},
 };
-use wgpu_kv_cache::{ConfigError, RangeError, RowError, WriteError};
 
 use crate::{DONE, Gpu, Outcome, Test};
 

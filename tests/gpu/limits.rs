@@ -1,8 +1,7 @@
 //! What a device's limits leave room for: grids, bindings, and the turns of loops that a software driver takes.
 
-use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, Error, Format, KvCache, RowsIn, Strides, Write,
+    BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, KvCache, RowsIn, Strides, Write,
     attention::{Attention, Options, Tensors, attend},
 };
 

@@ -1,10 +1,9 @@
 //! The text that reads a layer, in a shader of the caller's: every element in every format, on both placements, in one
 //! buffer and more.
 
-use wgpu_kv_cache::DeviceError;
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostRows, HostTensor, KvCache, Placement, ReferenceCache, WgslNames, Write,
-    half::f16,
+    CacheConfig, Context, DeviceError, Error, Format, HostRows, HostTensor, KvCache, Placement, ReferenceCache,
+    WgslNames, Write, half::f16,
 };
 
 use crate::{

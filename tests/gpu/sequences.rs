@@ -1,10 +1,10 @@
 //! Operations on sequences and rings, by worked examples: published ones, and those of bugs that others had.
 
 use std::ops::Range;
-use wgpu_kv_cache::{ConfigError, RangeError, SequenceError, StepError, WriteError};
 
 use wgpu_kv_cache::{
-    CacheConfig, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, Write,
+    CacheConfig, ConfigError, Error, Format, HostTensor, KvCache, Pair, PerSequence, Placement, RangeError,
+    SequenceError, StepError, Write, WriteError,
     program::{Change, Layout, Lengths, Operation, Path, Positions, Program, Rows, Span},
 };
 

@@ -1,11 +1,10 @@
 //! Steps of all layers, and objects that are made once and serve every step.
 
 use wgpu_kv_cache::{
-    BatchedKvCache, BoundSource, CacheConfig, Context, Error, Format, HostTensor, KvCache, Pair, Placement,
-    ReferenceCache, RowsIn, Source, Strides, Write,
+    BatchedKvCache, BoundSource, CacheConfig, ConfigError, Context, DeviceError, Error, Format, HostTensor, KvCache,
+    Pair, Placement, RangeError, ReferenceCache, RowsIn, SequenceError, Source, StepError, Strides, Write, WriteError,
     attention::{Attention, Options, Tensors},
 };
-use wgpu_kv_cache::{ConfigError, DeviceError, RangeError, SequenceError, StepError, WriteError};
 
 use crate::{
     DONE, Gpu, Outcome, Test,

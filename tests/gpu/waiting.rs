@@ -6,10 +6,9 @@ use std::{
     task::{Context as Task, Poll, Waker},
     time::{Duration, Instant},
 };
-use wgpu_kv_cache::DeviceError;
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, KvCache, Write,
+    CacheConfig, Context, DeviceError, Error, KvCache, Write,
     attention::{Options, attend, attend_async},
 };
 

@@ -6,11 +6,9 @@ mod devices;
 mod noop;
 
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, Destination, Error, Format, HostTensor, KvCache, Pair, Placement,
-    ReferenceCache, RowsIn, Side, Source, Strides, Write, compare_tensors, program::Program,
-};
-use wgpu_kv_cache::{
-    BufferError, ConfigError, DeviceError, RangeError, RowError, SequenceError, StepError, WriteError,
+    BatchedKvCache, BufferError, CacheConfig, ConfigError, Context, Destination, DeviceError, Error, Format,
+    HostTensor, KvCache, Pair, Placement, RangeError, ReferenceCache, RowError, RowsIn, SequenceError, Side, Source,
+    StepError, Strides, Write, WriteError, compare_tensors, program::Program,
 };
 
 use noop::{context, context_with};

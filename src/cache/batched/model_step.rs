@@ -1,10 +1,9 @@
-//! [`ModelStep`]: a write of all layers, planned once for those that place alike.
+//! [`ModelStep`]: a write to all layers. Layers with equal placements and lengths share one plan.
 
-use crate::StepError;
 use std::sync::OnceLock;
 
 use crate::{
-    Context, Error, KvCache, Recorder, Result, Write,
+    Context, Error, KvCache, Recorder, Result, StepError, Write,
     device::{
         binding::bind,
         record::{Dispatch, StepData, dispatch},
@@ -14,33 +13,33 @@ use crate::{
     plan::{grid::grid, step::Step},
 };
 
-/// What one forward pass writes to every layer.
+/// The write of one forward pass to every layer.
 #[derive(Debug, Default)]
 pub(super) struct ModelStep {
     pub tokens: u32,
-    /// Plans that layers share, of which `planned` are this step's; the others are kept for their memory.
+    /// Plans that layers share. The first `planned` belong to this step; the others keep their memory for later steps.
     plans: Vec<Plan>,
     planned: usize,
-    /// Of each layer, its plan and the generation that it was planned in.
+    /// For each layer, the index of its plan and the generation of its lengths at that time.
     layers: Vec<(usize, u64)>,
 }
 
-/// What layers do that place alike and whose sequences are alike.
+/// The step of layers with equal placements and lengths.
 #[derive(Debug, Default)]
 struct Plan {
-    /// The first of them.
+    /// Index of the first of these layers.
     layer: usize,
     step: Step,
-    /// Where it lies on the device; `None` where it goes as immediates.
+    /// Its slot on the device; `None` if it is passed as immediates.
     slot: Option<StepSlot>,
 }
 
-/// Where the rows of a step begin, on the device.
+/// The position of the first row of a step in each sequence, on the device.
 #[derive(Debug)]
 pub(super) struct Positions {
     pub buffer: wgpu::Buffer,
     bindings: OnceLock<wgpu::BindGroup>,
-    /// By how a step reaches it; made when the first step takes them.
+    /// Pipelines by [`StepPath`], created on first use.
     pipelines: [OnceLock<wgpu::ComputePipeline>; 2],
 }
 
@@ -72,7 +71,7 @@ impl Positions {
         Ok(pipeline.get_or_init(|| made))
     }
 
-    /// Records them, as far as the step goes. All that can fail comes first.
+    /// Records the positions of a step. Everything that can fail comes first.
     pub fn record(
         &self,
         (context, ring): (&Context, &StepRing),
@@ -93,7 +92,7 @@ impl Positions {
 }
 
 impl ModelStep {
-    /// Plans a write for all layers and brings it to the device, where it is not to be immediates in a pass.
+    /// Plans a write for all layers, and writes it to a slot unless a pass takes it as immediates.
     pub fn plan(
         &mut self,
         layers: &[KvCache],
@@ -126,7 +125,7 @@ impl ModelStep {
         Ok(())
     }
 
-    /// The plan of a layer that was not recorded since the step began.
+    /// The plan of a layer, if the layer has not been recorded or changed since the step began.
     pub fn of(&self, index: usize, layer: &KvCache) -> Result<(&Step, Option<&StepSlot>)> {
         let &(plan, _) = self
             .layers

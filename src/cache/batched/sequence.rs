@@ -1,10 +1,9 @@
 //! Operations on whole sequences, of all layers at once.
 
-use crate::{ConfigError, StepError};
 use std::ops::Range;
 
 use crate::{
-    BatchedKvCache, Error, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result,
+    BatchedKvCache, ConfigError, Error, GpuTensor, HostRows, KvCache, Pair, PerSequence, Recorder, Result, StepError,
     cache::layer::{record_each, record_lengths, record_select},
 };
 

@@ -1,9 +1,8 @@
 //! A step of all layers: begun once, and recorded layer by layer.
 
-use crate::StepError;
 use std::sync::Arc;
 
-use crate::{BatchedKvCache, BoundSource, Error, KvCache, PerSequenceView, Recorder, Result, Write};
+use crate::{BatchedKvCache, BoundSource, Error, KvCache, PerSequenceView, Recorder, Result, StepError, Write};
 
 /// The step of a whole model, for an engine: begin it, then record each layer.
 ///

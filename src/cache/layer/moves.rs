@@ -1,7 +1,7 @@
-//! Operations on sequences, of any number of layers: planned for all, prepared for all, and only then recorded.
+//! Operations on sequences of one or more layers. Each is planned for all layers, then prepared for all, then recorded.
 //!
-//! Planning checks the arguments and allocates scratch memory; preparing writes steps to their slots and makes
-//! pipelines. Both can fail and change no length and no byte. Recording and taking over the new lengths cannot fail.
+//! Planning checks the arguments and allocates scratch memory. Preparing writes steps to slots and creates pipelines.
+//! Both can fail, and then no length and no byte has changed. Recording, and committing the new lengths, cannot fail.
 
 use std::ops::Range;
 
@@ -13,20 +13,20 @@ use crate::{
     plan::step::Step,
 };
 
-/// An operation on the sequences of one layer, whose lengths afterwards are those of the layer's step.
+/// A planned operation on the sequences of one layer. The layer's step holds the lengths afterwards.
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub transfers: Vec<Transfer>,
-    /// Whether lengths are set by themselves, and not with the rows.
+    /// Whether the lengths need a command of their own, because no rows are written with them.
     pub sets_lengths: bool,
-    /// Sequences of the batch afterwards.
+    /// Number of sequences in the batch afterwards.
     pub batch_size: u32,
 }
 
 /// Rows that are written to sequences of a layer.
 #[derive(Debug)]
 pub(crate) struct Transfer {
-    /// How they get into the scratch memory that they are written from; `None` where they are the caller's.
+    /// The copy that fills the scratch memory they are written from; `None` if the rows are the caller's.
     pub out: Option<CopyOut>,
     pub source: BoundSource,
     pub place: Step,
@@ -71,18 +71,18 @@ impl Moves<'_> {
 }
 
 impl Planned {
-    /// New lengths alone.
+    /// Plans new lengths without rows.
     pub fn lengths(batch_size: u32) -> Self {
         Planned { transfers: Vec::new(), sets_lengths: true, batch_size }
     }
 
-    /// Rows that set the lengths on their way.
+    /// Plans rows, whose kernel also sets the lengths.
     pub fn transfer(batch_size: u32, transfer: Transfer) -> Self {
         Planned { transfers: vec![transfer], sets_lengths: false, batch_size }
     }
 }
 
-/// Does an operation on all layers, or on none.
+/// Records an operation on all layers, or on none.
 pub(crate) fn record_each<R: Recorder>(
     layers: &mut [KvCache],
     recorder: &mut R,
@@ -95,8 +95,8 @@ pub(crate) fn record_each<R: Recorder>(
     Ok(())
 }
 
-/// Sets the lengths that every layer plans: by a copy a layer in an encoder, and in a pass by a dispatch for as many
-/// layers of one shape as the device binds.
+/// Records the lengths that every layer plans. An encoder gets one copy per layer; in a pass one dispatch serves as
+/// many layers of one shape as the device can bind.
 pub(crate) fn record_lengths<R: Recorder>(
     layers: &mut [KvCache],
     recorder: &mut R,
@@ -117,8 +117,8 @@ pub(crate) fn record_lengths<R: Recorder>(
     Ok(())
 }
 
-/// Makes a new batch of every layer, whose sequence `i` is what `sources[i]` is now. Layers that move in place share
-/// dispatches; the others go through scratch memory.
+/// Records a selection on every layer: sequence `i` of the new batch is a copy of sequence `sources[i]`. Layers whose
+/// rows move in place share dispatches; the other layers use scratch memory.
 pub(crate) fn record_select<R: Recorder>(layers: &mut [KvCache], recorder: &mut R, sources: &[u32]) -> Result<()> {
     layers.iter().try_for_each(|layer| layer.check_selection(sources).map(drop))?;
     let planned = plan_each(layers, recorder, |_, layer| layer.plan_select(sources))?;

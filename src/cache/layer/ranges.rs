@@ -1,10 +1,9 @@
 //! Ranges of a layer, copied out.
 
-use crate::{BufferError, RangeError};
 use std::ops::Range;
 
 use crate::{
-    Destination, Error, Form, Format, GpuTensor, KvCache, Pair, Recorder, Result, Scale, Side,
+    BufferError, Destination, Error, Form, Format, GpuTensor, KvCache, Pair, RangeError, Recorder, Result, Scale, Side,
     cache::{
         copies::{count_range, range_is_copyable, record_range},
         reads::Reads,

@@ -1,10 +1,9 @@
 //! Updates of a layer: from host rows, from the caller's buffers, and in place.
 
-use crate::StepError;
 use std::sync::Arc;
 
 use crate::{
-    BoundSource, Error, Form, HostRows, KvCache, Recorder, Result, RowsIn, Side, Source, Strides, Write,
+    BoundSource, Error, Form, HostRows, KvCache, Recorder, Result, RowsIn, Side, Source, StepError, Strides, Write,
     cache::{
         bound::{Prepared, Writes},
         copies::CopySource,

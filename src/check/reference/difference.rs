@@ -1,9 +1,8 @@
 //! [`Difference`]: where a device and the reference part.
 
-use crate::RowError;
 use std::fmt;
 
-use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, Scale, Side};
+use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, RowError, Scale, Side};
 
 /// The first element in which two caches differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

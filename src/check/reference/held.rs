@@ -1,10 +1,9 @@
 //! Which positions are valid, which slots they take, and which of them are still held: ranges, so that a position near
 //! 2^32 costs what one near 0 does.
 
-use crate::{RangeError, SequenceError};
 use std::ops::Range;
 
-use crate::{Error, Placement, ReferenceCache, Result};
+use crate::{Error, Placement, RangeError, ReferenceCache, Result, SequenceError};
 
 impl ReferenceCache {
     pub(super) fn check_sequence(&self, sequence: u32) -> Result<()> {

@@ -9,14 +9,14 @@ mod held;
 mod rows;
 mod sequence;
 
-use crate::{ConfigError, DeviceError, RangeError, SequenceError, WriteError};
 use std::{collections::BTreeMap, ops::Range};
 
 pub use difference::{Difference, compare_tensors};
 use rows::{converted, push, stored_row};
 
 use crate::{
-    CacheConfig, Error, Format, HostRows, HostTensor, Pair, Placement, Result, Side, Write, shape::write::Positions,
+    CacheConfig, ConfigError, DeviceError, Error, Format, HostRows, HostTensor, Pair, Placement, RangeError, Result,
+    SequenceError, Side, Write, WriteError, shape::write::Positions,
 };
 
 /// Elements of one row, of a packed format words, as stored bits.

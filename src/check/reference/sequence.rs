@@ -1,9 +1,11 @@
 //! Operations on whole sequences of the reference.
 
-use crate::{RangeError, SequenceError, WriteError};
 use std::ops::Range;
 
-use crate::{Error, HostRows, HostTensor, Pair, PerSequence, Placement, ReferenceCache, Result, Side, Write};
+use crate::{
+    Error, HostRows, HostTensor, Pair, PerSequence, Placement, RangeError, ReferenceCache, Result, SequenceError, Side,
+    Write, WriteError,
+};
 
 use super::rows::stored_row;
 

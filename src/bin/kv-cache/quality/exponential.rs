@@ -1,7 +1,6 @@
 //! How far a driver's own `exp` is from f64, over what a softmax asks of it.
 
-use wgpu_kv_cache::DeviceError;
-use wgpu_kv_cache::{Context, Error};
+use wgpu_kv_cache::{Context, DeviceError, Error};
 
 const COUNT: u32 = 8192;
 /// From this far below zero to zero; what is lower weighs nothing.

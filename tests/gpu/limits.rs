@@ -1,8 +1,10 @@
 //! What a device's limits leave room for: grids, bindings, and the turns of loops that a software driver takes.
 
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, KvCache, RowsIn, Strides, Write,
+    BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, KvCache, Placement, ReferenceCache, RowsIn, Side,
+    Strides, Write,
     attention::{Attention, Options, Tensors, attend},
+    compare_tensors,
 };
 
 use crate::{
@@ -16,6 +18,8 @@ pub const TESTS: &[Test] = &[
     ("limits::splits_fit_the_grid", splits_fit_the_grid),
     ("limits::selections_of_many_sequences_in_small_bindings", selections_of_many_sequences_in_small_bindings),
     ("limits::attention_of_long_sequences", attention_of_long_sequences),
+    ("limits::more_sequences_than_a_workgroup_has_threads", more_sequences_than_a_workgroup_has_threads),
+    ("limits::a_plane_of_output_larger_than_a_binding", a_plane_of_output_larger_than_a_binding),
 ];
 
 const LIMIT: &str = "max_compute_workgroups_per_dimension";
@@ -106,6 +110,60 @@ fn attention_of_long_sequences(gpu: &Gpu) -> Outcome {
             for number in attend(&cache, &options, &queries, None)?.to_f32() {
                 let apart = (f64::from(number) - mean).abs() / mean;
                 assert!(apart < BOUND, "{group} heads of {dim}, {positions} positions, {splits:?} splits: {apart:.1e}");
+            }
+        }
+    }
+    DONE
+}
+
+/// A workgroup sets 256 lengths: in steps of one row and of more, with counts and without any row.
+fn more_sequences_than_a_workgroup_has_threads(gpu: &Gpu) -> Outcome {
+    let count = 600u32;
+    let mut cache = KvCache::new(&gpu.context, CacheConfig::new(count, 1, 1, 8))?;
+    let counts: Vec<u32> = (0..count).map(|sequence| sequence % 3).collect();
+    let rows = numbers((count * 2) as usize, 1);
+    let mut expected = vec![0; count as usize];
+    for (tokens, counts) in [(2, Some(&counts)), (1, None), (2, None)] {
+        let write = Write::append(tokens);
+        let rows = &rows[..(count * tokens) as usize];
+        cache.update(rows, rows, counts.map_or(write, |counts| write.counts(counts)))?;
+        for (sequence, length) in expected.iter_mut().enumerate() {
+            *length += counts.map_or(tokens, |counts| counts[sequence]);
+        }
+        assert_eq!((cache.lengths(), cache.read_lengths()?), (&expected[..], expected.clone()));
+    }
+    let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
+    cache.record_truncate(&mut encoder.begin_compute_pass(&Default::default()), &counts)?;
+    gpu.context.queue().submit([encoder.finish()]);
+    assert_eq!((cache.lengths(), cache.read_lengths()?), (&counts[..], counts.clone()));
+    DONE
+}
+
+/// Rows of one plane come out in parts where f32 takes more than a binding: also of a run that begins before a part.
+fn a_plane_of_output_larger_than_a_binding(gpu: &Gpu) -> Outcome {
+    let ring = Placement::Ring { window: 27, sinks: 2, slack: 1 };
+    for (dim, format) in [(64, Format::F16), (63, Format::Bf16), (128, Format::Q8_0)] {
+        for placement in [Placement::Linear, ring] {
+            let config = CacheConfig::new(2, 1, dim, 30).formats(format, format).placement(placement);
+            let mut cache = KvCache::new(&gpu.small, config)?;
+            let mut reference = ReferenceCache::new(config)?;
+            let (keys, values) = (numbers((2 * 30 * dim) as usize, 1), numbers((2 * 30 * dim) as usize, 2));
+            let first = if placement == ring { 11 } else { 0 };
+            let writes: &[u32] = if placement == ring { &[30, 7] } else { &[30] };
+            for &tokens in writes {
+                let size = (2 * tokens * dim) as usize;
+                let counts = [tokens, tokens - 3];
+                let write = Write::append(tokens).counts(&counts);
+                cache.update(&keys[..size], &values[..size], write)?;
+                reference.update(&keys[..size], &values[..size], write)?;
+            }
+            let range = first..cache.write_pos();
+            assert!(u64::from(range.end - range.start) * u64::from(dim) * 4 > 4096, "the parts are more than one");
+            let (expected, actual) =
+                (reference.get_as(range.clone(), Format::F32)?, cache.get_as(range, Format::F32)?.read()?);
+            for side in Side::BOTH {
+                let difference = compare_tensors(0, side, expected.side(side), actual.side(side))?;
+                assert_eq!(difference, None, "{format}, {placement:?}");
             }
         }
     }

@@ -91,8 +91,7 @@ pub fn adapter_label(info: &wgpu::AdapterInfo) -> String {
 /// contains `wanted`, whatever the case of its letters.
 ///
 /// # Errors
-/// [`DeviceError::NoAdapter`],
-/// [`DeviceError::AdapterNotFound`].
+/// [`DeviceError::NoAdapter`], [`DeviceError::AdapterNotFound`].
 pub fn find_adapter(wanted: &str) -> Result<wgpu::Adapter> {
     block_on(None, "looking for adapters", find_adapter_async(wanted))
 }

@@ -61,11 +61,10 @@ impl Context {
     /// says what to request the device with.
     ///
     /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of
-    /// another device of the same `wgpu::Instance` is refused with
-    /// [`DeviceError::Refused`]. wgpu gives no way to notice one of another *instance*: it
-    /// knows buffers by numbers, which every instance counts by itself, so it takes an own buffer with the same number
-    /// instead or panics where there is none. Make one instance for a process, or take that of
-    /// [`adapters`](crate::adapters).
+    /// another device of the same `wgpu::Instance` is refused with [`DeviceError::Refused`]. wgpu gives no way to
+    /// notice one of another *instance*: it knows buffers by numbers, which every instance counts by itself, so it
+    /// takes an own buffer with the same number instead or panics where there is none. Make one instance for a process,
+    /// or take that of [`adapters`](crate::adapters).
     #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
@@ -119,8 +118,8 @@ impl Context {
     }
 
     /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them
-    /// with [`DeviceError::OutOfMemory`]; `None` refuses none any more. To test what
-    /// an engine does when memory is short, at every point: drivers seldom tell.
+    /// with [`DeviceError::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is
+    /// short, at every point: drivers seldom tell.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache};

@@ -66,8 +66,7 @@ impl GpuTensor {
     /// Waits for the device and copies the tensor to the host.
     ///
     /// # Errors
-    /// [`DeviceError::DeviceLost`],
-    /// [`DeviceError::OutOfMemory`].
+    /// [`DeviceError::DeviceLost`], [`DeviceError::OutOfMemory`].
     pub fn read(&self) -> Result<HostTensor> {
         block_on(Some(self.context.device()), DURING, self.read_async())
     }
@@ -76,8 +75,8 @@ impl GpuTensor {
     ///
     /// The copy is submitted when the future is first polled. The future never blocks the thread: natively somebody
     /// must poll the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser
-    /// does it itself. Where the device is lost, the future ends with
-    /// [`DeviceError::DeviceLost`]. It may be dropped at any time.
+    /// does it itself. Where the device is lost, the future ends with [`DeviceError::DeviceLost`]. It may be dropped at
+    /// any time.
     ///
     /// # Errors
     /// As [`read`](Self::read).

@@ -35,9 +35,8 @@ pub(crate) struct Receiver<T> {
     polled: bool,
 }
 
-/// A future of what one callback on a device tells. It ends with
-/// [`DeviceError::DeviceLost`] where the callback is dropped, or where the device is
-/// lost when it is polled again.
+/// A future of what one callback on a device tells. It ends with [`DeviceError::DeviceLost`] where the callback is
+/// dropped, or where the device is lost when it is polled again.
 pub(crate) fn channel<T>(device: &wgpu::Device, during: &'static str) -> (Sender<T>, Receiver<T>) {
     let cell = Arc::new(Cell(Mutex::new(State::Waiting(None))));
     (Sender(cell.clone()), Receiver { cell, device: device.clone(), during, polled: false })

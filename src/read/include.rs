@@ -98,12 +98,9 @@ impl KvCache {
     /// is anything.
     ///
     /// # Errors
-    /// [`WgslError::WgslPrefix`],
-    /// [`WgslError::WgslBindings`],
-    /// [`WgslError::WgslBindingTwice`];
-    /// [`DeviceError::DeviceFeature`] for halves on a device without `SHADER_F16`;
-    /// [`DeviceError::DeviceLimit`] where a layer of many segments has more buffers
-    /// than a stage takes.
+    /// [`WgslError::WgslPrefix`], [`WgslError::WgslBindings`], [`WgslError::WgslBindingTwice`];
+    /// [`DeviceError::DeviceFeature`] for halves on a device without `SHADER_F16`; [`DeviceError::DeviceLimit`] where a
+    /// layer of many segments has more buffers than a stage takes.
     ///
     /// # Performance
     /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel

@@ -62,8 +62,7 @@ impl Format {
     /// which is rounded to f32. A NaN of a packed format is the positive quiet one.
     ///
     /// # Errors
-    /// [`RowError::RowBytes`] where these are not the bytes of a row;
-    /// [`ConfigError::Scale`].
+    /// [`RowError::RowBytes`] where these are not the bytes of a row; [`ConfigError::Scale`].
     pub fn decode_row(self, row: &[u8], dim: u32, scale: Scale) -> Result<Vec<f32>> {
         check_scale(scale)?;
         let (expected, actual) = (self.row_bytes(dim), row.len() as u64);

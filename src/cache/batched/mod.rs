@@ -47,8 +47,7 @@ impl BatchedKvCache {
     /// Checks a number of layers, before room for them is made.
     ///
     /// # Errors
-    /// [`ConfigError::ZeroDimension`] for none;
-    /// [`ConfigError::TooManyLayers`] for more than
+    /// [`ConfigError::ZeroDimension`] for none; [`ConfigError::TooManyLayers`] for more than
     /// [`MAX_LAYERS`](Self::MAX_LAYERS).
     pub const fn check_layers(num_layers: usize) -> Result<()> {
         match num_layers {
@@ -61,8 +60,7 @@ impl BatchedKvCache {
     /// Allocates `num_layers` empty layers of one shape.
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`ConfigError::SizeOverflow`]; and as
-    /// [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`ConfigError::SizeOverflow`]; and as [`KvCache::new`].
     pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
         Self::check_layers(num_layers)?;
         Self::of(context, (0..num_layers).map(|_| config))
@@ -84,8 +82,8 @@ impl BatchedKvCache {
     /// ```
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`ConfigError::LayersDiffer`] where
-    /// `batch_size` or `max_batch_size` is not that of the first; and as [`KvCache::new`].
+    /// As [`check_layers`](Self::check_layers); [`ConfigError::LayersDiffer`] where `batch_size` or `max_batch_size` is
+    /// not that of the first; and as [`KvCache::new`].
     pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
         Self::check_layers(layers.len())?;
         for (layer, config) in layers.iter().enumerate() {

@@ -46,10 +46,9 @@ impl BatchedKvCache {
     /// take the host back by [`restore`](Self::restore), and begin again.
     ///
     /// # Errors
-    /// [`StepError::LayersOutOfStep`] and
-    /// [`ConfigError::LayersDiffer`](crate::ConfigError::LayersDiffer) where a layer has other lengths than the first,
-    /// or another batch; [`StepError::ForeignLayer`] where it was put in place of one;
-    /// as [`KvCache::update`] for the write, of any layer;
+    /// [`StepError::LayersOutOfStep`] and [`ConfigError::LayersDiffer`](crate::ConfigError::LayersDiffer) where a layer
+    /// has other lengths than the first, or another batch; [`StepError::ForeignLayer`] where it was put in place of
+    /// one; as [`KvCache::update`] for the write, of any layer;
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). An error leaves the step before as it was.
     ///
@@ -91,10 +90,8 @@ impl BatchedKvCache {
     /// [`KvCache::warm_up`]. An attention has a [`warm_up`](crate::attention::Attention::warm_up) of its own.
     ///
     /// # Errors
-    /// [`StepError::LayerCount`];
-    /// [`StepError::ForeignSource`];
-    /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer is destroyed or mapped;
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`StepError::LayerCount`]; [`StepError::ForeignSource`]; [`DeviceError::Refused`](crate::DeviceError::Refused)
+    /// where a buffer is destroyed or mapped; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     pub fn warm_up<'s>(&mut self, sources: impl IntoIterator<Item = &'s BoundSource>) -> Result<()> {
         let (sources, num_layers) = (sources.into_iter().collect::<Vec<_>>(), self.layers.len());
@@ -112,12 +109,9 @@ impl BatchedKvCache {
     /// Records what the step writes to one layer.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange);
-    /// [`StepError::NoStep`] where the layer was recorded or changed since the step began;
-    /// [`StepError::ForeignSource`],
-    /// [`StepError::BatchBeyondBound`],
-    /// [`StepError::MoreTokensThanBound`];
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); [`StepError::NoStep`] where the layer
+    /// was recorded or changed since the step began; [`StepError::ForeignSource`], [`StepError::BatchBeyondBound`],
+    /// [`StepError::MoreTokensThanBound`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost), where a pipeline is the first of its kind.
     ///
     /// # Performance
@@ -131,9 +125,9 @@ impl BatchedKvCache {
     /// [`KvCache::record_advance`] does.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange);
-    /// [`StepError::NoStep`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory)
-    /// and [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) on the first call.
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); [`StepError::NoStep`];
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) on the first call.
     pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder) -> Result<()> {
         let planned = self.step.of(layer, self.layer(layer)?)?;
         self.layers[layer].record_planned_advance(recorder, planned)

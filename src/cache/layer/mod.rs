@@ -83,8 +83,7 @@ impl KvCache {
     /// # Errors
     /// As [`CacheConfig::validate`]; [`DeviceError::DeviceLimit`] and
     /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) where the device was made with limits too
-    /// small; [`DeviceError::OutOfMemory`];
-    /// [`DeviceError::DeviceLost`].
+    /// small; [`DeviceError::OutOfMemory`]; [`DeviceError::DeviceLost`].
     ///
     /// # Performance
     /// The device clears a segment when it is first bound.
@@ -154,10 +153,9 @@ impl KvCache {
     /// attention mask. A ring still stores all of these positions for the last `slack + 1` tokens.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`];
-    /// [`SequenceError::QueriesBeyondLength`];
-    /// [`RangeError::Evicted`] where a key that a query may see is no longer stored;
-    /// [`DeviceError::OutOfMemory`] where the host has no room for so many queries.
+    /// [`SequenceError::IndexOutOfRange`]; [`SequenceError::QueriesBeyondLength`]; [`RangeError::Evicted`] where a key
+    /// that a query may see is no longer stored; [`DeviceError::OutOfMemory`] where the host has no room for so many
+    /// queries.
     ///
     /// # Examples
     /// ```
@@ -265,8 +263,7 @@ impl KvCache {
     /// [`ReferenceCache`](crate::ReferenceCache) compares with.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`],
-    /// [`DeviceError::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`], [`DeviceError::DeviceLost`].
     pub fn read_storage(&self) -> Result<Pair<HostTensor>> {
         block_on(Some(self.context.device()), "reading the storage", self.read_storage_async())
     }
@@ -284,8 +281,7 @@ impl KvCache {
     /// [`lengths`](Self::lengths) once everything recorded is submitted.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`],
-    /// [`DeviceError::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`], [`DeviceError::DeviceLost`].
     pub fn read_lengths(&self) -> Result<Vec<u32>> {
         block_on(Some(self.context.device()), "reading the lengths", self.read_lengths_async())
     }

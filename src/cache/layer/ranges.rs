@@ -45,8 +45,7 @@ impl KvCache {
     /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`];
-    /// [`RangeError::RangeBeyondWritten`] past [`write_pos`](Self::write_pos);
+    /// [`RangeError::RangeReversed`]; [`RangeError::RangeBeyondWritten`] past [`write_pos`](Self::write_pos);
     /// [`RangeError::Evicted`] where a ring has let a position go;
     /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where a tensor does not fit one buffer;
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
@@ -99,14 +98,9 @@ impl KvCache {
     /// the cache's formats. Bytes beside them stay, also inside a word that they share.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`],
-    /// [`RangeError::RangeBeyondWritten`],
-    /// [`RangeError::Evicted`];
-    /// [`BufferError::BufferUsage`],
-    /// [`BufferError::Misaligned`],
-    /// [`BufferError::BufferRange`],
-    /// [`BufferError::OwnStorage`],
-    /// [`BufferError::DestinationsOverlap`];
+    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`], [`RangeError::Evicted`];
+    /// [`BufferError::BufferUsage`], [`BufferError::Misaligned`], [`BufferError::BufferRange`],
+    /// [`BufferError::OwnStorage`], [`BufferError::DestinationsOverlap`];
     /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer belongs to another device (of another wgpu
     /// instance nothing can be told, see [`Context::new`](crate::Context::new));
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
@@ -254,9 +248,7 @@ impl KvCache {
     /// destinations that have `COPY_DST`.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`],
-    /// [`RangeError::RangeBeyondWritten`],
-    /// [`RangeError::Evicted`].
+    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`], [`RangeError::Evicted`].
     pub fn range_form(&self, range: Range<u32>) -> Result<Form> {
         let step = self.plan_range(&range)?;
         let usage = wgpu::BufferUsages::COPY_DST;

@@ -16,8 +16,7 @@ impl KvCache {
     /// stored. Truncating to the sinks or fewer positions is always possible.
     ///
     /// # Errors
-    /// [`SequenceError::PerSequenceLength`],
-    /// [`SequenceError::TruncateBeyondLength`];
+    /// [`SequenceError::PerSequenceLength`], [`SequenceError::TruncateBeyondLength`];
     /// [`SequenceError::RollbackEvicted`], which says how far one could go;
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
@@ -93,8 +92,7 @@ impl KvCache {
     /// Empties a sequence and submits. The sequence stays in the batch.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`];
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`SequenceError::IndexOutOfRange`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance
@@ -125,9 +123,7 @@ impl KvCache {
     /// a ring keeps for a rollback.
     ///
     /// # Errors
-    /// [`SequenceError::EmptySelection`],
-    /// [`SequenceError::BatchTooLarge`],
-    /// [`SequenceError::IndexOutOfRange`];
+    /// [`SequenceError::EmptySelection`], [`SequenceError::BatchTooLarge`], [`SequenceError::IndexOutOfRange`];
     /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where the rows of a sequence go through
     /// scratch memory and do not fit one buffer; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
@@ -252,8 +248,7 @@ impl KvCache {
     /// Copies sequence `from` over sequence `to` and submits: a fork.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`];
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`SequenceError::IndexOutOfRange`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     ///
     /// # Performance

@@ -26,11 +26,9 @@ impl KvCache {
     /// and the ranges may overlap.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`],
-    /// [`RangeError::RangeReversed`],
-    /// [`RangeError::RangeBeyondWritten`] past the end of `from`,
-    /// [`RangeError::Evicted`], [`WriteError::NoTokens`] for
-    /// an empty range, and as [`update`](Self::update) for the write.
+    /// [`SequenceError::IndexOutOfRange`], [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`] past the
+    /// end of `from`, [`RangeError::Evicted`], [`WriteError::NoTokens`] for an empty range, and as
+    /// [`update`](Self::update) for the write.
     ///
     /// # Performance
     /// The rows go through scratch memory of their own size: a copy out, and one dispatch for each segment.
@@ -105,12 +103,8 @@ impl KvCache {
     /// last `window` positions. A ring cannot be rolled back beyond the inserted rows.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`],
-    /// [`SequenceError::BatchTooLarge`],
-    /// [`WriteError::NoTokens`] for a length of 0,
-    /// [`WriteError::WriteBeyondCapacity`],
-    /// [`WriteError::PositionOverflow`],
-    /// [`WriteError::SliceLength`];
+    /// [`SequenceError::IndexOutOfRange`], [`SequenceError::BatchTooLarge`], [`WriteError::NoTokens`] for a length of
+    /// 0, [`WriteError::WriteBeyondCapacity`], [`WriteError::PositionOverflow`], [`WriteError::SliceLength`];
     /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge);
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
@@ -149,8 +143,7 @@ impl KvCache {
     ///
     /// # Errors
     /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu
-    /// instance; [`WriteError::InsertedRows`] where the source has another number of
-    /// rows.
+    /// instance; [`WriteError::InsertedRows`] where the source has another number of rows.
     pub fn record_insert(
         &mut self,
         recorder: &mut impl Recorder,

@@ -108,9 +108,8 @@ impl KvCache {
     /// finish a pipeline when it first runs. Changes no row and no length.
     ///
     /// # Errors
-    /// [`StepError::ForeignSource`];
-    /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer of the source was destroyed or is mapped;
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
+    /// [`StepError::ForeignSource`]; [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer of the source
+    /// was destroyed or is mapped; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
         let mut encoder = self.encoder();
@@ -153,9 +152,7 @@ impl KvCache {
     /// Records the scatter of new rows, and of the new lengths, into an encoder or a compute pass.
     ///
     /// # Errors
-    /// [`StepError::ForeignSource`],
-    /// [`StepError::MoreTokensThanBound`], and as [`update`](Self::update) for
-    /// the write.
+    /// [`StepError::ForeignSource`], [`StepError::MoreTokensThanBound`], and as [`update`](Self::update) for the write.
     ///
     /// # Performance
     /// One dispatch for each segment, or in an encoder copies where [`form`](Self::form) says so. Nothing is allocated

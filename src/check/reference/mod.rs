@@ -53,9 +53,8 @@ impl ReferenceCache {
     /// An empty cache. It takes 4 bytes for each sequence, and grows with the rows that are written.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`]; [`ConfigError::SizeOverflow`] where the lengths
-    /// of `max_batch_size` sequences take 2^31 bytes or more;
-    /// [`DeviceError::OutOfMemory`].
+    /// As [`CacheConfig::validate`]; [`ConfigError::SizeOverflow`] where the lengths of `max_batch_size` sequences take
+    /// 2^31 bytes or more; [`DeviceError::OutOfMemory`].
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
         if config.max_batch_size > u32::MAX >> 3 {
@@ -152,9 +151,7 @@ impl ReferenceCache {
     /// Positions `range` of every sequence, `[batch, kv_head, range, dim]`; zero past a sequence's own length.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`],
-    /// [`RangeError::RangeBeyondWritten`],
-    /// [`RangeError::Evicted`].
+    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`], [`RangeError::Evicted`].
     pub fn get(&self, range: Range<u32>) -> Result<Pair<HostTensor>> {
         if range.start > range.end {
             return Err(Error::Range(RangeError::RangeReversed { start: range.start, end: range.end }));

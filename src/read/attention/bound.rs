@@ -57,7 +57,7 @@ struct Groups {
     combine: Group,
 }
 
-/// What of an attention one step takes.
+/// Sizes of the work of one step.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     splits: u32,
@@ -81,31 +81,22 @@ pub(super) struct Params {
 }
 
 impl Attention {
-    /// Binds an attention over a layer to buffers of the caller's, which it reads and writes when the commands run.
+    /// Binds an attention over a layer to the caller's buffers, which it reads and writes when the commands run.
     ///
     /// # Errors
-    /// [`AttentionError::QueryHeads`];
-    /// [`WriteError::NoTokens`];
-    /// [`AttentionError::AttentionScale`],
-    /// [`AttentionError::Softcap`],
-    /// [`AttentionError::Splits`];
-    /// [`AttentionError::AttentionWindow`];
-    /// [`AttentionError::MaskShape`];
-    /// [`AttentionError::TensorFormat`],
-    /// [`AttentionError::TensorUsage`],
-    /// [`AttentionError::TensorRange`],
-    /// [`AttentionError::TensorMisaligned`],
-    /// [`AttentionError::OutputShared`];
-    /// [`DeviceError::DeviceLimit`] where a buffer or a grid is larger than the device
-    /// takes, or a layer of many segments has more buffers; [`DeviceError::Refused`] where
-    /// a buffer belongs to another device (of another wgpu instance nothing can be told, see
-    /// [`Context::new`](crate::Context::new)); [`DeviceError::OutOfMemory`];
+    /// [`AttentionError::QueryHeads`]; [`WriteError::NoTokens`]; [`AttentionError::AttentionScale`],
+    /// [`AttentionError::Softcap`], [`AttentionError::Splits`]; [`AttentionError::AttentionWindow`];
+    /// [`AttentionError::MaskShape`]; [`AttentionError::TensorFormat`], [`AttentionError::TensorUsage`],
+    /// [`AttentionError::TensorRange`], [`AttentionError::TensorMisaligned`], [`AttentionError::OutputShared`];
+    /// [`DeviceError::DeviceLimit`] where a buffer or a grid is larger than the device takes, or a layer of many
+    /// segments has more buffers; [`DeviceError::Refused`] where a buffer belongs to another device (of another wgpu
+    /// instance nothing can be told, see [`Context::new`](crate::Context::new)); [`DeviceError::OutOfMemory`];
     /// [`DeviceError::DeviceLost`].
     ///
     /// # Performance
-    /// Makes four bind groups. Layers of one context share scratch memory, some megabytes on a large device, and those
-    /// that read and write the same tensors share a small uniform buffer. The pipelines are made when a step first
-    /// takes them, or by [`warm_up`](Self::warm_up).
+    /// Creates four bind groups. Layers of one context share scratch memory, some megabytes on a large device. Layers
+    /// that read and write the same tensors share a small uniform buffer. Pipelines are created when a step first needs
+    /// them, or by [`warm_up`](Self::warm_up).
     pub fn new(cache: &KvCache, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
         let (context, config) = (cache.context(), *cache.config());
         let &Options { query_heads, tokens, causal, .. } = options;
@@ -243,17 +234,15 @@ impl Attention {
         })
     }
 
-    /// Queries of each sequence that there is room for.
+    /// Maximum number of queries of each sequence.
     pub fn tokens(&self) -> u32 {
         self.options.tokens
     }
 
-    /// Makes every pipeline that a step may take. Without it, the first step that takes one waits for it.
+    /// Creates every pipeline that a step may need. Without it, the first step that needs one waits for it.
     ///
     /// # Errors
-    /// [`StepError::ForeignAttention`];
-    /// [`DeviceError::OutOfMemory`];
-    /// [`DeviceError::DeviceLost`].
+    /// [`StepError::ForeignAttention`]; [`DeviceError::OutOfMemory`]; [`DeviceError::DeviceLost`].
     pub fn warm_up(&self, cache: &KvCache) -> Result<()> {
         self.check_owner(cache)?;
         for tile in [0, 1] {
@@ -266,20 +255,17 @@ impl Attention {
         Ok(())
     }
 
-    /// Records the attention over what the layer holds at that point of the command stream. With [`Queries::Written`],
-    /// the queries are the rows of the update that was recorded last for this layer.
+    /// Records the attention over the rows that the layer holds at this point of the command stream. With
+    /// [`Queries::Written`], the queries are the rows of the update that was recorded last for this layer.
     ///
     /// # Errors
-    /// [`StepError::ForeignAttention`];
-    /// [`StepError::StepNotRecorded`] where a step was begun whose rows are not
-    /// recorded for this layer; [`StepError::BatchBeyondBound`];
-    /// [`StepError::MoreTokensThanBound`] where the update wrote more tokens of
-    /// a sequence than there is room for; [`AttentionError::MaskTooShort`];
-    /// [`RangeError::Evicted`] where a query may see a position that a ring no longer
-    /// stores, which [`Write::attended`](crate::Write::attended) refuses beforehand;
-    /// [`DeviceError::DeviceLimit`] where a grid is larger than the device takes;
-    /// [`DeviceError::OutOfMemory`] and
-    /// [`DeviceError::DeviceLost`], where a pipeline is the first of its kind.
+    /// [`StepError::ForeignAttention`]; [`StepError::StepNotRecorded`] where a step was begun whose rows are not
+    /// recorded for this layer; [`StepError::BatchBeyondBound`]; [`StepError::MoreTokensThanBound`] where the update
+    /// wrote more tokens of a sequence than there is room for; [`AttentionError::MaskTooShort`];
+    /// [`RangeError::Evicted`] where a query may see a position that a ring no longer stores, which
+    /// [`Write::attended`](crate::Write::attended) refuses beforehand; [`DeviceError::DeviceLimit`] where a grid is
+    /// larger than the device takes; [`DeviceError::OutOfMemory`] and [`DeviceError::DeviceLost`], where a pipeline is
+    /// the first of its kind.
     ///
     /// # Performance
     /// One dispatch, or two where positions are split. Allocates nothing in the steady state.

@@ -14,21 +14,20 @@ use crate::{
 pub struct MaskRows<'a> {
     /// Its elements, row-major.
     pub numbers: &'a [f32],
-    /// Its shape; axes of 1 are for all.
+    /// Its shape. Axes of length 1 are broadcast.
     pub shape: [u32; 4],
 }
 
-/// Attention of host queries `[batch, query_heads, tokens, head_dim]` over a layer: `[batch, query_heads, tokens,
-/// value_dim]` in f32, with `tokens` of the options for every sequence. Rows that are no queries, past what the last
-/// update wrote with [`Queries::Written`](crate::attention::Queries::Written), are not read and come out as zero.
-/// Submits and waits.
+/// Computes the attention of host queries `[batch, query_heads, tokens, head_dim]` over a layer, submits, and waits.
+/// Returns `[batch, query_heads, tokens, value_dim]` in f32. Rows that are no queries, because they lie past the rows
+/// of the last update with [`Queries::Written`](crate::attention::Queries::Written), are not read; their output is
+/// zero.
 ///
 /// # Errors
-/// [`AttentionError::TensorLength`], and as [`Attention::new`] and
-/// [`Attention::record`].
+/// [`AttentionError::TensorLength`], and as [`Attention::new`] and [`Attention::record`].
 ///
 /// # Performance
-/// Makes buffers and bind groups for this call alone; an engine keeps an [`Attention`].
+/// Creates buffers and bind groups for this call only. An engine should keep an [`Attention`] instead.
 pub fn attend<'r>(
     cache: &KvCache,
     options: &Options,

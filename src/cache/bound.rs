@@ -1,4 +1,5 @@
-//! [`BoundSource`]: a source bound to a layer. [`Writes`]: the dispatches that write to planes.
+//! [`BoundSource`]: the caller's buffers, bound to a layer once and used in every step. [`Writes`]: the dispatches that
+//! write to the layer's planes.
 
 use std::{
     ops::Range,
@@ -24,14 +25,14 @@ use crate::{
 
 /// Buffers of the caller, bound to one layer for [`KvCache::record_update`](crate::KvCache::record_update).
 ///
-/// It serves every number of tokens up to its own, and every batch whose sequences its buffers hold, up to
-/// [`max_batch_size`](crate::CacheConfig::max_batch_size). Holds the bind groups and a small uniform buffer; recording
-/// with it allocates nothing on the device.
+/// It serves updates of any number of tokens up to its own, and any batch whose sequences its buffers hold, up to
+/// [`max_batch_size`](crate::CacheConfig::max_batch_size). It holds the bind groups and a small uniform buffer;
+/// recording with it allocates nothing on the device.
 #[derive(Debug)]
 pub struct BoundSource {
     pub(crate) owner: Arc<()>,
     pub(crate) tokens: u32,
-    /// Number of sequences that it holds rows for.
+    /// Number of sequences whose rows fit the buffers.
     pub(crate) sequences: u32,
     writes: Writes,
     copies: Option<CopySource>,
@@ -44,8 +45,8 @@ pub(crate) struct Writes {
     variant: WriteVariant,
     /// Strides of keys and values that become pipeline constants in steps of one token.
     token_strides: [Option<[u32; 2]>; 2],
-    /// By [`StepPath`], whether runs are single rows, and whether there is one token; made when the first step takes
-    /// them.
+    /// Pipelines by [`StepPath`], by whether runs are single rows, and by whether there is one token. Each is created
+    /// when a step first needs it.
     pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,
@@ -74,20 +75,20 @@ impl Prepared<'_> {
     }
 }
 
-/// Planes of a segment, and tokens of the source, that one dispatch writes.
+/// The planes of a segment, and the tokens of the source, that one dispatch writes.
 #[derive(Debug)]
 struct BoundChunk {
-    /// The groups that the planes lie in.
+    /// Groups of the planes.
     groups: Range<u32>,
     first_token: u32,
-    /// The chunk that sets the lengths.
+    /// Whether this chunk also sets the lengths.
     sets_lengths: bool,
     bindings: wgpu::BindGroup,
 }
 
 impl Writes {
-    /// Does all that can fail for a step of `tokens` tokens of the source, of which up to `rows` rows of a run are
-    /// written.
+    /// Prepares a step of `tokens` tokens of the source, whose runs write at most `rows` rows each. Everything that can
+    /// fail happens here.
     pub fn prepare<'a>(
         &'a self,
         context: &'a Context,
@@ -106,7 +107,7 @@ impl Writes {
         Ok(Prepared { writes: self, pipeline, data, step, rows, tokens, context })
     }
 
-    /// The chunks that a step of so many tokens takes, and how many of its runs each has.
+    /// Returns the chunks that a step of `tokens` tokens dispatches, and the number of its runs in each.
     fn chunks_of(&self, step: &Step, tokens: u32) -> impl Iterator<Item = (&BoundChunk, u32)> {
         self.chunks.iter().filter_map(move |chunk| {
             let runs = if chunk.first_token < tokens { step.runs_in(&chunk.groups) } else { 0 };
@@ -114,7 +115,7 @@ impl Writes {
         })
     }
 
-    /// The grid of a chunk, whose runs have up to so many rows.
+    /// Returns the grid of a chunk whose runs have at most `rows` rows.
     fn grid(
         &self,
         chunk: &BoundChunk,
@@ -131,7 +132,7 @@ impl Writes {
         grid_of_planes(units, high, limits)
     }
 
-    /// The pipeline for steps of one kind.
+    /// Returns the pipeline of a variant, which is created on first use.
     fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
         let kind = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
         let pipeline = &kind[usize::from(variant.keys.strides.is_some())];
@@ -144,7 +145,7 @@ impl Writes {
         }
     }
 
-    /// How many dispatches a step of so many tokens takes.
+    /// Number of dispatches that a step of `tokens` tokens takes.
     pub fn count(&self, step: &Step, tokens: u32) -> u64 {
         self.chunks_of(step, tokens).count() as u64
     }
@@ -158,7 +159,8 @@ impl Writes {
         Writes { kernel, variant, token_strides: [None; 2], pipelines: Default::default(), chunks, uniform_bytes }
     }
 
-    /// Chunks that write no source, one for each segment, or more where a grid is not high enough.
+    /// Creates the chunks of the advance kernel, which reads no source: one per segment, or more if a grid is not high
+    /// enough.
     pub fn advance(context: &Context, layout: &Layout, storage: &Storage) -> Result<Self> {
         let [keys, values] = Side::BOTH.map(|side| SideVariant::new(layout, side, None, false));
         let variant = WriteVariant {
@@ -205,7 +207,7 @@ impl Writes {
     }
 }
 
-/// Whether the dispatch of a block sets the lengths of all sequences.
+/// Whether the dispatch of a block also sets the lengths of all sequences.
 fn sets_lengths(block: &Block) -> bool {
     block.planes.start == 0 && block.tokens.start == 0
 }
@@ -337,17 +339,18 @@ impl BoundSource {
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, sequences, writes, copies })
     }
 
-    /// Rows of each sequence and head that the source holds.
+    /// Number of rows of each sequence and head that the source holds.
     pub fn tokens(&self) -> u32 {
         self.tokens
     }
 
-    /// Sequences that it holds rows for: as many as its buffers have room for, up to `max_batch_size`.
+    /// Number of sequences that fit the source's buffers, up to `max_batch_size`.
     pub fn sequences(&self) -> u32 {
         self.sequences
     }
 
-    /// Bytes that it holds on the device: what its chunks are, 256 each.
+    /// Bytes that the source occupies on the device: 64 for each dispatch of a full update, each rounded up to
+    /// `min_uniform_buffer_offset_alignment` (256 by default).
     pub fn device_bytes(&self) -> u64 {
         self.writes.uniform_bytes
     }
@@ -356,7 +359,7 @@ impl BoundSource {
         &self.writes
     }
 
-    /// The copy form, where it is possible.
+    /// The copy form of the source; `None` if only a kernel can copy it.
     pub(crate) fn copies(&self) -> Option<&CopySource> {
         self.copies.as_ref()
     }

@@ -1,4 +1,4 @@
-//! [`Checkpoint`]: the way back from commands that were recorded and never submitted.
+//! [`Checkpoint`]: what the host knew of a cache, to go back to after commands were recorded and never submitted.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use crate::{BatchedKvCache, Error, KvCache, Result, StepError, plan::sequences::
 /// The lengths and the batch that the host tracked when [`KvCache::checkpoint`] or [`BatchedKvCache::checkpoint`] was
 /// called.
 ///
-/// Lengths on the host advance when a command is recorded. Where its encoder is dropped instead of submitted, the
-/// device still has what it had before, and [`KvCache::restore`] makes the host agree with it again: also in a ring
-/// that a dropped update would have overwritten, and after a dropped selection that changed the batch. What
+/// Lengths on the host advance when a command is recorded. If its encoder is dropped instead of submitted, the device
+/// keeps its old state, and [`KvCache::restore`] makes the host agree with it again. This also holds for a ring that a
+/// dropped update would have overwritten, and after a dropped selection that changed the batch. What
 /// `wgpu::Queue::write_buffer` wrote for the dropped commands does no harm.
 ///
 /// ```
@@ -42,7 +42,7 @@ use crate::{BatchedKvCache, Error, KvCache, Result, StepError, plan::sequences::
 /// ```
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// Of each layer, what it is known by.
+    /// Identity and sequences of each layer.
     layers: Vec<(Arc<()>, Sequences)>,
 }
 
@@ -52,7 +52,7 @@ impl Checkpoint {
         Checkpoint { layers: layers.iter().map(of).collect() }
     }
 
-    /// Takes the layers that it was made of back.
+    /// Restores the layers that the checkpoint was taken from.
     pub(crate) fn restore(&self, layers: &mut [KvCache]) -> Result<()> {
         let same = |(layer, (identity, _)): (&KvCache, &(Arc<()>, Sequences))| Arc::ptr_eq(&layer.identity, identity);
         if layers.len() != self.layers.len() || !layers.iter().zip(&self.layers).all(same) {
@@ -71,14 +71,15 @@ impl KvCache {
         Checkpoint::new(std::slice::from_ref(self))
     }
 
-    /// Takes lengths and batch size on the host back to a checkpoint, after everything that was recorded since then has
-    /// been dropped without being submitted. Then it always works; it touches nothing on the device.
+    /// Restores the lengths and the batch size on the host to a checkpoint. Call it after everything recorded since
+    /// then was dropped without being submitted. It then always succeeds on the cache that the checkpoint was taken
+    /// from, and changes nothing on the device.
     ///
-    /// Where something was submitted, the host would no longer agree with the device: use
-    /// [`truncate`](Self::truncate) to take back rows that were written.
+    /// If something was submitted, the host would no longer agree with the device. Use [`truncate`](Self::truncate)
+    /// instead to remove rows that were written.
     ///
     /// # Errors
-    /// [`StepError::ForeignCheckpoint`].
+    /// [`StepError::ForeignCheckpoint`] if the checkpoint was taken from another cache.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.restore(std::slice::from_mut(self))
     }
@@ -90,10 +91,10 @@ impl BatchedKvCache {
         Checkpoint::new(self.layers())
     }
 
-    /// [`KvCache::restore`] of all layers.
+    /// Applies [`KvCache::restore`] to every layer, or to none.
     ///
     /// # Errors
-    /// [`StepError::ForeignCheckpoint`].
+    /// [`StepError::ForeignCheckpoint`] if the checkpoint was taken from another cache.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         checkpoint.restore(self.layers_mut())
     }

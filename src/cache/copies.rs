@@ -1,4 +1,5 @@
-//! The copy form of updates and ranges: turns runs into the device's own buffer copies.
+//! The copy form of updates and ranges: records the runs of a step as wgpu buffer copies and clears instead of a
+//! kernel.
 
 use crate::{
     RowsIn, Side, Source,
@@ -7,18 +8,18 @@ use crate::{
     shape::{layout::Layout, placement::count},
 };
 
-/// One side of a source that can be copied from.
+/// Keys or values of a source that buffer copies can read.
 #[derive(Clone, Debug)]
 struct CopySide {
     buffer: wgpu::Buffer,
     offset: u64,
-    /// Bytes from one sequence, head and token to the next.
+    /// Strides of sequence, head and token, in bytes.
     strides: [u64; 3],
-    /// Tokens of one head lie next to each other.
+    /// Whether the tokens of one head are adjacent.
     contiguous: bool,
 }
 
-/// A source in the formats of the cache whose rows start and end on whole words.
+/// A source that buffer copies can read: it has the formats of the cache, and its rows start and end on whole words.
 #[derive(Clone, Debug)]
 pub(crate) struct CopySource {
     sides: [CopySide; 2],
@@ -30,7 +31,7 @@ impl CopySide {
         let width = u64::from(rows.format.unit_bytes());
         let strides = [rows.strides.sequence, rows.strides.head, rows.strides.token];
         let contiguous = rows.strides.token == u64::from(sizes.units);
-        // A stride that is never taken may be anything.
+        // A stride that is never taken may have any value, so this saturates.
         let strides = strides.map(|stride| stride.saturating_mul(width));
         let words = sizes.is_contiguous()
             && sizes.row_bytes.is_multiple_of(4)
@@ -42,7 +43,8 @@ impl CopySide {
 
     fn start(&self, sequence: u32, head: u32, token: u32) -> u64 {
         let indices = [sequence, head, token].map(u64::from);
-        // Rows end in their buffer, as [`RowsIn::check`] has told; a stride that is never taken is multiplied by 0.
+        // The rows lie in the buffer, as [`RowsIn::check`] has verified, so this does not saturate, except for a stride
+        // that is never taken: it is multiplied by 0.
         let steps = indices.into_iter().zip(self.strides).map(|(index, stride)| index.saturating_mul(stride));
         steps.fold(self.offset, u64::saturating_add)
     }
@@ -121,7 +123,7 @@ pub(crate) fn record_range(
     for run in &step.runs {
         for head in 0..layout.heads {
             let (from, plane) = storage.plane(layout, side, run.group, head);
-            // Rows of the output end in its buffer, as [`Destination::check`](crate::Destination) has told.
+            // The rows of the output lie in its buffer, as [`Destination::check`](crate::Destination) has verified.
             let output = u64::from(count(&(first..layout.plane(run.sequence, head)))).saturating_mul(step.rows.into());
             let row =
                 |row: u32| output.saturating_add(row.into()).saturating_mul(sizes.row_bytes).saturating_add(offset);

@@ -1,4 +1,5 @@
-//! The caches: of one layer, and of all layers of a model.
+//! The caches: [`KvCache`](crate::KvCache) for one layer and [`BatchedKvCache`](crate::BatchedKvCache) for all layers
+//! of a model, and what they record.
 
 pub(crate) mod batched;
 pub(crate) mod bound;

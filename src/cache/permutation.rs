@@ -1,5 +1,5 @@
-//! Moves rows between sequences in place: orders the moves so that every sequence is read before it is overwritten, and
-//! records the permute kernel.
+//! Moves rows between sequences in place, as `select` does. Orders the moves so that every sequence is read before it
+//! is overwritten, and records the permute kernel.
 
 use crate::{
     Context, Recorder, Result, Side,
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Sentinel for a sequence: registers of the thread.
+/// Sentinel for a sequence: the registers of the thread.
 const ASIDE: u32 = u32::MAX;
 
 /// Moves rows between the sequences of a cache with one segment, in place.
@@ -30,11 +30,12 @@ pub(crate) struct Permutation {
 const MOST_LAYERS: u32 = 16;
 
 impl Permutation {
-    /// Number of layers that one dispatch can bind, for a batch of `sequences` afterwards. It is 0 if the moves of one
-    /// layer do not fit a binding.
+    /// Returns the number of layers that one dispatch can bind, for a batch of `sequences` after the selection. It is 0
+    /// if the moves of one layer do not fit a binding.
     pub fn layers_at_once(context: &Context, sequences: usize) -> usize {
         let buffers = context.limits().max_storage_buffers_per_shader_stage.saturating_sub(1) / 3;
-        // Moves of every piece of each sequence, for each cycle of two and more once again, and the lengths.
+        // For each sequence, the moves of all its pieces and its length. A cycle has one more move than sequences, and
+        // at least two sequences: half as many again at most.
         let pieces = u64::from(PIECES).saturating_mul(size_of::<Move>() as u64);
         let bytes = (sequences as u64).saturating_mul(pieces.saturating_mul(3).div_ceil(2).saturating_add(4));
         let bindings = binding_limit(context.limits()).checked_div(bytes).unwrap_or(0);
@@ -42,7 +43,7 @@ impl Permutation {
         usize::try_from(layers).expect("there are 16 at most")
     }
 
-    /// Whether a grid holds the planes of a layer.
+    /// Whether a grid is large enough for the planes of a layer.
     pub fn fits_a_grid(context: &Context, layout: &Layout) -> bool {
         let units = Side::BOTH.map(|side| SideVariant::moved(layout, side).moved_units()).into_iter().max();
         let high = layout.heads <= context.limits().max_compute_workgroups_per_dimension;
@@ -75,7 +76,7 @@ impl Permutation {
             buffers.extend([&storage.lengths.buffer, &segment.keys, &segment.values]);
         }
         let most = moves.iter().map(Vec::len).max().unwrap_or(0);
-        // A move of no slots fills up the layers that have fewer.
+        // Empty moves pad the layers that have fewer.
         moves.iter_mut().for_each(|moves| moves.resize(most, Move::default()));
         let selection = Selection { moves: count(most), sequences: count(sources.len()), starts, spare: 0 };
         let mut selected: Vec<u32> = bytemuck::cast_slice(&moves.concat()).to_vec();
@@ -88,7 +89,7 @@ impl Permutation {
         let selected = context.create_filled("selected", selected, wgpu::BufferUsages::STORAGE)?;
         let mut bindings = vec![uniform_binding::<Selection>(context, &uniform, 0), selected.as_entire_binding()];
         bindings.extend(buffers.into_iter().map(wgpu::Buffer::as_entire_binding));
-        // Where nothing moves, lengths are set.
+        // A selection that moves nothing still sets lengths.
         let (units, heads) = match selection.moves {
             0 => (0, 1),
             _ => (keys.moved_units().max(values.moved_units()), layout.heads),
@@ -112,7 +113,7 @@ impl Permutation {
 fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
     let mut pending: Vec<(u32, u32)> =
         (0..).zip(sources).filter(|(to, from)| to != *from).map(|(to, &from)| (from, to)).collect();
-    // How many pending moves read each sequence.
+    // Number of pending moves that read each sequence.
     let most = pending.iter().map(|&(from, to)| from.max(to)).max().map_or(0, |most| (most as usize).saturating_add(1));
     let (mut readers, mut into) = (vec![0u32; most], vec![None; most]);
     for &(from, to) in &pending {
@@ -121,7 +122,7 @@ fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
         into[to as usize] = Some(from);
     }
     let mut ordered = Vec::with_capacity(pending.len().saturating_add(1));
-    // What nobody reads can be written at once, and may free what it was read from.
+    // A sequence that no move reads can be overwritten at once, which may free the sequence it is copied from.
     let mut free: Vec<u32> = pending.iter().map(|&(_, to)| to).filter(|&to| readers[to as usize] == 0).collect();
     while let Some(to) = free.pop() {
         let Some(from) = into[to as usize].take() else { continue };
@@ -132,7 +133,7 @@ fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
             free.push(from);
         }
     }
-    // What is left are cycles: each is read by one.
+    // The remaining moves form cycles, in which each sequence is read once.
     pending.retain(|&(_, to)| into[to as usize].is_some());
     for &(_, start) in &pending {
         if into[start as usize].is_none() {
@@ -152,7 +153,7 @@ fn order(sources: &[u32]) -> Vec<(u32, u32, u32)> {
 mod tests {
     use super::*;
 
-    /// What the moves do, one after the other.
+    /// Returns the batch after the moves, done one after the other.
     fn moved(sources: &[u32], batch: u32) -> Vec<u32> {
         let mut sequences: Vec<u32> = (0..batch.max(sources.len() as u32)).collect();
         let mut aside = None;

@@ -1,4 +1,4 @@
-//! [`Reads`]: dispatches of the gather kernel, which copy rows out of the planes.
+//! [`Reads`]: dispatches of the gather kernel, which copies rows out of the planes into a dense buffer.
 
 use std::ops::Range;
 
@@ -59,8 +59,8 @@ impl Reads {
         };
         let limit = binding_limit(context.limits());
         let alignment = context.limits().min_storage_buffer_offset_alignment;
-        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. Rows of the
-        // output end in its buffer.
+        // Only a block of one plane has fewer than all rows, so every block is contiguous in the output. The rows of
+        // the output lie in its buffer.
         let row = |row: u64| row.saturating_mul(row_bytes).saturating_add(destination.offset);
         let bytes = |block: &Block| -> (Range<u64>, u64) {
             let planes = u64::from(count(&(wanted.start..block.planes.start)));
@@ -106,7 +106,7 @@ impl Reads {
             .zip(&blocks)
             .map(|(at, (segment, block))| {
                 let (window, _) = bytes(block);
-                // One more word than a run's output has bytes for, where it starts in the middle of one.
+                // A run that starts in the middle of a word touches one more word than its bytes fill.
                 let run_bytes = u64::from(block.token_count().min(step.longest)).saturating_mul(row_bytes);
                 let units = if wide { run_bytes / 16 } else { (run_bytes / 4).saturating_add(1) };
                 let runs = u64::from(step.runs_in(&layout.groups_of(&block.planes)));

@@ -1,52 +1,53 @@
-//! [`MemoryReport`]: what a cache holds and what it costs.
+//! [`MemoryReport`]: the shape of a cache and the memory it uses, as a table or as JSON.
 
 use std::fmt;
 
 use crate::{BatchedKvCache, KvCache};
 
-/// Bytes of one "MB" in the report, 2^20.
+/// Bytes of a megabyte in the report, 2^20.
 const MB: f64 = 1024.0 * 1024.0;
 
-/// Shape, memory use and growth of a cache. A megabyte is 2^20 bytes, as in the original design.
+/// Shape, memory use and growth of a cache. A megabyte is 2^20 bytes.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MemoryReport {
-    /// Layers of the model.
+    /// Number of layers.
     pub num_layers: usize,
-    /// Sequences in the batch now.
+    /// Current number of sequences in the batch.
     pub batch_size: u32,
-    /// KV heads.
+    /// Number of KV heads.
     pub num_heads: u32,
-    /// Elements of one key row.
+    /// Number of elements in a key row.
     pub head_dim: u32,
-    /// Elements of one value row.
+    /// Number of elements in a value row.
     pub value_dim: u32,
-    /// Number of positions that each sequence has room for. It has no meaning for a ring.
+    /// Number of positions that each sequence has room for. Meaningless for a ring.
     pub max_seq_len: u32,
-    /// Number format, `keys/values` where they differ; where layers differ, each of theirs once, in order.
+    /// Storage format, or `keys/values` where the two differ. If layers differ, each distinct format is listed once, in
+    /// order of layers.
     pub dtype: String,
     /// `write_pos` of the first layer.
     pub tokens_generated: u32,
-    /// Keys and values of one layer, the first, as allocated.
+    /// Allocated size of the keys and values of the first layer.
     pub per_layer_allocated_mb: f64,
-    /// Keys and values of all layers, as allocated.
+    /// Allocated size of the keys and values of all layers.
     pub total_allocated_mb: f64,
-    /// Valid rows of all layers.
+    /// Size of the valid rows of all layers.
     pub total_used_mb: f64,
-    /// What one more token for every sequence takes in all layers.
+    /// Size that one more token per sequence adds, over all layers.
     pub growth_per_token_mb: f64,
 }
 
 impl MemoryReport {
-    /// The report as one JSON object with the fields' names.
+    /// Formats the report as one JSON object with the fields' names.
     #[cfg(feature = "serde")]
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a struct of numbers and names is always JSON")
     }
 }
 
-/// The report as a table of names and numbers, one a line.
+/// Formats the report as a table of names and numbers, one per line.
 impl fmt::Display for MemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dim = if self.head_dim == self.value_dim {
@@ -68,7 +69,8 @@ impl fmt::Display for MemoryReport {
     }
 }
 
-/// The formats of all layers, each once: one name where keys and values have the same, `keys/values` otherwise.
+/// Lists each distinct format of the layers once: one name if keys and values are stored alike, otherwise
+/// `keys/values`.
 fn format_names(layers: &[KvCache]) -> String {
     let mut names: Vec<String> = Vec::new();
     for config in layers.iter().map(KvCache::config) {
@@ -82,7 +84,7 @@ fn format_names(layers: &[KvCache]) -> String {
 }
 
 impl BatchedKvCache {
-    /// Shape, use and growth in one table.
+    /// Reports shape, memory use and growth of the cache.
     pub fn memory_report(&self) -> MemoryReport {
         let config = self.config();
         let per_layer = self.layers().first().map_or(0, KvCache::memory_allocated_bytes);

@@ -1,4 +1,4 @@
-//! [`CacheView`]: the storage as it lies, for engines that bind it.
+//! [`CacheView`]: the storage of a layer, for engines that bind it in their own kernels instead of copying rows out.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::{
     shape::layout::{Layout, SideLayout},
 };
 
-/// The storage of one layer without any copy: what to bind, and where everything lies in it.
+/// The storage of one layer without a copy: the buffers to bind, and the offsets and strides of rows in them.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, Side};
@@ -41,40 +41,40 @@ pub struct SideView<'a> {
     side: Side,
 }
 
-/// One buffer of whole planes.
+/// One buffer, which holds whole planes.
 #[derive(Clone, Debug)]
 pub struct SegmentView<'a> {
     /// The buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`. It holds nothing else.
     pub buffer: &'a wgpu::Buffer,
-    /// The planes that it holds; plane `sequence × num_heads + head`.
+    /// The planes in the buffer, by index `sequence × num_heads + head`.
     pub planes: Range<u32>,
 }
 
-/// The place of one position in a segment, for a kernel that writes rows straight into the cache.
+/// The location of one position in a segment, for a kernel that writes rows directly to the cache.
 #[derive(Clone, Debug)]
 pub struct SlotView<'a> {
     /// The segment.
     pub segment: SegmentView<'a>,
-    /// Bytes from the buffer's start to the position's row in the segment's first plane.
+    /// Byte offset of the position's row in the segment's first plane.
     pub offset: u64,
-    /// Bytes from a plane to the next; a head is one plane, a sequence `num_heads` planes.
+    /// Bytes from one plane to the next. A head is one plane, a sequence `num_heads` planes.
     pub plane_bytes: u64,
-    /// Bytes from a token to the next; of a packed format, of codes.
+    /// Bytes from one token to the next; in a packed format, from codes to codes.
     pub token_bytes: u64,
-    /// Where the scales of the row lie, in bytes from the same start as `offset`; empty where the format has none.
+    /// Byte range of the row's scales, from the same start as `offset`; empty if the format has none.
     pub scales: Range<u64>,
 }
 
-/// The place of one row.
+/// The location of one row.
 #[derive(Clone, Debug)]
 pub struct RowView<'a> {
-    /// The buffer of its segment.
+    /// The buffer of the row's segment.
     pub buffer: &'a wgpu::Buffer,
-    /// Bytes from the buffer's start.
+    /// Byte offset of the row in the buffer.
     pub offset: u64,
-    /// Bytes of the row; of a packed format, of its codes.
+    /// Bytes of the row; in a packed format, of its codes.
     pub bytes: u64,
-    /// Where its scales lie, in bytes from the buffer's start; empty where the format has none.
+    /// Byte range of the row's scales in the buffer; empty if the format has none.
     pub scales: Range<u64>,
 }
 
@@ -83,14 +83,14 @@ pub struct RowView<'a> {
 pub struct PerSequenceView<'a> {
     /// The buffer, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
     pub buffer: &'a wgpu::Buffer,
-    /// Bytes from the buffer's start; bindable.
+    /// Byte offset of the first number; it can be bound.
     pub offset: u64,
-    /// Bytes of the numbers, 4 a sequence.
+    /// Bytes of the numbers, 4 per sequence.
     pub bytes: u64,
 }
 
 impl<'a> PerSequenceView<'a> {
-    /// The numbers as an entry of a bind group.
+    /// Returns the numbers as a binding of a bind group.
     #[must_use]
     pub fn binding(&self) -> wgpu::BindingResource<'a> {
         window_binding(self.buffer, &(self.offset..self.offset.saturating_add(self.bytes)))
@@ -102,18 +102,18 @@ impl<'a> CacheView<'a> {
         CacheView { storage, layout, lengths }
     }
 
-    /// Keys or values.
+    /// Returns the view of the keys or the values.
     pub fn side(&self, side: Side) -> SideView<'a> {
         SideView { storage: self.storage, layout: self.layout, side }
     }
 
-    /// Length of each sequence, as the host tracks it.
+    /// The length of each sequence, as the host tracks it.
     pub fn lengths(&self) -> &'a [u32] {
         self.lengths
     }
 
-    /// The same lengths on the device. Every recorded update sets them at its place in the command stream, so a kernel
-    /// recorded after it reads the new ones.
+    /// The same lengths on the device. A recorded update sets them at its place in the command stream, so kernels
+    /// recorded after it read the new lengths.
     pub fn lengths_on_device(&self) -> PerSequenceView<'a> {
         let Lengths { buffer, offset, bytes } = &self.storage.lengths;
         PerSequenceView { buffer, offset: *offset, bytes: *bytes }
@@ -135,7 +135,8 @@ impl<'a> SideView<'a> {
         self.sizes().row_bytes
     }
 
-    /// Bytes from one plane to the next: the rows of a plane, rounded up to 4 bytes, in a packed format to 16.
+    /// Bytes from one plane to the next: the rows of a plane, rounded up to a multiple of 4, or of 16 in a packed
+    /// format.
     pub fn plane_bytes(&self) -> u64 {
         self.sizes().plane_bytes
     }
@@ -148,7 +149,7 @@ impl<'a> SideView<'a> {
         Strides { sequence, head, token: units(self.sizes().code_bytes()) }
     }
 
-    /// The buffers, in order of planes. There is one unless a side is larger than a binding.
+    /// The buffers, in order of planes. There is one unless the keys or values are larger than a binding.
     pub fn segments(&self) -> impl ExactSizeIterator<Item = SegmentView<'a>> + use<'a> {
         let side = self.side;
         self.storage
@@ -157,14 +158,14 @@ impl<'a> SideView<'a> {
             .map(move |segment| SegmentView { buffer: segment.side(side), planes: segment.planes.clone() })
     }
 
-    /// Where a position lies in every segment.
+    /// Locates a position in every segment.
     ///
-    /// Write rows there, then make them valid by [`KvCache::record_advance`](crate::KvCache::record_advance). Where
-    /// [`row_bytes`](Self::row_bytes) is no multiple of 4 (16-bit formats, odd head sizes), neighbouring positions
-    /// share a word: write only your half of it, in one thread.
+    /// Write rows there, then make them valid with [`KvCache::record_advance`](crate::KvCache::record_advance). If
+    /// [`row_bytes`](Self::row_bytes) is not a multiple of 4 (16-bit formats, odd head sizes), neighbouring positions
+    /// share a word: write only your half of it, from one thread.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`] if the layer has no slot for the position.
     pub fn slots_at(&self, position: u32) -> Result<impl ExactSizeIterator<Item = SlotView<'a>> + use<'a>> {
         let slot = self.slot(position)?;
         let (plane_bytes, token_bytes) = (self.sizes().plane_bytes, self.sizes().code_bytes());
@@ -179,10 +180,10 @@ impl<'a> SideView<'a> {
         }))
     }
 
-    /// Where the row of a sequence, head and position lies, valid or not.
+    /// Locates the row of a sequence, head and position, valid or not.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`] if the layer has no such sequence or head, or no slot for the position.
     pub fn row(&self, sequence: u32, head: u32, position: u32) -> Result<RowView<'a>> {
         check_index("sequence", sequence, self.layout.sequences())?;
         check_index("head", head, self.layout.heads)?;
@@ -194,14 +195,14 @@ impl<'a> SideView<'a> {
         Ok(RowView { buffer, offset: plane.saturating_add(self.sizes().codes_at(slot)), bytes, scales })
     }
 
-    /// Where the scales of a slot lie in a plane: behind the codes of all slots.
+    /// Returns the byte range in a plane of a slot's scales, which follow the codes of all slots.
     fn scales(&self, slot: u32) -> Range<u64> {
         let bytes = self.sizes().scale_bytes();
         let start = self.sizes().codes_at(self.layout.slots).saturating_add(bytes.saturating_mul(slot.into()));
         start..start.saturating_add(bytes)
     }
 
-    /// The slot of a position. A ring has one for every position.
+    /// Returns the slot of a position. In a ring every position has one.
     fn slot(&self, position: u32) -> Result<u32> {
         let slot = self.layout.placement.slot(position);
         check_index("position", slot, self.layout.slots)?;

@@ -1,4 +1,4 @@
-//! [`BatchedKvCache`]: the caches of all layers.
+//! [`BatchedKvCache`]: the caches of all layers of a model, and operations on one or all of them.
 
 mod model_step;
 mod sequence;
@@ -30,21 +30,21 @@ use crate::{
 #[derive(Debug)]
 pub struct BatchedKvCache {
     layers: Vec<KvCache>,
-    /// The slots in which the steps of all layers wait.
+    /// The slots in which the steps of all layers are passed to the device.
     ring: StepRing,
     positions: Positions,
-    /// What the layers are known by that the cache was made with.
+    /// Identities of the layers that the cache was created with.
     identities: Vec<Arc<()>>,
-    /// The step that layers are recorded of, and memory for the next.
+    /// The step whose layers are being recorded, and memory for the next one.
     step: ModelStep,
     next_step: ModelStep,
 }
 
 impl BatchedKvCache {
-    /// The most layers that a cache has.
+    /// Maximum number of layers of a cache.
     pub const MAX_LAYERS: usize = 65_536;
 
-    /// Checks a number of layers, before room for them is made.
+    /// Checks a number of layers before any memory is allocated for them.
     ///
     /// # Errors
     /// [`ConfigError::ZeroDimension`] for none; [`ConfigError::TooManyLayers`] for more than
@@ -60,7 +60,8 @@ impl BatchedKvCache {
     /// Allocates `num_layers` empty layers of one shape.
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`ConfigError::SizeOverflow`]; and as [`KvCache::new`].
+    /// The errors of [`check_layers`](Self::check_layers) and [`KvCache::new`]; [`ConfigError::SizeOverflow`] if the
+    /// bytes of all layers overflow 64 bits.
     pub fn new(context: &Context, config: CacheConfig, num_layers: usize) -> Result<Self> {
         Self::check_layers(num_layers)?;
         Self::of(context, (0..num_layers).map(|_| config))
@@ -82,8 +83,9 @@ impl BatchedKvCache {
     /// ```
     ///
     /// # Errors
-    /// As [`check_layers`](Self::check_layers); [`ConfigError::LayersDiffer`] where `batch_size` or `max_batch_size` is
-    /// not that of the first; and as [`KvCache::new`].
+    /// The errors of [`check_layers`](Self::check_layers) and [`KvCache::new`]; [`ConfigError::LayersDiffer`] if the
+    /// `batch_size` or `max_batch_size` of a layer is not that of the first; [`ConfigError::SizeOverflow`] if the bytes
+    /// of all layers overflow 64 bits.
     pub fn with_layers(context: &Context, layers: &[CacheConfig]) -> Result<Self> {
         Self::check_layers(layers.len())?;
         for (layer, config) in layers.iter().enumerate() {
@@ -122,7 +124,7 @@ impl BatchedKvCache {
         Ok(BatchedKvCache { layers, ring, positions, identities, step, next_step })
     }
 
-    /// Shape and formats of the first layer. `batch_size` is the number of sequences in the batch now, of all layers.
+    /// Shape and formats of the first layer. `batch_size` is the current number of sequences in its batch.
     pub fn config(&self) -> &CacheConfig {
         self.layers.first().expect("a cache has at least one layer").config()
     }
@@ -141,20 +143,20 @@ impl BatchedKvCache {
         &mut self.layers
     }
 
-    /// One layer.
+    /// Returns one layer.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`].
+    /// [`SequenceError::LayerOutOfRange`] if the cache has no such layer.
     pub fn layer(&self, layer: usize) -> Result<&KvCache> {
         self.layers
             .get(layer)
             .ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers: self.layers.len() }))
     }
 
-    /// One layer, to change it.
+    /// Returns one layer, mutably.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`].
+    /// [`SequenceError::LayerOutOfRange`] if the cache has no such layer.
     pub fn layer_mut(&mut self, layer: usize) -> Result<&mut KvCache> {
         let num_layers = self.layers.len();
         self.layers.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
@@ -203,7 +205,8 @@ impl BatchedKvCache {
     /// Resets every layer to length zero, clears its storage, and submits once.
     ///
     /// # Errors
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the submission exhausts memory.
     pub fn reset(&mut self) -> Result<()> {
         self.submit("a reset", |cache, encoder| {
             cache.record_reset(encoder);
@@ -211,7 +214,7 @@ impl BatchedKvCache {
         })
     }
 
-    /// Records a [`reset`](Self::reset).
+    /// Records [`reset`](Self::reset) into an encoder, without submitting.
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
         for layer in &mut self.layers {
             layer.record_reset(encoder);
@@ -228,8 +231,9 @@ impl BatchedKvCache {
         self.layers.iter().map(KvCache::memory_allocated_bytes).sum()
     }
 
-    /// Bytes that the cache holds on the device beside keys and values: lengths, positions, and the slots in which
-    /// steps wait. Bound sources hold [`BoundSource::device_bytes`](crate::BoundSource::device_bytes) more.
+    /// Bytes that the cache occupies on the device beside keys and values: lengths, positions, and the slots in which
+    /// steps are passed to the device. Each bound source occupies
+    /// [`BoundSource::device_bytes`](crate::BoundSource::device_bytes) more.
     pub fn overhead_bytes(&self) -> u64 {
         let lengths = self.layers.iter().map(KvCache::length_bytes);
         // Layers share the slots.
@@ -237,7 +241,7 @@ impl BatchedKvCache {
         lengths.chain([self.positions.bytes(), slots]).fold(0, u64::saturating_add)
     }
 
-    /// The device and what is shared on it.
+    /// The context that the cache was created with.
     pub fn context(&self) -> &Context {
         self.layers.first().expect("a cache has at least one layer").context()
     }

@@ -1,4 +1,5 @@
-//! [`ModelStep`]: a write to all layers. Layers with equal placements and lengths share one plan.
+//! [`ModelStep`]: the write of one forward pass, planned for all layers at once. Layers with equal placements and
+//! lengths share one plan.
 
 use std::sync::OnceLock;
 
@@ -30,7 +31,7 @@ struct Plan {
     /// Index of the first of these layers.
     layer: usize,
     step: Step,
-    /// Its slot on the device; `None` if it is passed as immediates.
+    /// The slot that holds the step; `None` if the step is passed as immediates.
     slot: Option<StepSlot>,
 }
 

@@ -1,4 +1,5 @@
-//! Operations on whole sequences, of all layers at once.
+//! Operations on whole sequences in all layers at once: truncate, select, copy, extract, insert. Each has a twin on
+//! [`KvCache`] for one layer, except [`BatchedKvCache::rollback`].
 
 use std::ops::Range;
 
@@ -37,7 +38,8 @@ impl BatchedKvCache {
     /// for each. Speculative decoding calls it for drafted tokens that the model rejected.
     ///
     /// # Errors
-    /// [`SequenceError::RollbackBeyondStart`](crate::SequenceError::RollbackBeyondStart), and as [`KvCache::truncate`].
+    /// [`SequenceError::RollbackBeyondStart`](crate::SequenceError::RollbackBeyondStart) if a sequence has fewer tokens
+    /// than would be removed; the errors of [`KvCache::truncate`], from any layer.
     ///
     /// # Examples
     /// ```
@@ -56,10 +58,10 @@ impl BatchedKvCache {
         self.submit("a rollback", |cache, encoder| cache.record_rollback(encoder, tokens))
     }
 
-    /// Records a [`rollback`](Self::rollback).
+    /// Records [`rollback`](Self::rollback) into an encoder or a compute pass, without submitting.
     ///
     /// # Errors
-    /// As [`rollback`](Self::rollback).
+    /// The errors of [`rollback`](Self::rollback).
     pub fn record_rollback<'l>(
         &mut self,
         recorder: &mut impl Recorder,
@@ -208,8 +210,8 @@ impl BatchedKvCache {
         self.layers.first().expect("a cache has at least one layer")
     }
 
-    /// Whether all layers have the batch of the first: what follows from it is for all, and a layer may have been
-    /// changed singly.
+    /// Checks that all layers have the batch size of the first. A selection is built from the first layer and applied
+    /// to all, and a caller may have changed one layer alone.
     pub(super) fn check_batches(&self) -> Result<()> {
         let first = self.config().batch_size;
         let batches = self.layers.iter().map(|layer| layer.config().batch_size).enumerate();
@@ -221,7 +223,7 @@ impl BatchedKvCache {
         }
     }
 
-    /// Records into an encoder of its own and submits. Where either fails, every layer is what it was before.
+    /// Records into a new encoder and submits it. If either fails, every layer is what it was before.
     pub(super) fn submit(
         &mut self,
         during: &'static str,

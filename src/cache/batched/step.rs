@@ -1,10 +1,11 @@
-//! A step of all layers: begun once, and recorded layer by layer.
+//! Steps of all layers: [`BatchedKvCache::begin_step`] checks and plans a step once, and each layer is then recorded on
+//! its own.
 
 use std::sync::Arc;
 
 use crate::{BatchedKvCache, BoundSource, Error, KvCache, PerSequenceView, Recorder, Result, StepError, Write};
 
-/// The step of a whole model, for an engine: begin it, then record each layer.
+/// Steps of a whole model, for an engine: begin a step, then record each layer.
 ///
 /// ```
 /// use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, Format, RowsIn, Source, Strides, Write};
@@ -34,27 +35,31 @@ use crate::{BatchedKvCache, BoundSource, Error, KvCache, PerSequenceView, Record
 /// # Ok::<(), wgpu_kv_cache::Error>(())
 /// ```
 impl BatchedKvCache {
-    /// Checks and plans what this forward pass writes to every layer, once for all, and records where its rows begin:
-    /// [`positions`](Self::positions). Each layer is then recorded by [`record_update`](Self::record_update) or
-    /// [`record_advance`](Self::record_advance), in any order, and until then has the lengths that it had.
+    /// Begins a step: checks and plans what one forward pass writes to all layers, and records the
+    /// [`positions`](Self::positions) of its first rows.
     ///
-    /// Afterwards nothing of the step is refused but what is wrong with a source, such as one bound for fewer tokens,
-    /// and nothing fails but the device. Where layers are rings that you attend over, say so by [`Write::attended`], or
-    /// the attention is what refuses a step of too many tokens.
+    /// Record each layer with [`record_update`](Self::record_update) or [`record_advance`](Self::record_advance), in
+    /// any order. A layer keeps its previous lengths until it is recorded.
     ///
-    /// A step that was begun may be left, by beginning another. Where layers of it were recorded and are not submitted,
-    /// take the host back by [`restore`](Self::restore), and begin again.
+    /// After this call a step can only fail because of a source, such as one bound for fewer tokens, or because of the
+    /// device. If the layers are rings and attention follows, pass [`Write::attended`]; otherwise a step of too many
+    /// tokens is refused only by the attention.
+    ///
+    /// To abandon a step, begin another. If some of its layers were recorded but not submitted, first take the host
+    /// back with [`restore`](Self::restore).
     ///
     /// # Errors
-    /// [`StepError::LayersOutOfStep`] and [`ConfigError::LayersDiffer`](crate::ConfigError::LayersDiffer) where a layer
-    /// has other lengths than the first, or another batch; [`StepError::ForeignLayer`] where it was put in place of
-    /// one; as [`KvCache::update`] for the write, of any layer;
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). An error leaves the step before as it was.
+    /// [`StepError::LayersOutOfStep`] if a layer has other lengths than the first;
+    /// [`ConfigError::LayersDiffer`](crate::ConfigError::LayersDiffer) if a layer has another batch size than the
+    /// first; [`StepError::ForeignLayer`] if a layer was replaced by another; the errors of [`KvCache::update`] for the
+    /// write, from any layer; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory
+    /// left; [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost. An error leaves the
+    /// previous step as it was.
     ///
     /// # Performance
-    /// One write to the queue for each placement (in a pass none, where the step goes as immediates), and a copy of 4
-    /// bytes a sequence, or in a pass a dispatch of one thread a sequence. Layers of one placement share the plan.
+    /// One queue write per placement (none in a pass if the step is passed as immediates). Positions take a copy of 4
+    /// bytes per sequence, or in a pass one dispatch with one thread per sequence. Layers with the same placement and
+    /// lengths share the plan.
     pub fn begin_step(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         let context = self.context().clone();
         let foreign = |(layer, known): (&KvCache, &Arc<()>)| !Arc::ptr_eq(&layer.identity, known);
@@ -79,20 +84,21 @@ impl BatchedKvCache {
         Ok(())
     }
 
-    /// Where the rows of the step begin: for each sequence the position of its first row, `[max_batch_size]` of u32.
-    /// Row `t` of the step stands at this position plus `t`, in every layer. The buffer is the same in every step, and
-    /// right from [`begin_step`](Self::begin_step) to the next one in the command stream.
+    /// Returns the buffer of each sequence's position of its first row in the step, `[max_batch_size]` of u32. Row `t`
+    /// of the step is at this position plus `t`, in every layer. All steps use the same buffer, which is valid in the
+    /// command stream from [`begin_step`](Self::begin_step) until the next one.
     pub fn positions(&self) -> PerSequenceView<'_> {
         PerSequenceView { buffer: &self.positions.buffer, offset: 0, bytes: self.positions.bytes() }
     }
 
-    /// Does now what the first steps would do otherwise, for a source of each layer, and submits: see
-    /// [`KvCache::warm_up`]. An attention has a [`warm_up`](crate::attention::Attention::warm_up) of its own.
+    /// Does the one-time work of the first steps for one source per layer, and submits; see [`KvCache::warm_up`]. An
+    /// attention has its own [`warm_up`](crate::attention::Attention::warm_up).
     ///
     /// # Errors
-    /// [`StepError::LayerCount`]; [`StepError::ForeignSource`]; [`DeviceError::Refused`](crate::DeviceError::Refused)
-    /// where a buffer is destroyed or mapped; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`StepError::LayerCount`] if there is not one source per layer; [`StepError::ForeignSource`] if a source is
+    /// bound to another layer; [`DeviceError::Refused`](crate::DeviceError::Refused) if a buffer was destroyed or is
+    /// mapped; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     pub fn warm_up<'s>(&mut self, sources: impl IntoIterator<Item = &'s BoundSource>) -> Result<()> {
         let (sources, num_layers) = (sources.into_iter().collect::<Vec<_>>(), self.layers.len());
         if sources.len() != num_layers {
@@ -106,26 +112,29 @@ impl BatchedKvCache {
         context.submit("a warm-up", encoder)
     }
 
-    /// Records what the step writes to one layer.
+    /// Records the step's write to one layer, from a bound source.
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); [`StepError::NoStep`] where the layer
-    /// was recorded or changed since the step began; [`StepError::ForeignSource`], [`StepError::BatchBeyondBound`],
-    /// [`StepError::MoreTokensThanBound`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost), where a pipeline is the first of its kind.
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange) if the cache has no such layer;
+    /// [`StepError::NoStep`] if no step was begun, or the layer was recorded or changed since;
+    /// [`StepError::ForeignSource`] if the source is bound to another layer; [`StepError::BatchBeyondBound`] if the
+    /// source holds rows for fewer sequences; [`StepError::MoreTokensThanBound`] if it was bound for fewer tokens;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if a pipeline must be created first.
     ///
     /// # Performance
-    /// As [`KvCache::record_update`], without its planning.
+    /// The cost of [`KvCache::record_update`], without its planning.
     pub fn record_update(&mut self, layer: usize, recorder: &mut impl Recorder, source: &BoundSource) -> Result<()> {
         let planned = self.step.of(layer, self.layer(layer)?)?;
         self.layers[layer].record_planned(recorder, source, planned, self.step.tokens)
     }
 
-    /// Records that the caller's own kernels write the rows of the step straight into one layer, as
-    /// [`KvCache::record_advance`] does.
+    /// Makes the step's rows valid in one layer, if the caller's own kernels write them to the storage; see
+    /// [`KvCache::record_advance`].
     ///
     /// # Errors
-    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); [`StepError::NoStep`];
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange) if the cache has no such layer;
+    /// [`StepError::NoStep`] if no step was begun, or the layer was recorded or changed since;
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) on the first call.
     pub fn record_advance(&mut self, layer: usize, recorder: &mut impl Recorder) -> Result<()> {

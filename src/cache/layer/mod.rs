@@ -1,4 +1,5 @@
-//! [`KvCache`]: the keys and values of one layer.
+//! [`KvCache`]: the keys and values of one layer. This file holds its state and its queries; the submodules hold
+//! updates, ranges, and operations on sequences.
 
 mod moves;
 mod ranges;
@@ -26,16 +27,17 @@ use crate::{
 };
 
 /// The cache of one layer: keys `[max_batch_size, kv_head, slots, head_dim]` and values
-/// `[max_batch_size, kv_head, slots, value_dim]`, allocated once, reading as zero.
+/// `[max_batch_size, kv_head, slots, value_dim]`. The storage is allocated once and reads as zero.
 ///
-/// There are two ways to move rows in and out. The *host* way ([`update`](Self::update), [`get`](Self::get)) takes
-/// slices, submits, and can be read back. The *engine* way ([`bind_source`](Self::bind_source),
+/// Rows move in and out on two paths. The *host* path ([`update`](Self::update), [`get`](Self::get)) takes slices,
+/// submits, and can be read back. The *engine* path ([`bind_source`](Self::bind_source),
 /// [`record_update`](Self::record_update), [`record_get`](Self::record_get), [`view`](Self::view)) records into the
-/// caller's command stream and never submits. Both can be mixed: what is recorded takes effect in the order of
-/// submission, and the lengths on the host advance when it is recorded. Submit what was recorded, in that order.
+/// caller's command stream and never submits. You can mix them: recorded commands take effect in the order of
+/// submission, while the lengths on the host advance as commands are recorded. Submit what was recorded, in the same
+/// order.
 ///
 /// Every call is all or nothing: an error leaves lengths and bytes as they were. Calls that submit return
-/// [`DeviceError::Refused`] where a buffer of the [`view`](Self::view) was destroyed.
+/// [`DeviceError::Refused`] if a buffer of the [`view`](Self::view) was destroyed.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Context, KvCache, Write};
@@ -59,17 +61,17 @@ pub struct KvCache {
     pub(crate) sequences: Sequences,
     /// Scratch for the step being planned.
     step: Step,
-    /// What sets lengths alone, made when they are first set by a kernel.
+    /// Dispatches that set lengths and write no rows, created when a kernel first does so.
     advance: Option<Writes>,
-    /// What its bound sources know it by.
+    /// The identity by which bound sources recognise their layer.
     pub(crate) identity: Arc<()>,
-    /// Grows with every change of `sequences`.
+    /// Incremented with every change of `sequences`.
     generation: u64,
-    /// A step of all layers was begun, and not recorded for this one.
+    /// Whether a step of all layers was begun that is not yet recorded for this one.
     awaits_step: bool,
 }
 
-/// What the host knows of a layer.
+/// What the host tracks of a layer.
 #[derive(Debug)]
 pub(crate) struct Known {
     sequences: Sequences,
@@ -81,19 +83,20 @@ impl KvCache {
     /// Allocates an empty cache.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`]; [`DeviceError::DeviceLimit`] and
-    /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) where the device was made with limits too
-    /// small; [`DeviceError::OutOfMemory`]; [`DeviceError::DeviceLost`].
+    /// The errors of [`CacheConfig::validate`]; [`DeviceError::DeviceLimit`] and
+    /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) if the device was created with limits that are
+    /// too small; [`DeviceError::OutOfMemory`] if the device has no memory left; [`DeviceError::DeviceLost`] if the
+    /// device is lost.
     ///
     /// # Performance
-    /// The device clears a segment when it is first bound.
+    /// wgpu clears a segment when it is first bound.
     pub fn new(context: &Context, config: CacheConfig) -> Result<Self> {
         Layout::for_limits(&config, context.limits())?;
         let ring = StepRing::new(context, config.max_batch_size, runs(config.placement))?;
         Self::with_ring(context, config, &ring)
     }
 
-    /// A layer that shares the slots of its steps with other layers.
+    /// Allocates a layer that shares its step slots with other layers.
     pub(crate) fn with_ring(context: &Context, config: CacheConfig, ring: &StepRing) -> Result<Self> {
         let layout = Layout::for_limits(&config, context.limits())?;
         Ok(KvCache {
@@ -111,12 +114,12 @@ impl KvCache {
         })
     }
 
-    /// Shape and formats. `batch_size` is the number of sequences in the batch now.
+    /// Shape and formats. `batch_size` is the current number of sequences in the batch.
     pub const fn config(&self) -> &CacheConfig {
         &self.config
     }
 
-    /// The device and what is shared on it.
+    /// The context that the cache was created with.
     pub const fn context(&self) -> &Context {
         &self.context
     }
@@ -130,7 +133,7 @@ impl KvCache {
     /// Returns the valid positions of a sequence, in order: all of them, or in a ring the sinks and the last `window`.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence.
     ///
     /// # Examples
     /// ```
@@ -153,9 +156,9 @@ impl KvCache {
     /// attention mask. A ring still stores all of these positions for the last `slack + 1` tokens.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`]; [`SequenceError::QueriesBeyondLength`]; [`RangeError::Evicted`] where a key
-    /// that a query may see is no longer stored; [`DeviceError::OutOfMemory`] where the host has no room for so many
-    /// queries.
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence; [`SequenceError::QueriesBeyondLength`] if
+    /// it has fewer than `queries` tokens; [`RangeError::Evicted`] if a key that a query may attend to is no longer
+    /// stored; [`DeviceError::OutOfMemory`] if the host has no memory for so many queries.
     ///
     /// # Examples
     /// ```
@@ -179,7 +182,7 @@ impl KvCache {
             queries,
             length,
         }))?;
-        // What queries see beyond the sinks moves on with them, so the earliest of them decides.
+        // What a query sees beyond the sinks moves on with its position, so the earliest query decides.
         let placement = self.config.placement;
         let earliest = first.max(placement.sinks());
         if earliest < length {
@@ -222,17 +225,17 @@ impl KvCache {
         self.length_bytes().saturating_add(self.slot_bytes())
     }
 
-    /// Bytes of lengths, starts and scales.
+    /// Size of lengths, starts and scales in bytes.
     pub(crate) fn length_bytes(&self) -> u64 {
         self.storage.lengths.buffer.size()
     }
 
-    /// Bytes of the slots in which steps wait.
+    /// Size of the slots in which steps are passed to the device, in bytes.
     pub(crate) fn slot_bytes(&self) -> u64 {
         self.ring.bytes()
     }
 
-    /// Returns the storage itself, without a copy.
+    /// Returns a view of the storage itself, without a copy.
     pub fn view(&self) -> CacheView<'_> {
         CacheView::new(&self.storage, &self.layout, &self.sequences.lengths)
     }
@@ -240,7 +243,8 @@ impl KvCache {
     /// Resets all lengths to zero, clears the storage, and submits.
     ///
     /// # Errors
-    /// [`DeviceError::DeviceLost`].
+    /// [`DeviceError::DeviceLost`] if the device is lost; [`DeviceError::OutOfMemory`] if the submission exhausts
+    /// memory.
     pub fn reset(&mut self) -> Result<()> {
         self.submit("a reset", |cache, encoder| {
             cache.record_reset(encoder);
@@ -248,7 +252,7 @@ impl KvCache {
         })
     }
 
-    /// Records a [`reset`](Self::reset): a clear of every buffer.
+    /// Records [`reset`](Self::reset) into an encoder, without submitting: one clear per buffer.
     pub fn record_reset(&mut self, encoder: &mut wgpu::CommandEncoder) {
         let lengths = &self.storage.lengths;
         encoder.clear_buffer(&lengths.buffer, lengths.offset, Some(lengths.with_starts()));
@@ -259,20 +263,21 @@ impl KvCache {
         self.changed();
     }
 
-    /// Waits for the device and reads the whole storage, `[max_batch_size, kv_head, slots, dim]`, valid or not: what
-    /// [`ReferenceCache`](crate::ReferenceCache) compares with.
+    /// Waits for the device and reads the whole storage, `[max_batch_size, kv_head, slots, dim]`, including rows that
+    /// are not valid. [`ReferenceCache`](crate::ReferenceCache) compares with it.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`], [`DeviceError::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`] if the device has no memory left; [`DeviceError::DeviceLost`] if the device is
+    /// lost.
     pub fn read_storage(&self) -> Result<Pair<HostTensor>> {
         block_on(Some(self.context.device()), "reading the storage", self.read_storage_async())
     }
 
-    /// [`read_storage`](Self::read_storage) without blocking; see
+    /// Reads the storage like [`read_storage`](Self::read_storage), without blocking; see
     /// [`GpuTensor::read_async`](crate::GpuTensor::read_async).
     ///
     /// # Errors
-    /// As [`read_storage`](Self::read_storage).
+    /// The errors of [`read_storage`](Self::read_storage).
     pub async fn read_storage_async(&self) -> Result<Pair<HostTensor>> {
         self.storage.read_async(&self.context, &self.config, &self.layout).await
     }
@@ -281,16 +286,17 @@ impl KvCache {
     /// [`lengths`](Self::lengths) once everything recorded is submitted.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfMemory`], [`DeviceError::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`] if the device has no memory left; [`DeviceError::DeviceLost`] if the device is
+    /// lost.
     pub fn read_lengths(&self) -> Result<Vec<u32>> {
         block_on(Some(self.context.device()), "reading the lengths", self.read_lengths_async())
     }
 
-    /// [`read_lengths`](Self::read_lengths) without blocking; see
+    /// Reads the lengths like [`read_lengths`](Self::read_lengths), without blocking; see
     /// [`GpuTensor::read_async`](crate::GpuTensor::read_async).
     ///
     /// # Errors
-    /// As [`read_lengths`](Self::read_lengths).
+    /// The errors of [`read_lengths`](Self::read_lengths).
     pub async fn read_lengths_async(&self) -> Result<Vec<u32>> {
         let lengths = &self.storage.lengths;
         let bytes = u64::from(self.config.batch_size).saturating_mul(4);
@@ -298,7 +304,7 @@ impl KvCache {
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
-    /// Lengths and starts as kernels see them, `[batch]`.
+    /// Reads lengths and starts as kernels see them, `[batch]` each.
     pub(crate) fn read_lengths_and_starts(&self) -> Result<[Vec<u32>; 2]> {
         let Lengths { buffer, offset, bytes } = &self.storage.lengths;
         let both: Vec<u32> =
@@ -311,7 +317,7 @@ impl KvCache {
         self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("kv-cache") })
     }
 
-    /// Records into an encoder of its own and submits. Where either fails, lengths and batch are what they were before.
+    /// Records into a new encoder and submits it. If either fails, lengths and batch are what they were before.
     fn submit(
         &mut self,
         during: &'static str,
@@ -323,13 +329,13 @@ impl KvCache {
         done.inspect_err(|_| self.take_back(before))
     }
 
-    /// Takes over the lengths of the layer's own step, which was recorded.
+    /// Commits the lengths of the layer's own step, which was recorded.
     pub(crate) fn commit(&mut self) {
         self.step.commit(&mut self.sequences);
         self.changed();
     }
 
-    /// Takes over the lengths of a step that was recorded.
+    /// Commits the lengths of a step that was recorded.
     fn adopt(&mut self, step: &Step) {
         step.commit(&mut self.sequences);
         self.changed();
@@ -340,30 +346,30 @@ impl KvCache {
         self.awaits_step = true;
     }
 
-    /// Whether a step was begun that is not recorded for this layer.
+    /// Whether a step was begun that is not yet recorded for this layer.
     #[cfg(feature = "attention")]
     pub(crate) const fn awaits_step(&self) -> bool {
         self.awaits_step
     }
 
-    /// Notes that `sequences` changed: a step that was planned before is not of this layer any more.
+    /// Notes that `sequences` changed, which invalidates any step planned for this layer before.
     fn changed(&mut self) {
         self.generation = self.generation.wrapping_add(1);
         self.awaits_step = false;
     }
 
-    /// What the host knows now.
+    /// Saves what the host tracks now.
     pub(crate) fn known(&self) -> Known {
         Known { sequences: self.sequences.clone(), generation: self.generation, awaits_step: self.awaits_step }
     }
 
-    /// Takes the host back to what it knew before something that did not happen: also a step that was begun goes on.
+    /// Restores what the host tracked before an operation that failed, including a step that was begun.
     pub(crate) fn take_back(&mut self, before: Known) {
         self.config.batch_size = before.sequences.count();
         Known { sequences: self.sequences, generation: self.generation, awaits_step: self.awaits_step } = before;
     }
 
-    /// Makes the host know these sequences.
+    /// Replaces the sequences that the host tracks.
     pub(crate) fn set_sequences(&mut self, sequences: &Sequences) {
         self.sequences.clone_from(sequences);
         self.config.batch_size = self.sequences.count();

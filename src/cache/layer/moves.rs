@@ -1,4 +1,5 @@
-//! Operations on sequences of one or more layers. Each is planned for all layers, then prepared for all, then recorded.
+//! Records operations on the sequences of one or more layers. Each operation is planned for all layers, then prepared
+//! for all, then recorded.
 //!
 //! Planning checks the arguments and allocates scratch memory. Preparing writes steps to slots and creates pipelines.
 //! Both can fail, and then no length and no byte has changed. Recording, and committing the new lengths, cannot fail.
@@ -23,7 +24,7 @@ pub(crate) struct Planned {
     pub batch_size: u32,
 }
 
-/// Rows that are written to sequences of a layer.
+/// Rows to write to sequences of a layer.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     /// The copy that fills the scratch memory they are written from; `None` if the rows are the caller's.
@@ -32,7 +33,7 @@ pub(crate) struct Transfer {
     pub place: Step,
 }
 
-/// Rows of some sequences that are copied into scratch memory.
+/// Rows of some sequences to copy into scratch memory.
 #[derive(Debug)]
 pub(crate) struct CopyOut {
     pub sequences: Range<u32>,
@@ -156,7 +157,7 @@ fn plan_each(
     layers.iter_mut().enumerate().map(plan).collect()
 }
 
-/// Does all that can fail of the planned operation of each layer.
+/// Prepares the planned operation of each layer. Everything that can fail happens here.
 fn prepare_each<'a>(
     layers: &'a [KvCache],
     recorder: &mut impl Recorder,
@@ -165,7 +166,7 @@ fn prepare_each<'a>(
     layers.iter().zip(planned).map(|(layer, planned)| layer.prepare_moves(recorder, planned)).collect()
 }
 
-/// Takes over what was recorded.
+/// Commits the lengths and the batch of a recorded operation.
 fn adopt_each(layers: &mut [KvCache], planned: &[Planned]) {
     for (layer, planned) in layers.iter_mut().zip(planned) {
         layer.config.batch_size = planned.batch_size;

@@ -1,4 +1,5 @@
-//! Ranges of a layer, copied out.
+//! Copies ranges of a layer out of the cache, as dense tensors or into the caller's buffers: [`KvCache::get`] and its
+//! relatives.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use crate::{
     shape::{placement::count, tensor::dense_bytes},
 };
 
-/// A copy of rows that can be recorded without failing.
+/// A copy of rows out of the cache that can be recorded without failing.
 #[derive(Debug)]
 pub(super) enum PreparedRead<'a> {
     Copies { cache: &'a KvCache, step: &'a Step, sequences: &'a Range<u32>, destinations: Pair<Destination<'a>> },
@@ -45,14 +46,14 @@ impl KvCache {
     /// submits. Rows past a sequence's own length are zero, whatever the storage holds there.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`]; [`RangeError::RangeBeyondWritten`] past [`write_pos`](Self::write_pos);
-    /// [`RangeError::Evicted`] where a ring has let a position go;
-    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where a tensor does not fit one buffer;
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`RangeError::RangeReversed`] if the range starts after its end; [`RangeError::RangeBeyondWritten`] if it ends
+    /// after [`write_pos`](Self::write_pos); [`RangeError::Evicted`] if a ring has evicted a position of it;
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) if a tensor does not fit one buffer;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// One dispatch a side for each segment, or copies where [`range_form`](Self::range_form) says so.
+    /// One dispatch per side and segment, or copies where [`range_form`](Self::range_form) says so.
     pub fn get(&self, range: Range<u32>) -> Result<Pair<GpuTensor>> {
         self.copy_out(&self.plan_range(&range)?, &(0..self.config.batch_size), None)
     }
@@ -61,11 +62,11 @@ impl KvCache {
     /// dequantised.
     ///
     /// # Errors
-    /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] for a packed format that is
-    /// not the cache's.
+    /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] if `format` is packed and is not the cache's
+    /// own.
     ///
     /// # Performance
-    /// One dispatch a side for each segment.
+    /// One dispatch per side and segment.
     ///
     /// # Examples
     /// ```
@@ -85,29 +86,31 @@ impl KvCache {
     }
 
     /// Copies all valid rows into new dense tensors `[batch, kv_head, rows, dim]`, and submits. Row `r` of a sequence
-    /// is the `r`th of its [`valid_positions`](Self::valid_positions). A sequence with fewer valid rows than another is
-    /// padded with rows of zero.
+    /// is the `r`th of its [`valid_positions`](Self::valid_positions). Sequences with fewer valid rows than the longest
+    /// are padded with zero rows.
     ///
     /// # Errors
-    /// As [`get`](Self::get), less those of the range.
+    /// The errors of [`get`](Self::get), except those of the range.
     pub fn get_all(&self) -> Result<Pair<GpuTensor>> {
         self.copy_out(&self.plan_valid(), &(0..self.config.batch_size), None)
     }
 
-    /// Records the copy of positions `range` into buffers of the caller's, dense `[batch, kv_head, range, dim]` in
-    /// the cache's formats. Bytes beside them stay, also inside a word that they share.
+    /// Records the copy of positions `range` into the caller's buffers, dense `[batch, kv_head, range, dim]` in the
+    /// cache's formats or in those of the destinations. Neighbouring bytes are unchanged, even within a shared word.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`], [`RangeError::Evicted`];
-    /// [`BufferError::BufferUsage`], [`BufferError::Misaligned`], [`BufferError::BufferRange`],
-    /// [`BufferError::OwnStorage`], [`BufferError::DestinationsOverlap`];
-    /// [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer belongs to another device (of another wgpu
-    /// instance nothing can be told, see [`Context::new`](crate::Context::new));
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`] and [`RangeError::Evicted`] as for
+    /// [`get`](Self::get); [`RangeError::PackedDestination`] if the format of a destination is packed and is not the
+    /// cache's own; [`BufferError::BufferUsage`] if a buffer lacks the usage `STORAGE`; [`BufferError::Misaligned`] if
+    /// an offset is not a multiple of 4; [`BufferError::BufferRange`] if a buffer ends before the last row;
+    /// [`BufferError::OwnStorage`] if a buffer is the cache's own; [`BufferError::DestinationsOverlap`] if keys and
+    /// values would overwrite each other; [`DeviceError::Refused`](crate::DeviceError::Refused) if a buffer belongs to
+    /// another device (one of another wgpu instance cannot be detected, see [`Context::new`](crate::Context::new));
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// One dispatch a side for each segment, with a bind group made for each; or in an encoder copies where
+    /// One dispatch per side and segment, and a new bind group for each; or in an encoder copies where
     /// [`range_form`](Self::range_form) says so.
     pub fn record_get(
         &self,
@@ -118,15 +121,15 @@ impl KvCache {
         self.record_read(recorder, &self.plan_range(&range)?, &destinations)
     }
 
-    /// Records [`get_all`](Self::get_all) into buffers of the caller's, as [`record_get`](Self::record_get) does.
+    /// Records [`get_all`](Self::get_all) into the caller's buffers, like [`record_get`](Self::record_get).
     ///
     /// # Errors
-    /// As [`record_get`](Self::record_get), less those of the range.
+    /// The errors of [`record_get`](Self::record_get), except those of the range.
     pub fn record_get_all(&self, recorder: &mut impl Recorder, destinations: Pair<Destination<'_>>) -> Result<()> {
         self.record_read(recorder, &self.plan_valid(), &destinations)
     }
 
-    /// Records the copy of the rows of a step into buffers of the caller's.
+    /// Records the copy of the rows of a step into the caller's buffers.
     fn record_read(
         &self,
         recorder: &mut impl Recorder,
@@ -136,7 +139,7 @@ impl KvCache {
         let sequences = 0..self.config.batch_size;
         let read = self.prepare_read(recorder, step, &sequences, destinations)?;
         if let PreparedRead::Copies { .. } = read {
-            // A kernel's bind group would tell.
+            // For a kernel, creating the bind group checks this.
             self.context.check_destinations(destinations.keys.buffer, destinations.values.buffer)?;
         }
         read.record(recorder);
@@ -155,12 +158,12 @@ impl KvCache {
         step
     }
 
-    /// Shape of the rows of a step that some sequences have.
+    /// Shape of the rows that a step reads of some sequences.
     fn shape(&self, side: Side, step: &Step, sequences: &Range<u32>) -> [u32; 4] {
         [count(sequences), self.config.num_heads, step.rows, self.config.dim(side)]
     }
 
-    /// Tensors for the rows of a step.
+    /// Allocates tensors for the rows of a step.
     pub(super) fn tensors(
         &self,
         step: &Step,
@@ -177,7 +180,7 @@ impl KvCache {
         Ok(Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? })
     }
 
-    /// Whether rows can be copied out in a format.
+    /// Checks that rows can be copied out in a format.
     fn check_output(&self, side: Side, wanted: Format) -> Result<()> {
         let stored = self.config.format(side);
         if wanted.is_packed() && wanted != stored {
@@ -200,7 +203,7 @@ impl KvCache {
         Ok(tensors)
     }
 
-    /// Does all that can fail of the copy of the rows of a step that some sequences have.
+    /// Prepares the copy of the rows of a step, for some sequences. Everything that can fail happens here.
     pub(super) fn prepare_read<'a>(
         &'a self,
         recorder: &mut impl Recorder,
@@ -244,11 +247,12 @@ impl KvCache {
         Ok(PreparedRead::Kernels { keys, values, data })
     }
 
-    /// The form that [`record_get`](Self::record_get) gives a range in an encoder, by the context's cost model, into
-    /// destinations that have `COPY_DST`.
+    /// Returns the form that [`record_get`](Self::record_get) chooses for a range in an encoder, by the context's cost
+    /// model, if the destinations have the usage `COPY_DST` and the cache's formats.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`], [`RangeError::Evicted`].
+    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`] and [`RangeError::Evicted`] as for
+    /// [`get`](Self::get).
     pub fn range_form(&self, range: Range<u32>) -> Result<Form> {
         let step = self.plan_range(&range)?;
         let usage = wgpu::BufferUsages::COPY_DST;
@@ -257,7 +261,7 @@ impl KvCache {
         Ok(if copies { Form::Copies } else { Form::Kernel })
     }
 
-    /// Whether copies are the cheaper form of a range.
+    /// Whether the cost model prefers copies for a range.
     fn prefers_copies_of(&self, step: &Step, sequences: &Range<u32>) -> bool {
         let copies = count_range(step, &self.layout).saturating_mul(2);
         let dispatches = self.storage.planes().count() as u64;

@@ -1,4 +1,4 @@
-//! Operations on whole sequences: they are cut, reordered, forked, and join and leave the batch.
+//! Operations on whole sequences of a layer: truncate, clear, select, reorder, repeat and fork.
 
 use super::moves::{Planned, record_lengths, record_select};
 use crate::{
@@ -16,13 +16,15 @@ impl KvCache {
     /// stored. Truncating to the sinks or fewer positions is always possible.
     ///
     /// # Errors
-    /// [`SequenceError::PerSequenceLength`], [`SequenceError::TruncateBeyondLength`];
-    /// [`SequenceError::RollbackEvicted`], which says how far one could go;
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`SequenceError::PerSequenceLength`] if there is not one length per sequence;
+    /// [`SequenceError::TruncateBeyondLength`] if a length is larger than the sequence's own;
+    /// [`SequenceError::RollbackEvicted`] if a ring has overwritten a row of the window at that length, with the
+    /// smallest length that is still possible; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the
+    /// device has no memory left; [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// 4 bytes a sequence: one copy in an encoder, one dispatch of one thread a plane in a pass. No scratch memory.
+    /// Writes 8 bytes per sequence: one copy in an encoder, one dispatch of one thread per sequence in a pass. Needs no
+    /// scratch memory.
     ///
     /// # Examples
     /// ```
@@ -61,7 +63,7 @@ impl KvCache {
         plan_truncate(self.config.placement, &self.sequences, lengths, &mut self.step)
     }
 
-    /// Plans to take back the last tokens of each sequence.
+    /// Checks and plans the removal of the last tokens of each sequence.
     pub(crate) fn plan_rollback(&mut self, tokens: PerSequence<'_>) -> Result<()> {
         let count = self.sequences.lengths.len();
         if let PerSequence::Each(tokens) = tokens
@@ -92,11 +94,12 @@ impl KvCache {
     /// Empties a sequence and submits. The sequence stays in the batch.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// As [`truncate`](Self::truncate).
+    /// The cost of [`truncate`](Self::truncate).
     pub fn clear_sequence(&mut self, sequence: u32) -> Result<()> {
         self.submit("a clear", |cache, encoder| cache.record_clear_sequence(encoder, sequence))
     }
@@ -109,7 +112,7 @@ impl KvCache {
         record_lengths(std::slice::from_mut(self), recorder, |layer| layer.plan_clear(sequence))
     }
 
-    /// Checks that a sequence is there and plans to empty it.
+    /// Checks the index of a sequence and plans to empty it.
     pub(crate) fn plan_clear(&mut self, sequence: u32) -> Result<()> {
         self.sequences.get(sequence)?;
         let mut lengths = self.sequences.lengths.clone();
@@ -117,22 +120,27 @@ impl KvCache {
         self.plan_truncate(PerSequence::Each(&lengths))
     }
 
-    /// Replaces the batch: sequence `i` of the new batch is a copy of sequence `sources[i]`. Submits. A source may
-    /// occur several times, in any order, or not at all, and the batch may shrink or grow up to
+    /// Replaces the batch and submits: sequence `i` of the new batch is a copy of sequence `sources[i]`.
+    ///
+    /// A source may occur several times, in any order, or not at all. The batch may shrink, or grow up to
     /// [`max_batch_size`](crate::CacheConfig::max_batch_size). All stored rows of a sequence move, including those that
     /// a ring keeps for a rollback.
     ///
     /// # Errors
-    /// [`SequenceError::EmptySelection`], [`SequenceError::BatchTooLarge`], [`SequenceError::IndexOutOfRange`];
-    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where the rows of a sequence go through
-    /// scratch memory and do not fit one buffer; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`SequenceError::EmptySelection`] if `sources` is empty; [`SequenceError::BatchTooLarge`] if it has more than
+    /// `max_batch_size` entries; [`SequenceError::IndexOutOfRange`] if the batch has no such source;
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) if the rows of a sequence go through scratch
+    /// memory and do not fit one buffer; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device
+    /// has no memory left; [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// In one segment: one dispatch, in place, that moves each byte once (of a cycle of sequences, one goes through
-    /// registers), without scratch memory beyond 32 bytes a sequence. A cache of more segments than one, or of more
-    /// heads than a grid is high (65 535 by wgpu's default limits), goes through scratch memory as large as the rows
-    /// that move: two dispatches a side and sequence, and one to put it back.
+    /// With one segment: one dispatch, in place, which moves each byte once (in a cycle of sequences, one goes through
+    /// registers). It needs no scratch memory beyond up to 28 bytes per sequence, or 76 in a ring, and a few bytes of
+    /// parameters.
+    ///
+    /// A cache with several segments, or with more heads than a grid is high (65 535 by wgpu's default limits), needs
+    /// scratch memory as large as the rows that move. Each sequence that moves then takes up to one dispatch per side
+    /// and segment to copy it out, and up to one per segment to put it back.
     ///
     /// # Examples
     /// ```
@@ -159,7 +167,7 @@ impl KvCache {
         record_select(std::slice::from_mut(self), recorder, sources)
     }
 
-    /// Plans a selection, which was checked: its rows, where they do not move in place, and the lengths afterwards.
+    /// Plans a selection that was checked: the transfers of rows that do not move in place, and the lengths afterwards.
     pub(super) fn plan_select(&mut self, sources: &[u32]) -> Result<Planned> {
         let batch_size = u32::try_from(sources.len()).expect("a batch size is 32 bits wide");
         let in_place = self.moves_in_place(sources);
@@ -170,8 +178,8 @@ impl KvCache {
         Ok(Planned { transfers, sets_lengths: !in_place, batch_size })
     }
 
-    /// Whether a selection moves rows, and can do so in place: in one segment, whose planes fit a grid, by moves that
-    /// fit a binding.
+    /// Whether a selection moves rows and can do so in place. That takes one segment whose planes fit a grid, and moves
+    /// that fit a binding.
     pub(crate) fn moves_in_place(&self, sources: &[u32]) -> bool {
         let fits = Permutation::fits_a_grid(&self.context, &self.layout)
             && Permutation::layers_at_once(&self.context, sources.len()) > 0;
@@ -183,14 +191,14 @@ impl KvCache {
         self.layout == other.layout && self.config.batch_size == other.config.batch_size
     }
 
-    /// One dispatch that moves the rows of layers that move alike.
+    /// Prepares one dispatch that moves the rows of layers for which [`moves_like`](Self::moves_like) holds.
     pub(crate) fn permutation(layers: &[KvCache], sources: &[u32]) -> Result<Permutation> {
         let first = layers.first().expect("some layer moves");
         let parts = layers.iter().map(|layer| (&layer.storage, &layer.sequences));
         Permutation::new(&first.context, &first.layout, parts, sources)
     }
 
-    /// One dispatch that sets the lengths that layers which move alike have planned.
+    /// Prepares one dispatch that sets the planned lengths of layers for which [`moves_like`](Self::moves_like) holds.
     pub(crate) fn relength(layers: &[KvCache]) -> Result<Permutation> {
         let first = layers.first().expect("some layer is cut");
         let afterwards = |layer: &KvCache| {
@@ -204,11 +212,12 @@ impl KvCache {
         Permutation::new(&first.context, &first.layout, parts, &same)
     }
 
-    /// Calls [`select`](Self::select) with exactly one source per sequence: a permutation of the batch, or the beams
-    /// that a beam search keeps.
+    /// Calls [`select`](Self::select) with exactly one source per sequence, for a permutation of the batch or the
+    /// surviving beams of a beam search.
     ///
     /// # Errors
-    /// [`SequenceError::PerSequenceLength`], and the errors of [`select`](Self::select).
+    /// [`SequenceError::PerSequenceLength`] if there is not one source per sequence; the errors of
+    /// [`select`](Self::select).
     ///
     /// # Performance
     /// The cost of [`select`](Self::select).
@@ -225,10 +234,11 @@ impl KvCache {
         self.record_select(recorder, sources)
     }
 
-    /// Repeats each sequence `times` times in place: `[a, b]` becomes `[a, a, b, b]`, the start of a beam search.
+    /// Repeats each sequence `times` times and submits: `[a, b]` becomes `[a, a, b, b]` for `times` = 2. This starts a
+    /// beam search.
     ///
     /// # Errors
-    /// As [`select`](Self::select).
+    /// The errors of [`select`](Self::select).
     ///
     /// # Performance
     /// The cost of [`select`](Self::select).
@@ -245,14 +255,14 @@ impl KvCache {
         self.record_select(recorder, &sources)
     }
 
-    /// Copies sequence `from` over sequence `to` and submits: a fork.
+    /// Forks a sequence: replaces sequence `to` with a copy of sequence `from`, and submits.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`]; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no sequence `from` or `to`; the device errors of
+    /// [`select`](Self::select).
     ///
     /// # Performance
-    /// As [`select`](Self::select).
+    /// The cost of [`select`](Self::select).
     pub fn copy_sequence(&mut self, from: u32, to: u32) -> Result<()> {
         self.submit("a copy", |cache, encoder| cache.record_copy_sequence(encoder, from, to))
     }
@@ -266,7 +276,7 @@ impl KvCache {
         self.record_select(recorder, &sources)
     }
 
-    /// Checks a selection and tells the size of its batch.
+    /// Checks a selection and returns the size of its batch.
     pub(crate) fn check_selection(&self, sources: &[u32]) -> Result<u32> {
         let max_batch_size = self.config.max_batch_size;
         let batch_size = u32::try_from(sources.len()).unwrap_or(u32::MAX);
@@ -291,7 +301,7 @@ impl KvCache {
         }
     }
 
-    /// The selection that repeats each sequence.
+    /// Returns the selection that repeats each sequence.
     pub(crate) fn repeated(&self, times: u32) -> Result<Vec<u32>> {
         let max_batch_size = self.config.max_batch_size;
         let batch_size = self.config.batch_size.saturating_mul(times);
@@ -302,7 +312,7 @@ impl KvCache {
         Ok((0..self.config.batch_size).flat_map(|sequence| std::iter::repeat_n(sequence, times)).collect())
     }
 
-    /// The selection that leaves all sequences where they are but one.
+    /// Returns the selection that replaces one sequence and keeps the others.
     pub(crate) fn forked(&self, from: u32, to: u32) -> Result<Vec<u32>> {
         self.sequences.get(from)?;
         self.sequences.get(to)?;

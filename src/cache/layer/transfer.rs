@@ -1,4 +1,5 @@
-//! Rows of single sequences: copied within the cache, out of it and into it, and through scratch memory.
+//! Moves the rows of single sequences: copies within the cache, [`KvCache::extract`] and [`KvCache::insert`], and
+//! selections that go through scratch memory.
 
 use std::ops::Range;
 
@@ -15,23 +16,25 @@ use crate::{
     shape::placement::count,
 };
 
-/// A sequence alone.
+/// The range that holds one sequence.
 fn one(sequence: u32) -> Range<u32> {
     sequence..sequence.saturating_add(1)
 }
 
 impl KvCache {
-    /// Copies positions `range` of sequence `from` to sequence `to`, from `position` on, and submits. This is an update
-    /// whose rows come from the cache: afterwards `to` ends with the last copied row. Both may be the same sequence,
-    /// and the ranges may overlap.
+    /// Copies positions `range` of sequence `from` to sequence `to`, starting at `position`, and submits.
+    ///
+    /// This is an update whose rows come from the cache: afterwards `to` ends with the last copied row. Both may be the
+    /// same sequence, and the ranges may overlap.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`], [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`] past the
-    /// end of `from`, [`RangeError::Evicted`], [`WriteError::NoTokens`] for an empty range, and as
-    /// [`update`](Self::update) for the write.
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no sequence `from` or `to`; [`RangeError::RangeReversed`] if
+    /// the range starts after its end; [`RangeError::RangeBeyondWritten`] if it ends after the length of `from`;
+    /// [`RangeError::Evicted`] if a ring has evicted a position of it; [`WriteError::NoTokens`] if it is empty; the
+    /// errors of [`update`](Self::update) for the write.
     ///
     /// # Performance
-    /// The rows go through scratch memory of their own size: a copy out, and one dispatch for each segment.
+    /// The rows go through scratch memory of their own size: a copy out, and one dispatch per segment.
     pub fn copy_range(&mut self, from: u32, range: Range<u32>, to: u32, position: u32) -> Result<()> {
         self.submit("a copy", |cache, encoder| cache.record_copy_range(encoder, from, range, to, position))
     }
@@ -52,7 +55,7 @@ impl KvCache {
         record_each(layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
     }
 
-    /// Checks a copy and plans it.
+    /// Checks and plans a copy within the layer.
     pub(crate) fn plan_copy_range(&mut self, from: u32, range: &Range<u32>, to: u32, position: u32) -> Result<Planned> {
         let (length, _) = self.sequences.get(from)?;
         self.sequences.get(to)?;
@@ -80,15 +83,16 @@ impl KvCache {
         Ok(Planned::transfer(self.config.batch_size, transfer))
     }
 
-    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits. Row `r` is
-    /// the `r`th of its [`valid_positions`](Self::valid_positions). A sequence that leaves the batch is saved this way;
-    /// [`insert`](Self::insert) restores it from these rows and its length.
+    /// Copies the valid rows of one sequence into new dense tensors `[1, kv_head, rows, dim]`, and submits.
+    ///
+    /// Row `r` is the `r`th of its [`valid_positions`](Self::valid_positions). Use this to save a sequence that leaves
+    /// the batch; [`insert`](Self::insert) restores it from these rows and its length.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`], and as [`get_all`](Self::get_all).
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence; the errors of [`get_all`](Self::get_all).
     ///
     /// # Performance
-    /// As [`get`](Self::get) of that sequence.
+    /// The cost of [`get`](Self::get) for that sequence.
     pub fn extract(&self, sequence: u32) -> Result<Pair<GpuTensor>> {
         self.sequences.get(sequence)?;
         let mut step = Step::default();
@@ -96,21 +100,26 @@ impl KvCache {
         self.copy_out(&step, &one(sequence), None)
     }
 
-    /// Replaces a sequence with one of `length` positions whose valid rows are given, `[1, kv_head, rows, dim]` in
-    /// order of position, and submits. `sequence` may equal the batch size, which appends a sequence to the batch.
+    /// Replaces a sequence with one of `length` positions, and submits.
     ///
-    /// With linear placement there is a row for each position. In a ring there is one for each sink and for each of the
-    /// last `window` positions. A ring cannot be rolled back beyond the inserted rows.
+    /// `keys` and `values` hold its valid rows, `[1, kv_head, rows, dim]`, in order of position. With linear placement
+    /// there is one row per position. In a ring there is one for each sink and for each of the last `window` positions.
+    /// A ring cannot be rolled back beyond the inserted rows.
+    ///
+    /// `sequence` may equal the batch size, which appends a sequence to the batch.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`], [`SequenceError::BatchTooLarge`], [`WriteError::NoTokens`] for a length of
-    /// 0, [`WriteError::WriteBeyondCapacity`], [`WriteError::PositionOverflow`], [`WriteError::SliceLength`];
-    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge);
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`SequenceError::IndexOutOfRange`] if `sequence` is larger than the batch size; [`SequenceError::BatchTooLarge`]
+    /// if it is `max_batch_size`; [`WriteError::NoTokens`] if `length` is 0; [`WriteError::WriteBeyondCapacity`] if
+    /// `length` is larger than `max_seq_len`, with linear placement; [`WriteError::PositionOverflow`] if it is
+    /// `u32::MAX`, in a ring; [`WriteError::SliceLength`] if a slice has another number of elements;
+    /// [`WriteError::PackedSource`] if rows are in a packed format that is not the cache's own;
+    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) if the rows do not fit one buffer;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// As [`update`](Self::update) of that sequence.
+    /// The cost of [`update`](Self::update) for that sequence.
     ///
     /// # Examples
     /// ```
@@ -138,12 +147,13 @@ impl KvCache {
         })
     }
 
-    /// Records an [`insert`](Self::insert) of rows in the caller's buffers; the source's stride of sequences is not
-    /// read.
+    /// Records [`insert`](Self::insert) with rows from the caller's buffers. The sequence stride of the source is
+    /// ignored.
     ///
     /// # Errors
-    /// As [`insert`](Self::insert) and [`bind_source`](Self::bind_source), also for buffers of another device or wgpu
-    /// instance; [`WriteError::InsertedRows`] where the source has another number of rows.
+    /// The errors of [`insert`](Self::insert) and [`bind_source`](Self::bind_source), with the same limits for buffers
+    /// of another device or wgpu instance; [`WriteError::InsertedRows`] if the source has another number of rows than
+    /// the sequence.
     pub fn record_insert(
         &mut self,
         recorder: &mut impl Recorder,
@@ -155,7 +165,7 @@ impl KvCache {
         record_each(layers, recorder, |_, layer| layer.plan_insert(sequence, length, source))
     }
 
-    /// Uploads the rows of an inserted sequence and plans its insertion.
+    /// Uploads the rows of a sequence and plans its insertion.
     pub(crate) fn plan_insert_rows(&mut self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<Planned> {
         let tokens = self.check_insert(sequence, length)?;
         let upload =
@@ -175,7 +185,7 @@ impl KvCache {
         self.plan_insert(sequence, length, &source)
     }
 
-    /// Checks an insertion and plans it.
+    /// Checks and plans an insertion.
     fn plan_insert(&mut self, sequence: u32, length: u32, source: &Source<'_>) -> Result<Planned> {
         let expected = self.check_insert(sequence, length)?;
         if source.tokens != expected {
@@ -189,7 +199,7 @@ impl KvCache {
         Ok(Planned::transfer(batch_size, Transfer { out: None, source, place: self.step.clone() }))
     }
 
-    /// The rows that a sequence of this length has, where it can be inserted.
+    /// Returns the number of valid rows of a sequence of this length, or an error if it cannot be inserted.
     pub(crate) fn check_insert(&self, sequence: u32, length: u32) -> Result<u32> {
         let (batch_size, max_batch_size) = (self.config.batch_size, self.config.max_batch_size);
         if sequence > batch_size {
@@ -228,7 +238,8 @@ impl KvCache {
         check_rows(&config, Side::Values, rows.values, tokens)
     }
 
-    /// Scratch memory for every sequence that moves, how it gets there, and where it goes from there.
+    /// Plans a selection through scratch memory: for every sequence that moves, the copy to scratch memory and the
+    /// places it goes to.
     pub(super) fn plan_aside(&self, sources: &[u32], batch_size: u32) -> Result<Vec<Transfer>> {
         let mut aside = Vec::new();
         for from in 0..self.config.batch_size {
@@ -267,7 +278,7 @@ impl KvCache {
         self.bind_one(&source)
     }
 
-    /// Binds the rows of one sequence, which all of the batch read alike.
+    /// Binds the rows of one sequence. All sequences of the batch read the same rows.
     fn bind_one(&self, source: &Source<'_>) -> Result<BoundSource> {
         let alike = |rows: &RowsIn<'_>| Strides { sequence: 0, ..rows.strides };
         let source = Source {

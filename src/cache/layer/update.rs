@@ -1,4 +1,5 @@
-//! Updates of a layer: from host rows, from the caller's buffers, and in place.
+//! Writes new rows to a layer: from host slices ([`KvCache::update`]), from the caller's buffers
+//! ([`KvCache::record_update`]), or directly by the caller's kernels ([`KvCache::record_advance`]).
 
 use std::sync::Arc;
 
@@ -36,21 +37,28 @@ impl PreparedUpdate<'_> {
 }
 
 impl KvCache {
-    /// Writes host rows `[batch, kv_head, tokens, dim]` and submits. Rows are converted if the cache's format differs.
+    /// Writes host rows `[batch, kv_head, tokens, dim]` and submits. Rows in another format than the cache's are
+    /// converted.
     ///
     /// # Errors
-    /// [`WriteError::NoTokens`](crate::WriteError::NoTokens),
-    /// [`SequenceError::PerSequenceLength`](crate::SequenceError::PerSequenceLength),
-    /// [`WriteError::CountAboveTokens`](crate::WriteError::CountAboveTokens),
-    /// [`WriteError::WriteBeyondCapacity`](crate::WriteError::WriteBeyondCapacity),
-    /// [`WriteError::SliceLength`](crate::WriteError::SliceLength);
-    /// [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge) where the rows do not fit one buffer;
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`WriteError::NoTokens`](crate::WriteError::NoTokens) if the write has no tokens;
+    /// [`SequenceError::PerSequenceLength`](crate::SequenceError::PerSequenceLength) if positions or counts are not one
+    /// per sequence; [`WriteError::CountAboveTokens`](crate::WriteError::CountAboveTokens) if a count is larger than
+    /// the number of tokens; [`WriteError::WriteBeyondCapacity`](crate::WriteError::WriteBeyondCapacity) if a sequence
+    /// would exceed `max_seq_len`; [`WriteError::PositionOverflow`](crate::WriteError::PositionOverflow) if a length in
+    /// a ring would exceed `u32::MAX - 1`; [`WriteError::WriteBeyondRing`](crate::WriteError::WriteBeyondRing) if a
+    /// [`whole`](Write::whole) write is longer than a ring keeps;
+    /// [`SequenceError::RollbackEvicted`](crate::SequenceError::RollbackEvicted) if a write before the end of a ring
+    /// goes back too far; [`RangeError::Evicted`](crate::RangeError::Evicted) if a ring could not serve the queries of
+    /// an [`attended`](Write::attended) write; [`WriteError::SliceLength`](crate::WriteError::SliceLength) if a slice
+    /// has another number of elements; [`WriteError::PackedSource`](crate::WriteError::PackedSource) if rows are in a
+    /// packed format that is not the cache's own; [`DeviceError::BufferTooLarge`](crate::DeviceError::BufferTooLarge)
+    /// if the rows do not fit one buffer; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device
+    /// has no memory left; [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// Uploads the rows into two buffers of their own, then one dispatch. To write every step from the same buffers,
-    /// use [`record_update`](Self::record_update).
+    /// Uploads the rows into two new buffers, binds them, and records like [`record_update`](Self::record_update). To
+    /// write every step from the same buffers, use that method.
     pub fn update<'r>(
         &mut self,
         keys: impl Into<HostRows<'r>>,
@@ -79,48 +87,51 @@ impl KvCache {
         self.submit("an update", |cache, encoder| cache.record_update(encoder, &source, write))
     }
 
-    /// Binds the caller's buffers, for [`record_update`](Self::record_update) in every step.
+    /// Binds the caller's buffers once, for [`record_update`](Self::record_update) in every step.
     ///
-    /// The rows are read when the commands run, so the caller may write new ones into the same buffers for every step.
-    /// The buffers must hold the rows of the present batch, and serve every batch whose rows they hold: size them for
+    /// The rows are read when the commands run, so the caller may write new rows to the same buffers for every step.
+    /// The buffers must hold the rows of the current batch, and serve any batch whose rows they hold: size them for
     /// [`max_batch_size`](crate::CacheConfig::max_batch_size). Offsets and strides are arbitrary; multiples of 16 bytes
     /// and head sizes that are multiples of 8 are fastest.
     ///
     /// # Errors
-    /// [`WriteError::NoTokens`](crate::WriteError::NoTokens);
-    /// [`BufferError::OwnStorage`](crate::BufferError::OwnStorage);
-    /// [`BufferError::BufferUsage`](crate::BufferError::BufferUsage),
-    /// [`BufferError::Misaligned`](crate::BufferError::Misaligned) and
-    /// [`BufferError::BufferRange`](crate::BufferError::BufferRange) where a buffer does not hold what the description
-    /// says; [`DeviceError::Refused`](crate::DeviceError::Refused) where it belongs to another device (of another wgpu
-    /// instance nothing can be told, see [`Context::new`](crate::Context::new));
-    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`WriteError::NoTokens`](crate::WriteError::NoTokens) if the source has no tokens;
+    /// [`WriteError::PackedSource`](crate::WriteError::PackedSource) if rows are in a packed format that is not the
+    /// cache's own; [`BufferError::OwnStorage`](crate::BufferError::OwnStorage) if a buffer is the cache's own;
+    /// [`BufferError::BufferUsage`](crate::BufferError::BufferUsage) if a buffer lacks the usage `STORAGE`;
+    /// [`BufferError::Misaligned`](crate::BufferError::Misaligned) if an offset is not a multiple of the element's
+    /// size; [`BufferError::BufferRange`](crate::BufferError::BufferRange) if a buffer ends before the last row;
+    /// [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) if not even one row can be bound;
+    /// [`DeviceError::Refused`](crate::DeviceError::Refused) if a buffer belongs to another device (one of another wgpu
+    /// instance cannot be detected, see [`Context::new`](crate::Context::new));
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     ///
     /// # Performance
-    /// Makes the pipeline if it is the first of its kind, one bind group for each segment (more where a source is
-    /// larger than a binding), and one small uniform buffer.
+    /// Creates one bind group per segment (more if a source is larger than a binding), and one small uniform buffer.
     pub fn bind_source(&self, source: &Source<'_>) -> Result<BoundSource> {
         BoundSource::new(&self.context, &self.config, &self.layout, &self.storage, &self.identity, source)
     }
 
-    /// Does the one-time work of the first update, and submits: wgpu clears storage when it is first bound, and drivers
+    /// Does the one-time work of the first update, and submits. wgpu clears storage when it is first bound, and drivers
     /// finish a pipeline when it first runs. Changes no row and no length.
     ///
     /// # Errors
-    /// [`StepError::ForeignSource`]; [`DeviceError::Refused`](crate::DeviceError::Refused) where a buffer of the source
-    /// was destroyed or is mapped; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
-    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    /// [`StepError::ForeignSource`] if the source is bound to another layer;
+    /// [`DeviceError::Refused`](crate::DeviceError::Refused) if a buffer of the source was destroyed or is mapped;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
     pub fn warm_up(&mut self, source: &BoundSource) -> Result<()> {
         let mut encoder = self.encoder();
         self.record_warm_up(&mut encoder, source)?;
         self.context.submit("a warm-up", encoder)
     }
 
-    /// Records a [`warm_up`](Self::warm_up).
+    /// Records [`warm_up`](Self::warm_up), without submitting.
     pub(crate) fn record_warm_up(&mut self, encoder: &mut wgpu::CommandEncoder, source: &BoundSource) -> Result<()> {
         self.check_owner(source)?;
-        // Empty runs, and no lengths: of one row and of more, all alike, which can be immediates, and not.
+        // Steps of empty runs that set no lengths, for each kind of pipeline: runs of one row and of more, and steps
+        // that can be immediates (all runs alike) or not.
         for (rows, alike) in [(1, true), (1, false), (2, true), (2, false)] {
             self.step.clear();
             for sequence in 0..self.config.batch_size {
@@ -137,10 +148,10 @@ impl KvCache {
     }
 
     /// Returns the form that [`record_update`](Self::record_update) chooses for a write in an encoder, by the context's
-    /// cost model. In a pass it always records the kernel. One pass for many layers is cheaper than a pass for each.
+    /// cost model. A pass always gets the kernel. One pass for many layers costs less than one pass per layer.
     ///
     /// # Errors
-    /// As [`record_update`](Self::record_update).
+    /// The errors of [`record_update`](Self::record_update).
     pub fn form(&self, source: &BoundSource, write: Write<'_>) -> Result<Form> {
         self.check_source(source, write.tokens())?;
         let mut step = Step::with_capacity(self.config.batch_size, self.layout.runs());
@@ -149,14 +160,16 @@ impl KvCache {
         Ok(if copies.is_some() { Form::Copies } else { Form::Kernel })
     }
 
-    /// Records the scatter of new rows, and of the new lengths, into an encoder or a compute pass.
+    /// Records the scatter of new rows, and the new lengths, into an encoder or a compute pass.
     ///
     /// # Errors
-    /// [`StepError::ForeignSource`], [`StepError::MoreTokensThanBound`], and as [`update`](Self::update) for the write.
+    /// [`StepError::ForeignSource`] if the source is bound to another layer; [`StepError::BatchBeyondBound`] if it
+    /// holds rows for fewer sequences; [`StepError::MoreTokensThanBound`] if it was bound for fewer tokens; the errors
+    /// of [`update`](Self::update) for the write.
     ///
     /// # Performance
-    /// One dispatch for each segment, or in an encoder copies where [`form`](Self::form) says so. Nothing is allocated
-    /// on the device in the steady state.
+    /// One dispatch per segment, or in an encoder copies where [`form`](Self::form) says so. The first update of a kind
+    /// creates its pipeline. In the steady state nothing is allocated on the device.
     ///
     /// # Examples
     /// ```
@@ -226,28 +239,28 @@ impl KvCache {
         Ok(())
     }
 
-    /// The slot that a step has, or a new one.
+    /// Returns the slot that holds a step, or writes the step to a new one.
     fn slot_of(&self, step: &Step, slot: Option<&StepSlot>) -> Result<StepSlot> {
         slot.map_or_else(|| self.ring.write(&self.context, step), |slot| Ok(slot.clone()))
     }
 
-    /// Whether a write is the same step in both layers.
+    /// Whether a write makes the same step in both layers.
     pub(crate) fn steps_like(&self, other: &KvCache) -> bool {
         let (a, b) = (&self.config, &other.config);
         a.placement == b.placement && a.max_seq_len == b.max_seq_len && self.sequences == other.sequences
     }
 
-    /// Plans a write.
+    /// Checks and plans a write into `step`.
     pub(crate) fn plan_write_to(&self, write: &Write<'_>, step: &mut Step) -> Result<()> {
         plan_write(&self.config, &self.sequences, write, step)
     }
 
-    /// Grows with every change of lengths on the host.
+    /// Number that changes whenever the lengths on the host change.
     pub(crate) const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Does all that can fail of an update by a step, which may have a slot already.
+    /// Prepares an update by a step, which may be in a slot already. Everything that can fail happens here.
     fn prepare_update<'a>(
         &'a self,
         recorder: &mut impl Recorder,
@@ -268,16 +281,17 @@ impl KvCache {
         })
     }
 
-    /// Makes rows valid that the caller's own kernels write straight into the storage, at the offsets that
+    /// Makes rows valid that the caller's own kernels write directly to the storage, at the offsets that
     /// [`view`](Self::view) gives. Advances the lengths on the host and on the device, and zeroes the gap before the
     /// new rows, if there is one. Does not touch the rows themselves.
     ///
     /// # Errors
-    /// As [`update`](Self::update) for the write; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// The errors of [`update`](Self::update) for the write;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) on the first call.
     ///
     /// # Performance
-    /// One dispatch for each segment, of as many threads as the gap has words.
+    /// One dispatch per segment, with as many threads as the gap has words.
     pub fn record_advance(&mut self, recorder: &mut impl Recorder, write: Write<'_>) -> Result<()> {
         plan_write(&self.config, &self.sequences, &write, &mut self.step)?;
         self.make_advance()?;
@@ -310,7 +324,7 @@ impl KvCache {
         self.context.costs().prefers_copies(dispatches, copies.count(step, &self.layout), bytes)
     }
 
-    /// Makes the kernel that sets lengths alone.
+    /// Prepares the kernel that sets lengths and writes no rows, once.
     pub(super) fn make_advance(&mut self) -> Result<()> {
         if self.advance.is_none() {
             self.advance = Some(Writes::advance(&self.context, &self.layout, &self.storage)?);
@@ -318,7 +332,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Does all that can fail of setting lengths by a kernel, after [`make_advance`](Self::make_advance).
+    /// Prepares setting lengths by a kernel. The caller has called [`make_advance`](Self::make_advance). Everything
+    /// that can fail happens here.
     pub(super) fn prepare_advance<'a>(&'a self, data: StepData, step: &'a Step) -> Result<Prepared<'a>> {
         let advance = self.advance.as_ref().expect("it was made before");
         advance.prepare(&self.context, data, step, (step.longest_gap(), 1))

@@ -1,8 +1,9 @@
-//! Adapters for tools and tests: [`adapters`], [`find_adapter`], [`Context::open`].
+//! Finds adapters and opens devices for tools and tests that have no device of their own: [`adapters`],
+//! [`find_adapter`], [`Context::open`]. An engine passes its own device to [`Context::new`] instead.
 
 use crate::{CacheConfig, Context, DeviceError, Error, Result, device::wait::block_on};
 
-/// What to do where wgpu finds nothing.
+/// What to install if wgpu finds no adapter.
 const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
     "install a Vulkan driver: your GPU vendor's, or Mesa's (Debian, Ubuntu: apt install mesa-vulkan-drivers), which \
      also brings lavapipe, a driver on the CPU"
@@ -14,24 +15,26 @@ const INSTALL_HINT: &str = if cfg!(target_os = "linux") {
     "install a Vulkan driver"
 };
 
-/// Every adapter that can run compute shaders, the best first: discrete GPUs, integrated ones, virtual ones, others,
-/// and then software drivers, of which lavapipe (llvmpipe on Vulkan) comes first, llvmpipe on GL next, and SwiftShader
-/// last. Among equals wgpu's order holds: Vulkan, Metal, DX12, GL.
+/// Returns every adapter that can run compute shaders, best first.
+///
+/// The order is discrete GPUs, integrated GPUs, virtual GPUs, others, and then software drivers: lavapipe (llvmpipe on
+/// Vulkan) first, then llvmpipe on GL, and SwiftShader last. Adapters of equal rank keep wgpu's order: Vulkan, Metal,
+/// DX12, GL.
 ///
 /// The environment variables `WGPU_BACKEND` (`vulkan`, `metal`, `dx12`, `gl`) and those of the drivers narrow the list.
-/// The first call that finds one finds all: afterwards the list stays, and all adapters of a process are of one
-/// `wgpu::Instance`, so that buffers of their devices can be told apart (see [`Context::new`]).
+/// The first call that finds an adapter fixes the list for the process. All adapters of a process then belong to one
+/// `wgpu::Instance`, so wgpu can tell the buffers of their devices apart (see [`Context::new`]).
 ///
 /// # Errors
-/// [`DeviceError::NoAdapter`], with what to install.
+/// [`DeviceError::NoAdapter`] if wgpu finds no such adapter; its message says what to install.
 pub fn adapters() -> Result<Vec<wgpu::Adapter>> {
     block_on(None, "looking for adapters", adapters_async())
 }
 
-/// [`adapters`] where a thread must not wait, as in a browser.
+/// Returns the list of [`adapters`] without blocking the thread, as a browser requires.
 ///
 /// # Errors
-/// As [`adapters`].
+/// The errors of [`adapters`].
 pub async fn adapters_async() -> Result<Vec<wgpu::Adapter>> {
     let mut found = enumerate().await;
     found.retain(|adapter| adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS));
@@ -39,21 +42,21 @@ pub async fn adapters_async() -> Result<Vec<wgpu::Adapter>> {
     if found.is_empty() { Err(Error::Device(DeviceError::NoAdapter { hint: INSTALL_HINT })) } else { Ok(found) }
 }
 
-/// Every adapter, found once, so that all are of one instance. wgpu makes an instance's one EGL context current when it
-/// looks for adapters, so a second look would disturb threads that use GL.
+/// Finds all adapters once, so that they belong to one instance. When wgpu looks for adapters it makes the instance's
+/// EGL context current, so a second search would disturb threads that use GL.
 #[cfg(not(target_family = "wasm"))]
 async fn enumerate() -> Vec<wgpu::Adapter> {
     static FOUND: std::sync::Mutex<Vec<wgpu::Adapter>> = std::sync::Mutex::new(Vec::new());
     let mut found = FOUND.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if found.is_empty() {
-        // Natively this future is ready at once.
+        // On native targets this future is ready at once.
         *found = pollster::block_on(new_instance().enumerate_adapters(wgpu::Backends::all()));
     }
     found.clone()
 }
 
-/// Every adapter. A browser's adapter hands out one device, so each call finds its own, all of the thread's one
-/// instance.
+/// Finds all adapters anew in every call, because a browser's adapter hands out only one device. They belong to the
+/// thread's one instance.
 #[cfg(target_family = "wasm")]
 async fn enumerate() -> Vec<wgpu::Adapter> {
     thread_local! {
@@ -67,7 +70,7 @@ fn new_instance() -> wgpu::Instance {
     wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
 }
 
-/// Where an adapter comes in the list: by its type, and software drivers by their names.
+/// Ranks an adapter by its type, and software drivers by their names. Lower is better.
 fn preference(info: &wgpu::AdapterInfo) -> u8 {
     let name = info.name.to_lowercase();
     match info.device_type {
@@ -82,24 +85,25 @@ fn preference(info: &wgpu::AdapterInfo) -> u8 {
     }
 }
 
-/// Name and backend of an adapter, such as `llvmpipe (LLVM 15.0.6, 256 bits) [vulkan]`.
+/// Formats the name and backend of an adapter, such as `llvmpipe (LLVM 15.0.6, 256 bits) [vulkan]`.
 pub fn adapter_label(info: &wgpu::AdapterInfo) -> String {
     format!("{} [{}]", info.name, info.backend)
 }
 
-/// The adapter with an index in [`adapters`], or, in the order of that list, the first whose [label](adapter_label)
-/// contains `wanted`, whatever the case of its letters.
+/// Finds an adapter by its index in [`adapters`], or by a part of its [label](adapter_label), ignoring case. If several
+/// labels match, the first in the order of the list is returned.
 ///
 /// # Errors
-/// [`DeviceError::NoAdapter`], [`DeviceError::AdapterNotFound`].
+/// [`DeviceError::NoAdapter`] if wgpu finds no adapter; [`DeviceError::AdapterNotFound`] if none has this index or
+/// label.
 pub fn find_adapter(wanted: &str) -> Result<wgpu::Adapter> {
     block_on(None, "looking for adapters", find_adapter_async(wanted))
 }
 
-/// [`find_adapter`] where a thread must not wait, as in a browser.
+/// Calls [`find_adapter`] without blocking the thread, as a browser requires.
 ///
 /// # Errors
-/// As [`find_adapter`].
+/// The errors of [`find_adapter`].
 pub async fn find_adapter_async(wanted: &str) -> Result<wgpu::Adapter> {
     let mut found = adapters_async().await?;
     let labels: Vec<_> = found.iter().map(|adapter| adapter_label(&adapter.get_info())).collect();
@@ -119,8 +123,7 @@ pub async fn find_adapter_async(wanted: &str) -> Result<wgpu::Adapter> {
 }
 
 impl Context {
-    /// A device of its own on an adapter, with all the limits that the adapter has, and
-    /// [`CacheConfig::useful_features`].
+    /// Opens a device on an adapter, with all of the adapter's limits and with [`CacheConfig::useful_features`].
     ///
     /// ```no_run
     /// use wgpu_kv_cache::{Context, adapters};
@@ -130,32 +133,32 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// [`DeviceError::DeviceRefused`].
+    /// [`DeviceError::DeviceRefused`] if the adapter does not hand out the device.
     pub fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         block_on(None, "opening a device", Self::open_async(adapter))
     }
 
-    /// [`open`](Self::open) where a thread must not wait, as in a browser.
+    /// Calls [`open`](Self::open) without blocking the thread, as a browser requires.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// The errors of [`open`](Self::open).
     pub async fn open_async(adapter: &wgpu::Adapter) -> Result<Self> {
         Self::open_with_async(adapter, adapter.limits()).await
     }
 
-    /// A device of its own with certain limits, such as those of
+    /// Opens a device with the given limits, such as those of
     /// [`CacheConfig::required_limits`](crate::CacheConfig::required_limits).
     ///
     /// # Errors
-    /// [`DeviceError::DeviceRefused`].
+    /// [`DeviceError::DeviceRefused`] if the adapter does not hand out the device.
     pub fn open_with(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self> {
         block_on(None, "opening a device", Self::open_with_async(adapter, limits))
     }
 
-    /// [`open_with`](Self::open_with) where a thread must not wait, as in a browser.
+    /// Calls [`open_with`](Self::open_with) without blocking the thread, as a browser requires.
     ///
     /// # Errors
-    /// As [`open_with`](Self::open_with).
+    /// The errors of [`open_with`](Self::open_with).
     pub async fn open_with_async(adapter: &wgpu::Adapter, limits: wgpu::Limits) -> Result<Self> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("kv-cache"),
@@ -199,7 +202,7 @@ mod tests {
             let mut sorted = ordered.clone();
             sorted.rotate_left(turn);
             sorted.sort_by_key(preference);
-            // The two that are alike keep the order in which they came.
+            // The two equal adapters keep the order in which they came.
             if turn == 1 {
                 sorted.swap(0, 1);
             }

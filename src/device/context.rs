@@ -1,4 +1,5 @@
-//! [`Context`]: a device, its queue, and what all caches on it share.
+//! [`Context`]: a device, its queue, and what all caches on it share, such as pipelines. Its methods create buffers,
+//! bind groups and pipelines, and turn wgpu's failures into errors.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -17,14 +18,15 @@ use crate::{
     shape::layout::IMMEDIATE_BYTES,
 };
 
-/// What is done where a wait fails.
+/// The operation that an error names if a wait fails.
 const WAITING: &str = "waiting for the device";
 
-/// A device and its queue, with the pipelines that caches on it share. Cloning is cheap and shares them.
+/// A device and its queue, with the pipelines that caches on it share. Cloning is cheap; clones share the pipelines.
 ///
-/// A pipeline is made when the first step of its head sizes and formats needs it, and lives as long as the context.
+/// A pipeline is created when the first step with its head sizes and formats needs it, and lives as long as the
+/// context.
 ///
-/// An engine makes one from its own device; tools and tests [`open`](Self::open) one.
+/// An engine creates a context from its own device. Tools and tests [`open`](Self::open) one.
 ///
 /// ```
 /// use wgpu_kv_cache::Context;
@@ -44,11 +46,12 @@ struct Inner {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     costs: CostModel,
-    /// Whether steps can be immediates.
+    /// Whether a step can be passed as immediates.
     immediates: bool,
     unpacks_halves: OnceLock<bool>,
     pipelines: Arc<Mutex<Pipelines>>,
-    /// Resources that can be made before memory is said to be short; `u32::MAX` where it is not.
+    /// Number of resources that can still be created before [`fail_creations_after`](Context::fail_creations_after)
+    /// reports a lack of memory; `u32::MAX` for no such limit.
     creations: AtomicU32,
     #[cfg(feature = "attention")]
     scratch: Mutex<Option<wgpu::Buffer>>,
@@ -57,14 +60,14 @@ struct Inner {
 }
 
 impl Context {
-    /// A context on a device of the caller's. [`CacheConfig::required_limits`](crate::CacheConfig::required_limits)
-    /// says what to request the device with.
+    /// Creates a context on the caller's device. Request the device with the limits of
+    /// [`CacheConfig::required_limits`](crate::CacheConfig::required_limits).
     ///
-    /// Every buffer that is given to a cache or an attention on this context must belong to this device. A buffer of
-    /// another device of the same `wgpu::Instance` is refused with [`DeviceError::Refused`]. wgpu gives no way to
-    /// notice one of another *instance*: it knows buffers by numbers, which every instance counts by itself, so it
-    /// takes an own buffer with the same number instead or panics where there is none. Make one instance for a process,
-    /// or take that of [`adapters`](crate::adapters).
+    /// Every buffer passed to a cache or an attention on this context must belong to this device. A buffer of another
+    /// device of the same `wgpu::Instance` is refused with [`DeviceError::Refused`]. A buffer of another *instance*
+    /// cannot be detected: wgpu identifies buffers by numbers, and every instance counts its own, so wgpu uses one of
+    /// this device's own buffers with the same number, or panics if there is none. Create one instance per process, or
+    /// use that of [`adapters`](crate::adapters).
     #[must_use]
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         Self::with_costs(device, queue, CostModel::typical(device.adapter_info().device_type))
@@ -95,7 +98,7 @@ impl Context {
         }
     }
 
-    /// The same context with another cost model.
+    /// Returns a context with another cost model that shares the device and the pipelines.
     pub(crate) fn choosing_by(&self, costs: CostModel) -> Self {
         let Inner { device, queue, limits, immediates, pipelines, .. } = &*self.inner;
         let (device, queue, limits, pipelines) = (device.clone(), queue.clone(), limits.clone(), pipelines.clone());
@@ -117,9 +120,9 @@ impl Context {
         }
     }
 
-    /// Lets this context make so many more buffers, bind groups, pipelines and submissions, and refuse all after them
-    /// with [`DeviceError::OutOfMemory`]; `None` refuses none any more. To test what an engine does when memory is
-    /// short, at every point: drivers seldom tell.
+    /// Lets this context create this many more buffers, bind groups, pipelines and submissions, and refuses every later
+    /// one with [`DeviceError::OutOfMemory`]. `None` lifts the limit. Use it to test, at every point, how an engine
+    /// handles a lack of memory, which drivers seldom report.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, Context, Error, KvCache};
@@ -151,17 +154,17 @@ impl Context {
         &self.inner.limits
     }
 
-    /// The cost model of dispatches and copies.
+    /// The cost model by which the context chooses between kernels and copies.
     pub fn costs(&self) -> &CostModel {
         &self.inner.costs
     }
 
-    /// Whether the device takes steps as immediates.
+    /// Whether the device can take a step as immediates.
     pub(crate) fn immediates(&self) -> bool {
         self.inner.immediates
     }
 
-    /// Whether shaders on this device can unpack halves; asked of it once.
+    /// Whether shaders on this device can use `unpack2x16float`. The device is asked once.
     pub(crate) fn unpacks_halves(&self) -> bool {
         *self.inner.unpacks_halves.get_or_init(|| {
             let text = "@group(0) @binding(0) var<storage, read_write> pair: vec2<f32>;
@@ -172,22 +175,22 @@ impl Context {
         })
     }
 
-    /// Waits until everything submitted so far is done.
+    /// Waits until all work submitted so far is done.
     ///
     /// # Errors
-    /// [`DeviceError::DeviceLost`].
+    /// [`DeviceError::DeviceLost`] if the device is lost.
     pub fn wait(&self) -> Result<()> {
         block_on(Some(self.device()), WAITING, self.wait_async())
     }
 
-    /// Ends when everything submitted until the future is first polled is done.
+    /// Completes when all work submitted before the future is first polled is done.
     ///
-    /// The future never blocks the thread: natively somebody must poll the device meanwhile, such as the engine's loop
-    /// with `device.poll(wgpu::PollType::Poll)`; a browser does it itself. Where the device is lost, it ends with
-    /// [`DeviceError::DeviceLost`].
+    /// The future never blocks the thread. On native targets something must poll the device meanwhile, such as the
+    /// engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser polls it itself. If the device is lost, the
+    /// future completes with [`DeviceError::DeviceLost`].
     ///
     /// # Errors
-    /// As [`wait`](Self::wait).
+    /// The errors of [`wait`](Self::wait).
     pub async fn wait_async(&self) -> Result<()> {
         let (sender, receiver) = channel(self.device(), WAITING);
         self.queue().on_submitted_work_done(move || sender.send(()));
@@ -195,14 +198,14 @@ impl Context {
         self.check_alive(WAITING)
     }
 
-    /// The pipeline of a kernel, made on first use.
+    /// Returns the pipeline of a kernel, which is created on first use.
     pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<wgpu::ComputePipeline> {
         let made = self.create("a pipeline", 0, |device| self.pipelines().pipeline(device, kernel).clone());
-        // What failed is dead and must not be found again.
+        // A pipeline that failed is unusable and must not be found again.
         made.inspect_err(|_| self.pipelines().forget(kernel))
     }
 
-    /// The pipeline of the shader that a key stands for, made on first use.
+    /// Returns the pipeline of the shader that `key` identifies, which is created on first use.
     #[cfg(feature = "attention")]
     pub(crate) fn pipeline_of(
         &self,
@@ -219,7 +222,7 @@ impl Context {
         self.create("a pipeline", 0, make).inspect_err(|_| self.pipelines().forget_key(key))
     }
 
-    /// A bind group of so many bindings, and its layout.
+    /// Creates a bind group with the given bindings, and its layout.
     #[cfg(feature = "attention")]
     pub(crate) fn group(
         &self,
@@ -235,7 +238,7 @@ impl Context {
         self.group_of(label, &layout, &entries)
     }
 
-    /// A bind group, and its layout, which equal ones share.
+    /// Creates a bind group and its layout. Equal layouts are shared.
     #[cfg(feature = "attention")]
     pub(crate) fn group_of(
         &self,
@@ -251,8 +254,8 @@ impl Context {
         })
     }
 
-    /// Scratch memory of at least so many bytes, which all that ask for it share: what one command leaves there, only
-    /// the next may read.
+    /// Returns scratch memory of at least `bytes` bytes, shared by all callers: only the command directly after the one
+    /// that wrote it may read it.
     #[cfg(feature = "attention")]
     pub(crate) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
         let shared = || self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,7 +267,8 @@ impl Context {
         Ok(buffer)
     }
 
-    /// A uniform buffer with this content, which all that ask for the same share while one of them lives.
+    /// Returns a uniform buffer with these contents. Callers that ask for the same contents share it while one of them
+    /// keeps it alive.
     #[cfg(feature = "attention")]
     pub(crate) fn uniform(&self, contents: &[u8]) -> Result<Arc<wgpu::Buffer>> {
         let shared = || self.inner.uniforms.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,22 +282,22 @@ impl Context {
         Ok(buffer)
     }
 
-    /// The layout of the first bind group of a kernel's variants.
+    /// Layout of bind group 0 of a kernel, the same for all of its variants.
     pub(crate) fn bindings_layout(&self, entry: Entry) -> wgpu::BindGroupLayout {
         self.pipelines().bindings(self.device(), entry)
     }
 
-    /// The layout of the second: a step at a dynamic offset.
+    /// Layout of bind group 1: a step at a dynamic offset.
     pub(crate) fn step_layout(&self) -> wgpu::BindGroupLayout {
         self.pipelines().step.clone()
     }
 
-    /// The pipelines hold no invariant that a panic elsewhere could break.
+    /// Locks the pipelines. A poisoned lock is ignored: a panic elsewhere cannot break an invariant of theirs.
     fn pipelines(&self) -> MutexGuard<'_, Pipelines> {
         self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer no larger than the device allows.
+    /// Creates a buffer, if the device allows its size.
     pub(crate) fn create_buffer(
         &self,
         what: &'static str,
@@ -310,7 +314,7 @@ impl Context {
         })
     }
 
-    /// A buffer that holds `contents`, padded to whole words.
+    /// Creates a buffer with `contents`, padded to whole words.
     pub(crate) fn create_filled(
         &self,
         what: &'static str,
@@ -328,8 +332,8 @@ impl Context {
         Ok(buffer)
     }
 
-    /// Runs `create` and turns what wgpu would report elsewhere, or panic about, into an error. For resources and
-    /// submissions of the host's way only: it is far too slow for a step of decoding.
+    /// Runs `create` and returns as an error what wgpu would report elsewhere or panic about. This is far too slow for
+    /// a step of decoding: use it only to create resources and for submissions of the host path.
     pub(crate) fn create<T>(
         &self,
         what: &'static str,
@@ -342,8 +346,8 @@ impl Context {
         }
         let device = self.device();
         if cfg!(target_family = "wasm") {
-            // A browser tells of errors later, and to the device's handler; a thread that waited for its scopes would
-            // hang.
+            // A browser reports errors later, and to the device's handler. A thread that waited for its error scopes
+            // would hang.
             let created = create(device);
             return self.check_alive(what).map(|()| created);
         }
@@ -362,13 +366,13 @@ impl Context {
         }
     }
 
-    /// Finishes and submits commands. What wgpu would panic about outside an error scope, such as a buffer that was
-    /// destroyed or is mapped, becomes an error, and nothing is submitted.
+    /// Finishes and submits commands. If wgpu would panic outside an error scope, for example because a buffer was
+    /// destroyed or is mapped, this returns an error and submits nothing.
     pub(crate) fn submit(&self, during: &'static str, encoder: wgpu::CommandEncoder) -> Result<()> {
         self.create(during, 0, |_| self.queue().submit([encoder.finish()])).map(drop)
     }
 
-    /// Checks that buffers which copies will write to are of this device.
+    /// Checks that the buffers that copies will write to belong to this device.
     pub(crate) fn check_destinations(&self, keys: &wgpu::Buffer, values: &wgpu::Buffer) -> Result<()> {
         self.create("a destination", 0, |device| {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -377,12 +381,12 @@ impl Context {
         })
     }
 
-    /// Writes to a buffer from its start on, before the next submission.
+    /// Writes to the start of a buffer, before the next submission.
     pub(crate) fn write(&self, what: &'static str, buffer: &wgpu::Buffer, contents: &[u8]) -> Result<()> {
         self.create(what, contents.len() as u64, |_| self.queue().write_buffer(buffer, 0, contents))
     }
 
-    /// An error where the device is lost.
+    /// Returns an error if the device is lost.
     pub(crate) fn check_alive(&self, during: &'static str) -> Result<()> {
         check_alive(self.device(), during)
     }

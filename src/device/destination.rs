@@ -1,25 +1,25 @@
-//! [`Destination`]: where a range is copied to.
+//! [`Destination`]: the caller's buffer that a range of the cache is copied to.
 
 use crate::{BufferError, Error, Format, Result, Side};
 
-/// Destination of one side of a range: a buffer of the caller, written densely from an offset on.
+/// Destination of the keys or the values of a range: the caller's buffer, written densely from an offset on.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
     /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.
     pub buffer: &'a wgpu::Buffer,
     /// Bytes before the first element; a multiple of 4.
     pub offset: u64,
-    /// f32, f16 or bf16, into which rows are converted; or as they are stored.
+    /// Format that rows are converted to: f32, f16 or bf16. `None` keeps the stored format.
     pub format: Option<Format>,
 }
 
 impl<'a> Destination<'a> {
-    /// A destination of rows as they are stored.
+    /// Creates a destination for rows in their stored format.
     pub const fn new(buffer: &'a wgpu::Buffer, offset: u64) -> Self {
         Destination { buffer, offset, format: None }
     }
 
-    /// Checks usage, alignment and range for a dense tensor of `bytes` bytes.
+    /// Checks that the buffer has the usage, alignment and size for a dense tensor of `bytes` bytes.
     pub(crate) fn check(&self, side: Side, bytes: u64) -> Result<()> {
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(Error::Buffer(BufferError::BufferUsage {

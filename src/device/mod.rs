@@ -1,4 +1,5 @@
-//! The device: what is made on it, and what is recorded for it.
+//! Everything that talks to wgpu below the caches: the context, pipelines and bind groups, the storage of a layer,
+//! slots for steps, and the caller's buffers.
 
 pub(crate) mod adapter;
 pub(crate) mod binding;

@@ -1,4 +1,5 @@
-//! Pipelines of kernels, one a variant, made once per [`Context`](crate::Context), and what they bind.
+//! [`Pipelines`]: the compute pipelines, shader modules and layouts of a [`Context`](crate::Context), each created on
+//! first use. A kernel has one pipeline per variant.
 
 use std::collections::HashMap;
 
@@ -7,20 +8,20 @@ use crate::{
     shape::layout::IMMEDIATE_BYTES,
 };
 
-/// Layouts of the bind groups, and the pipelines made so far.
+/// Bind group layouts, and the pipelines created so far.
 #[derive(Debug)]
 pub(crate) struct Pipelines {
-    /// The first group.
+    /// Layouts of bind group 0.
     bindings: HashMap<Entry, wgpu::BindGroupLayout>,
-    /// The second group, where the step does not come as immediates.
+    /// Layout of bind group 1, which holds a step that is not passed as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
-    /// By their text.
+    /// By WGSL text.
     modules: HashMap<String, wgpu::ShaderModule>,
-    /// By what stands for their text.
+    /// Pipelines by a key that identifies their WGSL text.
     #[cfg(feature = "attention")]
     texts: HashMap<String, wgpu::ComputePipeline>,
-    /// Other layouts, by their entries.
+    /// Layouts of other bind groups, by their entries.
     #[cfg(feature = "attention")]
     layouts: HashMap<Vec<wgpu::BindGroupLayoutEntry>, wgpu::BindGroupLayout>,
 }
@@ -52,12 +53,12 @@ impl Pipelines {
         }
     }
 
-    /// The layout of the first group of a kernel's variants.
+    /// Returns the layout of bind group 0 of a kernel, the same for all of its variants.
     pub fn bindings(&mut self, device: &wgpu::Device, entry: Entry) -> wgpu::BindGroupLayout {
         self.bindings.entry(entry).or_insert_with(|| layout(device, entry)).clone()
     }
 
-    /// The kernel's pipeline, made on first use.
+    /// Returns the pipeline of a kernel, which is created on first use.
     pub fn pipeline(&mut self, device: &wgpu::Device, kernel: Kernel) -> &wgpu::ComputePipeline {
         let bindings = self.bindings(device, kernel.entry());
         let Pipelines { step, pipelines, modules, .. } = self;
@@ -79,26 +80,26 @@ impl Pipelines {
         })
     }
 
-    /// Drops a kernel's pipeline, and the modules, of which its own may be dead too.
+    /// Drops a kernel's pipeline, and all modules, because its own may be unusable too.
     pub fn forget(&mut self, kernel: Kernel) {
         self.pipelines.remove(&kernel);
         self.modules.clear();
     }
 
-    /// Drops the pipeline of a key, and the modules.
+    /// Drops the pipeline of a key, and all modules.
     #[cfg(feature = "attention")]
     pub fn forget_key(&mut self, key: &str) {
         self.texts.remove(key);
         self.modules.clear();
     }
 
-    /// The pipeline that was made of the text that a key stands for.
+    /// Returns the pipeline of a key, if it was created before.
     #[cfg(feature = "attention")]
     pub fn by_key(&self, key: &str) -> Option<wgpu::ComputePipeline> {
         self.texts.get(key).cloned()
     }
 
-    /// The pipeline of a text with bindings in so many groups, made on first use of its key.
+    /// Returns the pipeline of a key. On first use it is created from `program` with these bind group layouts.
     #[cfg(feature = "attention")]
     pub fn pipeline_of(
         &mut self,
@@ -122,7 +123,7 @@ impl Pipelines {
         texts.entry(key.to_owned()).or_insert_with(make).clone()
     }
 
-    /// The layout of a bind group with these entries, made on first use.
+    /// Returns the layout of a bind group with these entries, which is created on first use.
     #[cfg(feature = "attention")]
     pub fn layout_of(
         &mut self,
@@ -135,7 +136,7 @@ impl Pipelines {
     }
 }
 
-/// The first bind group of a kernel's variants.
+/// Creates the layout of bind group 0 of a kernel.
 fn layout(device: &wgpu::Device, entry: Entry) -> wgpu::BindGroupLayout {
     let entries: Vec<_> = (0..).zip(entry.bindings()).map(|(binding, ty)| buffer_entry(binding, ty, false)).collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(entry.name()), entries: &entries })
@@ -163,7 +164,8 @@ fn compile(
         entry_point: Some(entry),
         compilation_options: wgpu::PipelineCompilationOptions {
             constants: &constants,
-            // Every thread writes its place before another reads it; zeroing costs seconds to compile on GL.
+            // Every thread writes its own element before another thread reads it. Zeroing takes seconds to compile on
+            // GL.
             zero_initialize_workgroup_memory: false,
         },
         cache: None,

@@ -1,4 +1,5 @@
-//! [`Recorder`]: where commands are recorded, the caller's encoder or compute pass.
+//! [`Recorder`]: the caller's command encoder or compute pass, into which the cache records. Also records dispatches
+//! and passes their step to them.
 
 use crate::{
     Context, Result,
@@ -9,11 +10,11 @@ use crate::{
 
 /// The caller's command encoder or compute pass.
 ///
-/// Commands are recorded and never submitted. In a pass, the pipeline, the bind groups 0 and 1 and the immediates are
-/// those of the cache afterwards; set your own again before your next dispatch. An encoder gets a pass of its own, or
-/// copies where the context's [`CostModel`](crate::CostModel) prefers them.
+/// The cache records commands and never submits them. Recording into a pass changes its pipeline, bind groups 0 and 1,
+/// and immediates; set your own again before your next dispatch. In an encoder the cache begins a pass of its own, or
+/// records copies where the context's [`CostModel`](crate::CostModel) prefers them.
 ///
-/// It must be of the context's device; wgpu reports one of another device when it is finished.
+/// The recorder must belong to the context's device. wgpu reports a recorder of another device when it is finished.
 ///
 /// The trait is sealed: it is implemented for `wgpu::CommandEncoder` and `wgpu::ComputePass`.
 pub trait Recorder: sealed::Record {}
@@ -22,11 +23,11 @@ impl Recorder for wgpu::CommandEncoder {}
 impl Recorder for wgpu::ComputePass<'_> {}
 
 mod sealed {
-    /// Gives a compute pass, and where there is one an encoder, to record into.
+    /// Provides a compute pass to record into, and the encoder if there is one.
     pub trait Record {
         fn in_pass(&mut self, label: &'static str, record: impl FnOnce(&mut wgpu::ComputePass<'_>));
 
-        /// `None` in a pass, which takes no copies.
+        /// Returns the encoder, or `None` for a pass, which cannot record copies.
         fn encoder(&mut self) -> Option<&mut wgpu::CommandEncoder>;
     }
 
@@ -60,7 +61,7 @@ pub(crate) struct Dispatch<'a> {
     pub grid: [u32; 3],
 }
 
-/// A step on its way to the kernels.
+/// How a step is passed to the kernels.
 #[derive(Debug)]
 pub(crate) enum StepData {
     Slot(StepSlot),
@@ -68,12 +69,12 @@ pub(crate) enum StepData {
 }
 
 impl StepData {
-    /// Immediates where the step and the device allow it, else a slot of the ring.
+    /// Passes the step as immediates if the step and the device allow it, and otherwise in a slot of the ring.
     pub fn new(context: &Context, ring: &StepRing, step: &Step) -> Result<Self> {
         Self::with_slot(context, step, || ring.write(context, step))
     }
 
-    /// The same with a slot that may be there already.
+    /// Like [`new`](Self::new), with a slot that may exist already.
     pub fn with_slot(context: &Context, step: &Step, slot: impl FnOnce() -> Result<StepSlot>) -> Result<Self> {
         Ok(match step.immediate() {
             Some(step) if context.immediates() => StepData::Immediate(step),
@@ -89,7 +90,7 @@ impl StepData {
     }
 }
 
-/// Records dispatches that read the same step, and keeps its slot, if it has one, until they are done.
+/// Records dispatches that read the same step. If the step is in a slot, the slot is held until they are done.
 pub(crate) fn dispatch<'a>(
     recorder: &mut impl Recorder,
     label: &'static str,

@@ -1,5 +1,5 @@
-//! Where steps wait for the device: [`StepRing`], slots of a buffer that are not written again before the
-//! commands that read them are done.
+//! [`StepRing`]: passes steps to the device in slots of a buffer. A slot is not written again until the commands that
+//! read it are done.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,15 +10,15 @@ use crate::{
     shape::layout::step_bytes,
 };
 
-/// Bytes of the first block of slots, where one slot is no larger.
+/// Size in bytes of the first block of slots, unless one slot is larger.
 const FIRST_BLOCK_BYTES: u64 = 16 << 10;
 
 /// Slots for the steps of all layers of a cache.
 ///
-/// `Queue::write_buffer` takes effect before the next submission, so a slot that is written twice before the
-/// caller submits would show only the second step to both. Each recording therefore holds its slot until the
-/// command buffer has run or was dropped. A step equal to the one before, as in every layer but the first of a
-/// decoding step, shares its slot. Only more unfinished steps than ever before make the ring larger.
+/// `Queue::write_buffer` takes effect before the next submission. If a slot were written twice before the caller
+/// submits, both recordings would read the second step. Each recording therefore holds its slot until its command
+/// buffer has run or was dropped. A step equal to the previous one shares its slot, as in every layer but the first of
+/// a decoding step. The ring grows only when more steps are unfinished than ever before.
 #[derive(Clone, Debug)]
 pub(crate) struct StepRing {
     slots: Arc<Mutex<Slots>>,
@@ -27,14 +27,15 @@ pub(crate) struct StepRing {
 #[derive(Debug)]
 struct Slots {
     slot_bytes: u64,
-    /// Lengths, and then starts, that a slot holds before its runs, those of sequences that are not there as zero.
+    /// Number of lengths, and of starts after them, that a slot holds before its runs. Those of absent sequences are
+    /// zero.
     room: usize,
     blocks: Vec<Block>,
-    /// Where the last step lies, as (block, slot).
+    /// The slot of the last step, as (block, slot).
     last: Option<(usize, usize)>,
-    /// The last step's bytes.
+    /// Bytes of the last step.
     contents: Vec<u8>,
-    /// The next step's bytes.
+    /// Bytes of the next step.
     next: Vec<u8>,
 }
 
@@ -42,31 +43,31 @@ struct Slots {
 struct Block {
     buffer: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
-    /// One for each slot; a slot is free when nobody else holds its mark.
+    /// One mark per slot. A slot is free while nothing else holds its mark.
     marks: Vec<Arc<()>>,
 }
 
-/// A step on its way to the device.
+/// A slot that holds a step.
 #[derive(Clone, Debug)]
 pub(crate) struct StepSlot {
     pub buffer: wgpu::Buffer,
     pub bind_group: wgpu::BindGroup,
     pub offset: u32,
-    /// Bytes from the buffer's start to the lengths afterwards, behind which the starts lie.
+    /// Byte offset in the buffer of the lengths after the step. The starts follow them.
     pub lengths: u64,
-    /// Keeps the slot from being written again.
+    /// Held to keep the slot from being written again.
     pub mark: Arc<()>,
 }
 
 impl StepSlot {
-    /// Records the copy of the starts, and keeps the slot until it is done.
+    /// Records a copy of the starts, and holds the slot until the copy is done.
     pub fn copy_starts(self, encoder: &mut wgpu::CommandEncoder, starts: &wgpu::Buffer) {
         let bytes = starts.size();
         encoder.copy_buffer_to_buffer(&self.buffer, self.lengths.saturating_add(bytes), starts, 0, bytes);
         encoder.on_submitted_work_done(move || drop(self.mark));
     }
 
-    /// Records the copy of the lengths and starts afterwards, and keeps the slot until it is done.
+    /// Records a copy of the lengths and starts after the step, and holds the slot until the copy is done.
     pub fn copy_lengths(self, encoder: &mut wgpu::CommandEncoder, lengths: &Lengths) {
         let (to, bytes) = (&lengths.buffer, lengths.with_starts());
         encoder.copy_buffer_to_buffer(&self.buffer, self.lengths, to, lengths.offset, bytes);
@@ -75,7 +76,7 @@ impl StepSlot {
 }
 
 impl StepRing {
-    /// Slots for steps of up to `runs` runs for each of `batch_size` sequences.
+    /// Creates slots for steps of up to `runs` runs for each of `batch_size` sequences.
     pub fn new(context: &Context, batch_size: u32, runs: u32) -> Result<Self> {
         let alignment = context.limits().min_storage_buffer_offset_alignment;
         let slot_bytes = step_bytes(batch_size, runs).next_multiple_of(alignment.into());
@@ -86,7 +87,7 @@ impl StepRing {
         Ok(StepRing { slots: Arc::new(Mutex::new(slots)) })
     }
 
-    /// Writes a step for the commands that are about to be recorded.
+    /// Writes a step to a slot, for the commands that are about to be recorded.
     pub fn write(&self, context: &Context, step: &Step) -> Result<StepSlot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = &mut *slots;
@@ -117,7 +118,7 @@ impl StepRing {
         })
     }
 
-    /// Bytes of all slots.
+    /// Size of all slots in bytes.
     pub fn bytes(&self) -> u64 {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.blocks.iter().map(|block| block.buffer.size()).sum()
@@ -125,15 +126,16 @@ impl StepRing {
 }
 
 impl Slots {
-    /// Bytes before a slot of a block, which holds fewer than 2^31.
+    /// Byte offset of a slot in its block, which is smaller than 2^31 bytes.
     fn offset(&self, slot: usize) -> u64 {
         (slot as u64).saturating_mul(self.slot_bytes)
     }
 
-    /// A slot that no unfinished command reads: the first free one after the last used.
+    /// Finds a slot that no unfinished command reads: the first free one after the last used. Adds slots if there is
+    /// none.
     fn free(&mut self, context: &Context) -> Result<(usize, usize)> {
         let (last_block, last_slot) = self.last.unwrap_or((0, 0));
-        // The block of the last step comes once more at the end, with the slots up to that.
+        // The block of the last step comes once more at the end, so that its earlier slots are tried too.
         let blocks = (0..self.blocks.len()).cycle().skip(last_block).take(self.blocks.len().saturating_add(1));
         for (turn, index) in blocks.enumerate() {
             let marks = &self.blocks[index].marks;
@@ -146,7 +148,7 @@ impl Slots {
         Ok((self.blocks.len().saturating_sub(1), 0))
     }
 
-    /// Adds as many slots as there are.
+    /// Doubles the number of slots, within the device's binding limit per block.
     fn grow(&mut self, context: &Context) -> Result<()> {
         let most = crate::shape::layout::binding_limit(context.limits());
         if self.slot_bytes > most {

@@ -1,4 +1,5 @@
-//! Where rows lie in a caller's buffer: [`Source`], [`RowsIn`], [`Strides`].
+//! Describes the rows in a caller's buffer: [`Source`], [`RowsIn`], [`Strides`]. An update reads them in place, at any
+//! offset and strides.
 
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ use crate::{
     shape::placement::count,
 };
 
-/// Distances between rows of a strided tensor, in elements; for a packed format, in words of 4 bytes. Each row is
+/// Distances between the rows of a strided tensor, in elements, or in 4-byte words for a packed format. Each row is
 /// contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strides {
@@ -22,34 +23,35 @@ pub struct Strides {
 }
 
 impl Strides {
-    /// A dense `[batch, head, token, dim]` tensor.
+    /// Returns the strides of a dense `[batch, head, token, dim]` tensor.
     pub const fn bhtd(heads: u32, tokens: u32, dim: u32) -> Self {
         let token = dim as u64;
         let head = token.saturating_mul(tokens as u64);
         Strides { sequence: head.saturating_mul(heads as u64), head, token }
     }
 
-    /// A dense `[batch, token, head, dim]` tensor.
+    /// Returns the strides of a dense `[batch, token, head, dim]` tensor.
     pub const fn bthd(heads: u32, tokens: u32, dim: u32) -> Self {
         Self::fused((heads as u64).saturating_mul(dim as u64), tokens, dim)
     }
 
-    /// One part of a fused `[batch, token, features]` tensor, such as the output of one projection to queries,
-    /// keys and values; `features` is the distance between tokens, and the heads of the part are contiguous.
+    /// Returns the strides of one part of a fused `[batch, token, features]` tensor, such as the output of one
+    /// projection to queries, keys and values. `features` is the distance between tokens; the heads of the part are
+    /// contiguous.
     pub const fn fused(features: u64, tokens: u32, dim: u32) -> Self {
         Strides { sequence: features.saturating_mul(tokens as u64), head: dim as u64, token: features }
     }
 }
 
-/// Rows in a buffer of the caller: element (b, h, t, d) lies at `offset` bytes plus
-/// `b × sequence + h × head + t × token + d` elements.
+/// Rows in the caller's buffer. Element (b, h, t, d) is at byte `offset` plus `b × sequence + h × head + t × token + d`
+/// elements.
 #[derive(Clone, Copy, Debug)]
 pub struct RowsIn<'a> {
     /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.
     pub buffer: &'a wgpu::Buffer,
-    /// Bytes before the first element; a multiple of the element's size.
+    /// Byte offset of the first element; a multiple of the element's size.
     pub offset: u64,
-    /// Number format of the elements: f32, f16 or bf16, or the packed format in which the cache stores them.
+    /// Format of the elements: f32, f16 or bf16, or the packed format in which the cache stores them.
     pub format: Format,
     /// Distances between rows.
     pub strides: Strides,
@@ -59,32 +61,32 @@ pub struct RowsIn<'a> {
 /// [`KvCache::bind_source`](crate::KvCache::bind_source).
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// Where the keys lie.
+    /// The keys.
     pub keys: RowsIn<'a>,
-    /// Where the values lie.
+    /// The values.
     pub values: RowsIn<'a>,
-    /// Rows of each sequence and head; an update may use fewer.
+    /// Number of rows of each sequence and head. An update may use fewer.
     pub tokens: u32,
 }
 
 /// The part of a caller's buffer that one dispatch binds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SourceWindow {
-    /// Bytes bound, from an aligned start.
+    /// The bytes to bind, from an aligned start.
     pub bytes: Range<u64>,
     /// Elements from the start of the binding to the row of `first_sequence`, `first_head` and the first token.
     pub offset: u32,
-    /// Strides in elements; 0 where the window holds only one step of an axis.
+    /// Strides `[sequence, head, token]` in elements; 0 for an axis along which the window has only one index.
     pub strides: [u32; 3],
 }
 
 impl RowsIn<'_> {
-    /// Elements per axis, `[sequence, head, token]`.
+    /// Strides in elements, `[sequence, head, token]`.
     fn strides(&self) -> [u64; 3] {
         [self.strides.sequence, self.strides.head, self.strides.token]
     }
 
-    /// Checks format, usage, alignment and range of the whole source, `[batch, heads, tokens, dim]`.
+    /// Checks format, usage, alignment and size for the whole source, `[batch, heads, tokens, dim]`.
     pub(crate) fn check(&self, side: Side, stored: Format, [batch, heads, tokens, dim]: [u32; 4]) -> Result<()> {
         check_source_format(side, self.format, stored)?;
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
@@ -108,7 +110,8 @@ impl RowsIn<'_> {
         }
     }
 
-    /// Bytes from the buffer's start to the end of the last row of `[batch, heads, tokens, dim]`, rounded up to 4.
+    /// Returns the byte offset of the end of the last row of `[batch, heads, tokens, dim]`, rounded up to a multiple of
+    /// 4; `None` if it overflows.
     pub(crate) fn end(&self, [batch, heads, tokens, dim]: [u32; 4]) -> Option<u64> {
         let width = u64::from(self.format.unit_bytes());
         [batch, heads, tokens]
@@ -120,7 +123,8 @@ impl RowsIn<'_> {
             .and_then(|elements| elements.checked_mul(width)?.checked_add(self.offset)?.checked_next_multiple_of(4))
     }
 
-    /// The most sequences whose rows end before `last` bytes of the buffer, where those of `batch` do.
+    /// Returns the largest number of sequences, up to `most`, whose rows end at or before byte `last` of the buffer.
+    /// Those of `batch` sequences must.
     pub(crate) fn sequences_held(&self, [batch, heads, tokens, dim]: [u32; 4], most: u32, last: u64) -> u32 {
         let (mut held, mut above) = (batch, most.max(batch));
         while held < above {
@@ -133,11 +137,12 @@ impl RowsIn<'_> {
         held
     }
 
-    /// The window that holds a block, after [`check`](Self::check).
+    /// Returns the window that holds a block. The caller has called [`check`](Self::check).
     pub(crate) fn window(&self, block: &Block, heads: u32, dim: u32, alignment: u32) -> SourceWindow {
         let (first, last) = block_corners(block, heads);
         let strides = self.strides();
-        // Rows end in their buffer; a stride that is never taken is multiplied by 0.
+        // The rows lie in the buffer, so this does not saturate, except for a stride that is never taken: it is
+        // multiplied by 0.
         let start_of = |corner: [u32; 3]| {
             let steps = corner.into_iter().zip(strides).map(|(index, stride)| u64::from(index).saturating_mul(stride));
             let elements = steps.fold(0, u64::saturating_add);
@@ -157,7 +162,8 @@ impl RowsIn<'_> {
             && self.strides().into_iter().all(|stride| stride.is_multiple_of(elements))
     }
 
-    /// Whether tokens reach farther than heads and sequences in this block, so that cutting them helps more.
+    /// Whether the tokens of this block span more bytes than its heads and sequences, so that splitting by tokens helps
+    /// more.
     pub(crate) fn reaches_by_tokens(&self, block: &Block, heads: u32) -> bool {
         let (first, last) = block_corners(block, heads);
         let strides = self.strides();
@@ -167,7 +173,8 @@ impl RowsIn<'_> {
     }
 }
 
-/// First and last row of a block, `[sequence, head, token]`; all heads where it spans more than one sequence.
+/// Returns the first and the last row of a block, `[sequence, head, token]`. A block that spans several sequences has
+/// all heads.
 pub(crate) fn block_corners(block: &Block, heads: u32) -> ([u32; 3], [u32; 3]) {
     let corner = |plane: u32| {
         let sequence_and_head = plane.checked_div(heads).zip(plane.checked_rem(heads));

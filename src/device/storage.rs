@@ -1,4 +1,5 @@
-//! The buffers of one layer: [`Storage`].
+//! [`Storage`]: the buffers of one layer. Keys and values are split into segments of whole planes, each small enough to
+//! bind.
 
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ use crate::{
     shape::{layout::Layout, placement::count, tensor::dense_bytes},
 };
 
-/// Planes `planes` of keys and of values.
+/// One buffer of keys and one of values, which hold the planes `planes`.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub planes: Range<u32>,
@@ -17,15 +18,15 @@ pub(crate) struct Segment {
     pub values: wgpu::Buffer,
 }
 
-/// All segments of a layer, and the sequences' lengths.
+/// All segments of a layer, and the lengths of its sequences.
 #[derive(Clone, Debug)]
 pub(crate) struct Storage {
     pub segments: Vec<Segment>,
     pub lengths: Lengths,
 }
 
-/// Lengths of the sequences of one layer, `[max_batch_size]` of u32; after them the positions of the first rows just
-/// written, as many; and the scales of keys and of values, f32.
+/// Per-sequence numbers of one layer on the device: the lengths, `[max_batch_size]` of u32; the positions of the first
+/// rows written last (starts), as many; and the scales of keys and values, f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Lengths {
     pub buffer: wgpu::Buffer,
@@ -34,8 +35,8 @@ pub(crate) struct Lengths {
 }
 
 impl Lengths {
-    /// Lengths of one layer. Each layer has a buffer of its own: wgpu tracks whole buffers, so that steps of two layers
-    /// that write to one buffer would wait for each other.
+    /// Allocates the lengths of one layer. Each layer has its own buffer: wgpu tracks whole buffers, so steps of two
+    /// layers that wrote to one buffer would wait for each other.
     pub fn allocate(context: &Context, layout: &Layout) -> Result<Self> {
         let batch_size = layout.sequences();
         let mut contents = vec![0; (batch_size as usize).saturating_mul(2)];
@@ -44,12 +45,12 @@ impl Lengths {
         Ok(Lengths { buffer, offset: 0, bytes: u64::from(batch_size).saturating_mul(4) })
     }
 
-    /// Bytes of lengths and starts.
+    /// Size of lengths and starts in bytes.
     pub fn with_starts(&self) -> u64 {
         self.bytes.saturating_mul(2)
     }
 
-    /// Lengths, starts and scales.
+    /// Range of the buffer that holds lengths, starts and scales.
     pub fn range(&self) -> Range<u64> {
         self.offset..self.buffer.size()
     }
@@ -59,7 +60,7 @@ const USAGE: wgpu::BufferUsages =
     wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
 
 impl Storage {
-    /// Allocates what the layout says. wgpu lets new buffers read as zero.
+    /// Allocates the segments of a layout. wgpu makes new buffers read as zero.
     pub fn new(context: &Context, layout: &Layout, lengths: Lengths) -> Result<Self> {
         let segments = layout
             .segments()
@@ -76,7 +77,7 @@ impl Storage {
         Ok(Storage { segments, lengths })
     }
 
-    /// The segments that hold some of these planes, and which of them.
+    /// Returns the segments that hold some of these planes, each with the planes that it holds.
     pub fn segments_of(&self, planes: &Range<u32>) -> impl Iterator<Item = (&Segment, Range<u32>)> {
         self.segments.iter().filter_map(|segment| {
             let held = segment.planes.start.max(planes.start)..segment.planes.end.min(planes.end);
@@ -84,17 +85,17 @@ impl Storage {
         })
     }
 
-    /// Every buffer of keys and values.
+    /// All buffers of keys and values.
     pub fn planes(&self) -> impl Iterator<Item = &wgpu::Buffer> {
         self.segments.iter().flat_map(|segment| [&segment.keys, &segment.values])
     }
 
-    /// Whether a buffer is one of these.
+    /// Whether `buffer` is one of the layer's own: keys, values or lengths.
     pub fn contains(&self, buffer: &wgpu::Buffer) -> bool {
         self.planes().chain([&self.lengths.buffer]).any(|own| own == buffer)
     }
 
-    /// The buffer of a plane, and where the plane starts in it.
+    /// Returns the buffer that holds a plane, and the plane's byte offset in it.
     pub fn plane(&self, layout: &Layout, side: Side, sequence: u32, head: u32) -> (&wgpu::Buffer, u64) {
         let plane = layout.plane(sequence, head);
         let index = plane.checked_div(layout.planes_per_segment).expect("a segment holds a plane");
@@ -102,7 +103,7 @@ impl Storage {
         (segment.side(side), layout.side(side).planes_bytes(count(&(segment.planes.start..plane))))
     }
 
-    /// Every row of every plane as it lies in the storage, valid or not.
+    /// Reads every row of every plane as stored, valid or not.
     pub async fn read_async(
         &self,
         context: &Context,
@@ -139,7 +140,7 @@ impl Storage {
 }
 
 impl Segment {
-    /// The first plane of a block, counted from the segment's own first.
+    /// Index of the block's first plane within this segment.
     pub fn index(&self, block: &Block) -> u32 {
         count(&(self.planes.start..block.planes.start))
     }

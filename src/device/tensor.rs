@@ -1,4 +1,4 @@
-//! [`GpuTensor`]: a dense tensor on the device, and what is copied to the host.
+//! [`GpuTensor`]: a dense tensor on the device, and how buffers are read back to the host.
 
 use std::ops::Range;
 
@@ -11,14 +11,14 @@ use crate::{
     shape::tensor::{dense_bytes, host_len},
 };
 
-/// Bytes that are read back in one piece.
+/// Maximum number of bytes read back in one submission.
 const READ_BYTES: u64 = 32 << 20;
 
-/// What is done where a copy to the host fails.
+/// The operation that an error names if reading back fails.
 const DURING: &str = "reading back";
 
-/// A dense tensor `[batch, kv_head, row, dim]` on the device, as stored bits. Later updates of the cache do not change
-/// it.
+/// A dense tensor `[batch, kv_head, row, dim]` on the device, which holds the stored bits. Later updates of the cache
+/// do not change it.
 #[derive(Clone, Debug)]
 pub struct GpuTensor {
     context: Context,
@@ -29,7 +29,7 @@ pub struct GpuTensor {
 }
 
 impl GpuTensor {
-    /// An uninitialised tensor; wgpu lets it read as zero.
+    /// Allocates a tensor, which wgpu makes read as zero.
     pub(crate) fn new(
         context: &Context,
         what: &'static str,
@@ -43,7 +43,7 @@ impl GpuTensor {
         Ok(GpuTensor { context: context.clone(), buffer, shape, format, scale })
     }
 
-    /// `[batch, kv_head, row, dim]`.
+    /// The shape, `[batch, kv_head, row, dim]`.
     pub const fn shape(&self) -> [u32; 4] {
         self.shape
     }
@@ -53,12 +53,13 @@ impl GpuTensor {
         self.format
     }
 
-    /// The elements, dense from byte 0, with usages `STORAGE`, `COPY_SRC` and `COPY_DST`; padded to a multiple of 4.
+    /// The buffer of the elements: dense from byte 0, padded to a multiple of 4 bytes, with usages `STORAGE`,
+    /// `COPY_SRC` and `COPY_DST`.
     pub const fn buffer(&self) -> &wgpu::Buffer {
         &self.buffer
     }
 
-    /// All of it as a destination.
+    /// Returns the whole tensor as a destination.
     pub(crate) fn destination(&self) -> Destination<'_> {
         Destination { buffer: &self.buffer, offset: 0, format: Some(self.format) }
     }
@@ -66,20 +67,21 @@ impl GpuTensor {
     /// Waits for the device and copies the tensor to the host.
     ///
     /// # Errors
-    /// [`DeviceError::DeviceLost`], [`DeviceError::OutOfMemory`].
+    /// [`DeviceError::DeviceLost`] if the device is lost; [`DeviceError::OutOfMemory`] if there is no memory for the
+    /// copy.
     pub fn read(&self) -> Result<HostTensor> {
         block_on(Some(self.context.device()), DURING, self.read_async())
     }
 
     /// Copies the tensor to the host without blocking.
     ///
-    /// The copy is submitted when the future is first polled. The future never blocks the thread: natively somebody
-    /// must poll the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a browser
-    /// does it itself. Where the device is lost, the future ends with [`DeviceError::DeviceLost`]. It may be dropped at
-    /// any time.
+    /// The copy is submitted when the future is first polled. The future never blocks the thread. On native targets
+    /// something must poll the device meanwhile, such as the engine's loop with `device.poll(wgpu::PollType::Poll)`; a
+    /// browser polls it itself. If the device is lost, the future completes with [`DeviceError::DeviceLost`]. It may be
+    /// dropped at any time.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// The errors of [`read`](Self::read).
     ///
     /// # Examples
     /// ```
@@ -111,7 +113,7 @@ impl GpuTensor {
 }
 
 impl Pair<GpuTensor> {
-    /// Both as destinations, from their starts on.
+    /// Returns both tensors as destinations.
     pub(crate) fn destinations(&self) -> Pair<Destination<'_>> {
         Pair { keys: self.keys.destination(), values: self.values.destination() }
     }
@@ -119,7 +121,7 @@ impl Pair<GpuTensor> {
     /// Waits for the device and copies both tensors to the host.
     ///
     /// # Errors
-    /// As [`GpuTensor::read`].
+    /// The errors of [`GpuTensor::read`].
     pub fn read(&self) -> Result<Pair<HostTensor>> {
         Ok(Pair { keys: self.keys.read()?, values: self.values.read()? })
     }
@@ -127,23 +129,23 @@ impl Pair<GpuTensor> {
     /// Copies both tensors to the host without blocking; see [`GpuTensor::read_async`].
     ///
     /// # Errors
-    /// As [`GpuTensor::read`].
+    /// The errors of [`GpuTensor::read`].
     pub async fn read_async(&self) -> Result<Pair<HostTensor>> {
         Ok(Pair { keys: self.keys.read_async().await?, values: self.values.read_async().await? })
     }
 }
 
-/// The bytes, up to a multiple of 4. What has more than 64 bits is more than any buffer holds.
+/// Rounds a number of bytes up to a multiple of 4. A result that overflows 64 bits saturates: no buffer is that large.
 fn whole_words(bytes: u64) -> u64 {
     bytes.checked_next_multiple_of(4).unwrap_or(u64::MAX)
 }
 
-/// Waits for a copy of a range of a buffer. Offset and length are multiples of 4.
+/// Copies a range of a buffer to the host and waits for it. `offset` and `bytes` must be multiples of 4.
 pub(crate) fn read_buffer(context: &Context, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
     block_on(Some(context.device()), DURING, read_buffer_async(context, buffer, offset, bytes))
 }
 
-/// Copies a range of a buffer to the host. Offset and length are multiples of 4.
+/// Copies a range of a buffer to the host. `offset` and `bytes` must be multiples of 4.
 pub(crate) async fn read_buffer_async(
     context: &Context,
     buffer: &wgpu::Buffer,
@@ -153,8 +155,8 @@ pub(crate) async fn read_buffer_async(
     read_buffers_async(context, &[(buffer, offset..offset.saturating_add(bytes))]).await
 }
 
-/// Copies ranges of buffers to the host, one after the other, in as few submissions as staging of a bearable size
-/// allows. Bounds are multiples of 4.
+/// Copies ranges of buffers to the host, one after the other, through a staging buffer of at most [`READ_BYTES`], in as
+/// few submissions as it allows. The bounds must be multiples of 4.
 pub(crate) async fn read_buffers_async(context: &Context, sources: &[(&wgpu::Buffer, Range<u64>)]) -> Result<Vec<u8>> {
     let bytes = sources.iter().map(|(_, range)| window_bytes(range)).fold(0, u64::saturating_add);
     let mut read = Vec::with_capacity(host_len(bytes));

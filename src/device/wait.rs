@@ -1,5 +1,5 @@
-//! Waiting for the device: [`channel`] makes a future of one of wgpu's callbacks, and [`block_on`] drives a future on a
-//! thread that may wait.
+//! Waits for the device. [`channel`] turns one of wgpu's callbacks into a future, and [`block_on`] drives a future on a
+//! thread that may block.
 
 use std::{
     future::Future,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::{DeviceError, Error, Result};
 
-/// What a callback tells, once.
+/// The value that a callback passes once, shared by both ends.
 #[derive(Debug)]
 struct Cell<T>(Mutex<State<T>>);
 
@@ -18,15 +18,15 @@ struct Cell<T>(Mutex<State<T>>);
 enum State<T> {
     Waiting(Option<Waker>),
     Told(T),
-    /// The callback was dropped, or what it told is taken.
+    /// The callback was dropped, or its value was taken.
     Over,
 }
 
-/// The callback's end.
+/// The end that the callback owns.
 #[derive(Debug)]
 pub(crate) struct Sender<T>(Arc<Cell<T>>);
 
-/// The future's end. Dropping it does no harm: the callback then tells nobody.
+/// The end that is a future. Dropping it does no harm: the callback's value is then ignored.
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
     cell: Arc<Cell<T>>,
@@ -35,15 +35,15 @@ pub(crate) struct Receiver<T> {
     polled: bool,
 }
 
-/// A future of what one callback on a device tells. It ends with [`DeviceError::DeviceLost`] where the callback is
-/// dropped, or where the device is lost when it is polled again.
+/// Creates a future of the value that one callback on a device passes. It completes with [`DeviceError::DeviceLost`] if
+/// the callback is dropped, or if the device is lost when the future is polled again.
 pub(crate) fn channel<T>(device: &wgpu::Device, during: &'static str) -> (Sender<T>, Receiver<T>) {
     let cell = Arc::new(Cell(Mutex::new(State::Waiting(None))));
     (Sender(cell.clone()), Receiver { cell, device: device.clone(), during, polled: false })
 }
 
 impl<T> Cell<T> {
-    /// A panic elsewhere breaks no state: each is set whole.
+    /// Locks the state. A poisoned lock is ignored: every change sets the whole state at once.
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -54,7 +54,7 @@ impl<T> Sender<T> {
         self.end(State::Told(told));
     }
 
-    /// Wakes the future, with no lock held.
+    /// Sets the final state and wakes the future. Holds no lock while waking it.
     fn end(&self, state: State<T>) {
         let before = std::mem::replace(&mut *self.0.state(), state);
         if let State::Waiting(Some(waker)) = before {
@@ -77,7 +77,7 @@ impl<T> Future for Receiver<T> {
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<Result<T>> {
         let lost = Err(Error::Device(DeviceError::DeviceLost { during: self.during }));
-        // A driver that loses its device may never run the callback. The first time there is nothing to suspect.
+        // A driver that loses its device may never run the callback. The first poll does not check for that.
         let alive = !self.polled || check_alive(&self.device, self.during).is_ok();
         self.polled = true;
         let mut state = self.cell.state();
@@ -93,7 +93,8 @@ impl<T> Future for Receiver<T> {
     }
 }
 
-/// A lost device creates dead buffers without a word; only mapping one tells.
+/// Returns an error if the device is lost. A lost device creates unusable buffers without reporting it; only mapping
+/// one shows it.
 pub(crate) fn check_alive(device: &wgpu::Device, during: &'static str) -> Result<()> {
     let probe = device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("probe"),
@@ -105,14 +106,14 @@ pub(crate) fn check_alive(device: &wgpu::Device, during: &'static str) -> Result
     if alive { Ok(()) } else { Err(Error::Device(DeviceError::DeviceLost { during })) }
 }
 
-/// Waits for a future, and meanwhile polls the device that it waits for.
+/// Blocks on a future, and polls the device that it waits for.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn block_on<T>(
     device: Option<&wgpu::Device>,
     during: &'static str,
     future: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    /// How long to wait for a callback before polling again.
+    /// Maximum time to wait for a callback before polling again.
     const PATIENCE: std::time::Duration = std::time::Duration::from_millis(10);
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
@@ -131,13 +132,13 @@ pub(crate) fn block_on<T>(
                 .poll(wgpu::PollType::wait_indefinitely())
                 .map_err(|_| Error::Device(DeviceError::DeviceLost { during }))?;
         }
-        // Returns at once where that ran the callback. Another thread that polls the same device may run it a little
+        // Returns at once if polling ran the callback. Another thread that polls the same device may run it a little
         // later.
         std::thread::park_timeout(PATIENCE);
     }
 }
 
-/// A browser's thread cannot wait: only what is ready is had.
+/// Polls a future once, because a browser's thread cannot block, and fails if it is not ready.
 #[cfg(target_family = "wasm")]
 pub(crate) fn block_on<T>(
     _device: Option<&wgpu::Device>,

@@ -25,7 +25,7 @@ pub enum SequenceError {
     /// A list with one entry per sequence has another number of entries.
     #[error("{name} must have one entry per sequence, {batch_size}, but has {actual}")]
     PerSequenceLength {
-        /// `positions`, `counts`, `lengths` or `sources`.
+        /// `positions`, `counts`, `lengths`, `tokens` or `sources`.
         name: &'static str,
         /// The batch size.
         batch_size: u32,

@@ -163,29 +163,28 @@ fn every_element_is_read(gpu: &Gpu) -> Outcome {
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..gpu.adapter.limits() };
     let segmented = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
     let mut cut = false;
+    // The placement decides slots and nothing else, the number of segments loads and nothing else.
     for (key_format, value_format) in pairs() {
-        for placement in [Placement::Linear, RING] {
-            // Of a ring, more than it keeps; of linear placement, what a small binding holds.
-            let (slots, longest) = if placement == RING { (0, 28) } else { (16, 14) };
+        // In a ring more than it keeps; with linear placement as much as a small binding holds.
+        for (context, placement, slots, longest) in
+            [(&gpu.context, RING, 0, 28), (&segmented, Placement::Linear, 16, 14)]
+        {
             for (dim, value_dim) in [(56, 40), (5, 1), (32, 52)] {
                 let config = CacheConfig::new(2, 3, dim, slots)
                     .value_dim(value_dim)
                     .formats(key_format, value_format)
                     .scales(0.01, 0.015)
                     .placement(placement);
-                for context in [&gpu.context, &segmented] {
-                    let (cache, reference) = filled(context, config, &[longest, 9])?;
-                    let what =
-                        format!("{key_format} × {value_format}, {placement:?}, head sizes {dim} and {value_dim}");
-                    let read = read_by_text(&cache, false)?;
-                    cut |= cache.wgsl_bindings() > 3;
-                    let expected = rows_of(&cache, &reference)?;
-                    for (side, (read, expected)) in read.iter().zip(&expected).enumerate() {
-                        let differs = read.iter().zip(expected).position(|(read, expected)| read != expected);
-                        if let Some(at) = differs {
-                            let (read, expected) = (read[at], expected[at]);
-                            return Err(format!("{what}, side {side}: element {at} is {read}, not {expected}").into());
-                        }
+                let (cache, reference) = filled(context, config, &[longest, 9])?;
+                let what = format!("{key_format} × {value_format}, {placement:?}, head sizes {dim} and {value_dim}");
+                let read = read_by_text(&cache, false)?;
+                cut |= cache.wgsl_bindings() > 3;
+                let expected = rows_of(&cache, &reference)?;
+                for (side, (read, expected)) in read.iter().zip(&expected).enumerate() {
+                    let differs = read.iter().zip(expected).position(|(read, expected)| read != expected);
+                    if let Some(at) = differs {
+                        let (read, expected) = (read[at], expected[at]);
+                        return Err(format!("{what}, side {side}: element {at} is {read}, not {expected}").into());
                     }
                 }
             }

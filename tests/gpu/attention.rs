@@ -1,5 +1,4 @@
-//! The text that reads a layer, and attention over it, in every format and on both placements, beside the reference in
-//! f64.
+//! Attention over the generated WGSL, in every format and placement, compared with the reference in f64.
 
 use wgpu_kv_cache::{
     AttentionError, CacheConfig, ConfigError, Context, Error, Format, HostTensor, KvCache, Placement, RangeError,
@@ -23,7 +22,7 @@ pub const TESTS: &[Test] = &[
 
 pub const RING: Placement = Placement::Ring { window: 11, sinks: 3, slack: 4 };
 
-/// Numbers that differ everywhere.
+/// Deterministic pseudo-random numbers in [-1, 1).
 pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count as u32)
         .map(|index| {
@@ -33,7 +32,7 @@ pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
         .collect()
 }
 
-/// Device and reference with the same rows: `counts` tokens of each sequence, then one more.
+/// A cache and a reference with the same rows: `counts` tokens of each sequence, then one more.
 pub fn filled(context: &Context, config: CacheConfig, counts: &[u32]) -> Result<(KvCache, ReferenceCache), Error> {
     let (mut cache, mut reference) = (KvCache::new(context, config)?, ReferenceCache::new(config)?);
     let tokens = counts.iter().copied().max().unwrap_or(1).max(1);
@@ -48,7 +47,7 @@ pub fn filled(context: &Context, config: CacheConfig, counts: &[u32]) -> Result<
     Ok((cache, reference))
 }
 
-/// Relative root mean square of the difference.
+/// Root mean square of the difference, relative to that of `expected`.
 pub fn distance(expected: &[f64], actual: &[f32]) -> f64 {
     assert_eq!(expected.len(), actual.len());
     let square = |sum: f64| sum.max(1e-30);
@@ -57,7 +56,7 @@ pub fn distance(expected: &[f64], actual: &[f32]) -> f64 {
     (difference / square(size)).sqrt()
 }
 
-/// The distance between device and reference that any format may have.
+/// The largest distance allowed between device and reference, in any format.
 pub const BOUND: f64 = 1e-5;
 
 fn check(
@@ -98,8 +97,8 @@ fn every_format_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
 }
 
 fn shapes_agree_with_the_reference(gpu: &Gpu) -> Outcome {
-    // Head sizes with and without vectors, more query rows than a tile has, more vectors of values than a workgroup has
-    // threads, queries that are not kept in a workgroup, and many query heads of one KV head.
+    // Head sizes that do and do not allow vectors, more query rows than a tile has, more value vectors than a workgroup
+    // has threads, queries that are not staged in workgroup memory, and many query heads per KV head.
     for (batch, kv_heads, heads, dim, value_dim, tokens, splits) in [
         (1, 1, 1, 64, 64, 1, None),
         (2, 3, 6, 46, 7, 5, Some(2)),
@@ -138,7 +137,7 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
         for options in options {
             check(&format!("{placement:?}, {options:?}"), &both, &options, None)?;
         }
-        // A tree of three queries: the second and third do not see each other.
+        // Masks of every broadcast shape that hide about a fifth of the scores.
         let mask = |shape: [u32; 4]| -> Vec<f32> {
             let count = shape.iter().product::<u32>() as usize;
             let hidden = |index: usize| (index * 7 + index / 13).is_multiple_of(5);
@@ -159,7 +158,7 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// The recorded queries, keys and values of SmolLM2-135M: 9 query heads on 3 KV heads, in every format.
+/// Recorded queries, keys and values of SmolLM2-135M, with 9 query heads on 3 KV heads, in every format.
 fn the_trace_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
     let bytes = include_bytes!("../../traces/smollm2-135m-story.safetensors");
     let file = safetensors::SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
@@ -205,7 +204,8 @@ fn nothing_seen_gives_zeros(gpu: &Gpu) -> Outcome {
         let options = Options { splits: Some(splits), ..Options::last(2, 2) };
         let queries = numbers(3 * 2 * 2 * 8, 3);
         let output = attend(&cache, &options, &queries, None)?.to_f32();
-        // [sequence, head, token]: sequence 1 is empty, and of sequence 2 the first query stands before its start.
+        // Rows are [sequence, head, token]. Sequence 1 is empty. Sequence 2 has one row, so its first query lies before
+        // its start.
         for (index, row) in output.chunks_exact(8).enumerate() {
             let sees_nothing = index / 4 == 1 || index / 4 == 2 && index % 2 == 0;
             assert_eq!(row.iter().all(|number| *number == 0.0), sees_nothing, "row {index}: {row:?}");
@@ -245,7 +245,8 @@ fn rows_that_are_not_valid_have_no_part(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Queries inside a fused projection in f16, an output `[batch, token, head, dim]` in f16, into the middle of a buffer.
+/// Reads f16 queries inside a fused projection and writes the output as `[batch, token, head, dim]` into the middle of
+/// a buffer.
 fn strides_and_halves(gpu: &Gpu) -> Outcome {
     let context = &gpu.context;
     let config = CacheConfig::new(2, 2, 8, 16);
@@ -367,7 +368,7 @@ fn refusals(gpu: &Gpu) -> Outcome {
         assert_eq!(attend(&cache, &base, &queries, mask).map(drop), Err(expected.clone()));
         assert_eq!(reference_cache.attend(&base, &queries, mask).map(drop), Err(expected));
     }
-    // Of a ring, more than it keeps.
+    // A window larger than the ring's.
     let (ring, ring_reference) = filled(&gpu.context, config.placement(RING), &[40, 3])?;
     let wanted = Options { window: Some(12), ..base };
     let expected =
@@ -380,7 +381,6 @@ fn refusals(gpu: &Gpu) -> Outcome {
     assert_eq!(attend(&ring, &many, &queries_of_many, None).map(drop), Err(expected.clone()));
     assert_eq!(ring_reference.attend(&many, &queries_of_many, None).map(drop), Err(expected));
 
-    // Buffers.
     let buffer = |size, usage| {
         gpu.context.device().create_buffer(&wgpu::BufferDescriptor {
             label: None,
@@ -437,7 +437,6 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     assert_eq!(attention.record(&ring, &mut encoder), Err(Error::Step(StepError::ForeignAttention)));
 
-    // Names of the text.
     for prefix in ["", "1kv", "k-v"] {
         assert_eq!(
             cache.wgsl(&WgslNames::new(prefix)),

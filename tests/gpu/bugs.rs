@@ -1,27 +1,27 @@
-//! Bugs that other caches had, each under the number of its description below.
+//! Bugs found in other KV caches, each with the test that excludes it.
 //!
-//!  1  a 32-bit index overflows and gives wrong output: [`large`](crate::large), more than 2^16 workgroups, and the
-//!     checked arithmetic of `tests/config.rs`
-//!  2  a binding over the limit fails without a word: `large`, two segments a side
-//!  3  a store out of bounds lands anywhere or on the last element
-//!  4  lengths and positions that nobody checks: `tests/refusals.rs`
+//!  1  a 32-bit index overflows and the output is wrong: [`large`](crate::large), more than 2^16 workgroups, and the
+//!     checked arithmetic in `tests/config.rs`
+//!  2  a binding over the limit fails silently: `large`, two segments a side
+//!  3  a store out of bounds lands anywhere, or on the last element
+//!  4  lengths and positions are not checked: `tests/refusals`
 //!  5  padding tokens are written into a shared slot
 //!  6  NaN leaks from rows that were never written
-//!  7  stale rows after reset, rewind or reuse
+//!  7  stale rows are read after a reset, a rewind or reuse
 //!  8  a clear with the wrong stride wipes a neighbour
 //!  9  a failed update still advances the length
-//! 13  one length where each sequence needs its own: `host`, prompts of different lengths
-//! 14  parameters overwritten before the GPU read them: `engine`, a late submission
-//! 15  one buffer read and written in one dispatch: `tests/refusals.rs`, own storage
+//! 13  all sequences share one length: `host`, prompts of different lengths
+//! 14  parameters are overwritten before the GPU reads them: `engine`, a late submission
+//! 15  one dispatch reads and writes the same buffer: `tests/refusals`, a source in the cache's own storage
 //! 16  copies need 4-byte alignment: `large`, odd starts in 16-bit formats
-//! 17  more than 65 535 workgroups in a dimension: `large`
-//! 18  odd head sizes, keys and values of different sizes: `large`, every head size; `host`
-//! 19  a strided or offset source whose offset is dropped
-//! 21  appending changes rows already stored
-//! 22  keys used as values: every test has different data in both
-//! 24  a file that is cut short: `tests/program.rs`
-//! 25  accounting that underflows
-//! 26  the caller's source changes
+//! 17  a dispatch has more than 65 535 workgroups in one dimension: `large`
+//! 18  head sizes are odd, or differ between keys and values: `large`, every head size; `host`
+//! 19  the offset of a strided source is ignored
+//! 21  an append changes rows that are already stored
+//! 22  keys are used as values: every test has different data in the two
+//! 24  a file is truncated: `tests/cli/verify.rs`
+//! 25  memory accounting underflows
+//! 26  the caller's source is modified
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Format, KvCache, RowsIn, Side, Source, Strides, Write,
@@ -45,7 +45,7 @@ pub const TESTS: &[Test] = &[
 
 const NAN: f32 = f32::NAN;
 
-/// Fills the whole storage with NaN, padding included.
+/// Fills the whole storage, including padding, with NaN.
 fn poison(cache: &KvCache) {
     for side in Side::BOTH {
         for segment in cache.view().side(side).segments() {
@@ -67,7 +67,8 @@ fn source_buffer(context: &Context, contents: &[f32]) -> wgpu::Buffer {
 }
 
 fn bug_03_nothing_lands_beside_the_rows(gpu: &Gpu) -> Outcome {
-    // The last slot of every plane, in sizes that fill no workgroup; everything else stays poisoned.
+    // Writes only the last slot of each plane, with row sizes that do not fill a workgroup. The rest must stay
+    // poisoned.
     for (dim, format) in [(3, Format::F16), (8, Format::F16), (7, Format::F32), (72, Format::Bf16)] {
         let mut program = Program::new(CacheConfig::new(3, 2, dim, 5).formats(format, format), 2);
         program.poison = true;
@@ -93,7 +94,7 @@ fn bug_03_nothing_lands_beside_the_rows(gpu: &Gpu) -> Outcome {
 fn bug_05_padding_is_never_written(gpu: &Gpu) -> Outcome {
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(2, 1, 1, 4))?;
     poison(&cache);
-    // Padding is NaN in the source; one sequence is padding alone.
+    // Padding tokens are NaN. The second sequence consists of padding only.
     let keys = [1.0, 2.0, NAN, NAN, NAN, NAN];
     let values = [3.0, 4.0, NAN, NAN, NAN, NAN];
     cache.update(&keys[..], &values[..], Write::append(3).counts(&[2, 0]))?;
@@ -114,7 +115,7 @@ fn bug_06_nan_never_leaks(gpu: &Gpu) -> Outcome {
         let elements = 2 * 2 * 3 * dim as usize;
         let (keys, values) = (vec![1.0f32; elements], vec![2.0f32; elements]);
         cache.update(&keys, &values, Write::append(3).counts(&[3, 1]))?;
-        // A gap in front of the second sequence's next rows.
+        // Leaves a gap before the next rows of the second sequence.
         cache.update(&keys, &values, Write::at_each(&[3, 3], 3).counts(&[1, 3]))?;
         assert_eq!(cache.lengths(), [4, 6]);
         for tensor in [cache.get_all()?.read()?.keys, cache.get(1..5)?.read()?.values] {
@@ -128,7 +129,7 @@ fn bug_07_stale_rows_are_not_read(gpu: &Gpu) -> Outcome {
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(2, 1, 1, 4))?;
     let (keys, values) = ([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], [9.0f32; 8]);
     cache.update(&keys[..], &values[..], Write::append(4))?;
-    // The first sequence is rewound, the second is as long as before.
+    // Rewinds the first sequence and leaves the second at its length.
     cache.update(&[20.0f32, 0.0][..], &[21.0f32, 0.0][..], Write::at(1, 1).counts(&[1, 0]))?;
     assert_eq!(cache.get_all()?.read()?.keys.to_f32(), [1.0, 20.0, 0.0, 0.0, 5.0, 6.0, 7.0, 8.0]);
     cache.reset()?;
@@ -179,7 +180,7 @@ fn bug_09_a_refused_update_changes_nothing(gpu: &Gpu) -> Outcome {
     let (keys, values) = ([1.0f32; 12], [2.0f32; 12]);
     cache.update(&keys[..], &values[..], Write::append(3).counts(&[3, 1]))?;
     let (storage, lengths) = (cache.read_storage()?, cache.lengths().to_vec());
-    // One sequence of the batch is enough to refuse the call.
+    // A violation by one sequence refuses the whole call.
     cache.update(&keys[..], &values[..], Write::append(3).counts(&[2, 3])).unwrap_err();
     cache.update(&keys[..], &values[..], Write::at_each(&[0, 2], 3)).unwrap_err();
     cache.update(&keys[..], &values[..11], Write::append(3).counts(&[1, 3])).unwrap_err();
@@ -190,7 +191,7 @@ fn bug_09_a_refused_update_changes_nothing(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Another cache wrote lane 0 wherever the source's view began.
+/// Another cache ignored where the source's view begins and always wrote lane 0.
 fn bug_19_the_offset_of_a_source_counts(gpu: &Gpu) -> Outcome {
     let context = &gpu.context;
     let mut cache = KvCache::new(context, CacheConfig::new(1, 1, 8, 4))?;
@@ -265,7 +266,7 @@ fn bug_26_the_source_stays_as_it_is(gpu: &Gpu) -> Outcome {
     let mut encoder = context.device().create_command_encoder(&Default::default());
     cache.record_update(&mut encoder, &source, Write::append(4))?;
     context.queue().submit([encoder.finish()]);
-    // Another cache with the sources' shape takes them as they are now.
+    // A second cache with the same layout as the source buffers copies their current contents, for comparison.
     let mut copy = KvCache::new(context, CacheConfig::new(1, 1, 4, 4))?;
     let source = copy.bind_source(&Source { keys: rows_in(&keys), values: rows_in(&values), tokens: 4 })?;
     let mut encoder = context.device().create_command_encoder(&Default::default());

@@ -1,4 +1,4 @@
-//! The README's table: every operation on every placement in every format, a test each, which carries their names.
+//! The README's table of operations, placements and formats. Each cell is a test of that name.
 
 use libtest_mimic::Failed;
 use wgpu_kv_cache::{
@@ -32,7 +32,7 @@ pub const OPERATIONS: [&str; 17] = [
 pub const PLACEMENTS: [(&str, Placement); 2] =
     [("linear", Placement::Linear), ("ring", Placement::Ring { window: 6, sinks: 2, slack: 3 })];
 
-/// Keys of two blocks and a part, values of a part of one.
+/// In the block formats, keys fill two blocks and part of a third, and values part of one.
 fn config(format: Format, placement: Placement) -> CacheConfig {
     CacheConfig::new(2, 2, 72, 20)
         .value_dim(24)
@@ -95,7 +95,7 @@ pub fn cell(context: &Context, format: Format, placement: Placement, operation: 
     Ok(program.run(context)?)
 }
 
-/// What reads only, beside the reference.
+/// Tests the operations that only read.
 fn read(context: &Context, config: CacheConfig, operation: &str) -> Result<(), Failed> {
     let (mut cache, mut expected) = (KvCache::new(context, config)?, ReferenceCache::new(config)?);
     let rows = |dim: u32, step: f32| -> Vec<f32> { (0..2 * 2 * 12 * dim).map(|i| (i as f32 * step).sin()).collect() };

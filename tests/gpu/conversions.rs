@@ -1,4 +1,4 @@
-//! Every 16-bit pattern and the rounding edges of f32, from every format into every format.
+//! Every 16-bit pattern and the rounding edges of f32, converted from every float format to every float format.
 
 use wgpu_kv_cache::{
     CacheConfig, Format, HostRows, KvCache, Scale, Side, Write,
@@ -13,10 +13,10 @@ pub const TESTS: &[Test] = &[
     ("conversions::equal_formats_keep_every_bit", equal_formats_keep_every_bit),
 ];
 
-/// Head sizes that take the kernels' wide and narrow forms, the last with two rows in a word.
+/// Head sizes that select the kernels' wide and narrow forms. The last one puts two rows into a word.
 const DIMS: [u32; 3] = [64, 4, 1];
 
-/// What the cache stores of `bits`.
+/// The bits that the cache stores for `bits`.
 fn expected(bits: u32, source: Format, stored: Format) -> u32 {
     if source == stored {
         return bits;
@@ -61,7 +61,7 @@ fn all_16_bit_patterns(gpu: &Gpu) -> Outcome {
 
 fn rounding_edges_of_f32(gpu: &Gpu) -> Outcome {
     let around = |bits: u32| [bits.wrapping_sub(1), bits, bits.wrapping_add(1)];
-    // Each f16, the middle between it and the next one away from zero, and the neighbours of both.
+    // Each f16, the midpoint to the next one away from zero, and the neighbours of both.
     let mut keys: Vec<u32> = (0..=u16::MAX)
         .flat_map(|half| {
             let this = f16::from_bits(half).to_f32();
@@ -70,11 +70,11 @@ fn rounding_edges_of_f32(gpu: &Gpu) -> Outcome {
             around(this.to_bits()).into_iter().chain(around(middle.to_bits()))
         })
         .collect();
-    // The edge of overflow, the edge of the smallest subnormal, and half of it.
+    // The overflow threshold, the smallest subnormal, and half of it.
     keys.extend(
         [65504.0f32, 65520.0, 65536.0, 2f32.powi(-24), 2f32.powi(-25)].map(f32::to_bits).into_iter().flat_map(around),
     );
-    // Each bf16, the middle to the next, and the neighbours of both.
+    // Each bf16, the midpoint to the next one, and the neighbours of both.
     let mut values: Vec<u32> = (0..=u32::from(u16::MAX))
         .flat_map(|half| around(half << 16).into_iter().chain(around(half << 16 | 0x8000)))
         .collect();
@@ -83,7 +83,7 @@ fn rounding_edges_of_f32(gpu: &Gpu) -> Outcome {
     let [keys, values] = [keys, values]
         .map(|bits| -> Vec<f32> { bits[bits.len() - most..].iter().copied().map(f32::from_bits).collect() });
     check(gpu, (&keys).into(), (&values).into())?;
-    // The other way round, so that both sides see both.
+    // Swap the sides, so that both get all numbers.
     check(gpu, (&values).into(), (&keys).into())
 }
 

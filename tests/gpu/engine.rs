@@ -1,4 +1,4 @@
-//! The engine way: the caller's device, buffers, encoders and kernels.
+//! How an engine uses the cache: its own device, buffers, encoders and kernels.
 
 use wgpu_kv_cache::{
     BatchedKvCache, BoundSource, CacheConfig, Context, Destination, Format, KvCache, Pair, RowsIn, Side, Source,
@@ -53,7 +53,7 @@ pub fn read<T: bytemuck::Pod>(context: &Context, buffer: &wgpu::Buffer) -> Vec<T
     bytemuck::pod_collect_to_vec(&staging.get_mapped_range(..).unwrap())
 }
 
-/// Dense sources of one format.
+/// Binds dense rows of one format.
 fn bind(cache: &KvCache, keys: &wgpu::Buffer, values: &wgpu::Buffer, format: Format, tokens: u32) -> BoundSource {
     let config = *cache.config();
     let rows_in =
@@ -97,7 +97,7 @@ fn lengths_are_right_at_each_point_of_a_stream(gpu: &Gpu) -> Outcome {
 fn a_source_is_bound_once_and_read_every_step(gpu: &Gpu) -> Outcome {
     let context = &gpu.context;
     let mut cache = KvCache::new(context, CacheConfig::new(1, 2, 8, 32))?;
-    // What the model computes, step by step, and the two buffers that its projections write.
+    // The model's results for all steps, and the two buffers that its projections write.
     let computed: Vec<f32> = (0..32 * 16).map(|i| i as f32).collect();
     let keys = storage(context, bytemuck::cast_slice(&computed));
     let values = storage(context, bytemuck::cast_slice(&computed.iter().map(|x| -x).collect::<Vec<_>>()));
@@ -111,7 +111,7 @@ fn a_source_is_bound_once_and_read_every_step(gpu: &Gpu) -> Outcome {
     }
     context.queue().submit([encoder.finish()]);
     let read = cache.get_all()?.read()?;
-    // [step, head, dim] became [head, step, dim].
+    // The rows arrive as [step, head, dim] and are stored as [head, step, dim].
     let expected: Vec<f32> = (0..2)
         .flat_map(|head| (0..32).flat_map(move |step| (0..8).map(move |dim| (step * 16 + head * 8 + dim) as f32)))
         .collect();
@@ -120,7 +120,7 @@ fn a_source_is_bound_once_and_read_every_step(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Far more updates than the first slots hold, none of them submitted before the last is recorded.
+/// Records far more updates than there are slots at first, and submits none before the last is recorded.
 fn updates_wait_for_a_late_submission(gpu: &Gpu) -> Outcome {
     let context = &gpu.context;
     let mut cache = KvCache::new(context, CacheConfig::new(1, 1, 1, 600))?;
@@ -137,7 +137,8 @@ fn updates_wait_for_a_late_submission(gpu: &Gpu) -> Outcome {
     cache.record_update(&mut encoder, &source, Write::at(599, 1))?;
     commands.push(encoder.finish());
     context.queue().submit(commands);
-    // Written from the end to the start; then the last once more, which made the rows between read as zero.
+    // The updates run from the last position to the first. One more at the last position then turns the rows between
+    // into a gap, which reads as zero.
     let mut expected = vec![0.0; 600];
     (expected[0], expected[599]) = (5.0, 5.0);
     assert_eq!(cache.get_all()?.read()?.keys.to_f32(), expected);
@@ -163,7 +164,7 @@ fn nothing_is_submitted_for_the_caller(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A kernel of the caller's: one group with the buffers given, in this order.
+/// A caller's kernel and a bind group with the given buffers as bindings 0, 1, ….
 pub fn kernel(context: &Context, body: &str, buffers: &[&wgpu::Buffer]) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
     let device = context.device();
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -195,7 +196,7 @@ fn a_kernel_in_the_same_pass_sees_rows_and_lengths(gpu: &Gpu) -> Outcome {
     let more = storage(context, bytemuck::cast_slice(&[5.0f32, 6.0, 7.0, 8.0]));
     let source = bind(&cache, &rows, &more, Format::F32, 1);
     let sums = storage(context, &[0; 16]);
-    // Adds up the first element of every valid key row, as attention would read them.
+    // Sums the first element of every valid key row, read as an attention kernel would.
     let body = "
         @group(0) @binding(0) var<storage, read_write> keys: array<f32>;
         @group(0) @binding(1) var<storage, read_write> lengths: array<u32>;
@@ -262,7 +263,7 @@ fn a_fused_projection_needs_no_copy(gpu: &Gpu) -> Outcome {
 fn a_kernel_writes_straight_into_the_cache(gpu: &Gpu) -> Outcome {
     let context = &gpu.context;
     let mut cache = KvCache::new(context, CacheConfig::new(1, 2, 4, 8).formats(Format::F32, Format::F32))?;
-    // A projection that stores head h, element d of the keys as 10 h + d, of the values 100 above.
+    // A projection that stores 10 h + d in element d of head h of the keys, and 100 more in the values.
     let body = "
         @group(0) @binding(0) var<storage, read_write> keys: array<f32>;
         @group(0) @binding(1) var<storage, read_write> values: array<f32>;
@@ -305,7 +306,7 @@ fn a_range_lands_between_the_callers_bytes(gpu: &Gpu) -> Outcome {
         let keys: Vec<f32> = (0..dim * 3).map(|i| i as f32 + 1.0).collect();
         let values: Vec<f32> = keys.iter().map(|x| -x).collect();
         cache.update(&keys, &values, Write::append(3))?;
-        // Both sides in one buffer, keys at 512, values at 1024.
+        // Both sides go into one buffer, keys at byte 512 and values at byte 1024.
         let filled = vec![0xeeu8; 2048];
         let all = storage(context, &filled);
         let destination = |offset| Destination::new(&all, offset);
@@ -341,7 +342,7 @@ fn an_f16_source_fills_every_format(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A step of 30 layers in one pass, then another, all in one submission.
+/// Records eight steps of 30 layers in one pass and one submission.
 fn layers_share_steps(gpu: &Gpu) -> Outcome {
     let context = &gpu.context;
     let mut cache = BatchedKvCache::new(context, CacheConfig::new(1, 1, 4, 8), 30)?;

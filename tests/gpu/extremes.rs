@@ -1,5 +1,5 @@
-//! Attention at the edges of its numbers: positions up to 2^32, windows larger than any sequence, NaN and infinities
-//! behind what hides them, and tiles that fill the workgroup memory.
+//! Attention at the limits of its numbers: positions up to 2^32, windows larger than any sequence, NaN and infinities
+//! at hidden positions, and tiles that fill the workgroup memory.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, DeviceError, Error, Format, KvCache, Placement, ReferenceCache, Write,
@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
     ("extremes::sinks_of_the_ring_that_an_attention_does_not_see", sinks_of_the_ring_that_an_attention_does_not_see),
 ];
 
-/// The distance of a result from the reference's.
+/// The distance between the result and the reference's.
 fn apart(
     (cache, of_reference): &(KvCache, ReferenceCache),
     options: &Options,
@@ -70,7 +70,7 @@ fn positions_up_to_the_last_of_a_ring(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A layer of 5 positions, the third of which is as wanted.
+/// A layer of 5 positions with the given numbers at the third.
 fn with_row(context: &Context, key: f32, value: f32) -> Result<(KvCache, ReferenceCache), Error> {
     let config = CacheConfig::new(1, 1, 8, 8);
     let (mut cache, mut of_reference) = (KvCache::new(context, config)?, ReferenceCache::new(config)?);
@@ -95,7 +95,7 @@ fn what_is_hidden_has_no_part(gpu: &Gpu) -> Outcome {
                     assert!(distance < BOUND, "key {key}, value {value}: {distance:.1e}");
                 }
             }
-            // And by the window.
+            // The window hides the position too.
             let options = Options { window: Some(2), ..Options::last(2, 1) };
             let distance = apart(&both, &options, None)?;
             assert!(distance < BOUND, "key {key}, value {value}, behind the window: {distance:.1e}");
@@ -104,7 +104,7 @@ fn what_is_hidden_has_no_part(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// An infinite key gives a score of minus infinity to one query and of infinity to another.
+/// An infinite key gives one query a score of minus infinity and the other one of infinity.
 fn a_score_of_minus_infinity_hides(gpu: &Gpu) -> Outcome {
     let config = CacheConfig::new(1, 1, 8, 8);
     let (mut cache, mut of_reference) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
@@ -144,7 +144,7 @@ fn a_nan_that_is_seen_is_told(gpu: &Gpu) -> Outcome {
             }
         }
     }
-    // A weight that is too small for f32 does not hide a NaN.
+    // A weight that underflows to zero in f32 does not hide a NaN.
     let (cache, of_reference) = with_row(&gpu.context, 0.5, f32::NAN)?;
     let mask = [0.0, 0.0, -200.0, 0.0, 0.0];
     let mask = MaskRows { numbers: &mask, shape: [1, 1, 1, 5] };
@@ -154,7 +154,7 @@ fn a_nan_that_is_seen_is_told(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// 32 rows of 64 elements and more: with their scores they take more than the 16 384 bytes that WebGPU gives.
+/// 32 rows of 64 or more elements take, with their scores, more than the 16 384 bytes that WebGPU guarantees.
 fn tiles_fill_the_workgroup_memory(gpu: &Gpu) -> Outcome {
     for (heads, dim, tokens) in [(32, 64, 1), (32, 48, 2), (16, 128, 2), (1, 128, 16), (4, 120, 5)] {
         let both = filled(&gpu.context, CacheConfig::new(1, 1, dim, 80), &[70])?;
@@ -166,18 +166,18 @@ fn tiles_fill_the_workgroup_memory(gpu: &Gpu) -> Outcome {
 
 fn a_device_with_little_workgroup_memory(gpu: &Gpu) -> Outcome {
     let limits = |bytes| wgpu::Limits { max_compute_workgroup_storage_size: bytes, ..gpu.adapter.limits() };
-    // A tile of fewer rows.
+    // This limit allows a tile of fewer rows.
     let context = Gpu::open(&gpu.adapter, limits(4 << 10), gpu.costs)?;
     let both = filled(&context, CacheConfig::new(1, 1, 64, 80), &[70])?;
     let distance = apart(&both, &Options::last(32, 1), None)?;
     assert!(distance < BOUND, "{distance:.1e}");
-    // None at all: the limit and what is needed are named.
+    // This limit allows no tile at all. The error names the limit and the bytes needed.
     let context = Gpu::open(&gpu.adapter, limits(1 << 10), gpu.costs)?;
     let (cache, _) = filled(&context, CacheConfig::new(1, 1, 64, 80), &[70])?;
     let refused = attend(&cache, &Options::last(1, 1), &numbers(64, 1), None).map(drop);
     let limit = "max_compute_workgroup_storage_size";
     assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit, needed: 1600, available: 1024 })));
-    // Blocks are quantised together, in workgroup memory.
+    // Block formats quantise in workgroup memory.
     let config = CacheConfig::new(1, 1, 64, 8).formats(Format::Q8_0, Format::Q4_0);
     let refused = KvCache::new(&context, config).map(drop);
     assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit, needed: 6144, available: 1024 })));

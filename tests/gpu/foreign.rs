@@ -1,4 +1,4 @@
-//! Buffers of another device of the same wgpu instance: refused with an error, never a panic, and nothing changes.
+//! Buffers of another device of the same wgpu instance are refused with an error, without a panic, and nothing changes.
 
 use wgpu_kv_cache::{
     BoundSource, CacheConfig, Context, Destination, DeviceError, Error, Format, KvCache, Pair, RowsIn, Source, Strides,
@@ -37,7 +37,7 @@ fn rows(buffer: &wgpu::Buffer, tokens: u32) -> RowsIn<'_> {
     RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, tokens, 2) }
 }
 
-/// One of the two buffers is foreign, then the other.
+/// Two sources: in one the values are foreign, in the other the keys.
 fn sources<'a>(own: &'a wgpu::Buffer, foreign: &'a wgpu::Buffer, tokens: u32) -> [Source<'a>; 2] {
     [(own, foreign), (foreign, own)].map(|(keys, values)| Source {
         keys: rows(keys, tokens),
@@ -112,8 +112,8 @@ fn attention(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// wgpu names buffers by numbers that two instances give alike, so a foreign buffer of another instance is taken for an
-/// own one. Whoever asks for adapters twice gets the same instance.
+/// wgpu identifies buffers by numbers that two instances both use, so a buffer of another instance passes as one's own.
+/// `adapters()` must therefore return adapters of the same instance on every call.
 fn every_adapter_is_of_one_instance(gpu: &Gpu) -> Outcome {
     let label = adapter_label(&gpu.adapter.get_info());
     let again = adapters()?.into_iter().find(|adapter| adapter_label(&adapter.get_info()) == label);

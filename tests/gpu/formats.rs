@@ -1,5 +1,5 @@
-//! Packed formats: byte for byte what ggml's and OCP's quantisation make of the recorded rows, on the CPU and on the
-//! device, and what is special in them. `scripts/record_formats.py` recorded the rows.
+//! Packed formats. The CPU and the device must quantise the recorded rows to the same bytes as ggml and OCP do, and
+//! treat the special cases of each format as documented. `scripts/record_formats.py` recorded the rows.
 
 use wgpu_kv_cache::{
     CacheConfig, ConfigError, Error, Format, HostRows, KvCache, Pair, Placement, RangeError, ReferenceCache, RowError,
@@ -26,7 +26,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
 }
 
-/// The rows of a recorded format: of `dim` elements each, codes first, then scales.
+/// Reorders recorded blocks into rows of `dim` elements, codes first, then scales.
 fn recorded_rows(format: Format, blocks: &[u8], dim: usize) -> Vec<u8> {
     let block_bytes = if format == Format::Q8_0 { 34 } else { 18 };
     let mut rows = Vec::new();
@@ -102,7 +102,7 @@ fn fp8_is_that_of_ml_dtypes(gpu: &Gpu) -> Outcome {
             }
         }
     }
-    // All codes, read by the device.
+    // Read all codes on the device.
     let config = CacheConfig::new(1, 1, 256, 1).formats(Format::Fp8E4M3, Format::Fp8E4M3);
     let mut cache = KvCache::new(&gpu.context, config)?;
     let rows = HostRows::Stored { format: Format::Fp8E4M3, bytes: &all };
@@ -111,7 +111,7 @@ fn fp8_is_that_of_ml_dtypes(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Random words, the same for the same seed.
+/// A generator of random words. Equal seeds give equal words.
 fn random_words(seed: u64) -> impl FnMut() -> u32 {
     let mut state = seed;
     move || {
@@ -120,8 +120,9 @@ fn random_words(seed: u64) -> impl FnMut() -> u32 {
     }
 }
 
-/// The integer arithmetic of the kernels beside the CPU's own, by way of fp8's scale: as many quotients as codes can
-/// tell, and products of every code with scales of every size, whose results are subnormal, rounded, and infinite.
+/// Compares the kernels' integer arithmetic with the CPU's, through the scale of fp8. Codes check quotients as far as
+/// their few bits can. Products are those of every code with scales of every size, and are subnormal, rounded or
+/// infinite.
 fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
     let mut random = random_words(1);
     let mut scales: Vec<f32> = vec![1e-45, 3e-42, f32::MIN_POSITIVE, 1e-38, f32::MAX, 1.5, 1.0 / 3.0, 8_388_609.0];
@@ -129,7 +130,7 @@ fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
         (0..24).map(|_| f32::from_bits(random() & 0x7fff_ffff)).filter(|scale| scale.is_finite() && *scale > 0.0),
     );
     for pair in scales.chunks_exact(2) {
-        // Numbers near the edges between codes of this scale, and any others.
+        // Numbers near the edges between codes at this scale, and arbitrary ones.
         let numbers = |scale: f32, random: &mut dyn FnMut() -> u32| -> Vec<f32> {
             (0..1024)
                 .map(|index| {
@@ -161,9 +162,9 @@ fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// WGSL lets a driver divide with an error of 2.5 units in the last place; software drivers divide without one. So here
-/// each of the two divisions in the text of the quotient errs by up to three units. Of half of the numbers, the
-/// quotient leaves a remainder next to nothing, or to the divisor, so that it must be put right by one more.
+/// WGSL lets a driver divide with an error of 2.5 units in the last place, but software drivers divide exactly. This
+/// test adds an error of up to three units to each of the two divisions in the WGSL of the quotient. For half of the
+/// numbers the remainder is close to zero or to the divisor, so the quotient must be corrected by one more.
 fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     const ERRORS: usize = 7 * 7;
     let mut text = include_str!("../../shaders/format/float/float.wgsl").to_owned();
@@ -198,7 +199,7 @@ fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     while pairs.len() < 2048 {
         let mut exponent = || (1 + random() % 254) << 23;
         let (above, below) = (exponent(), exponent());
-        // Significands x and y where 2^24 x, or 2^25 x where x is smaller, leaves some remainder modulo y.
+        // Choose significands x and y so that 2^24 x, or 2^25 x if x is smaller, leaves the chosen remainder modulo y.
         let y = u64::from(random() & 0x7f_ffff | 0x80_0001);
         let remainder = i64::from(random() % 9) - 4;
         let half = y.div_ceil(2);
@@ -237,15 +238,17 @@ fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Blocks whose elements lie at the edges between codes, as near as f32 can: a product, an inverse or a scale that is
-/// wrong in its last bit makes another code. Their scales are of every size, subnormal ones with an inverse among them.
+/// Blocks whose elements lie as close to the edges between codes as f32 allows. If the last bit of a product, an
+/// inverse or a scale is wrong, a code changes. Scales are of every size, including subnormal ones that have an
+/// inverse.
 fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
     const ROWS: u32 = 2048;
     let mut random = random_words(5);
     let mut block = |format: Format| -> Vec<f32> {
         let codes = if format == Format::Q8_0 { 127.0 } else { -8.0 };
-        // The largest number from 2^-126, whose scale has no inverse, to the largest that there is. Of every other
-        // block the inverse has few bits, so that products are ties, or next to ties, as only the middle bits tell.
+        // The largest magnitude of a block ranges from 2^-126, where the scale has no inverse, to the largest f32. In
+        // half of the blocks the inverse has few bits, so that products are ties, or so close to ties that only their
+        // middle bits decide.
         let any = f32::from_bits(random() & 0x807f_ffff | (1 + random() % 254) << 23);
         let few_bits = (random() % (4 << (random() % 11))) | 1;
         let power_of_two = f32::from_bits(any.to_bits() & 0xff80_0000);
@@ -255,14 +258,14 @@ fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
         let inverse = 1.0 / scale;
         let mut block: Vec<f32> = (0..32)
             .map(|_| {
-                // Half way from the last f32 that is cut or rounded down to the first that is not.
+                // Half way between the last f32 that is truncated or rounded down and the first that is not.
                 let half_way = |first: f32| f64::midpoint(first.next_down().into(), first.into());
                 let product = if format == Format::Q8_0 {
                     half_way((random() % 127) as f32 + 0.5) * if random().is_multiple_of(2) { 1.0 } else { -1.0 }
                 } else {
                     half_way((1 + random() % 15) as f32) - 8.5
                 };
-                // Or half a unit in the last place of the product beside it.
+                // Move by half a unit in the last place of the product, to either side or not at all.
                 let unit = f64::from((product as f32).abs().next_up()) - f64::from((product as f32).abs());
                 let edge = product + unit * (f64::from(random() % 3) - 1.0) / 2.0;
                 let element = (edge / f64::from(inverse)) as f32;
@@ -332,7 +335,7 @@ fn what_is_no_number(gpu: &Gpu) -> Outcome {
             assert!(if number.is_nan() { read.is_nan() } else { saturated }, "{side}: {number} became {read}");
         }
     }
-    // Blocks so small that the inverse of their scale is no number, and zeros of both signs.
+    // Blocks so small that the inverse of their scale overflows, and zeros of both signs.
     for number in [1e-38f32, -1e-38, 1e-45, 0.0, -0.0] {
         let config = CacheConfig::new(1, 1, 32, 1).formats(Format::Q8_0, Format::Q4_0);
         let mut cache = KvCache::new(&gpu.context, config)?;
@@ -345,7 +348,7 @@ fn what_is_no_number(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Random words, among them every scale that there is, read in each format as on the CPU.
+/// Random words, which include every possible scale, are read in each format as on the CPU.
 fn every_stored_word_is_read(gpu: &Gpu) -> Outcome {
     let mut state = 7u32;
     let mut random = || {
@@ -361,7 +364,7 @@ fn every_stored_word_is_read(gpu: &Gpu) -> Outcome {
             for row in 0..tokens {
                 bytes.extend((0..format.row_bytes(dim)).map(|_| random() as u8));
                 if dim == 32 {
-                    // Each f16 is a scale once.
+                    // Each f16 bit pattern is a scale once.
                     let scale = bytes.len() - 4;
                     bytes[scale..scale + 2].copy_from_slice(&(row as u16).to_le_bytes());
                 }
@@ -379,7 +382,7 @@ fn every_stored_word_is_read(gpu: &Gpu) -> Outcome {
             }
         }
     }
-    // Formats of floating point into each other.
+    // Conversions between the float formats.
     for stored in Format::FLOATS {
         let config = CacheConfig::new(1, 1, 3, 9).formats(stored, stored);
         let (mut cache, mut reference) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
@@ -394,7 +397,7 @@ fn every_stored_word_is_read(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A sequence leaves the batch as it is stored and returns to another place, bit for bit, also of a ring.
+/// A sequence is extracted as it is stored and inserted elsewhere, bit for bit, also in a ring.
 fn packed_rows_leave_and_return(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 5, sinks: 2, slack: 1 };
     for format in [Format::Fp8E4M3, Format::Q8_0, Format::Q4_0] {
@@ -413,8 +416,8 @@ fn packed_rows_leave_and_return(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Rows that end inside a word, a block, or a pair of blocks, beside others: the storage is the reference's, padding
-/// included.
+/// Rows that end inside a word, a block or a pair of blocks, next to other rows. The storage must equal the
+/// reference's, including padding.
 fn padding_is_zero(gpu: &Gpu) -> Outcome {
     for format in [Format::Fp8E4M3, Format::Q8_0, Format::Q4_0] {
         for dim in [1, 3, 33, 70, 97] {
@@ -428,7 +431,7 @@ fn padding_is_zero(gpu: &Gpu) -> Outcome {
             }
             let rows = |dim: u32| -> Vec<f32> { (1..=2 * 2 * 9 * dim).map(|i| i as f32 * 0.01).collect() };
             let (keys, values) = (rows(dim), rows(dim + 5));
-            // With gaps before the rows.
+            // Leave gaps before the rows.
             let write = Write::at_each(&[3, 1], 9);
             cache.update(&keys, &values, write)?;
             reference.update(&keys, &values, write)?;

@@ -1,4 +1,4 @@
-//! The host way in and out: what `update`, `get` and `reset` promise, on small literal examples.
+//! Updates from host slices and reads to the host: `update`, `get` and `reset` in small literal examples.
 
 use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Format, KvCache, Scale, Write};
 
@@ -18,7 +18,7 @@ pub const TESTS: &[Test] = &[
     ("host::a_copy_outlives_updates", a_copy_outlives_updates),
 ];
 
-/// Keys `k, k + 1, …` for every row in order, values a thousand above.
+/// Keys `k, k + 1, …` for all rows in order. The values are larger by 1000.
 fn rows(first: u32, elements: u32) -> (Vec<f32>, Vec<f32>) {
     let numbers = |from: u32| (0..elements).map(|i| (from + i) as f32).collect();
     (numbers(first), numbers(first + 1000))
@@ -36,7 +36,7 @@ fn new_storage_reads_as_zero(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// The original design stored only a prompt's first token.
+/// The original design stored only the first token of a prompt.
 fn whole_prompts_are_stored(gpu: &Gpu) -> Outcome {
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 2, 2, 4))?;
     let (keys, values) = rows(1, 2 * 3 * 2);
@@ -60,7 +60,7 @@ fn whole_prompts_are_stored(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// The original design gave every sequence one length.
+/// The original design kept one length for all sequences.
 fn prompts_of_different_lengths(gpu: &Gpu) -> Outcome {
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(3, 1, 1, 4))?;
     let (keys, values) = rows(1, 9);
@@ -73,7 +73,7 @@ fn prompts_of_different_lengths(gpu: &Gpu) -> Outcome {
         4.0, 0.0, 0.0, 0.0,
         0.0, 0.0, 0.0, 0.0,
     ]);
-    // Each sequence goes on after its own end.
+    // Append to each sequence at its own length.
     let (keys, values) = rows(20, 3);
     cache.update(&keys, &values, Write::append(1))?;
     assert_eq!(cache.lengths(), [4, 2, 1]);
@@ -94,7 +94,7 @@ fn one_position_per_sequence(gpu: &Gpu) -> Outcome {
     let (keys, values) = rows(50, 4);
     cache.update(&keys, &values, Write::at_each(&[3, 1], 2).counts(&[2, 1]))?;
     assert_eq!(cache.lengths(), [5, 2]);
-    // The second sequence was rewound; what it held is no longer read, though the storage still has it.
+    // The second sequence was rewound. Its old rows are still in the storage but are no longer read.
     assert_eq!(cache.get_all()?.read()?.keys.to_f32(), [1.0, 2.0, 3.0, 50.0, 51.0, 5.0, 52.0, 0.0, 0.0, 0.0]);
     assert_eq!(cache.read_storage()?.keys.to_f32(), [1.0, 2.0, 3.0, 50.0, 51.0, 5.0, 52.0, 7.0, 8.0, 0.0]);
     DONE
@@ -112,7 +112,7 @@ fn an_earlier_position_rewinds(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// What a row is read back as.
+/// The row as it is read back after storing.
 fn stored(format: Format, row: &[f32]) -> Vec<f32> {
     let bytes = format.encode_row(row, Scale::ONE).unwrap();
     format.decode_row(&bytes, row.len() as u32, Scale::ONE).unwrap()
@@ -123,7 +123,7 @@ fn a_gap_reads_as_zero(gpu: &Gpu) -> Outcome {
         let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 1, 8).formats(format, format))?;
         let (keys, values) = rows(1, 7);
         cache.update(&keys, &values, Write::append(7))?;
-        // Back to one row, then far ahead: rows 1 to 4 were written once and lie in the gap.
+        // Rewind to one row, then write far ahead. Rows 1 to 4 hold old data and lie in the gap.
         cache.update(&[1.0f32][..], &[1001.0f32][..], Write::at(0, 1))?;
         cache.update(&[9.0f32][..], &[5.0f32][..], Write::at(5, 1))?;
         assert_eq!(cache.lengths(), [6]);
@@ -163,7 +163,7 @@ fn keys_and_values_of_different_sizes(gpu: &Gpu) -> Outcome {
     assert_eq!((read.keys.shape(), read.keys.to_f32()), ([1, 1, 1, 2], vec![3.0, 4.0]));
     assert_eq!((read.values.shape(), read.values.to_f32()), ([1, 1, 1, 3], vec![8.0, 9.0, 10.0]));
     assert_eq!(cache.memory_used_bytes(), 2 * (2 * 4 + 3 * 2));
-    // Nine 16-bit values a plane: one more to end on a word.
+    // A plane has nine 16-bit values and is padded to ten, so that it ends on a word.
     assert_eq!(cache.memory_allocated_bytes(), 3 * 2 * 4 + 10 * 2);
     DONE
 }

@@ -1,4 +1,4 @@
-//! Sizes that break caches: beyond a binding, beyond 65 535 workgroups, every head size, odd starts.
+//! Sizes that break caches: more than a binding, more than 65 535 workgroups, every head size, odd starts.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Format, KvCache, Placement, ReferenceCache, Side, Write,
@@ -15,7 +15,7 @@ pub const TESTS: &[Test] = &[
     ("large::ranges_of_many_segments_in_every_format", ranges_of_many_segments_in_every_format),
 ];
 
-/// What copies have no part in, or only the part that they have in smaller segments.
+/// Tests where copies play no role, or only one that tests with smaller segments already cover.
 pub const OF_KERNELS: &[Test] = &[
     ("large::two_segments_of_128_mib_a_side", two_segments_of_128_mib_a_side),
     ("large::more_than_65535_workgroups", more_than_65535_workgroups),
@@ -36,8 +36,8 @@ fn run(context: &Context, program: &Program) -> Outcome {
     DONE
 }
 
-/// 256 MiB of keys and 256 MiB of values, in one call; on a device with the common limit of 128 MiB that is two
-/// segments a side, and more than one window of the source.
+/// Writes 256 MiB of keys and 256 MiB of values in one call. With the common binding limit of 128 MiB this takes two
+/// segments a side, and more than one window onto the source.
 fn two_segments_of_128_mib_a_side(gpu: &Gpu) -> Outcome {
     let config = CacheConfig::new(1, 8, 512, 16384);
     let limits =
@@ -54,7 +54,7 @@ fn two_segments_of_128_mib_a_side(gpu: &Gpu) -> Outcome {
     run(&context, &program)
 }
 
-/// More than 65 535 × 256 words in one dispatch, so that the grid needs its second dimension.
+/// One dispatch covers more than 65 535 × 256 words, so the grid needs its second dimension.
 fn more_than_65535_workgroups(gpu: &Gpu) -> Outcome {
     let tokens = 5_600_000;
     let config = CacheConfig::new(1, 1, 3, tokens).value_dim(1).formats(Format::F32, Format::F16);
@@ -67,7 +67,7 @@ fn more_than_65535_workgroups(gpu: &Gpu) -> Outcome {
     run(&gpu.context, &program)
 }
 
-/// The same second dimension at a size that leaves nothing to the common limit: 17 workgroups of one plane.
+/// The second grid dimension again, in a small cache: a plane takes 17 workgroups and the grid is 11 wide.
 fn grids_that_are_eleven_wide(gpu: &Gpu) -> Outcome {
     let limits = wgpu::Limits { max_compute_workgroups_per_dimension: 11, ..gpu.adapter.limits() };
     let context = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
@@ -80,7 +80,7 @@ fn grids_that_are_eleven_wide(gpu: &Gpu) -> Outcome {
     run(&context, &program)
 }
 
-/// A cycle and a duplicate of sequences, in two layers, whose heads are more than one grid holds.
+/// Permutes sequences in a cycle, then with a duplicate, in two layers that have more heads than a grid is high.
 fn more_heads_than_a_grid_is_high(gpu: &Gpu) -> Outcome {
     let limits = wgpu::Limits { max_compute_workgroups_per_dimension: 11, ..gpu.adapter.limits() };
     let context = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
@@ -98,7 +98,8 @@ fn more_heads_than_a_grid_is_high(gpu: &Gpu) -> Outcome {
 fn every_head_size(gpu: &Gpu) -> Outcome {
     let pairs = [(Format::F32, Format::F16), (Format::Bf16, Format::F32), (Format::F16, Format::Bf16)];
     for (index, dim) in (0..).zip([1, 3, 46, 64, 72, 80, 96, 128, 256, 576]) {
-        // Odd sizes in every format; the others, which differ by a constant, in one pair after the other.
+        // Odd sizes run with every pair of formats. The others differ only in a constant, so they take the pairs in
+        // turn.
         let pairs = pairs.iter().enumerate().filter(|(pair, _)| dim % 2 == 1 || index % 3 == *pair as u64);
         for (_, &(keys, values)) in pairs {
             let config = CacheConfig::new(2, 2, dim, 9).formats(keys, values);
@@ -158,11 +159,11 @@ fn odd_starts_in_16_bit_formats(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Sources of up to 40 KiB through bindings of 4 KiB: cut along planes and along tokens.
+/// Binds sources of up to 40 KiB in windows of 4 KiB, which cuts them between planes and between tokens.
 fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 9, sinks: 3, slack: 4 };
-    // Where the first update begins, which leaves a gap, and the second, which goes back. The gap in the ring is that
-    // of all sinks, and of positions beside tokens.
+    // Placement, position of the first update, positions of the second. The first update leaves a gap, the second
+    // rewinds. In the ring the gap covers all sinks and some positions next to the tokens.
     let placed = [(Placement::Linear, 1, vec![7, 0]), (ring, 5, vec![15, 13])];
     for ((placement, first, second), layout) in
         placed.iter().flat_map(|placed| Layout::ALL.map(|layout| (placed, layout)))
@@ -170,7 +171,7 @@ fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
         for dim in [64, 46] {
             let config = CacheConfig::new(2, 4, dim, 14).formats(Format::F32, Format::F16).placement(*placement);
             let mut program = Program::new(config, 1);
-            // The gap must become zero whichever part it belongs to.
+            // Poison shows whether the gap becomes zero in every part of the source.
             program.poison = true;
             program.operations = vec![
                 update(
@@ -203,9 +204,10 @@ fn sources_larger_than_a_binding(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Destinations whose windows of 4 KiB begin in the middle of a plane, and of a segment of many planes.
+/// Windows of 4 KiB onto the destination begin in the middle of a plane, and in the middle of a segment of many planes.
 fn ranges_larger_than_a_binding(gpu: &Gpu) -> Outcome {
-    // A plane of 4080 bytes in rows of 16-byte words, and one of 312 bytes, 13 to a segment, whose rows share words.
+    // One plane has 4080 bytes in rows of whole 16-byte vectors. The other has 312 bytes, 13 planes to a segment, and
+    // its rows share words.
     let planes = CacheConfig::new(2, 3, 60, 17);
     let segments = CacheConfig::new(4, 8, 3, 52).formats(Format::F16, Format::Bf16);
     for config in [planes, segments] {
@@ -221,7 +223,7 @@ fn ranges_larger_than_a_binding(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Planes of every format, at most 7 to a segment and a window, as they are stored and as numbers.
+/// Planes of every format in more than two segments a side, read as they are stored and as numbers.
 fn ranges_of_many_segments_in_every_format(gpu: &Gpu) -> Outcome {
     for (key_format, value_format) in pairs() {
         let config = CacheConfig::new(4, 8, 40, 8).value_dim(56).formats(key_format, value_format).scales(0.3, 0.7);

@@ -1,4 +1,4 @@
-//! What a device's limits leave room for: grids, bindings, and the turns of loops that a software driver takes.
+//! Device limits: grids, bindings, and the number of loop iterations that a software driver allows.
 
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, KvCache, Placement, ReferenceCache, RowsIn, Side,
@@ -29,7 +29,7 @@ fn narrow(gpu: &Gpu, most: u32) -> wgpu_kv_cache::Result<Context> {
     Gpu::open(&gpu.adapter, limits, gpu.costs)
 }
 
-/// Two sequences of 8192 rows of 64: more workgroups than 16 × 16.
+/// Two sequences of 8192 rows of 64 elements need more workgroups than 16 × 16.
 fn grids_that_are_too_large_are_refused(gpu: &Gpu) -> Outcome {
     let context = narrow(gpu, 16)?;
     let mut cache = KvCache::new(&context, CacheConfig::new(2, 1, 64, 8192))?;
@@ -42,11 +42,11 @@ fn grids_that_are_too_large_are_refused(gpu: &Gpu) -> Outcome {
         done => panic!("{done:?}"),
     };
     let mut encoder = context.device().create_command_encoder(&Default::default());
-    // A gap of 8099 rows.
+    // Leaves a gap of 8099 rows.
     too_large(cache.record_advance(&mut encoder.begin_compute_pass(&Default::default()), Write::at(8100, 1)));
     context.queue().submit([encoder.finish()]);
     assert_eq!((cache.lengths(), cache.read_lengths()?), (&[1, 0][..], vec![1, 0]));
-    // Planes that are too large to move in place go through scratch memory, which takes the rows that there are.
+    // Planes too large to move in place go through scratch memory, which holds only the rows that exist.
     cache.select(&[1, 0])?;
     assert_eq!((cache.lengths(), cache.read_lengths()?), (&[0, 1][..], vec![0, 1]));
     assert_eq!(cache.get_all()?.read()?.keys.to_f32()[64..], rows[..64]);
@@ -57,7 +57,7 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     let context = narrow(gpu, 8)?;
     let mut cache = KvCache::new(&context, CacheConfig::new(1, 1, 4, 8192))?;
     let rows = numbers(4, 1);
-    // In two, because a gap too must fit the grid.
+    // Use two updates, because the gap before each must fit the grid too.
     cache.update(&rows, &rows, Write::at(4000, 1))?;
     cache.update(&rows, &rows, Write::at(8000, 1))?;
     let (queries, output) = (storage(&context, &[0; 16]), storage(&context, &[0; 16]));
@@ -66,12 +66,12 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     let options = Options { splits: Some(9), ..Options::last(1, 1) };
     let refused = Attention::new(&cache, &options, &tensors).map(drop);
     assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit: LIMIT, needed: 9, available: 8 })));
-    // Where it chooses by itself it takes no more than there are.
+    // Without a given number, the splits are limited to what the grid allows.
     attend(&cache, &Options::last(1, 1), &rows, None)?;
     DONE
 }
 
-/// The moves of all sequences are more than a binding holds, so rows and lengths take another way.
+/// The moves of all sequences exceed a binding, so rows and lengths take the fallback path.
 fn selections_of_many_sequences_in_small_bindings(gpu: &Gpu) -> Outcome {
     let count = 70;
     let config = CacheConfig::new(count, 1, 4, 2);
@@ -95,7 +95,7 @@ fn selections_of_many_sequences_in_small_bindings(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// All keys are alike, so that the result is the mean of the values.
+/// All keys are equal, so the result is the mean of the values.
 fn attention_of_long_sequences(gpu: &Gpu) -> Outcome {
     for (dim, group, positions) in [(8u32, 1u32, 32_768u32), (64, 4, 32_768), (256, 32, 1024), (256, 32, 8192)] {
         let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, dim, positions))?;
@@ -116,7 +116,8 @@ fn attention_of_long_sequences(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A workgroup sets 256 lengths: in steps of one row and of more, with counts and without any row.
+/// A workgroup sets 256 lengths, so 600 sequences need three: in updates of several rows, with counts and without, in
+/// an update of one row, and in a truncation, which writes no row.
 fn more_sequences_than_a_workgroup_has_threads(gpu: &Gpu) -> Outcome {
     let count = 600u32;
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(count, 1, 1, 8))?;
@@ -139,7 +140,7 @@ fn more_sequences_than_a_workgroup_has_threads(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Rows of one plane come out in parts where f32 takes more than a binding: also of a run that begins before a part.
+/// The f32 rows of one plane exceed a binding and are written in parts. A run may begin before its part.
 fn a_plane_of_output_larger_than_a_binding(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 27, sinks: 2, slack: 1 };
     for (dim, format) in [(64, Format::F16), (63, Format::Bf16), (128, Format::Q8_0)] {

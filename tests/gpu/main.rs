@@ -1,9 +1,9 @@
-//! Behaviour on every adapter present, in each form that updates and ranges have: kernels, and the device's own copies
-//! wherever they are possible. Each test runs once per adapter and form and carries their names.
+//! Behaviour on every adapter present, in both forms of updates and ranges: kernels, and buffer copies wherever they
+//! are possible. Each test runs once per adapter and form, and its name includes both.
 //!
-//! `KV_CACHE_REQUIRE` lists adapters that must be there, separated by `;`: an adapter is one if its label contains
-//! every word, as in `llvmpipe [vulkan];SwiftShader`. So a driver that fails to load is a failure and not a shorter
-//! list.
+//! `KV_CACHE_REQUIRE` lists adapters that must be present, separated by `;`. An entry matches an adapter whose label
+//! contains all of its words, as in `llvmpipe [vulkan];SwiftShader`. If a driver fails to load, the run then fails
+//! instead of testing fewer adapters.
 
 mod attention;
 mod bugs;
@@ -30,46 +30,45 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_kv_cache::{Context, CostModel, Format, adapter_label, adapters};
 
-/// What a test is given.
+/// The input of a test.
 #[derive(Debug)]
 pub struct Gpu {
     /// A device with all limits of the adapter.
     pub context: Context,
-    /// A device whose bindings hold 4 KiB, whose grids are 16 wide and that has no immediates: everything is cut into
-    /// segments and chunks, and steps wait in the ring.
+    /// A device with bindings of 4 KiB, grids 16 wide and no immediates. Storage is cut into segments and chunks, and
+    /// the parameters of steps go through the ring.
     pub small: Context,
-    /// The adapter that both are on.
+    /// The adapter of both devices.
     pub adapter: wgpu::Adapter,
-    /// The form that both choose.
+    /// The cost model of both, which selects the form.
     pub costs: CostModel,
 }
 
 impl Gpu {
-    /// wgpu gives up where one thread compiles on GL for longer than another waits, so tests on GL are alone.
+    /// On GL, wgpu panics when a thread waits too long while another compiles, so tests on GL run one at a time.
     fn alone(&self) -> Option<MutexGuard<'static, ()>> {
         let gl = self.adapter.get_info().backend == wgpu::Backend::Gl;
         gl.then(|| GL.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A device with other limits that chooses the same form.
+    /// Opens a device with other limits but the same cost model.
     ///
     /// # Errors
-    /// As [`Context::open_with`].
+    /// Those of [`Context::open_with`].
     pub fn open(adapter: &wgpu::Adapter, limits: wgpu::Limits, costs: CostModel) -> wgpu_kv_cache::Result<Context> {
         let context = Context::open_with(adapter, limits)?;
         Ok(Context::with_costs(context.device(), context.queue(), costs))
     }
 }
 
-/// Passed, or visibly left out with a reason.
+/// Completed, or ignored with a reason.
 pub type Outcome = Result<Completion, Failed>;
 /// Name and body.
 pub type Test = (&'static str, fn(&Gpu) -> Outcome);
 
-/// Passed.
 pub const DONE: Outcome = Ok(Completion::Completed);
 
-/// Held by each test on GL.
+/// Each test on GL holds this lock.
 static GL: Mutex<()> = Mutex::new(());
 
 fn main() {
@@ -118,7 +117,7 @@ fn trials() -> Vec<Trial> {
                 waiting::TESTS,
                 large::TESTS,
             ];
-            // What no copy can do.
+            // Tests in which copies are not possible.
             let kernels_only: &[&[Test]] = if costs == CostModel::KERNELS {
                 &[
                     formats::TESTS,
@@ -150,8 +149,8 @@ fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The first of each list, then the second of each: tests that run at the same time are then on different devices, and
-/// do not wait for each other's kernels.
+/// Takes the first test of each list, then the second of each, and so on. Tests that run at the same time then use
+/// different devices and do not wait for each other's kernels.
 fn in_turn(lists: Vec<Vec<Trial>>) -> Vec<Trial> {
     let mut lists: Vec<_> = lists.into_iter().map(Vec::into_iter).collect();
     let mut turns = Vec::new();
@@ -164,7 +163,7 @@ fn in_turn(lists: Vec<Vec<Trial>>) -> Vec<Trial> {
     }
 }
 
-/// A test of each cell of the README's table.
+/// One test per cell of the README's table.
 fn cells(gpu: &Arc<Gpu>, label: &str) -> Vec<Trial> {
     let mut trials = Vec::new();
     for format in Format::ALL {

@@ -1,4 +1,5 @@
-//! Random programs of all operations, device against reference, the whole storage compared after every step.
+//! Random programs of all operations, run on the device and on the reference. The whole storage is compared after each
+//! operation.
 
 use std::collections::HashSet;
 
@@ -15,7 +16,7 @@ mod random;
 pub const TESTS: &[Test] =
     &[("programs::random", random), ("programs::random_in_small_bindings", random_in_small_bindings)];
 
-/// Programs that are drawn for each form and device, none twice: 3000 for each adapter, of 40 shapes.
+/// Number of programs drawn per form and device. Seeds never repeat, so an adapter gets 3000 programs in 40 shapes.
 const DRAWN: u64 = 750;
 
 fn random(gpu: &Gpu) -> Outcome {
@@ -26,7 +27,8 @@ fn random_in_small_bindings(gpu: &Gpu) -> Outcome {
     run(&gpu.small, 1)
 }
 
-/// Runs the programs that add to what is covered; `KV_CACHE_PROGRAMS` asks for a number of the drawn ones instead.
+/// Runs the drawn programs that add to the coverage. If `KV_CACHE_PROGRAMS` is set, runs that many programs instead,
+/// without a choice.
 fn run(context: &Context, device: u64) -> Outcome {
     let copies = *context.costs() == CostModel::COPIES;
     let part = 2 * device + u64::from(copies);
@@ -40,7 +42,7 @@ fn run(context: &Context, device: u64) -> Outcome {
     };
     let mut shape = None;
     for seed in seeds {
-        // A context for each shape, so that the pipelines of its head sizes end with it.
+        // Each shape gets its own context, so that the pipelines for its head sizes are dropped with it.
         let number = seed / random::PROGRAMS_OF_A_SHAPE;
         let context = match &shape {
             Some((known, context)) if *known == number => context,
@@ -58,7 +60,7 @@ fn run(context: &Context, device: u64) -> Outcome {
     DONE
 }
 
-/// A plane of the program fits a small binding, of which a cache then has some.
+/// Limits the head sizes so that a plane fits a small binding. The cache then has several segments.
 fn fitted(context: &Context, mut program: Program) -> Program {
     let most = u32::try_from(context.limits().max_storage_buffer_binding_size / (24 * 4)).unwrap_or(u32::MAX);
     program.config.head_dim = program.config.head_dim.min(most);
@@ -66,8 +68,8 @@ fn fitted(context: &Context, mut program: Program) -> Program {
     program
 }
 
-/// The seeds whose programs have something that none before them has: an operation, in each way in which it is called,
-/// on a placement; and on a stored format, of which each form and device takes a fourth.
+/// The seeds whose programs cover something that no earlier one does: an operation and the way it is called, on a
+/// placement or on a stored format. Each combination of form and device covers a quarter of the formats.
 fn covering(seeds: std::ops::Range<u64>, part: u64) -> Vec<u64> {
     let mut covered = HashSet::new();
     let adds = |seed: &u64| {
@@ -92,7 +94,7 @@ fn covering(seeds: std::ops::Range<u64>, part: u64) -> Vec<u64> {
     seeds.filter(adds).collect()
 }
 
-/// An operation and the way in which it is called.
+/// The name of an operation and the way it is called.
 fn call(operation: &Operation) -> String {
     let name = |text: String| text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
     let way = match operation {
@@ -103,7 +105,7 @@ fn call(operation: &Operation) -> String {
     format!("{} {way}", name(format!("{operation:?}")))
 }
 
-/// Leaves operations out as long as the program fails.
+/// Removes operations for as long as the program still fails.
 fn shrink(context: &Context, mut program: Program, mut failure: String) -> (Program, String) {
     let mut index = 0;
     while index < program.operations.len() {

@@ -1,5 +1,5 @@
-//! The text that reads a layer, in a shader of the caller's: every element in every format, on both placements, in one
-//! buffer and more.
+//! The generated WGSL that reads a layer, used in a caller's shader: every element, in every format and placement, in
+//! one segment and in several.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, DeviceError, Error, Format, HostRows, HostTensor, KvCache, Placement, ReferenceCache,
@@ -17,7 +17,7 @@ pub const TESTS: &[Test] = &[
     ("reading::halves_are_read", halves_are_read),
 ];
 
-/// A shader of the caller's that copies every vector of keys and values that it may see, by position.
+/// Runs a caller's shader that copies every visible vector of keys and values, indexed by position.
 pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
     let (context, config) = (cache.context(), cache.config());
     let (device, queue) = (context.device(), context.queue());
@@ -36,7 +36,7 @@ pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Erro
     let longest = cache.write_pos();
     let shader = format!(
         "{enable}
-        // Names of a caller's that a text without a prefix would collide with.
+        // The caller's own names. They would collide with the generated WGSL if it had no prefix.
         const heads = 1u; const window = 2u; fn slot() {{}} fn length() {{}} struct Float {{ x: u32 }}
         @group(0) @binding(0) var<storage, read_write> keys: array<vec4<f32>>;
         @group(0) @binding(1) var<storage, read_write> values: array<vec4<f32>>;
@@ -135,7 +135,7 @@ pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Erro
     Ok(all)
 }
 
-/// What `read_by_text` should read.
+/// The expected output of [`read_by_text`].
 pub fn rows_of(cache: &KvCache, reference: &ReferenceCache) -> Result<[Vec<f32>; 2], Error> {
     let config = cache.config();
     let all = reference.get_all();
@@ -159,13 +159,13 @@ pub fn rows_of(cache: &KvCache, reference: &ReferenceCache) -> Result<[Vec<f32>;
 }
 
 fn every_element_is_read(gpu: &Gpu) -> Outcome {
-    // Two planes a binding.
+    // A binding holds only two planes of the largest rows.
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..gpu.adapter.limits() };
     let segmented = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
     let mut cut = false;
-    // The placement decides slots and nothing else, the number of segments loads and nothing else.
+    // The placement affects only slots, and the number of segments only loads, so each is tested once.
     for (key_format, value_format) in pairs() {
-        // In a ring more than it keeps; with linear placement as much as a small binding holds.
+        // The ring gets more rows than it keeps. Linear placement gets as many as fit the small binding.
         for (context, placement, slots, longest) in
             [(&gpu.context, RING, 0, 28), (&segmented, Placement::Linear, 16, 14)]
         {
@@ -194,12 +194,14 @@ fn every_element_is_read(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Every format once for keys and once for values, beside another.
+/// Pairs in which every format occurs once for keys and once for values, always with a different format on the other
+/// side.
 pub fn pairs() -> impl Iterator<Item = (Format, Format)> {
     (0..6).map(|index| (Format::ALL[index], Format::ALL[(index + 2) % 6]))
 }
 
-/// Two rows with every code of each packed format, and scales that leave products exact: every bit is the reference's.
+/// Stores two rows that contain every code of each packed format. The scales are powers of two, so products are exact
+/// and every bit must equal the reference's.
 fn every_code_is_read(gpu: &Gpu) -> Outcome {
     let rows = |format: Format| -> Vec<u8> {
         let codes: Vec<u8> = (0..=255).collect();

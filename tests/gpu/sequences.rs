@@ -1,4 +1,4 @@
-//! Operations on sequences and rings, by worked examples: published ones, and those of bugs that others had.
+//! Operations on sequences and rings in worked examples. Some are published, others reproduce bugs of other caches.
 
 use std::ops::Range;
 
@@ -20,13 +20,13 @@ pub const TESTS: &[Test] = &[
     ("sequences::positions_near_the_last_are_as_any", positions_near_the_last_are_as_any),
 ];
 
-/// What is recorded in passes, which take no copies.
+/// Tests that record into passes, where copies are not possible.
 pub const OF_KERNELS: &[Test] = &[
     ("sequences::every_row_width_wraps_and_moves", every_row_width_wraps_and_moves),
     ("sequences::lengths_of_many_layers_in_a_pass", lengths_of_many_layers_in_a_pass),
 ];
 
-/// Rows of one element: keys are these numbers, values their negatives.
+/// Rows of one element: the keys are these numbers, the values are their negatives.
 fn rows(numbers: &[f32]) -> (Vec<f32>, Vec<f32>) {
     (numbers.to_vec(), numbers.iter().map(|number| -number).collect())
 }
@@ -36,26 +36,26 @@ fn update(cache: &mut KvCache, numbers: &[f32], write: Write<'_>) -> Result<(), 
     cache.update(&keys[..], &values[..], write)
 }
 
-/// Asserts on keys, and on values as their negatives.
+/// Asserts that the keys are `numbers` and the values their negatives.
 fn assert_rows(pair: &Pair<HostTensor>, shape: [u32; 4], numbers: &[f32]) {
     assert_eq!((pair.keys.shape(), pair.keys.to_f32()), (shape, numbers.to_vec()));
     let negatives: Vec<f32> = numbers.iter().map(|number| 0.0 - number).collect();
     assert_eq!((pair.values.shape(), pair.values.to_f32()), (shape, negatives));
 }
 
-/// A node test of the operator.
+/// A node test of the ONNX operator.
 struct Case {
     name: &'static str,
     placement: Placement,
     past: [[f32; 5]; 4],
     updates: &'static [&'static [f32]],
     write_indices: &'static [u32],
-    /// Of each sequence, the rows of the present cache that differ from the past.
+    /// For each sequence, the rows of the present cache that differ from the past.
     changes: &'static [&'static [(usize, f32)]],
 }
 
-/// ONNX `TensorScatter` (opset 24): the published node tests of `onnx` 1.23, in both modes. The past cache is written
-/// first, which makes all of it valid; then the update goes to `write_indices`. Circular is a ring of
+/// ONNX `TensorScatter` (opset 24): the node tests published with `onnx` 1.23, in both modes. The past cache is written
+/// first, which makes all of it valid, then the update goes to `write_indices`. Mode `circular` is a ring of
 /// `max_sequence_length`.
 fn tensor_scatter(gpu: &Gpu) -> Outcome {
     const PAST: [[f32; 5]; 4] =
@@ -63,7 +63,7 @@ fn tensor_scatter(gpu: &Gpu) -> Outcome {
     const PAST_3D: [[f32; 5]; 4] =
         [[1., 2., 3., 4., 5.], [5., 6., 7., 8., 9.], [8., 7., 6., 5., 4.], [5., 4., 3., 2., 1.]];
     let circular = Placement::Ring { window: 4, sinks: 0, slack: 0 };
-    // Each row of an update is one number five times, and changes one row of the past.
+    // Each row of an update repeats one number five times and changes one row of the past.
     let cases = [
         Case {
             name: "tensorscatter",
@@ -107,7 +107,7 @@ fn tensor_scatter(gpu: &Gpu) -> Outcome {
         assert_eq!(storage.keys.to_f32(), present, "{name}");
         assert!(storage.values.to_f32().iter().zip(&present).all(|(value, key)| *value == -key), "{name}");
     }
-    // Its refusals: an update beyond the end, and one longer than the cache.
+    // The operator refuses an update beyond the end and an update longer than the cache.
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 5, 4))?;
     let refused = update(&mut cache, &[0.; 10], Write::at_each(&[3], 2));
     assert_eq!(
@@ -140,7 +140,7 @@ fn a_fork_is_independent(gpu: &Gpu) -> Outcome {
     assert_rows(&cache.get_all()?.read()?, [2, 1, 3, 1], &[1., 2., 5., 1., 2., 6.]);
     cache.select(&[1, 0, 1])?;
     assert_rows(&cache.get_all()?.read()?, [3, 1, 3, 1], &[1., 2., 6., 1., 2., 5., 1., 2., 6.]);
-    // Overlapping, within one sequence.
+    // Source and destination overlap within one sequence.
     cache.copy_range(0, 0..3, 0, 1)?;
     assert_rows(&cache.get_all()?.read()?, [3, 1, 4, 1], &[1., 1., 2., 6., 1., 2., 5., 0., 1., 2., 6., 0.]);
     cache.clear_sequence(1)?;
@@ -159,7 +159,7 @@ fn requests_join_and_leave(gpu: &Gpu) -> Outcome {
     assert_rows(&left, [1, 1, 4, 1], &[1., 7., 8., 9.]);
     cache.clear_sequence(0)?;
     update(&mut cache, &[50.], Write::append(1))?;
-    // It comes back as another sequence, at its position.
+    // Insert it as another sequence, at its old positions.
     cache.insert(1, 9, &left.keys.to_f32()[..], &left.values.to_f32()[..])?;
     assert_eq!(cache.lengths(), [1, 9]);
     update(&mut cache, &[51., 10.], Write::append(1))?;
@@ -255,19 +255,20 @@ fn refusals_change_nothing(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Speculative decoding on a window that has wrapped: drafts are taken back, and what they overwrote was not needed.
+/// Speculative decoding in a ring that has wrapped: a rollback of drafts must restore the full window.
 fn a_ring_rolls_back_by_its_slack(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 3, sinks: 0, slack: 2 };
     let mut cache = KvCache::new(&gpu.context, CacheConfig::new(1, 1, 1, 0).placement(ring))?;
     update(&mut cache, &[1., 2., 3., 4., 5., 6., 7., 8.], Write::append(8))?;
-    // Two drafts, both refused.
+    // Write two drafts, both refused later.
     update(&mut cache, &[90., 91.], Write::append(2))?;
     assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[8., 90., 91.]);
     cache.truncate(8)?;
     assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[6., 7., 8.]);
     update(&mut cache, &[9.], Write::append(1))?;
     assert_rows(&cache.get_all()?.read()?, [1, 1, 3, 1], &[7., 8., 9.]);
-    // After the ten positions that there were, 7 is the least that has a whole window; now there are nine.
+    // Ten positions were written, so the ring stores 5 to 9, and 8 is the shortest length with a whole window. Since
+    // the rollback the length is 9.
     let refused =
         Error::Sequence(SequenceError::RollbackEvicted { sequence: 0, length: 7, shortest: 8, sinks: 0, oldest: 5 });
     assert_eq!(cache.truncate(7), Err(refused));
@@ -304,7 +305,7 @@ fn a_source_serves_every_batch_that_its_buffers_hold(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// More layers than one dispatch takes, of two placements, each at lengths of its own.
+/// Uses more layers than one dispatch handles, with two placements and different lengths per layer.
 fn lengths_of_many_layers_in_a_pass(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 4, sinks: 1, slack: 2 };
     let mut program = Program::new(CacheConfig::new(3, 2, 8, 12), 40);
@@ -336,8 +337,8 @@ fn lengths_of_many_layers_in_a_pass(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Rows that share words with their neighbours, across the ends of a ring's runs, and rows of whole vectors; cycles and
-/// duplicates of sequences whose rows lie in all three pieces of a ring.
+/// Rows that share words with their neighbours where a ring's runs end, and rows of whole vectors. Permutations with
+/// cycles and duplicates move rows in all three runs of a ring.
 fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
     for (dim, value_dim, format) in
         [(1, 3, Format::F16), (3, 1, Format::Bf16), (4, 8, Format::F32), (8, 1, Format::F16), (1, 4, Format::F32)]
@@ -378,7 +379,7 @@ fn every_row_width_wraps_and_moves(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// What 32 bits hold is enough for 4 000 000 000 tokens, each of which costs what the tenth does.
+/// Positions are 32 bits wide, enough for 4 000 000 000 tokens. An operation there costs what it costs at position 10.
 fn positions_near_the_last_are_as_any(gpu: &Gpu) -> Outcome {
     let ring = Placement::Ring { window: 4, sinks: 3, slack: 2 };
     for base in [10, 4_000_000_000, u32::MAX - 60] {

@@ -33,7 +33,7 @@ const MOST_BATCH: u32 = 4;
 const MOST_TOKENS: u32 = 6;
 const LAYERS: usize = 2;
 
-/// A model's buffers, made once: keys, values, queries and output of every layer.
+/// A model's buffers: keys, values, queries and output of every layer.
 struct Engine {
     context: Context,
     buffers: Vec<[wgpu::Buffer; 4]>,
@@ -66,7 +66,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Fills the buffers of a layer for a batch and a seed: dense `[batch, heads, MOST_TOKENS, DIM]`.
+    /// Fills the buffers of a layer from a seed with dense rows `[batch, heads, MOST_TOKENS, DIM]`, and returns the
+    /// rows.
     fn fill(&self, layer: usize, seed: u32) -> [Vec<f32>; 3] {
         let rows = [HEADS, HEADS, QUERY_HEADS]
             .map(|heads| (MOST_BATCH * heads * MOST_TOKENS * DIM) as usize)
@@ -78,14 +79,14 @@ impl Engine {
         for (buffer, rows) in self.buffers[layer].iter().zip(&rows) {
             queue.write_buffer(buffer, 0, bytemuck::cast_slice(rows));
         }
-        // The output holds something that no attention gives.
+        // Poison the output with bytes that no attention writes.
         let output = &self.buffers[layer][3];
         queue.write_buffer(output, 0, &vec![0xa5; output.size() as usize]);
         rows.try_into().expect("there are three")
     }
 }
 
-/// The rows of `[batch, heads, MOST_TOKENS, DIM]` that a write of fewer sequences and tokens takes.
+/// The rows of `[batch, heads, MOST_TOKENS, DIM]` that a smaller batch and fewer tokens use.
 fn part(rows: &[f32], heads: u32, batch: u32, tokens: u32) -> Vec<f32> {
     let row = |plane: u32, token: u32| {
         let at = ((plane * MOST_TOKENS + token) * DIM) as usize;
@@ -105,7 +106,7 @@ fn one_source_and_one_attention_serve_every_step(gpu: &Gpu) -> Outcome {
             cache.warm_up(&engine.sources)?;
             let short = cache.warm_up(&engine.sources[1..]);
             assert_eq!(short, Err(Error::Step(StepError::LayerCount { name: "a source", num_layers: 2, actual: 1 })));
-            // (what happens to the batch before, tokens, counts)
+            // (selection before the step, tokens, counts)
             let steps: [(&[u32], u32, &[u32]); 9] = [
                 (&[0, 1], 6, &[6, 3]),
                 (&[0, 1], 1, &[1, 1]),
@@ -168,7 +169,7 @@ fn what_an_attention_has_no_room_for_is_named(gpu: &Gpu) -> Outcome {
     let mut cache = KvCache::new(&gpu.context, config)?;
     let rows = numbers((2 * 3 * DIM) as usize, 1);
     cache.update(&rows, &rows, Write::append(3))?;
-    // Queries for four sequences, output for three, of two tokens.
+    // The queries have rows for four sequences and the output for three, both for two tokens.
     let bytes = |sequences: u32| vec![0u8; (sequences * 2 * DIM * 4) as usize];
     let (queries, output) = (storage(&gpu.context, &bytes(4)), storage(&gpu.context, &bytes(3)));
     let rows_in = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 2, DIM) };
@@ -213,7 +214,7 @@ fn positions_are_right_for_every_layer(gpu: &Gpu) -> Outcome {
     for (in_pass, ring_first) in [(false, false), (true, false), (true, true)] {
         let config = CacheConfig::new(3, 1, DIM, 64).max_batch_size(MOST_BATCH);
         let sliding = config.placement(Placement::Ring { window: 8, sinks: 1, slack: 0 });
-        // A ring has more than one run of rows where it wraps.
+        // Where a ring wraps, it has more than one run of rows.
         let layers = if ring_first { [sliding, config, config] } else { [config, sliding, config] };
         let mut cache = BatchedKvCache::with_layers(&gpu.context, &layers)?;
         let mut expected = vec![0; 3];
@@ -266,7 +267,7 @@ fn a_step_that_one_layer_refuses_changes_none(gpu: &Gpu) -> Outcome {
             Write::append(7),
             Error::Write(WriteError::WriteBeyondCapacity { sequence: 0, position: 2, count: 7, max_seq_len: 8 }),
         ),
-        // The query at position 4 sees position 2, whose slot position 6 takes; of the ring alone.
+        // The query at position 4 sees position 2, whose slot position 6 overwrites in the ring.
         (Write::at(4, 3).attended(), Error::Range(RangeError::Evicted { sequence: 0, position: 2, oldest: 3 })),
         (
             Write::append(2).counts(&[2, 3]),
@@ -293,7 +294,7 @@ fn a_layer_is_recorded_once(gpu: &Gpu) -> Outcome {
     assert_eq!(cache.record_advance(1, &mut encoder), Err(Error::Step(StepError::NoStep { layer: 1 })));
     let refused = cache.begin_step(&mut encoder, Write::append(1));
     assert_eq!(refused, Err(Error::Step(StepError::LayersOutOfStep { layer: 1, sequence: 0, first: 0, actual: 1 })));
-    // The step before is still there.
+    // The refused call has left the earlier step in place.
     cache.record_advance(0, &mut encoder)?;
     cache.begin_step(&mut encoder, Write::append(1))?;
     cache.layer_mut(0)?.record_truncate(&mut encoder, 0)?;
@@ -335,7 +336,7 @@ fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
     for layer in 0..3 {
         cache.update(layer, &rows, &rows, Write::append(3))?;
     }
-    // Another batch: what acts on all layers takes each as it is, and a step refuses them.
+    // Give one layer another batch size. Truncation handles each layer by its own batch, but a step refuses them.
     cache.layer_mut(2)?.select(&[1])?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
     let refused = cache.begin_step(&mut encoder, Write::append(1));
@@ -348,12 +349,12 @@ fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
     for (layer, lengths) in cache.layers().iter().zip([&[2, 2][..], &[2, 2], &[2]]) {
         assert_eq!((layer.lengths(), layer.read_lengths()?), (lengths, lengths.to_vec()));
     }
-    // What follows from the batch is refused, and changes none.
+    // Operations that depend on the batch are refused and change no layer.
     let differ = || Err(Error::Config(ConfigError::LayersDiffer { layer: 2, name: "batch_size", first: 2, actual: 1 }));
     assert_eq!(cache.copy_sequence(0, 1), differ());
     assert_eq!(cache.repeat(1), differ());
     assert_eq!(cache.layers()[2].config().batch_size, 1);
-    // Another layer altogether, whose steps are larger than those that the cache has room for.
+    // Replace a layer by one whose steps are larger than the cache has room for.
     *cache.layer_mut(1)? = KvCache::new(&gpu.context, CacheConfig::new(3000, 1, DIM, 8))?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
     assert_eq!(
@@ -364,7 +365,7 @@ fn layers_that_were_changed_singly(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A ring keeps nothing of what an update would overwrite, so that the host could not take it back by itself.
+/// Without slack, an update evicts rows that a rollback would need, so the host cannot restore the state by truncating.
 fn a_dropped_encoder_is_taken_back(gpu: &Gpu) -> Outcome {
     let config =
         CacheConfig::new(1, 1, DIM, 0).max_batch_size(2).placement(Placement::Ring { window: 4, sinks: 1, slack: 0 });
@@ -385,7 +386,7 @@ fn a_dropped_encoder_is_taken_back(gpu: &Gpu) -> Outcome {
     cache.restore(&before)?;
     assert_eq!((cache.lengths(), cache.read_lengths()?), (&[7][..], vec![7]));
 
-    // The same update again, and now it is submitted.
+    // Record another update and submit it this time.
     cache.update(&rows(2, 3), &rows(2, 4), Write::append(2))?;
     of_reference.update(&rows(2, 3), &rows(2, 4), Write::append(2))?;
     assert_eq!((cache.lengths(), cache.read_lengths()?), (of_reference.lengths(), vec![9]));
@@ -395,12 +396,12 @@ fn a_dropped_encoder_is_taken_back(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// The second layer is too large for the scratch memory that a selection, a copy or an insertion takes.
+/// The second layer is too large for the scratch memory that a selection, a copy or an insertion needs.
 fn an_operation_on_all_layers_is_on_all_or_none(gpu: &Gpu) -> Outcome {
     let limits =
         wgpu::Limits { max_buffer_size: 65_536, max_storage_buffer_binding_size: 65_536, ..gpu.adapter.limits() };
     let context = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
-    // Rows of 128 slots: 2 KiB a sequence, and 32 KiB a head of which there are 4.
+    // Planes have 128 slots: 2 KiB per sequence in the small layer, and 32 KiB per head, 4 heads, in the large one.
     let small = CacheConfig::new(2, 1, 4, 128).max_batch_size(3);
     let large = CacheConfig::new(2, 4, 64, 128).max_batch_size(3);
     let mut cache = BatchedKvCache::with_layers(&context, &[small, large])?;
@@ -437,7 +438,7 @@ fn memory_that_runs_out_at_every_point(gpu: &Gpu) -> Outcome {
     let sliding = config.placement(Placement::Ring { window: 9, sinks: 2, slack: MOST_TOKENS });
     let mut points = 0;
     for after in 0.. {
-        // Every object is new, so that each step makes all that it takes.
+        // Every object is new, so that each step makes everything it needs.
         let context = Context::with_costs(gpu.context.device(), gpu.context.queue(), gpu.costs);
         let mut cache = BatchedKvCache::with_layers(&context, &[config, sliding])?;
         let engine = Engine::new(&cache)?;
@@ -468,7 +469,7 @@ fn memory_that_runs_out_at_every_point(gpu: &Gpu) -> Outcome {
                 (&[0, 0][..], vec![0, 0])
             );
         }
-        // And then it goes on as if nothing had been.
+        // After `restore` the cache works as if nothing had happened.
         let mut encoder = context.device().create_command_encoder(&Default::default());
         cache.begin_step(&mut encoder, Write::append(2))?;
         for layer in 0..LAYERS {

@@ -1,4 +1,4 @@
-//! Submissions that a driver's device refuses: see `tests/common/destroyed.rs`.
+//! Submissions that a real device refuses. See `tests/common/destroyed.rs`.
 
 use crate::{DONE, Gpu, Outcome, Test, destroyed};
 

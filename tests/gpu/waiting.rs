@@ -1,4 +1,4 @@
-//! Reading without blocking: futures that are polled by hand while the caller polls the device, as in an engine's loop.
+//! Reading without blocking: futures polled by hand while the caller polls the device, as in an engine's loop.
 
 use std::{
     future::Future,
@@ -36,7 +36,7 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Task::from_waker(Waker::noop()))
 }
 
-/// An engine's loop: a frame polls the device, without waiting, and the future. Such futures can move to other threads.
+/// An engine's loop: each frame polls the device without waiting, then the future. The futures must be `Send`.
 fn by_hand<T>(context: &Context, future: impl Future<Output = T> + Send) -> T {
     let (mut future, start) = (pin!(future), Instant::now());
     loop {
@@ -44,7 +44,7 @@ fn by_hand<T>(context: &Context, future: impl Future<Output = T> + Send) -> T {
             return ready;
         }
         assert!(start.elapsed() < DEADLINE, "the future does not end");
-        // A lost device is told by the future.
+        // If the device is lost, the future reports it.
         let _ = context.device().poll(wgpu::PollType::Poll);
     }
 }
@@ -66,12 +66,12 @@ fn futures_polled_by_hand(gpu: &Gpu) -> Outcome {
 }
 
 fn two_reads_at_the_same_time(gpu: &Gpu) -> Outcome {
-    // Tests beside this one would poll a shared device, and the first poll could find the read done.
+    // Use a separate device. Other tests poll the shared one, so the first poll could find the read already done.
     let context = Gpu::open(&gpu.adapter, gpu.adapter.limits(), gpu.costs)?;
     let cache = cache(&context)?;
     let (first, second) = (cache.get(0..1)?, cache.get(1..3)?);
     let (mut one, mut other) = (pin!(first.read_async()), pin!(second.read_async()));
-    // Both are under way before either is done.
+    // Start both before either can finish.
     let (mut a, mut b) = (poll(one.as_mut()), poll(other.as_mut()));
     assert!(a.is_pending() && b.is_pending());
     let start = Instant::now();
@@ -97,7 +97,7 @@ fn a_dropped_future_does_no_harm(gpu: &Gpu) -> Outcome {
         {
             let mut read = pin!(cache.read_storage_async());
             for _ in 0..polls {
-                // Once it is ready there is nothing to drop half way.
+                // A finished future leaves nothing to drop half way.
                 if poll(read.as_mut()).is_ready() {
                     break;
                 }
@@ -128,7 +128,7 @@ fn a_lost_device_ends_the_future(gpu: &Gpu) -> Outcome {
             assert!(matches!(by_hand(&context, storage), Err(Error::Device(DeviceError::DeviceLost { .. }))));
             assert!(matches!(by_hand(&context, wait), Err(Error::Device(DeviceError::DeviceLost { .. }))));
         }
-        // And one that starts afterwards.
+        // A future that starts after the loss ends as well.
         assert!(matches!(
             by_hand(&context, cache.read_lengths_async()),
             Err(Error::Device(DeviceError::DeviceLost { .. }))
@@ -139,7 +139,7 @@ fn a_lost_device_ends_the_future(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// The future's thread sleeps until it is woken; another polls the device.
+/// The future's thread sleeps until it is woken, while another thread polls the device.
 fn an_executor_is_woken(gpu: &Gpu) -> Outcome {
     let cache = cache(&gpu.context)?;
     let expected = cache.read_storage()?;
@@ -151,7 +151,7 @@ fn an_executor_is_woken(gpu: &Gpu) -> Outcome {
             std::thread::sleep(Duration::from_millis(1));
         }
         if !reading.is_finished() {
-            // Joining would hang.
+            // Joining the thread would hang.
             eprintln!("the future was not woken");
             std::process::exit(1);
         }

@@ -1,4 +1,4 @@
-//! The kernels of an attention: every variant reaches every backend, and the mirror of their parameters.
+//! The attention kernels: every variant compiles for every backend, and `Params` matches its WGSL struct.
 
 use std::mem::offset_of;
 

@@ -1,4 +1,4 @@
-//! Blocks and grids. No device.
+//! Blocks and grids, without a GPU.
 
 use super::*;
 use crate::DeviceError;

@@ -1,12 +1,12 @@
-//! The text that reads a layer: every format, placement and width, in one buffer and in more, beside names of a
-//! caller's.
+//! The generated WGSL that reads a layer, next to a caller's own names: every format, placement and width, in one
+//! segment and in several.
 
 use naga::valid::Capabilities;
 
 use super::*;
 use crate::{CacheConfig, kernels::Shader, wgsl::check};
 
-/// Every layout that makes another text.
+/// Every layout that generates different WGSL.
 pub fn layouts() -> Vec<Layout> {
     let mut layouts = Vec::new();
     for keys in Format::ALL {
@@ -25,7 +25,7 @@ pub fn layouts() -> Vec<Layout> {
     layouts
 }
 
-/// The text with the bindings from 0 on.
+/// The generated WGSL with bindings numbered from 0.
 pub fn text_of(layout: &Layout, names: &WgslNames<'_>, unpacks_halves: bool) -> String {
     let indices = names.indices(bindings(layout)).unwrap();
     text(layout, names, &indices, unpacks_halves)

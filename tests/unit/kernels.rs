@@ -1,5 +1,6 @@
-//! Every variant of every kernel: parsed, validated with no capability but immediates where it takes them, translated
-//! to every backend's language; the mirrors of its structs; and its text's own arithmetic.
+//! Every variant of every kernel is parsed, validated without any capability except immediates where a variant uses
+//! them, and translated for every backend. The mirrors of WGSL structs and the constants computed on the host are
+//! checked too.
 
 use std::mem::offset_of;
 
@@ -13,7 +14,7 @@ use crate::{
     wgsl,
 };
 
-/// Each source of each stored format, in both widths, with even and odd head sizes.
+/// Each source format for each stored format, in both widths, with even and odd head sizes.
 fn sides() -> Vec<SideVariant> {
     let mut sides = Vec::new();
     for stored in Format::ALL {
@@ -39,7 +40,7 @@ fn kernels() -> Vec<Kernel> {
     let sides = sides();
     let mut kernels = Vec::new();
     for (index, &side) in sides.iter().enumerate() {
-        // Each as keys and as values, beside another that is also read from or also not.
+        // Use each as keys and as values, paired with another side that also has a source, or also has none.
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
@@ -133,7 +134,7 @@ fn bindings_are_those_of_the_text() {
     }
 }
 
-/// Name and offset of each member, and the size, of a struct of a kernel.
+/// The name and offset of each member of a kernel's struct, and the struct's size.
 fn members(kernel: &Kernel, name: &str) -> (Vec<(String, u32)>, u32) {
     let (module, _) = module(kernel);
     let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).expect("the struct is there");
@@ -300,7 +301,7 @@ fn the_host_counts_units_as_the_text_does() {
     assert_eq!(side(Format::F16, 64, true).units(3), 24);
     assert_eq!(side(Format::F32, 5, false).units(3), 15);
     assert_eq!(side(Format::F16, 6, false).units(3), 9);
-    // Fifteen 16-bit elements touch eight words wherever they start, sixteen up to nine.
+    // Fifteen 16-bit elements touch at most eight words wherever they start, sixteen up to nine.
     assert_eq!(side(Format::Bf16, 5, false).units(3), 8);
     assert_eq!(side(Format::Bf16, 1, false).units(16), 9);
     for (format, dim, wide, name, value) in [
@@ -324,7 +325,7 @@ fn the_host_counts_units_as_the_text_does() {
     }
 }
 
-/// Every file is joined to some kernel, and imports what is there: so the tree has no file that only looks used.
+/// Every file is reachable from a kernel's imports, and every import exists. The tree therefore has no unused file.
 #[test]
 fn every_file_is_reached_from_a_kernel() {
     use super::{
@@ -359,7 +360,7 @@ fn every_file_is_reached_from_a_kernel() {
     assert_eq!(reached, on_disk);
 }
 
-/// Paths of the files below a folder, from it on.
+/// Paths of all files below a folder, relative to it.
 fn files_below(folder: &std::path::Path) -> Vec<String> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];

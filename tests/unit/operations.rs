@@ -1,4 +1,4 @@
-//! Plans: runs and ranges. No device.
+//! Plans of runs and ranges, without a GPU.
 
 use super::*;
 use crate::{RangeError, WriteError, plan::step::Immediate};
@@ -15,7 +15,7 @@ fn known(lengths: &[u32], oldest: &[u32]) -> Sequences {
     Sequences { lengths: lengths.to_vec(), oldest: oldest.to_vec(), starts: lengths.to_vec() }
 }
 
-/// The most rows of a run, and of each its sequence, its slots and its first token.
+/// The largest number of rows in a run, and for each run its sequence, slots and first token.
 fn runs(lengths: &[u32], write: Write<'_>) -> Result<(u32, Vec<[u32; 5]>)> {
     let config = config(lengths.len() as u32, 10);
     let mut step = Step::default();
@@ -78,7 +78,7 @@ fn an_advance_covers_its_gaps_only() {
 fn reads_end_where_each_sequence_ends() {
     let mut step = Step::default();
     plan_read(Placement::Linear, &sequences(&[0, 3, 7]), &(2..6), &mut step).unwrap();
-    // The sequence, how many rows of zero, slots, and the row of the output of the first of them.
+    // The sequence, the number of zero rows, the slots, and the output row of the first slot.
     let spans: Vec<_> = step.runs.iter().map(|run| (run.group, run.gap(), run.start..run.end, run.token)).collect();
     assert_eq!(step.rows, 4);
     assert_eq!(spans, [(0, 4, 4..4, 4), (1, 0, 2..3, 0), (1, 3, 3..3, 4), (2, 0, 2..6, 0)]);
@@ -89,7 +89,8 @@ fn reads_end_where_each_sequence_ends() {
     plan_read(Placement::Linear, &sequences(&[]), &(0..0), &mut step).unwrap();
 }
 
-/// One sequence of a ring: its runs as (slots of the gap, slots of tokens, first token).
+/// The runs of one sequence in a ring as [first slot, first slot of tokens, end, first token]. The slots before the
+/// tokens are a gap.
 fn ring_runs(ring: Placement, (length, oldest): (u32, u32), write: Write<'_>) -> Result<Vec<[u32; 4]>> {
     let config = config(1, 0).placement(ring);
     let mut step = Step::default();
@@ -101,17 +102,17 @@ fn ring_runs(ring: Placement, (length, oldest): (u32, u32), write: Write<'_>) ->
 #[test]
 fn of_a_long_update_only_what_survives_is_written_once() {
     let ring = Placement::Ring { window: 4, sinks: 2, slack: 1 };
-    // Positions 2 to 6 lie in slots 2 to 6, then it wraps.
+    // Positions 2 to 6 lie in slots 2 to 6, then the positions wrap.
     assert_eq!(ring_runs(ring, (0, 2), Write::append(3)).unwrap(), [[0, 0, 2, 0], [2, 2, 3, 2]]);
     assert_eq!(ring_runs(ring, (6, 2), Write::append(3)).unwrap(), [[6, 6, 7, 0], [2, 2, 4, 1]]);
-    // Of positions 0 to 19 the sinks and 15 to 19 survive, in slots 5, 6, 2, 3, 4.
+    // Of positions 0 to 19, the sinks and 15 to 19 survive. The latter go to slots 5, 6, 2, 3, 4.
     assert_eq!(ring_runs(ring, (0, 2), Write::append(20)).unwrap(), [[0, 0, 2, 0], [5, 5, 7, 15], [2, 2, 5, 17]]);
-    // A gap from 3 to 18 leaves zeros at 14 to 17, in slots 4, 5, 6, 2, and the token at 18 in slot 3.
+    // The gap from 3 to 17 leaves zeros for 14 to 17 in slots 4, 5, 6, 2. The token at 18 goes to slot 3.
     assert_eq!(ring_runs(ring, (3, 2), Write::at(18, 1)).unwrap(), [[4, 7, 7, 0], [2, 3, 4, 0]]);
 }
 
-/// Every window up to 5, with and without sinks and slack, from every cursor, of every length that matters, after a
-/// rollback and over a gap: what the runs do to the slots, beside each position taking its slot in turn.
+/// Compares the runs with a write of one position after another, for every window up to 5, with and without sinks and
+/// slack, from every cursor, for every relevant length, after a rollback and over a gap.
 #[test]
 fn every_small_ring_writes_as_if_position_by_position() {
     for (window, sinks, slack) in (1..=5).flat_map(|w| (0..=2).flat_map(move |s| (0..=2).map(move |k| (w, s, k)))) {
@@ -131,7 +132,7 @@ fn every_small_ring_writes_as_if_position_by_position() {
                         continue;
                     }
                     planned.unwrap_or_else(|error| panic!("{ring:?} at {cursor}, {tokens} at {position}: {error}"));
-                    // Zero where it is a gap, else 1000 and the token.
+                    // Rows of the gap are 0, others are 1000 plus the token.
                     let mut expected = planes.clone();
                     for at in cursor.min(position)..position + tokens {
                         let row = if at < position { 0 } else { 1000 + at - position };
@@ -148,7 +149,7 @@ fn every_small_ring_writes_as_if_position_by_position() {
                     }
                     assert_eq!(actual, expected, "{ring:?} at {cursor}, {tokens} at {position}");
                     assert_eq!(step.lengths, [position + tokens]);
-                    // What is stored afterwards is what a rollback can rely on.
+                    // A rollback relies on every position from `oldest` on being stored.
                     let (end, oldest) = (position + tokens, step.oldest[0]);
                     for at in oldest.max(sinks)..end {
                         let row = if at < cursor.min(position) {
@@ -164,8 +165,8 @@ fn every_small_ring_writes_as_if_position_by_position() {
     }
 }
 
-/// After an update of up to slack + 1 tokens every key that any of those queries may see is stored, and after one more
-/// not.
+/// After an update of up to slack + 1 tokens, every key that any of its queries may see is stored. One token more would
+/// be too many.
 #[test]
 fn slack_keeps_what_the_queries_of_one_update_see() {
     for (window, sinks, slack) in (1..=5).flat_map(|w| (0..=2).flat_map(move |s| (0..=3).map(move |k| (w, s, k)))) {
@@ -202,7 +203,7 @@ fn reads_of_a_ring_are_in_order_of_position_and_refuse_what_is_evicted() {
     plan_read(ring, &known, &(6..9), &mut step).unwrap();
     let runs: Vec<_> = step.runs.iter().map(|run| (run.token, run.start..run.end)).collect();
     assert_eq!((step.rows, runs), (3, vec![(0, 6..7), (1, 2..4)]));
-    // The slack row of position 4 is there for a rollback, and not valid.
+    // The row of position 4 is stored as slack for a rollback, but it is not valid.
     let refused = Error::Range(RangeError::Evicted { sequence: 0, position: 4, oldest: 5 });
     assert_eq!(plan_read(ring, &known, &(4..9), &mut step), Err(refused));
     let refused = Error::Range(RangeError::Evicted { sequence: 0, position: 2, oldest: 5 });

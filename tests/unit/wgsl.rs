@@ -1,5 +1,5 @@
-//! What every text must pass: parsed and validated with the capabilities that it says, and translated to every
-//! backend's language. Where `KV_CACHE_WGSL` names a folder it is written there too, for other compilers: see
+//! Checks for all WGSL of the crate: it is parsed, validated with the capabilities it declares, and translated for
+//! every backend. If `KV_CACHE_WGSL` names a folder, the WGSL is also written there for other compilers. See
 //! `scripts/check-tint`.
 
 use std::{
@@ -16,7 +16,7 @@ use naga::{
     valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
 };
 
-/// Parses and validates a text.
+/// Parses and validates WGSL.
 pub fn module(what: &dyn std::fmt::Debug, text: &str, capabilities: Capabilities) -> (Module, ModuleInfo) {
     let options = naga::front::wgsl::Options { parse_doc_comments: false, capabilities };
     let module = naga::front::wgsl::Frontend::new_with_options(options)
@@ -28,17 +28,17 @@ pub fn module(what: &dyn std::fmt::Debug, text: &str, capabilities: Capabilities
     (module, info)
 }
 
-/// Workgroup memory that every device has by WebGPU's default limits.
+/// Workgroup memory that WebGPU's default limits guarantee.
 const WORKGROUP_BYTES: u32 = 16_384;
 
-/// Bytes of workgroup memory of a module.
+/// The workgroup memory of a module in bytes.
 pub fn workgroup_bytes(module: &Module) -> u32 {
     let variables = module.global_variables.iter().map(|(_, variable)| variable);
     let ours = variables.filter(|variable| variable.space == naga::AddressSpace::WorkGroup);
     ours.map(|variable| module.types[variable.ty].inner.size(module.to_ctx()).next_multiple_of(16)).sum()
 }
 
-/// Checks a program of one entry point, of whose constants every one must be declared.
+/// Checks a program with one entry point. Each of its constants must be declared as an override.
 pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Shader, capabilities: Capabilities) -> Module {
     let Shader { text, constants } = program;
     let (module, info) = module(what, text, capabilities);
@@ -76,7 +76,7 @@ pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Shader, capabilit
             .and_then(|mut writer| writer.write().map(drop))
             .unwrap_or_else(|error| panic!("GLSL of {what:?}: {error}"));
     }
-    // Immediates are no part of WebGPU.
+    // WebGPU has no immediates.
     if let Some(folder) = std::env::var_os("KV_CACHE_WGSL").filter(|_| !capabilities.contains(Capabilities::IMMEDIATES))
     {
         let mut hasher = DefaultHasher::new();

@@ -1,4 +1,4 @@
-//! A device that is lost, buffers that are destroyed or mapped, and memory that runs out, on wgpu's no-op backend.
+//! Lost devices, destroyed or mapped buffers, and running out of memory, on wgpu's no-op backend.
 
 #[path = "../common/destroyed.rs"]
 mod destroyed;
@@ -19,7 +19,7 @@ fn a_lost_device() {
     assert!(read.as_mut().poll(&mut task).is_pending());
     assert!(wait.as_mut().poll(&mut task).is_pending());
     context.device().destroy();
-    // Nobody polls the device.
+    // Nobody polls the device after this.
     let rows = [1.0f32; 4];
     let lost = |result: Option<Error>| {
         let error = result.expect("the device is lost");
@@ -58,7 +58,7 @@ fn a_source_that_is_destroyed_or_mapped() {
     destroyed::source(&context());
 }
 
-/// A genuine refusal of memory: the process may map less than one buffer takes.
+/// Provokes a real out-of-memory error: the process may map less memory than one buffer takes.
 #[test]
 #[cfg_attr(not(target_os = "linux"), ignore = "limits its own address space by ulimit -v")]
 fn out_of_memory() {
@@ -81,6 +81,6 @@ fn out_of_memory() {
     let error = KvCache::new(&context, CacheConfig::new(1, 1, 1 << 7, 1 << 21)).unwrap_err();
     assert_eq!(error, Error::Device(DeviceError::OutOfMemory { what: "cached keys", bytes: 1 << 30 }));
     assert_eq!(error.to_string(), "out of memory: cached keys of 1073741824 bytes could not be allocated");
-    // The device is still good for less.
+    // The device still serves smaller allocations.
     cache(&context);
 }

@@ -1,5 +1,5 @@
-//! Bad input on wgpu's no-op backend, which validates everything and runs nothing: each gets an error that names the
-//! rule and the number, and leaves lengths and bytes as they were.
+//! Invalid input on wgpu's no-op backend, which validates everything and executes nothing. Each case returns an error
+//! that names the rule and the number, and leaves lengths and bytes unchanged.
 
 mod devices;
 #[path = "../common/noop.rs"]
@@ -13,7 +13,7 @@ use wgpu_kv_cache::{
 
 use noop::{context, context_with};
 
-/// Two sequences of one head of two elements, lengths 3 and 1 of 4.
+/// Two sequences of one head of two elements, with lengths 3 and 1 of 4.
 fn cache(context: &Context) -> KvCache {
     let mut cache = KvCache::new(context, CacheConfig::new(2, 1, 2, 4)).unwrap();
     cache.update(&[1.0f32; 12][..], &[2.0f32; 12][..], Write::append(3).counts(&[3, 1])).unwrap();
@@ -29,7 +29,7 @@ fn buffer(context: &Context, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buf
     })
 }
 
-/// Runs `refused` and checks the error, its words, and that nothing changed.
+/// Runs `refused` and checks the error, its message, and that nothing has changed.
 #[expect(clippy::needless_pass_by_value, reason = "the cases read better")]
 fn refuses<T>(cache: &mut KvCache, error: Error, words: &str, refused: impl FnOnce(&mut KvCache) -> Result<T, Error>) {
     let before = (cache.lengths().to_vec(), cache.read_storage().unwrap(), cache.read_lengths().unwrap());
@@ -108,7 +108,7 @@ fn limits_that_are_too_small() {
         KvCache::new(&context(), values),
         Err(Error::Config(ConfigError::PlaneTooLarge { side: Side::Values, .. }))
     ));
-    // Beyond what any binding holds.
+    // A plane larger than any binding.
     let most =
         wgpu::Limits { max_storage_buffer_binding_size: 1 << 40, max_buffer_size: 1 << 40, ..Default::default() };
     let config = CacheConfig::new(1, 1, 1 << 13, 1 << 16);
@@ -134,7 +134,7 @@ fn limits_that_are_too_small() {
     let tiny = wgpu::Limits { max_storage_buffer_binding_size: 1024, ..Default::default() };
     let error = KvCache::new(&context_with(tiny), CacheConfig::new(100, 1, 1, 1)).unwrap_err();
     assert!(matches!(error, Error::Device(DeviceError::DeviceLimit { needed: 5612, available: 1024, .. })), "{error}");
-    // Three runs of a sequence, and one of rows that it does not have, lie above each other in a grid.
+    // The grid stacks a sequence's three runs and one for rows that it does not have.
     let low = wgpu::Limits { max_compute_workgroups_per_dimension: 2, ..Default::default() };
     let ring = CacheConfig::new(1, 1, 1, 0).placement(Placement::Ring { window: 1, sinks: 0, slack: 0 });
     let error = KvCache::new(&context_with(low), ring).unwrap_err();
@@ -152,7 +152,7 @@ fn writes_past_the_end() {
         "sequence 0 must end at or before max_seq_len = 4, but 3 tokens at position 3 end at 6",
         |cache| cache.update(&rows[..], &rows[..], Write::append(3)),
     );
-    // The second sequence alone breaks the rule.
+    // Only the second sequence breaks the rule.
     refuses(
         &mut cache,
         Error::Write(WriteError::WriteBeyondCapacity { sequence: 1, position: 4, count: 1, max_seq_len: 4 }),
@@ -165,7 +165,7 @@ fn writes_past_the_end() {
         "sequence 0 must end at or before max_seq_len = 4, but 3 tokens at position 4294967295 end at 4294967298",
         |cache| cache.update(&rows[..], &rows[..], Write::at(u32::MAX, 3)),
     );
-    // A count of 0 writes nowhere, so its position breaks no rule.
+    // With a count of 0 nothing is written, so any position is valid.
     cache.update(&rows[..4], &rows[..4], Write::at_each(&[0, 4], 1).counts(&[1, 0])).unwrap();
     assert_eq!(cache.lengths(), [1, 1]);
 }
@@ -255,7 +255,7 @@ fn layers_and_indices_that_do_not_exist() {
     );
 }
 
-/// A source of one token for [`cache`], with other parts replaced.
+/// A source of one token for [`cache`]. Tests change single fields of it.
 fn source<'a>(keys: &'a wgpu::Buffer, values: &'a wgpu::Buffer) -> Source<'a> {
     let rows_in = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 1, 2) };
     Source { keys: rows_in(keys), values: rows_in(values), tokens: 1 }
@@ -304,7 +304,7 @@ fn sources() {
          of 4), but holds 16",
         |cache| cache.bind_source(&beyond),
     );
-    // Strides whose product overflows.
+    // A stride whose size in bytes overflows.
     let mut wild = source(&good, &good);
     wild.keys.strides.sequence = u64::MAX / 2;
     let error = cache.bind_source(&wild).err();
@@ -332,7 +332,7 @@ fn sources() {
         cache.bind_source(&source(&good, &lengths)).err(),
         Some(Error::Buffer(BufferError::OwnStorage { side: Side::Values }))
     );
-    // A stride of an axis with one step is never used.
+    // An axis of length 1 never uses its stride.
     let mut unused = source(&good, &good);
     unused.keys.strides.token = u64::MAX;
     cache.bind_source(&unused).unwrap();
@@ -392,7 +392,7 @@ fn bound_sources() {
         "sequence 1 must end at or before max_seq_len = 4, but 3 tokens at position 2 end at 5",
         |cache| cache.record_advance(&mut encoder, Write::at_each(&[0, 2], 3)),
     );
-    // The encoder took no harm, and the other cache still takes its own source.
+    // The encoder is still valid, and the other cache accepts its own source.
     cache.record_update(&mut encoder, &own, Write::append(1)).unwrap();
     other.record_update(&mut encoder, &foreign, Write::append(1)).unwrap();
     context.queue().submit([encoder.finish()]);
@@ -438,7 +438,7 @@ fn destinations() {
         let words = error.to_string();
         refuses(&mut cache, error, &words, |cache| cache.record_get(&mut encoder, 1..3, destinations));
     }
-    // Side by side in one buffer is no overlap.
+    // Adjacent ranges of one buffer do not overlap.
     let mut encoder = context.device().create_command_encoder(&Default::default());
     cache.record_get(&mut encoder, 1..3, to(&good, 32, &good, 0)).unwrap();
     context.queue().submit([encoder.finish()]);
@@ -446,7 +446,7 @@ fn destinations() {
 
 #[test]
 fn buffers_larger_than_the_device_allows() {
-    // Two planes of 600 KiB in two segments; both together are no buffer of 1 MiB.
+    // Two planes of 600 KiB fit two segments, but together they exceed a buffer of 1 MiB.
     let limits =
         wgpu::Limits { max_buffer_size: 1 << 20, max_storage_buffer_binding_size: 1 << 20, ..Default::default() };
     let context = context_with(limits);

@@ -1,4 +1,4 @@
-//! Numbers near 2^32 and 2^64 through attention.
+//! Numbers near 2^32 and 2^64 in attention.
 
 use wgpu_kv_cache::attention::{Attention, Mask, MaskRows, Options, Queries, Tensors, attend};
 
@@ -84,7 +84,7 @@ fn attention_of_host_slices() {
 
 #[test]
 fn grids_of_a_device_without_limits() {
-    // 16 query heads of 2^29 tokens are 2^33 rows in 2^29 tiles, which such a grid takes.
+    // 16 query heads of 2^29 tokens are 2^33 rows in 2^29 tiles, which this grid accepts.
     let i32_max = (1 << 31) - 1;
     let most = wgpu::Limits { max_compute_workgroups_per_dimension: i32_max, ..wgpu::Limits::default() };
     let context = context_with(most);

@@ -1,5 +1,5 @@
-//! Numbers near 2^32 and 2^64 through every entry that takes one, on wgpu's no-op backend: each gets an error that
-//! names a rule, or the result that wide integers give. A build without overflow checks must do the same:
+//! Numbers near 2^32 and 2^64 in every function that takes one, on wgpu's no-op backend. Each call returns an error
+//! that names a rule, or the result that wider integers give. A build without overflow checks must do the same:
 //!
 //!     cargo test --release --config profile.release.package.wgpu-kv-cache.overflow-checks=false --test overflows
 
@@ -31,7 +31,7 @@ const NUMBERS: [u32; 13] = [
     u32::MAX,
 ];
 
-/// For sizes, offsets and strides.
+/// Sizes, offsets and strides.
 const WIDE: [u64; 14] = [
     0,
     1,
@@ -49,7 +49,7 @@ const WIDE: [u64; 14] = [
     u64::MAX,
 ];
 
-/// 5 slots, of which 4 positions are valid.
+/// The ring has 5 slots, of which 4 positions are valid.
 const RING: Placement = Placement::Ring { window: 3, sinks: 1, slack: 1 };
 const LINEAR_SLOTS: u32 = 8;
 
@@ -67,12 +67,12 @@ fn config(placement: Placement) -> CacheConfig {
     CacheConfig::new(2, 1, 2, LINEAR_SLOTS).placement(placement).max_batch_size(3)
 }
 
-/// The same rows for every sequence, head and token.
+/// Rows whose strides are 0, so that all sequences, heads and tokens read the same one.
 fn repeated(buffer: &wgpu::Buffer) -> RowsIn<'_> {
     RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides { sequence: 0, head: 0, token: 0 } }
 }
 
-/// Lengths after a write, by wide integers.
+/// The length after a write, computed with wider integers.
 fn written(placement: Placement, length: u32, position: Option<u32>, tokens: u32) -> Option<u32> {
     let end = u64::from(position.unwrap_or(length)) + u64::from(tokens);
     let most = match placement {
@@ -106,7 +106,8 @@ fn writes() {
                     };
                     let before = [0, start];
                     let mut encoder = encoder(&context);
-                    // As far as `start`, in a ring far beyond all rows, and with no row to go back to.
+                    // Append `start` tokens to the second sequence. In a ring, this may go far beyond all rows and
+                    // leave no row to go back to.
                     cache.record_reset(&mut encoder);
                     if start > 0 {
                         cache.record_update(&mut encoder, &bound, Write::append(start).counts(&[0, start])).unwrap();
@@ -124,7 +125,7 @@ fn writes() {
                         (Ok(()), [Some(first), Some(second)]) => assert_eq!(lengths, [first, second], "{case}"),
                         (Err(error), expected) => {
                             assert_eq!(lengths, before, "{case}: {error}");
-                            // Rows that a ring has let go are the only other reason.
+                            // Otherwise only a row evicted from a ring may be the reason.
                             let evicted = matches!(error, Error::Sequence(SequenceError::RollbackEvicted { .. }));
                             assert!(evicted || expected.contains(&None), "{case}: {error}");
                         }
@@ -155,7 +156,7 @@ fn writes() {
     }
 }
 
-/// Bytes up to the end of rows, by wide integers.
+/// Bytes up to the end of the rows, computed with wider integers.
 fn reach(rows: &RowsIn<'_>, [batch, heads, tokens, dim]: [u32; 4]) -> u128 {
     let Strides { sequence, head, token } = rows.strides;
     let steps = [(batch, sequence), (heads, head), (tokens, token)];
@@ -303,7 +304,7 @@ fn configurations() {
 
 #[test]
 fn layers_of_large_rings() {
-    // As far as the device takes it, and typed where it does not.
+    // Caches that the device can hold are made, and others give an error.
     let context = context();
     for window in NUMBERS {
         for sinks in NUMBERS {
@@ -319,7 +320,7 @@ fn layers_of_large_rings() {
     }
 }
 
-/// A ring whose sequences end at some position, and a linear cache of 5 and 2.
+/// A linear cache and a ring with lengths 5 and 2, and two rings with lengths near 2^32 and 2^31.
 fn caches(context: &Context) -> Vec<KvCache> {
     let rows = buffer(context, 64);
     let source = Source { keys: repeated(&rows), values: repeated(&rows), tokens: u32::MAX };
@@ -415,7 +416,7 @@ fn sequences_and_lengths() {
                 }
                 drop(cache.insert(number, other, &[0f32; 8][..], &[0f32; 8][..]));
                 cache.restore(&before).unwrap();
-                // Only what is there can be seen, and only what is stored.
+                // Queries must exist, and every position they see must be stored.
                 match cache.visible(number, other) {
                     Ok(visible) => assert_eq!(visible.len(), other as usize),
                     Err(Error::Sequence(SequenceError::IndexOutOfRange { .. })) => assert!(number > 1),

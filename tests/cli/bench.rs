@@ -18,25 +18,26 @@ fn the_benchmark_measures_every_form_beside_the_devices_copy() {
             assert!(figure[form]["gigabytes_per_second"].as_f64().unwrap() > 0.0, "{figure}");
         }
         assert_eq!(figure["device_copy"]["per_cent_of_device_copy"], 100.0);
-        // Converting takes arithmetic, so there is no form of copies to choose.
+        // A conversion needs arithmetic, so it cannot be done by copies.
         assert_eq!(figure["copies"].is_null(), figure["group"] == "conversion", "{figure}");
         assert!(figure["chosen"] == "kernel" || !figure["copies"].is_null(), "{figure}");
     }
     assert!(bench["cost_model"]["dispatch_ns"].as_f64().unwrap() > 0.0);
-    // It says which clock, and why where it is not the device's.
+    // The report names the clock, and a reason unless it is the device's.
     assert_eq!(bench["clock"] == "device", bench["clock_reason"] == "", "{bench}");
 
     let html = std::fs::read_to_string(&page).unwrap();
     assert_eq!(html.matches("<svg").count(), 5, "two of prefills, one of each other group");
     assert!(html.contains(bench["adapter"].as_str().unwrap()) && html.contains("max_storage_buffer_binding_size"));
-    // Nothing is loaded from elsewhere; an SVG names its own format by an address.
+    // The page loads nothing from elsewhere. The only URL is the XML namespace of SVG.
     let elsewhere = html.replace("http://www.w3.org/2000/svg", "");
     assert!(!elsewhere.contains("http"), "{:?}", elsewhere.split("http").nth(1));
     for figure in figures {
         assert!(html.contains(figure["case"].as_str().unwrap()), "{figure}");
     }
 
-    // As if the first had taken the same time again and again, whatever it did here, and then four times as long.
+    // Pretend that every repetition of the first case took the same time, and four times as long in the second report,
+    // whatever was measured.
     let (mut steady, mut slower) = (bench.clone(), bench.clone());
     let median = bench["figures"][0]["kernel"]["median_seconds"].as_f64().unwrap();
     for time in ["median_seconds", "first_quartile_seconds", "third_quartile_seconds"] {

@@ -18,7 +18,7 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
         assert_eq!((&trial["prefill"]["tokens"], &trial["decode_step"]["tokens"]), (&64.into(), &32.into()));
         assert!(trial["prefill"]["device_copy_gigabytes_per_second"].as_f64().unwrap() > 0.0);
     }
-    // Without arguments it is the demo too.
+    // Without arguments the program runs the demo.
     let told = passes(&[]);
     assert!(told.contains("A KV cache on the GPU"), "{told}");
     assert!(told.contains("none differs"), "{told}");
@@ -26,7 +26,7 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
     assert!(!told.contains('\u{1b}'), "colours only on a terminal");
 }
 
-/// The package does not hold the trace.
+/// The published package does not contain the trace.
 #[test]
 fn a_missing_trace_is_told() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_kv-cache"));

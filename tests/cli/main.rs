@@ -1,4 +1,4 @@
-//! The program as a user runs it: status, words and JSON. Needs an adapter for what touches one.
+//! The program as a user runs it: exit status, messages and JSON. Most commands need an adapter.
 #![cfg(feature = "cli")]
 
 mod adapters;
@@ -27,14 +27,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Standard output of a run that must succeed.
+/// Returns the standard output of a run that must succeed.
 fn passes(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Standard error of a run that must end with a status.
+/// Returns the standard error of a run that must end with the given status.
 fn fails(arguments: &[&str], status: i32) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stdout));
@@ -45,14 +45,14 @@ fn json(arguments: &[&str]) -> Value {
     serde_json::from_str(&passes(arguments)).unwrap()
 }
 
-/// A file of the test's own.
+/// Writes a file for one test.
 fn file(name: &str, contents: &[u8]) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::write(&path, contents).unwrap();
     path.to_str().unwrap().to_owned()
 }
 
-/// A safetensors file with these tensors: name, dtype, shape, bytes of one element.
+/// A safetensors file of the given tensors: name, dtype, shape, bytes per element.
 fn safetensors(tensors: &[(&str, &str, &[usize], usize)]) -> Vec<u8> {
     let (mut header, mut end) = (serde_json::Map::new(), 0);
     for &(name, dtype, shape, width) in tensors {

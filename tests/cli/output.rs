@@ -1,4 +1,4 @@
-//! Where nobody reads on, or nothing can be written.
+//! Output into a closed pipe and to a full disk.
 
 use std::{
     fs::File,
@@ -7,7 +7,7 @@ use std::{
 
 use crate::{file, safetensors, text};
 
-/// A pipe whose other end is closed.
+/// A pipe whose read end is closed.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -18,7 +18,7 @@ fn run(arguments: &[&str], out: Stdio, err: Stdio) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kv-cache")).args(arguments).stdout(out).stderr(err).output().unwrap()
 }
 
-/// A closed pipe ends the program without a word; a full disk is an error.
+/// A closed pipe ends the program silently, and a full disk is an error.
 pub fn stops_where_nothing_can_be_written(arguments: &[&str]) {
     let output = run(arguments, closed(), Stdio::piped());
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{arguments:?} | true");

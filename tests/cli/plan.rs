@@ -25,7 +25,7 @@ fn plans_need_no_gpu() {
     assert_eq!(plan[0]["least_max_storage_buffer_binding_size"], 2 << 20);
     assert_eq!(plan[0]["best_max_storage_buffer_binding_size"], 16 << 20);
     assert_eq!(plan[1]["value_format"], "bf16");
-    // 128 codes of a byte and 4 scales of two; of 4 bits, 64 bytes and the scales.
+    // q8_0: 128 one-byte codes and 4 two-byte scales. q4_0: 64 bytes of codes and the scales.
     assert_eq!(plan[2]["bytes_per_token"], 32 * 8 * (136 + 72));
     assert_eq!(plan[2]["bytes_per_layer"], 8 * 8192 * (136 + 72));
     assert_eq!(plan[2]["least_max_storage_buffer_binding_size"], 8192 * 136);
@@ -47,13 +47,13 @@ fn plans_read_the_configurations_of_hugging_face() {
     assert_eq!((&qwen[0]["num_heads"], &qwen[0]["head_dim"]), (&8.into(), &128.into()));
     let contexts: Vec<_> = qwen.as_array().unwrap().iter().map(|row| row["context"].as_u64().unwrap()).collect();
     assert_eq!(contexts, [2048, 8192, 32768, 40960]);
-    // A head size that has to be divided, no grouping, the names of GPT-2.
+    // GPT-2's field names, no grouping, and a head size that has to be computed.
     let gpt2 = plan("gpt2.json", r#"{"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}"#, &[]);
     assert_eq!(
         (&gpt2[0]["num_heads"], &gpt2[0]["head_dim"], &gpt2[0]["context"]),
         (&12.into(), &64.into(), &1024.into())
     );
-    // The language model inside one of images and text; flags override.
+    // The language model inside a multimodal one. Flags override the file.
     let text = r#"{"text_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}}"#;
     let nested = plan("nested.json", text, &["--heads", "2", "--context", "100"]);
     assert_eq!(

@@ -13,7 +13,8 @@ fn quality_tells_what_each_format_loses() {
     let quality = json(&["quality", "--json", "--adapter", "0", "--picture", picture]);
     let rows = quality["formats"].as_array().unwrap();
     let number = |row: &Value, field: &str| row[field].as_f64().unwrap();
-    // Name, bits an element, and what keys lose, at least and at most; f16 holds the trace as it was recorded.
+    // Name, bits per element, and the smallest and largest loss of the keys. The trace was recorded in f16, so f16
+    // loses nothing.
     let expected = [
         ("f32", 32.0, 0.0, 0.0),
         ("f16", 16.0, 0.0, 0.0),
@@ -36,7 +37,7 @@ fn quality_tells_what_each_format_loses() {
     assert!(std::fs::read_to_string(picture).unwrap().contains("<svg"));
     let told = passes(&["quality", "--adapter", "0"]);
     assert!(told.contains("bits/element") && told.contains("████") && told.contains("q4_0"), "{told}");
-    // A trace without queries has no attention.
+    // Without queries in the trace there is no attention.
     let own = file(
         "no_queries.safetensors",
         &safetensors(&[("layers.0.keys", "F32", &[1, 1, 2, 4], 4), ("layers.0.values", "F32", &[1, 1, 2, 4], 4)]),
@@ -56,7 +57,7 @@ fn quality_tells_what_each_format_loses() {
 
 #[test]
 fn quality_of_numbers_that_a_format_cannot_hold_is_infinite() {
-    // Any bits, beyond the largest number of f16 and not a number among them.
+    // Arbitrary bits, including NaN and numbers beyond the range of f16.
     let tensors: [(&str, &str, &[usize], usize); 2] =
         [("layers.0.keys", "F32", &[1, 1, 8, 32], 4), ("layers.0.values", "F32", &[1, 1, 8, 32], 4)];
     let trace = file("any_bits.safetensors", &safetensors(&tensors));

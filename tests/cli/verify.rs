@@ -20,7 +20,7 @@ fn a_trace_of_ones_own_is_verified() {
     );
     let verified = passes(&["verify", &own]);
     assert!(verified.contains("2 layers × 6 formats"), "{verified}");
-    // All of it at once, and one token alone.
+    // All tokens at once, and a trace of a single token.
     passes(&["verify", &own, "--prefill", "7", "--adapter", "0"]);
     let single = file(
         "single.safetensors",

@@ -1,12 +1,12 @@
-//! Submissions that wgpu refuses because a buffer was destroyed or is mapped: an error, never a panic, and lengths on
-//! the host stay. Used on the no-op device and on every adapter.
+//! Submissions that wgpu refuses because a buffer is destroyed or mapped. They return an error, never panic, and leave
+//! the lengths on the host unchanged. The no-op device and every adapter run these tests.
 
 use wgpu_kv_cache::{
     BatchedKvCache, CacheConfig, Context, CostModel, DeviceError, Error, Format, HostRows, KvCache, Pair, RowsIn, Side,
     Source, Strides, Write,
 };
 
-/// What an operation must give on a cache of which one buffer was destroyed.
+/// An operation, and which destroyed buffers must make it fail.
 struct Case {
     name: &'static str,
     /// Whether it reads or writes planes.
@@ -56,7 +56,7 @@ fn config() -> CacheConfig {
     CacheConfig::new(2, 1, 2, 4).max_batch_size(4)
 }
 
-/// Two sequences of one head of two elements, lengths 3 and 1 of 4, with room for four.
+/// Two sequences of one head of two elements, with lengths 3 and 1 of 4, and room for four sequences.
 fn cache(context: &Context) -> KvCache {
     let mut cache = KvCache::new(context, config()).unwrap();
     cache.update(&ROWS[..], &ROWS[..], Write::append(3).counts(&[3, 1])).unwrap();
@@ -77,7 +77,7 @@ fn assert_refused(name: &str, result: Result<(), Error>) {
     assert!(error.to_string().contains("destroyed") || error.to_string().contains("mapped"), "{name}: {error}");
 }
 
-/// Each operation on a cache whose keys, values or lengths were destroyed through its view.
+/// Runs each operation on a cache whose keys, values or lengths were destroyed through its view.
 pub fn own_storage(context: &Context) {
     for context in both_forms(context) {
         for case in CASES {
@@ -102,11 +102,11 @@ pub fn own_storage(context: &Context) {
             }
         }
     }
-    // The device is as good as before.
+    // The device still works.
     cache(context).read_storage().unwrap();
 }
 
-/// The operations on all layers, of which the last has lost its keys: no layer changes.
+/// Runs operations on all layers after the last layer has lost its keys. No layer may change.
 pub fn last_layer(context: &Context) {
     type Change = fn(&mut BatchedKvCache) -> Result<(), Error>;
     let changes: [(&str, Change); 6] = [
@@ -130,7 +130,7 @@ pub fn last_layer(context: &Context) {
             for layer in 0..2 {
                 cache.update(layer, &ROWS[..], &ROWS[..], Write::append(3).counts(&[3, 1])).unwrap();
             }
-            // The no-op device runs no kernel, so what it knows is compared with itself.
+            // The no-op device runs no kernels, so its state is compared with itself.
             let known = |layer: &KvCache| (layer.read_lengths().unwrap(), layer.read_storage().unwrap());
             let before = known(&cache.layers()[0]);
             destroy_planes(&cache.layers()[1], Side::Keys);
@@ -143,7 +143,7 @@ pub fn last_layer(context: &Context) {
     }
 }
 
-/// A source that was destroyed, or is mapped, after it was bound.
+/// Uses a source whose buffer was destroyed, or is mapped, after it was bound.
 pub fn source(context: &Context) {
     for context in both_forms(context) {
         for mapped in [false, true] {

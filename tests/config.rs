@@ -1,4 +1,4 @@
-//! Sizes, limits and reports: no device.
+//! Sizes, limits and reports, without a GPU.
 
 use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, Side, Write};
 
@@ -18,7 +18,7 @@ fn bytes_are_exact_for_every_format() {
     }
 }
 
-/// A plane with an odd number of 16-bit elements takes one more, so that no two planes share a word.
+/// A plane with an odd number of 16-bit elements is padded by one, so that no two planes share a word.
 #[test]
 fn a_plane_ends_on_a_word() {
     let config = CacheConfig::new(2, 1, 3, 5).formats(Format::F16, Format::F32);
@@ -28,7 +28,7 @@ fn a_plane_ends_on_a_word() {
     assert_eq!(even.bytes_per_layer(), Ok(2 * 3 * 4 * 2 + 2 * 3 * 4 * 4));
 }
 
-/// The shapes of the planning table that everybody knows: Llama 3 8B keeps 128 KiB a token in f16.
+/// A well-known shape: Llama 3 8B takes 128 KiB per token in f16.
 #[test]
 fn bytes_of_a_known_model() {
     let layer = CacheConfig::new(1, 8, 128, 8192).formats(Format::F16, Format::F16);
@@ -50,13 +50,13 @@ fn required_limits_cover_the_cache_in_as_few_buffers_as_the_adapter_allows() {
         max_buffer_size: buffer,
         ..Default::default()
     };
-    // 32 MiB a plane, 256 MiB a side.
+    // A plane takes 32 MiB, a side 256 MiB.
     let config = CacheConfig::new(1, 8, 512, 16384);
     let common = config.required_limits(&adapter(128 << 20, 2 << 30)).unwrap();
     assert_eq!((common.max_storage_buffer_binding_size, common.max_buffer_size), (128 << 20, 256 << 20));
     let large = config.required_limits(&adapter(2 << 30, 4 << 30)).unwrap();
     assert_eq!((large.max_storage_buffer_binding_size, large.max_buffer_size), (256 << 20, 256 << 20));
-    // Small caches ask for no more than wgpu's defaults, and for no more than the adapter has.
+    // A small cache requests no more than wgpu's defaults, and no more than the adapter has.
     let small = CacheConfig::new(1, 1, 64, 64).required_limits(&adapter(1 << 30, 1 << 30)).unwrap();
     assert_eq!(small, wgpu::Limits::default());
     let weak = wgpu::Limits { max_storage_buffer_binding_size: 1 << 20, ..wgpu::Limits::downlevel_defaults() };
@@ -70,7 +70,7 @@ fn required_limits_cover_the_cache_in_as_few_buffers_as_the_adapter_allows() {
     );
     assert_eq!(config.required_features(), wgpu::Features::empty());
 
-    // What it says is enough to make the cache.
+    // The returned limits are enough to make the cache.
     let descriptor = wgpu::DeviceDescriptor { required_limits: common, ..Default::default() };
     let (device, queue) = wgpu::Device::noop(&descriptor);
     let cache = wgpu_kv_cache::KvCache::new(&Context::new(&device, &queue), config).unwrap();
@@ -82,7 +82,8 @@ fn required_limits_cover_the_cache_in_as_few_buffers_as_the_adapter_allows() {
 fn the_view_tells_where_everything_lies() {
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 10, ..Default::default() };
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() });
-    // 3 × 3 planes of 5 × 46 16-bit keys: 460 bytes, two to a segment; values of 5 × 3 in 32 bytes.
+    // 3 × 3 planes. A plane of keys has 5 × 46 16-bit elements, 460 bytes, two to a segment. A plane of values has 15
+    // elements, padded to 32 bytes.
     let config = CacheConfig::new(3, 3, 46, 5).value_dim(3).formats(Format::F16, Format::Bf16);
     let cache = wgpu_kv_cache::KvCache::new(&Context::new(&device, &queue), config).unwrap();
     let (keys, values) = (cache.view().side(Side::Keys), cache.view().side(Side::Values));
@@ -92,7 +93,7 @@ fn the_view_tells_where_everything_lies() {
     assert_eq!((values.strides().sequence, values.strides().head, values.strides().token), (48, 16, 3));
     assert_eq!(keys.segments().len(), 5);
     assert_eq!(values.segments().map(|s| s.buffer.size()).collect::<Vec<_>>(), [64, 64, 64, 64, 32]);
-    // Plane 5 is the second of segment 2.
+    // Plane 5 is the second plane of segment 2.
     let row = keys.row(1, 2, 4).unwrap();
     assert_eq!((row.offset, row.bytes), (460 + 4 * 92, 92));
     assert_eq!(row.buffer, keys.segments().nth(2).unwrap().buffer);
@@ -114,7 +115,8 @@ fn the_memory_report_names_the_formats_of_all_layers() {
     let cache = BatchedKvCache::with_layers(&Context::new(&device, &queue), &[fine, coarse, coarse, fine]).unwrap();
     let report = cache.memory_report();
     assert_eq!(report.dtype, "f16, q8_0/q4_0");
-    // 2 heads: of 128 numbers in f16, or of 64 codes and 4 bytes of scales, and half as many and as much.
+    // Two layers of each kind with 2 heads: 256 bytes of f16, or 64 codes and 4 bytes of scales in q8_0 and 32 bytes of
+    // codes and 4 of scales in q4_0.
     assert_eq!(report.growth_per_token_mb, f64::from(2 * 2 * (256 + 64 + 4 + 32 + 4)) / 1_048_576.0);
 }
 
@@ -131,7 +133,7 @@ fn the_memory_report_has_the_fields_of_the_original() {
     assert_eq!((report.num_layers, report.batch_size, report.num_heads), (3, 2, 4));
     assert_eq!((report.head_dim, report.value_dim, report.max_seq_len), (64, 64, 1024));
     assert_eq!((report.dtype.as_str(), report.tokens_generated), ("f16/bf16", 10));
-    // A layer: 2 sequences × 4 heads × 1024 tokens × (64 + 64) elements × 2 bytes.
+    // Per layer: 2 sequences × 4 heads × 1024 tokens × (64 + 64) elements × 2 bytes.
     assert_eq!((report.per_layer_allocated_mb, report.total_allocated_mb), (2.0, 6.0));
     assert_eq!(report.total_used_mb, 3.0 * 16.0 * 4.0 * 128.0 * 2.0 / 1_048_576.0);
     assert_eq!(report.growth_per_token_mb, 3.0 * 2.0 * 4.0 * 128.0 * 2.0 / 1_048_576.0);

@@ -1,16 +1,16 @@
-//! Positions near 2^32 and shapes that no memory holds: what they cost follows what is stored. No device is touched.
+//! Positions near 2^32, and shapes too large for any memory. Their cost depends on what is stored. No GPU is needed.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Error, KvCache, Placement, RangeError, ReferenceCache, SequenceError, Side, Write,
     WriteError, attention::Options,
 };
 
-/// 3 sinks, and 6 slots that the other positions take turns in.
+/// A ring of 3 sinks and 6 slots over which all other positions wrap.
 const RING: Placement = Placement::Ring { window: 4, sinks: 3, slack: 2 };
 const SINKS: u32 = 3;
 const TURN: u32 = 6;
 
-/// Multiples of a turn, so that a position as far beyond each has one and the same slot.
+/// Multiples of the number of wrapping slots, so that equal offsets from them share a slot.
 const BASES: [u32; 3] = [TURN * 2, TURN * 1000, 4_000_000_002];
 
 fn ring() -> CacheConfig {
@@ -22,7 +22,7 @@ fn context() -> Context {
     Context::new(&device, &queue)
 }
 
-/// One row for each number.
+/// One row per number.
 fn rows(numbers: std::ops::Range<u32>) -> Vec<f32> {
     numbers.map(|number| number as f32).collect()
 }
@@ -35,11 +35,11 @@ fn the_earliest_query_beyond_the_sinks_decides_what_is_evicted() {
         let end = base + SINKS;
         let valid = rows(0..SINKS + 4);
         cache.insert(0, end, &valid[..], &valid[..]).unwrap();
-        // Only the last query sees rows that are all there: an inserted sequence has no slack.
+        // Only the last query has all its visible rows, because an inserted sequence has no slack.
         assert_eq!(cache.visible(0, 1).unwrap().len(), 1);
         let evicted = |position| Error::Range(RangeError::Evicted { sequence: 0, position, oldest: end - 4 });
         assert_eq!(cache.visible(0, 2).unwrap_err(), evicted(end - 5));
-        // The earliest query is a sink, which sees sinks alone; a later one sees what is evicted.
+        // The earliest query is a sink, which sees only sinks, but a later one sees an evicted position.
         for queries in [end - SINKS, end - 2, end - 1, end] {
             assert_eq!(cache.visible(0, queries).unwrap_err(), evicted(SINKS), "{queries} of {end}");
         }
@@ -49,14 +49,14 @@ fn the_earliest_query_beyond_the_sinks_decides_what_is_evicted() {
             Error::Sequence(SequenceError::QueriesBeyondLength { sequence: 0, queries: end + 1, length: end })
         );
     }
-    // Before anything is evicted every query sees all that it may.
+    // Until something is evicted, every query sees all it may.
     let mut cache = KvCache::new(&context, ring()).unwrap();
     let seven = rows(0..14);
     cache.update(&seven[..], &seven[..], Write::append(7)).unwrap();
     assert_eq!(cache.visible(0, 7).unwrap().len(), 7);
 }
 
-/// What a reference did, as numbers relative to `base`.
+/// The results of a series of operations on a reference, with positions relative to `base`.
 fn story(base: u32) -> Vec<String> {
     let mut told = Vec::new();
     let mut cache = ReferenceCache::new(ring()).unwrap();
@@ -71,7 +71,7 @@ fn story(base: u32) -> Vec<String> {
     let all = rows(1..100);
     cache.update(&all[..8], &all[10..18], Write::append(4)).unwrap();
     tell(&cache, &mut told);
-    // A gap over all turns but the last.
+    // The gap covers every wrapping slot more than once.
     cache.update(&all[..4], &all[10..14], Write::at_each(&[base + 4, base + 5], 2)).unwrap();
     tell(&cache, &mut told);
     cache.update(&all[20..22], &all[30..32], Write::append(1).counts(&[1, 1])).unwrap();
@@ -79,7 +79,7 @@ fn story(base: u32) -> Vec<String> {
     tell(&cache, &mut told);
     let range = cache.get(base + 6..base + 8).unwrap();
     told.push(format!("{:?}", range.keys.to_f32()));
-    // A row that is evicted, from all sides.
+    // Every operation that needs an evicted row is refused.
     let refused = |error: Error| match error {
         Error::Range(RangeError::Evicted { sequence, position, oldest }) => {
             format!("{sequence} {} {}", near(position), near(oldest))
@@ -96,7 +96,7 @@ fn story(base: u32) -> Vec<String> {
     let options = Options::last(1, 5);
     told.push(refused(cache.attend(&options, &all[..10], None).unwrap_err()));
     told.push(format!("{:?}", cache.attend(&Options::last(1, 2), &[0.25; 4], None).unwrap()));
-    // Within a sequence and between two, over what lies there.
+    // Copy within a sequence and between two, over existing rows.
     cache.copy_range(1, base + 5..base + 8, 1, base + 7).unwrap();
     cache.copy_range(1, base + 8..base + 10, 0, base + 40).unwrap();
     tell(&cache, &mut told);
@@ -141,14 +141,14 @@ fn a_reference_of_any_shape_takes_memory_for_what_is_written() {
         cache.reset();
         assert_eq!(cache.lengths(), [0]);
     }
-    // Heads beyond what one list holds.
+    // More heads than one allocation could hold.
     let heads = CacheConfig::new(1, u32::MAX, 1, 1);
     let error = ReferenceCache::new(heads).unwrap().update(&[][..] as &[f32], &[0f32][..], Write::append(1));
     assert_eq!(
         error,
         Err(Error::Write(WriteError::SliceLength { side: Side::Keys, expected: u32::MAX.into(), actual: 0 }))
     );
-    // Lengths alone are a list of all sequences.
+    // Lengths take an entry per sequence even when nothing is stored.
     let error = ReferenceCache::new(CacheConfig::new(1, 1, 1, 1).max_batch_size(u32::MAX)).unwrap_err();
     assert_eq!(error.to_string(), "bytes of all lengths must fit 31 bits, but 4294967295 × 4 does not");
 }

@@ -1,5 +1,5 @@
-//! What queries may see, beside ONNX `Attention` (opset 25) with a causal mask and a left window:
-//! `scripts/record_masks.py` recorded it from the operator's reference implementation. No device is touched.
+//! What queries may see, compared with ONNX `Attention` (opset 25) with a causal mask and a left window.
+//! `scripts/record_masks.py` recorded it from the operator's reference implementation. No GPU is needed.
 
 use serde_json::Value;
 use wgpu_kv_cache::{CacheConfig, Context, KvCache, Placement, Visible, Write};
@@ -20,12 +20,12 @@ fn queries_see_what_those_of_onnx_attention_do() {
         let queries = case["queries"].as_u64().unwrap() as u32;
         let lengths = numbers(&case["lengths"]);
         let ring = Placement::Ring { window, sinks: 0, slack: queries - 1 };
-        // A window that nothing lies before is no window.
+        // A window as large as the capacity hides nothing, so linear placement must agree too.
         let placements = if window == 12 { vec![ring, Placement::Linear] } else { vec![ring] };
         for placement in placements {
             let config = CacheConfig::new(lengths.len() as u32, 1, 1, 12).placement(placement);
             let mut cache = KvCache::new(&context, config).unwrap();
-            // The queries are the last update, as in a step of speculative decoding.
+            // The queries belong to the last update, as in a step of speculative decoding.
             let before: Vec<u32> = lengths.iter().map(|length| length - queries).collect();
             let rows = vec![0f32; lengths.len() * 12];
             if before.iter().any(|count| *count > 0) {
@@ -62,8 +62,8 @@ fn sinks_are_seen_by_every_query_after_them() {
     assert_eq!(seen, [vec![0], vec![0, 1], vec![0, 1, 2], vec![0, 1, 2, 3], vec![0, 1, 3, 4], vec![0, 1, 4, 5]]);
 }
 
-/// Transformers 5.23: a query sees the keys of `sliding_window_overlay` (`masking_utils.py`) on top of a causal mask,
-/// among those that `DynamicSlidingWindowLayer.get_mask_sizes` (`cache_utils.py`) says the cache returns.
+/// Transformers 5.23: a query sees what `sliding_window_overlay` (`masking_utils.py`) and a causal mask allow, among
+/// the keys that `DynamicSlidingWindowLayer.get_mask_sizes` (`cache_utils.py`) says the cache returns.
 #[test]
 fn queries_see_what_those_of_transformers_sliding_caches_do() {
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
@@ -78,7 +78,7 @@ fn queries_see_what_those_of_transformers_sliding_caches_do() {
             cache.update(&rows[..], &rows[..], Write::append(tokens)).unwrap();
         }
         let visible = cache.visible(0, queries).unwrap();
-        // get_mask_sizes, called before the update
+        // `get_mask_sizes` is called before the update.
         let kv_offset = (before + 1).saturating_sub(window);
         let kv_length = if before >= window { window - 1 + queries } else { before + queries };
         assert_eq!(visible[0].window.start, kv_offset);

@@ -1,5 +1,4 @@
-//! The text that reads a layer as a module of `naga_oil`: it is registered under a name, and a shader imports what it
-//! needs.
+//! The generated WGSL works as a `naga_oil` module, from which a shader imports the functions it needs.
 
 use naga::valid::Capabilities;
 use naga_oil::compose::{ComposableModuleDescriptor, Composer, NagaModuleDescriptor};

@@ -1,5 +1,6 @@
 //! The published node tests of ONNX `Attention` (opset 23 to 25) that use a cache, a mask, a soft cap, a window or a
-//! causal mask, through `kv-cache replay` on every adapter. `scripts/record_attention.py` wrote them as programs.
+//! causal mask, run through `kv-cache replay` on every adapter. `scripts/record_attention.py` converted them to
+//! programs.
 
 #![cfg(feature = "cli")]
 
@@ -53,7 +54,7 @@ fn replay(case: &Value, adapter: usize, thread: usize, label: &str) {
     assert_eq!(expected.len(), actual.len(), "{name}");
     let size: f64 = expected.iter().map(|e| e * e).sum();
     let difference: f64 = expected.iter().zip(&actual).map(|(e, a)| (e - a) * (e - a)).sum();
-    // The operator's own 16-bit arithmetic is that far away; `onnx` allows 1e-3 throughout.
+    // The operator's 16-bit arithmetic alone can differ by this much. `onnx` allows 1e-3 throughout.
     let bound = if case["half"] == true { 1e-2 } else { 1e-5 };
     let distance = (difference / size.max(1e-12)).sqrt();
     assert!(distance < bound, "{name} on {label}: the distance is {distance:.1e}");

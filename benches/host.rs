@@ -1,5 +1,5 @@
-//! What the cache costs the host: planning and recording, on wgpu's no-op backend, beside the same dispatch recorded
-//! by hand. Times of one run compare with each other only.
+//! Host cost of the cache: planning and recording on wgpu's no-op backend, compared with the same dispatch recorded by
+//! hand. Times are only comparable within one run.
 
 use std::hint::black_box;
 
@@ -15,7 +15,7 @@ fn context() -> Context {
     Context::new(&device, &queue)
 }
 
-/// One decoding step of 32 layers, an encoder and a pass for all.
+/// One decoding step of 32 layers, with one encoder and one pass.
 fn record_step(criterion: &mut Criterion) {
     let context = context();
     let config = CacheConfig::new(8, 8, 128, 4096).formats(Format::F16, Format::F16);
@@ -87,7 +87,8 @@ fn record_step(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Recording of one layer: sequences alike and not, as kernels and as copies, and the other operations.
+/// Recording for one layer: updates of equal and of different lengths, as kernels and as copies, and the other
+/// operations.
 fn record_layer(criterion: &mut Criterion) {
     let context = context();
     let config = CacheConfig::new(8, 8, 128, 4096).formats(Format::F16, Format::F16);
@@ -135,7 +136,7 @@ fn record_layer(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What is computed before a cache is made, and before an operation is recorded.
+/// Planning before a cache is made and before an operation is recorded.
 fn plan(criterion: &mut Criterion) {
     let config = CacheConfig::new(32, 8, 128, 512).formats(Format::F16, Format::F16);
     let limits = wgpu::Limits::default();

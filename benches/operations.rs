@@ -1,6 +1,6 @@
-//! Each operation of a cache on the first adapter, from the call to the end of the work on the device, in the form that
-//! the calibrated cost model chooses. Times of one run compare with each other only; `kv-cache bench` and `make bench`
-//! put them beside the device's own copy.
+//! Each operation of a cache on the first adapter, from the call until the device has finished, in the form that the
+//! calibrated cost model chooses. Times are only comparable within one run. `kv-cache bench` and `make bench` compare
+//! them with the device's own copy.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use wgpu_kv_cache::{
@@ -29,7 +29,6 @@ fn buffer(context: &Context, bytes: u64) -> wgpu::Buffer {
     context.device().create_buffer(&descriptor)
 }
 
-/// Records, submits and waits.
 fn submit(context: &Context, record: impl FnOnce(&mut wgpu::CommandEncoder) -> wgpu_kv_cache::Result<()>) {
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     record(&mut encoder).expect("it is in range");
@@ -37,7 +36,7 @@ fn submit(context: &Context, record: impl FnOnce(&mut wgpu::CommandEncoder) -> w
     context.wait().expect("the device works");
 }
 
-/// A source of `tokens` tokens in a format, from two buffers.
+/// A source of `tokens` tokens in two buffers.
 fn source(buffers: &[wgpu::Buffer; 2], format: Format, tokens: u32) -> Source<'_> {
     let rows_in = |buffer| RowsIn { buffer, offset: 0, format, strides: Strides::bhtd(HEADS, tokens, DIM) };
     Source { keys: rows_in(&buffers[0]), values: rows_in(&buffers[1]), tokens }

@@ -1,5 +1,5 @@
-//! The table of targets: each figure of the cache beside what it is measured against, in the same run on the same
-//! device, medians of interleaved repetitions after warm-up. `make bench` prints it; a row that misses is marked.
+//! The table of targets. Each figure of the cache is compared with a baseline in the same run on the same device, as
+//! medians of interleaved repetitions after warm-up. `make bench` prints the table and marks rows that miss.
 //!
 //!     cargo bench --bench targets [-- ADAPTER]
 
@@ -20,20 +20,20 @@ use wgpu_kv_cache::{
     Source, Strides, Write, adapter_label, adapters, find_adapter,
 };
 
-/// KV heads and head size of every row.
+/// KV heads and head size in every row.
 pub const HEADS: u32 = 8;
 pub const DIM: u32 = 128;
 /// Layers of a decoding step.
 pub const LAYERS: usize = 32;
 
-/// How a figure has to compare.
+/// The bound that a figure has to meet.
 #[derive(Clone, Copy, Debug)]
 pub enum Reach {
     AtLeast(f64),
     AtMost(f64),
 }
 
-/// Prints one row of the table and remembers whether it misses.
+/// Prints the rows of the table and counts those that miss.
 #[derive(Debug, Default)]
 pub struct Table {
     missed: usize,
@@ -55,13 +55,13 @@ impl Table {
     }
 }
 
-/// Records into an encoder what is to be timed.
+/// Records the work to be timed into an encoder.
 pub type Record<'a> = Box<dyn FnMut(&mut wgpu::CommandEncoder) -> Result<()> + 'a>;
 
-/// Medians of interleaved repetitions, in seconds, recording included.
+/// Returns the median of each form in seconds, including the time to record. Repetitions of the forms are interleaved.
 ///
 /// # Errors
-/// What recording returns.
+/// Those of the recording.
 pub fn medians(context: &Context, repetitions: usize, forms: &mut [Record<'_>]) -> Result<Vec<f64>> {
     let mut times = vec![Vec::new(); forms.len()];
     for repetition in 0..repetitions + 2 {
@@ -97,7 +97,7 @@ pub fn buffer(context: &Context, bytes: u64) -> wgpu::Buffer {
     buffer
 }
 
-/// The device's own copy of so many bytes.
+/// The device's own copy of that many bytes.
 fn one_copy(context: &Context, bytes: u64) -> Record<'static> {
     let (from, to) = (buffer(context, bytes), buffer(context, bytes));
     Box::new(move |encoder| {
@@ -106,10 +106,10 @@ fn one_copy(context: &Context, bytes: u64) -> Record<'static> {
     })
 }
 
-/// A dense source of both sides.
+/// Binds dense rows of both sides.
 ///
 /// # Errors
-/// As [`KvCache::bind_source`].
+/// Those of [`KvCache::bind_source`].
 pub fn bind(
     cache: &KvCache,
     keys: &wgpu::Buffer,
@@ -122,7 +122,7 @@ pub fn bind(
 }
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    // `cargo bench` says --bench; without it, as from `cargo test`, once around is enough.
+    // `cargo bench` passes --bench. Without it, as under `cargo test`, one repetition is enough.
     let whole = std::env::args().any(|argument| argument == "--bench");
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let adapter = match wanted {
@@ -150,7 +150,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Long updates: matching formats beside one copy, conversions beside a kernel for just that shape.
+/// Long updates: matching formats against one copy, conversions against a kernel for exactly that shape.
 fn prefill(context: &Context, repetitions: usize, table: &mut Table) -> Result<()> {
     for tokens in [256, 1024, 4096] {
         let config = CacheConfig::new(1, HEADS, DIM, 4096).formats(Format::F16, Format::F16);
@@ -207,7 +207,7 @@ fn prefill(context: &Context, repetitions: usize, table: &mut Table) -> Result<(
     Ok(())
 }
 
-/// A range copied out, beside one copy.
+/// Reading a range, against one copy.
 fn range(context: &Context, repetitions: usize, table: &mut Table) -> Result<()> {
     let config = CacheConfig::new(1, HEADS, DIM, 4096).formats(Format::F16, Format::F16);
     let mut cache = KvCache::new(context, config)?;
@@ -241,7 +241,7 @@ fn range(context: &Context, repetitions: usize, table: &mut Table) -> Result<()>
     Ok(())
 }
 
-/// All layers at once, beside the clears that the buffers force. It has no dispatch.
+/// Reset of all layers, against clearing each of their buffers. Neither has a dispatch.
 fn reset(context: &Context, repetitions: usize, table: &mut Table) -> Result<()> {
     let config = CacheConfig::new(1, HEADS, DIM, 128).formats(Format::F16, Format::F16);
     let mut cache = BatchedKvCache::new(context, config, LAYERS)?;
@@ -275,7 +275,7 @@ fn reset(context: &Context, repetitions: usize, table: &mut Table) -> Result<()>
     Ok(())
 }
 
-/// One token through 32 layers, beside kernels and copies by hand that do nothing else.
+/// One token through 32 layers, against handwritten kernels and copies that do nothing else.
 fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table) -> Result<()> {
     let batches: &[u32] = if whole { &[1, 8, 32] } else { &[1, 8] };
     for &batch in batches {
@@ -293,9 +293,9 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
             .collect();
         let hand = by_hand::Decode::new(context, false, batch, capacity, [&keys, &values], &planes);
         let cache = RefCell::new(cache);
-        // As an engine would: one pass for all layers, unless copies are cheaper.
+        // Record as an engine would: one pass for all layers, unless copies are cheaper.
         let step = |encoder: &mut wgpu::CommandEncoder, position: u32| record_step(&cache, &sources, encoder, position);
-        // Rewinding and writing far ahead in turn would make gaps, so every step stays at its position.
+        // Every step writes at the same position. Alternating between an earlier and a later one would make gaps.
         step_to(context, &step, capacity / 2)?;
         let times = medians(
             context,
@@ -357,7 +357,7 @@ fn decode(context: &Context, repetitions: usize, whole: bool, table: &mut Table)
     Ok(())
 }
 
-/// One token through all layers, in one pass or, where the cost model prefers them, as copies.
+/// Records one token through all layers, in one pass or, if the cost model prefers them, as copies.
 fn record_step(
     cache: &RefCell<BatchedKvCache>,
     sources: &[BoundSource],
@@ -381,7 +381,7 @@ fn record_step(
     Ok(())
 }
 
-/// One step at a position, so that the next at the same leaves no gap to fill.
+/// Runs one step at a position, so that the next one at the same position has no gap to fill.
 fn step_to(
     context: &Context,
     step: &impl Fn(&mut wgpu::CommandEncoder, u32) -> Result<()>,
@@ -390,14 +390,14 @@ fn step_to(
     medians(context, 0, &mut [Box::new(|encoder| step(encoder, position))]).map(drop)
 }
 
-/// What the first update costs beyond a later one, and what a warm-up leaves of it.
+/// The extra time of the first update, with and without a warm-up.
 fn first_update(context: &Context, table: &mut Table) -> Result<()> {
     let config = CacheConfig::new(1, HEADS, DIM, 4096).formats(Format::F16, Format::Bf16);
     let bytes = u64::from(HEADS * DIM) * 4;
     let (keys, values) = (buffer(context, bytes), buffer(context, bytes));
     let mut extra = Vec::new();
     for warm in [false, true] {
-        // Pipelines of its own, so that the first is the first.
+        // A new context has no pipelines yet, so the first update makes them.
         let context = Context::new(context.device(), context.queue());
         let mut cache = KvCache::new(&context, config)?;
         let source = bind(&cache, &keys, &values, Format::F32, 1)?;
@@ -423,7 +423,7 @@ fn first_update(context: &Context, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// The calibration: how long it takes and what it finds.
+/// The calibration: its duration and its result.
 fn costs(context: &Context, table: &mut Table) -> Result<()> {
     let start = Instant::now();
     let measured = context.calibrate()?;

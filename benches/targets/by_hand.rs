@@ -1,4 +1,4 @@
-//! What an engine's author would write for one shape and no other: no lengths, no gaps, no checks.
+//! What an engine's author would write for a single shape, without lengths, gaps or checks.
 
 use wgpu_kv_cache::{Context, Format};
 
@@ -20,7 +20,7 @@ fn pipeline(context: &Context, text: &str) -> wgpu::ComputePipeline {
     })
 }
 
-/// Bindings from number `first` on.
+/// A bind group of the buffers from index `first` on. Each is bound at its index.
 fn group(
     context: &Context,
     pipeline: &wgpu::ComputePipeline,
@@ -36,7 +36,7 @@ fn group(
     context.device().create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
 }
 
-/// f32 rows `[head, token, dim]` into f16 or bf16 planes `[head, capacity, dim]`, from slot 0.
+/// Converts f32 rows `[head, token, dim]` into f16 or bf16 planes `[head, capacity, dim]`, from slot 0.
 #[derive(Debug)]
 pub struct Convert {
     pipeline: wgpu::ComputePipeline,
@@ -53,7 +53,7 @@ impl Convert {
         sources: [&wgpu::Buffer; 2],
         planes: [&wgpu::Buffer; 2],
     ) -> Self {
-        // To nearest even, and NaN stays NaN: the same bits as the cache's.
+        // Rounds to nearest even and keeps NaN, which gives the same bits as the cache.
         let pack = match stored {
             Format::F16 => "return pack2x16float(x);",
             _ => {
@@ -99,7 +99,7 @@ impl Convert {
     }
 }
 
-/// One f16 token `[batch, head, dim]` into planes `[batch, head, capacity, dim]` of every layer.
+/// Writes one f16 token `[batch, head, dim]` into planes `[batch, head, capacity, dim]` of every layer.
 #[derive(Debug)]
 pub struct Decode {
     pipeline: wgpu::ComputePipeline,
@@ -114,8 +114,8 @@ pub struct Decode {
 }
 
 impl Decode {
-    /// With the position in a uniform, as one would write it for all layers of a step; or as immediates of each
-    /// dispatch, as the cache does.
+    /// The position is either in a uniform, which a handwritten engine would write once per step, or in immediates of
+    /// each dispatch, as in the cache.
     pub fn new(
         context: &Context,
         immediates: bool,
@@ -171,7 +171,7 @@ impl Decode {
         }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for group in &self.groups {
-            // Between two layers an engine runs other kernels.
+            // Set the pipeline every time, since an engine runs other kernels between two layers.
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, group, &[]);
             if self.immediates {

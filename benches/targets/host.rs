@@ -1,5 +1,5 @@
-//! What the cache costs the host, on wgpu's no-op backend: time and heap allocations of recording; and what it makes
-//! on the device per step.
+//! Host cost of the cache on wgpu's no-op backend, as time and heap allocations of recording, and the device objects
+//! that it creates per step.
 
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ impl Bench {
         self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    /// Records one step into one pass of an encoder.
+    /// Records one step into one pass of the encoder.
     fn record(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         self.record_write(&mut pass, Write::at(position, 1))
@@ -65,7 +65,7 @@ impl Bench {
     }
 }
 
-/// The median, in microseconds.
+/// The median in microseconds.
 fn median_us(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times[times.len() / 2].as_secs_f64() * 1e6
@@ -109,7 +109,8 @@ pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
     let counts = allocations(&mut bench, Write::at(0, 1));
     table.row("heap allocations per recorded update", "", Reach::AtMost(0.0), counts.median, "");
     table.note(&format!("median of {LAYERS}; {} in all, as wgpu's own vector of commands grows", counts.all));
-    // Sequences that are not alike go through the ring, whose slot wgpu holds until the work is done.
+    // Sequences of different lengths go through the ring of parameters. wgpu holds a callback for the slot until the
+    // work is done.
     let mut bench = Bench::of_batch(&bench.context, 2)?;
     for positions in [[3, 4], [4, 5]] {
         allocations(&mut bench, Write::at_each(&positions, 1));
@@ -120,7 +121,7 @@ pub fn rows(whole: bool, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Time of recording a step of sequences that are not alike, beside one of sequences that are.
+/// Time to record a step of sequences with different lengths, against one of equal lengths.
 fn ragged(context: &Context, steps: u32, table: &mut Table) -> Result<()> {
     const BATCH: u32 = 16;
     let mut bench = Bench::of_batch(context, BATCH)?;
@@ -151,7 +152,7 @@ fn ragged(context: &Context, steps: u32, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// Time of making the attentions of all layers, beside bind groups of as many buffers.
+/// Time to make the attentions of all layers, against the same number of bind groups.
 pub fn attentions(adapter: &wgpu::Adapter, whole: bool, table: &mut Table) -> Result<()> {
     let context = &Context::open(adapter)?;
     let config = CacheConfig::new(1, HEADS, DIM, 1024).formats(Format::F16, Format::F16);
@@ -213,15 +214,16 @@ pub fn attentions(adapter: &wgpu::Adapter, whole: bool, table: &mut Table) -> Re
     Ok(())
 }
 
-/// Heap allocations of recording one step.
+/// Heap allocations while one step is recorded.
 struct Allocations {
-    /// Of one layer.
+    /// The median over the layers.
     median: f64,
-    /// Of all layers.
+    /// The sum over the layers.
     all: u64,
 }
 
-/// wgpu keeps the commands of a pass in a vector, which grows now and then whoever records.
+/// Counts the allocations per layer. wgpu keeps the commands of a pass in a vector that grows occasionally, so the
+/// median is what the cache itself allocates.
 fn allocations(bench: &mut Bench, write: Write<'_>) -> Allocations {
     let Bench { context, cache, sources, .. } = bench;
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -238,7 +240,7 @@ fn allocations(bench: &mut Bench, write: Write<'_>) -> Allocations {
     Allocations { median: counts[counts.len() / 2] as f64, all: counts.iter().sum() }
 }
 
-/// What is made on the device per step, and what stays there.
+/// Device objects made per step, and device memory that stays allocated.
 pub fn resources(adapter: &wgpu::Adapter, table: &mut Table) -> Result<()> {
     let context = Context::open(adapter)?;
     let made = |context: &Context| {
@@ -260,7 +262,7 @@ pub fn resources(adapter: &wgpu::Adapter, table: &mut Table) -> Result<()> {
             }
         }
     }
-    // The queue's write of the position is in the count of buffers: wgpu stages it in one of its own.
+    // If a step writes its position through the queue, the count of buffers includes the one in which wgpu stages it.
     let [buffers, bind_groups, pipelines] = most;
     table.row(
         "bind groups and pipelines made per decode step",

@@ -1,5 +1,5 @@
-//! Reading a layer: the cache's text beside loads written by hand for one format and shape, attention beside a copy of
-//! the bytes that it reads, and what quantising costs an update.
+//! Reading a layer: the generated WGSL against handwritten loads for one format and shape, attention against a copy of
+//! the bytes it reads, and the cost of quantising in an update.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Destination, Format, KvCache, Result, RowsIn, Side, Strides, WgslNames, Write,
@@ -10,7 +10,7 @@ use crate::{DIM, HEADS, Reach, Table, bind, buffer, medians};
 
 const TOKENS: u32 = 4096;
 
-/// Scores of every key row with one query, a thread a row.
+/// Scores of every key row with one query, one thread per row.
 const SCORES: &str = "
     @group(0) @binding(0) var<storage, read> query: array<vec4<f32>>;
     @group(0) @binding(1) var<storage, read_write> scores: array<f32>;
@@ -24,7 +24,7 @@ const SCORES: &str = "
         scores[plane * 4096u + position] = sum;
     }";
 
-/// How keys `[head, slot, dim]` are loaded by hand: declaration and expression.
+/// Handwritten loads of keys `[head, slot, dim]`: declarations and the expression that loads.
 fn by_hand(format: Format) -> (&'static str, &'static str) {
     match format {
         Format::F32 => (

@@ -1,4 +1,4 @@
-//! boostr's `kv_cache_update`, on a device that its numr opens on the same adapter.
+//! boostr's `kv_cache_update`, on a device that its `numr` opens on the same adapter.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ struct Boostr {
 }
 
 impl Client {
-    /// The adapter with an index in wgpu's list, which must be the one that the others use.
+    /// Opens the adapter at this index of wgpu's list, and checks that it is the one that the other peers use.
     pub fn new(index: usize, info: &wgpu::AdapterInfo) -> Result<Self> {
         let client = WgpuClient::new(WgpuDevice::new(index))?;
         let found = client.wgpu_device().adapter_info();

@@ -1,4 +1,4 @@
-//! Burn's `slice_assign`, in place because the cache's handle is its only one, on a wgpu device of its own.
+//! Burn's `slice_assign` on a separate wgpu device. It works in place because the cache holds the only handle.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use burn_tensor::{
 
 use crate::{Case, Peer, Result, Rows};
 
-/// Burn on the adapter that the others use.
+/// Burn on the adapter of the other peers.
 pub struct Shared {
     device: Device,
 }
 
 struct Burn {
     device: Device,
-    /// Taken out while they are assigned to.
+    /// `None` while an update assigns to them.
     caches: Option<[Tensor<4>; 2]>,
     rows: [Tensor<4>; 2],
     case: [usize; 6],

@@ -7,7 +7,7 @@ use wgpu_kv_cache::Context;
 
 use crate::{Case, Peer, Result, Rows};
 
-/// A buffer of these floats, that can be read back.
+/// A buffer with these floats that can be read back.
 pub fn filled(context: &Context, floats: &[f32]) -> wgpu::Buffer {
     context.device().create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: None,
@@ -44,7 +44,7 @@ struct Kernel {
     case: [usize; 6],
 }
 
-/// One thread for four elements of a key and of a value; the position comes in a uniform, as every step writes it.
+/// Each thread copies four elements of a key and of a value. Every update writes the position to a uniform.
 pub fn prepare_kernel(context: &Context, case: &Case, rows: &Rows) -> Result<Box<dyn Peer>> {
     let &Case { batch, heads, dim, capacity, tokens, position: start, .. } = case;
     let (device, vectors) = (context.device(), dim / 4);
@@ -135,7 +135,7 @@ struct Copy {
     to: wgpu::Buffer,
 }
 
-/// Keys and values behind each other, in one copy.
+/// Copies keys and values, one after the other in one buffer, in a single copy.
 pub fn prepare_copy(context: &Context, _case: &Case, rows: &Rows) -> Result<Box<dyn Peer>> {
     let both = [&rows.keys[..], &rows.values[..]].concat();
     let (from, to) = (filled(context, &both), filled(context, &vec![0.0; both.len()]));

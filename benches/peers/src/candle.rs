@@ -8,8 +8,8 @@ use candle_nn::kv_cache::KvCache;
 use crate::{Case, Peer, Result, Rows};
 
 struct Candle {
-    /// With what lies before the case's position, so that every update is an append there. A clone shares its storage,
-    /// which is allocated by the first append, be it of nothing.
+    /// Holds the tokens before the case's position, so that every update appends there. Clones share its storage,
+    /// because the first append, even an empty one, has allocated it.
     before: KvCache,
     cache: KvCache,
     rows: [Tensor; 2],

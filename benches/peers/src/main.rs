@@ -1,4 +1,4 @@
-//! What people would use instead of this crate, beside it: the same shapes, on the same adapter, in the same run.
+//! Alternatives to this crate, compared with it for the same shapes, on the same adapter, in the same run.
 //!
 //!     make peers [ADAPTER=name]
 
@@ -16,31 +16,31 @@ use wgpu_kv_cache::{Context, adapter_label, adapters, find_adapter};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// An update of a cache, of f32, because not all peers have another format.
+/// An update of a cache in f32, because some peers have no other format.
 pub struct Case {
     pub name: &'static str,
     pub batch: usize,
     pub heads: usize,
     pub dim: usize,
     pub capacity: usize,
-    /// Tokens of one update.
+    /// Tokens per update.
     pub tokens: usize,
-    /// Position that they go to.
+    /// The position where the update writes.
     pub position: usize,
 }
 
 impl Case {
-    /// Elements of the rows of one side, `[batch, head, token, dim]`.
+    /// Elements in the rows of one side, `[batch, head, token, dim]`.
     pub fn elements(&self) -> usize {
         self.batch * self.heads * self.tokens * self.dim
     }
 
-    /// Bytes written, both sides.
+    /// Bytes written to both sides.
     fn bytes(&self) -> usize {
         self.elements() * 4 * 2
     }
 
-    /// The rows of one side that a cache of `[batch, head, capacity, dim]` holds after the update.
+    /// The updated rows of one side, taken from a cache `[batch, head, capacity, dim]`.
     pub fn rows_of(&self, storage: &[f32]) -> Vec<f32> {
         let plane = self.capacity * self.dim;
         let rows = self.position * self.dim..(self.position + self.tokens) * self.dim;
@@ -54,16 +54,16 @@ pub struct Rows {
     pub values: Vec<f32>,
 }
 
-/// A cache on its way through one case.
+/// A cache prepared for one case.
 pub trait Peer {
-    /// One update at the case's position, from call to the end of the work on the device.
+    /// Runs one update at the case's position. Returns the time from the call until the device has finished.
     fn update(&mut self) -> Result<Duration>;
 
-    /// Whether the cache holds the rows after it, keys and values.
+    /// Whether the cache holds the rows, keys and values, after the updates.
     fn holds(&mut self, rows: &Rows) -> Result<bool>;
 }
 
-/// Makes a peer ready for a case.
+/// Prepares a peer for a case.
 type Prepare<'a> = Box<dyn Fn(&Case, &Rows) -> Result<Box<dyn Peer>> + 'a>;
 
 const REPETITIONS: usize = 25;
@@ -83,7 +83,7 @@ fn main() -> Result<()> {
         None => adapters()?.swap_remove(0),
     };
     let info = adapter.get_info();
-    // boostr counts adapters as wgpu lists them.
+    // boostr numbers adapters in the order of wgpu's list.
     let index = adapters()?
         .iter()
         .position(|other| adapter_label(&other.get_info()) == adapter_label(&info))

@@ -1,5 +1,4 @@
-//! The design that this crate grew from: numpy arrays and an assignment to a slice, in a Python process beside this
-//! one.
+//! The original design of this crate: numpy arrays and slice assignment, in a separate Python process.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -57,7 +56,7 @@ impl Peer for Numpy {
 
 impl Drop for Numpy {
     fn drop(&mut self) {
-        // It ends with its input; where it does not, it is of no more use.
+        // The process ends when its input closes. If it does not, it is no longer needed anyway.
         let _ = self.python.kill();
         let _ = self.python.wait();
     }

@@ -1,4 +1,4 @@
-//! This crate, from the caller's buffers into the caller's encoder, in the form that its calibrated cost model chooses.
+//! This crate: from the caller's buffers into the caller's encoder, in the form that the calibrated cost model chooses.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,6 @@
-//! An engine's own attention, written once: over f16 on linear placement and over 4 bits in a ring, the same WGSL.
+//! An engine's own attention. The same WGSL reads f16 with linear placement and 4 bits in a ring.
 //!
-//! It knows of the cache what `KvCache::wgsl` defines, and nothing of formats, slots or strides.
+//! It uses only what `KvCache::wgsl` defines, and knows nothing of formats, slots or strides.
 
 use wgpu_kv_cache::{
     CacheConfig, Context, Format, KvCache, Placement, ReferenceCache, WgslNames, Write, adapter_label, adapters,
@@ -14,7 +14,7 @@ const DIM: u32 = 64;
 /// Tokens of the prompt.
 const TOKENS: u32 = 200;
 
-/// One thread an output vector; `{cache}` is where the cache's text goes.
+/// One thread per vector of the output. `{cache}` is replaced by the cache's WGSL.
 const ATTENTION: &str = "
     @group(0) @binding(0) var<storage, read> queries: array<vec4<f32>>;
     @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
@@ -69,7 +69,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Fills a cache, attends to it by the engine's own kernel, and compares.
+/// Fills a cache, runs the engine's kernel over it, and returns the distance from the reference.
 fn run(context: &Context, config: CacheConfig) -> Result<f64, Box<dyn std::error::Error>> {
     let (device, queue) = (context.device(), context.queue());
     let rows = |step: f32| -> Vec<f32> { (0..KV_HEADS * TOKENS * DIM).map(|i| (i as f32 * step).sin()).collect() };

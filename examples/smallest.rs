@@ -1,4 +1,4 @@
-//! The smallest use: a cache of one layer, a prompt, one more token, and everything read back.
+//! The smallest use of the cache: one layer, a prompt, one more token, and everything read back.
 
 use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, Write, adapters};
 

@@ -1,4 +1,4 @@
-// The engine's own kernels. A row is a token of a sequence: [sequence, token of the step].
+// The engine's own kernels. A row is one token of a sequence: [sequence, token of the step].
 
 struct Shape {
     sequences: u32,
@@ -22,14 +22,14 @@ override DIM: u32;         // of one head
 @group(0) @binding(5) var<storage, read> rotations: array<vec2<f32>>;  // cosine and sine, [position, DIM / 2]
 @group(0) @binding(6) var<storage, read> positions: array<u32>;        // of each sequence's first row in this step
 
-// The row of `index ÷ width` in the buffers, or one past all of them.
+// Returns the row of element `index` at `width` elements per row, or 0xffffffff past the last row.
 fn row_of(index: u32, width: u32) -> u32 {
     let row = index / width;
     let sequence = row / shape.tokens;
     return select(0xffffffffu, sequence * MOST_TOKENS + row % shape.tokens, sequence < shape.sequences);
 }
 
-// Queries, keys and values of the normalised hidden state.
+// Projects the normalised hidden state to queries, keys and values.
 @compute @workgroup_size(64)
 fn project(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = row_of(id.x, FEATURES);
@@ -47,7 +47,7 @@ fn project(@builtin(global_invocation_id) id: vec3<u32>) {
     projected[row * FEATURES + feature] = sum * inverseSqrt(squares / f32(HIDDEN) + 1.0e-5);
 }
 
-// RoPE (Su et al., "RoFormer", 2021) of queries and keys, by the position of each row.
+// Applies RoPE (Su et al., "RoFormer", 2021) to queries and keys, by the position of each row.
 @compute @workgroup_size(64)
 fn rotate(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = row_of(id.x, ROTATED / 2u);
@@ -64,7 +64,7 @@ fn rotate(@builtin(global_invocation_id) id: vec3<u32>) {
     projected[at + 1u] = x * turn.y + y * turn.x;
 }
 
-// Adds what was attended to the hidden state.
+// Adds the output projection of the attention to the hidden state.
 @compute @workgroup_size(64)
 fn add(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = row_of(id.x, HIDDEN);

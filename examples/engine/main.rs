@@ -1,9 +1,9 @@
-//! An engine around the cache: its own device, buffers and kernels, and the loop of a whole model.
+//! An engine that uses the cache, with its own device, buffers and kernels, and the loop of a whole model.
 //!
-//! A step takes a chunk of each sequence's tokens, as many as each has: prompts, single tokens, and drafts of which
-//! some are taken back. Between steps sequences join, leave and fork. Every object, also each layer's source and
-//! attention, is made once before the first step. The weights are random; what matters is who owns what, and in which
-//! order things are recorded. Every step is compared with the same model on the CPU.
+//! A step takes a chunk of tokens from each sequence, of any length up to a maximum: prompts, single tokens, and drafts
+//! of which some are rolled back. Between steps, sequences join, leave and fork. Every object, including the source and
+//! the attention of each layer, is made once, before the first step. The weights are random, because the example is
+//! about who owns what and about the order of recording. Every step is compared with the same model on the CPU.
 //!
 //! ```text
 //! cargo run --release --example engine
@@ -25,14 +25,14 @@ use self::model::{
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const STEPS: u32 = 100;
-/// The largest difference that is seen between the device in f32 and the CPU in f64 is some 1e-6.
+/// The largest difference observed between the device in f32 and the CPU in f64 is about 1e-6.
 const TOLERANCE: f64 = 1e-3;
 
 struct Engine {
     device: wgpu::Device,
     queue: wgpu::Queue,
     cache: BatchedKvCache,
-    /// What this step has of sequences and tokens.
+    /// The number of sequences and tokens in this step.
     shape: wgpu::Buffer,
     /// `[MOST_SEQUENCES, MOST_TOKENS, HIDDEN]`.
     hidden: wgpu::Buffer,
@@ -43,7 +43,7 @@ struct Engine {
     layers: Vec<Layer>,
 }
 
-/// What each layer has of its own, bound once.
+/// The objects of a layer, bound once.
 struct Layer {
     group: wgpu::BindGroup,
     source: BoundSource,
@@ -52,7 +52,7 @@ struct Layer {
 
 impl Engine {
     fn new(weights: &Weights) -> Result<Self> {
-        // The best adapter, and a device of the engine's own with the limits that its layers need.
+        // Take the best adapter and request a device with the limits that the layers need.
         let adapter = adapters()?.swap_remove(0);
         println!("on {}", adapter_label(&adapter.get_info()));
         let configs = model::layers(1);
@@ -82,7 +82,6 @@ impl Engine {
         let rotations = buffer(2 * weights.rotations.len() as u32, storage);
         queue.write_buffer(&rotations, 0, bytemuck::cast_slice(&weights.rotations));
 
-        // Kernels.
         let module = device.create_shader_module(wgpu::include_wgsl!("kernels.wgsl"));
         let kind = |ty| wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
         let writes = |binding| kind(wgpu::BufferBindingType::Storage { read_only: binding > 3 });
@@ -122,7 +121,7 @@ impl Engine {
             })
         };
 
-        // Keys and values lie behind the queries in one projection; the cache reads them where they are.
+        // The projection writes queries, keys and values side by side. The cache reads the latter two in place.
         let part = |first: u32| RowsIn {
             buffer: &projected,
             offset: u64::from(first) * 4,
@@ -162,7 +161,7 @@ impl Engine {
             .collect::<Result<Vec<_>>>()?;
         let (project, rotate, add) = (pipeline("project"), pipeline("rotate"), pipeline("add"));
         let mut engine = Engine { device, queue, cache, shape, hidden, download, project, rotate, add, layers };
-        // What the first steps would wait for otherwise.
+        // Without this, the first steps would wait for pipelines and for the clearing of buffers.
         engine.cache.warm_up(engine.layers.iter().map(|layer| &layer.source))?;
         for (layer, cache) in engine.layers.iter().zip(engine.cache.layers()) {
             layer.attention.warm_up(cache)?;
@@ -170,8 +169,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// One step: token `t` of sequence `s` is `tokens[s][t]`. Returns the hidden states, `[sequence, token, HIDDEN]`
-    /// with `MOST_TOKENS` tokens.
+    /// Runs one step in which token `t` of sequence `s` is `tokens[s][t]`. Returns the hidden states, `[sequence,
+    /// token, HIDDEN]` with `MOST_TOKENS` tokens per sequence.
     fn step(&mut self, weights: &Weights, tokens: &[Vec<u32>]) -> Result<Vec<f32>> {
         let counts: Vec<u32> = tokens.iter().map(|tokens| tokens.len() as u32).collect();
         let (sequences, most) = (counts.len() as u32, counts.iter().copied().max().ok_or("a batch of no sequence")?);
@@ -186,7 +185,7 @@ impl Engine {
         self.queue.write_buffer(&self.shape, 0, bytemuck::cast_slice(&[sequences, most, 0, 0]));
 
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        // Checks the step for all layers; after this only the device can fail.
+        // This checks the step for all layers. After it, only the device can fail.
         self.cache.begin_step(&mut encoder, Write::append(most).counts(&counts).attended())?;
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -213,7 +212,7 @@ impl Engine {
         Ok(hidden)
     }
 
-    /// Bind groups, pipelines and shader modules that there are on the device.
+    /// The numbers of bind groups, pipelines and shader modules on the device.
     fn objects(&self) -> [isize; 3] {
         let counters = self.device.get_internal_counters().hal;
         [counters.bind_groups.read(), counters.compute_pipelines.read(), counters.shader_modules.read()]
@@ -229,7 +228,7 @@ fn main() -> Result<()> {
     let mut objects = None;
 
     for step in 0..STEPS {
-        // Sequences fork, leave, and join empty.
+        // Sequences fork and leave, and an empty one joins.
         if step % 4 == 3 {
             let batch = on_the_cpu.len() as u32;
             let count = 1 + random.below(MOST_SEQUENCES);
@@ -239,7 +238,7 @@ fn main() -> Result<()> {
             engine.cache.clear_sequence(count - 1)?;
             on_the_cpu[count as usize - 1].truncate(0);
         }
-        // Chunks of up to all tokens that there is room for; every second step is one of single tokens.
+        // Every second step has single tokens. The others have chunks of up to `MOST_TOKENS`.
         let most = if step % 2 == 0 { 1 } else { MOST_TOKENS };
         let mut chunk = || (0..1 + random.below(most)).map(|_| random.below(VOCABULARY)).collect::<Vec<_>>();
         let tokens: Vec<Vec<u32>> = on_the_cpu.iter().map(|_| chunk()).collect();
@@ -254,17 +253,17 @@ fn main() -> Result<()> {
             }
             tokens_in_all += tokens.len();
         }
-        // Some of the tokens were drafts that are refused.
+        // Roll back some tokens, as if they were refused drafts.
         let refused: Vec<u32> = tokens.iter().map(|tokens| random.below(tokens.len() as u32)).collect();
         engine.cache.rollback(&refused)?;
         for (sequence, &refused) in on_the_cpu.iter_mut().zip(&refused) {
             sequence.truncate(sequence.len() - refused as usize);
             taken_back += refused;
         }
-        // Every kind of step has been seen by now.
         if engine.objects().contains(&0) {
             return Err("this needs wgpu's feature `counters`".into());
         }
+        // After 20 steps every kind of step has occurred, so nothing new may be made.
         if step >= 20 && *objects.get_or_insert(engine.objects()) != engine.objects() {
             return Err("an object was made after the first of its kind".into());
         }
@@ -280,7 +279,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Reads every layer back and tells the largest difference from the keys and values on the CPU.
+/// Reads every layer back and returns the largest difference from the keys and values on the CPU.
 fn compare(cache: &BatchedKvCache, on_the_cpu: &[Sequence]) -> Result<f64> {
     let lengths: Vec<u32> = on_the_cpu.iter().map(|sequence| sequence.len() as u32).collect();
     if cache.lengths() != lengths {

@@ -1,4 +1,4 @@
-//! The shape and the weights of the model, and the same model on the CPU, with keys and values of its own.
+//! The shape and the weights of the model, and the same model on the CPU with its own keys and values.
 
 use wgpu_kv_cache::{CacheConfig, Placement};
 
@@ -8,26 +8,26 @@ pub const KV_HEADS: u32 = 2;
 pub const DIM: u32 = 16;
 pub const HIDDEN: u32 = 32;
 pub const MOST_SEQUENCES: u32 = 4;
-/// Tokens of a sequence in one step: a chunk of a prompt, or one token and some drafts.
+/// Tokens of a sequence in one step: a chunk of a prompt, or one token and several drafts.
 pub const MOST_TOKENS: u32 = 8;
 pub const MOST_POSITIONS: u32 = 512;
 pub const VOCABULARY: u32 = 50;
-/// What the last layer sees.
+/// The window of the last layer.
 pub const WINDOW: u32 = 24;
 
 pub const QUERIES: u32 = QUERY_HEADS * DIM;
 pub const FEATURES: u32 = (QUERY_HEADS + 2 * KV_HEADS) * DIM;
 pub const ROTATED: u32 = (QUERY_HEADS + KV_HEADS) * DIM;
 
-/// A cache for the model: all layers see everything, but the last one, which has a sliding window. It keeps as many
-/// rows more as a step has tokens, so that any of them can be taken back.
+/// One cache configuration per layer. The last layer has a sliding window, with as much slack as a step has tokens, so
+/// that any of them can be rolled back. The others see all positions.
 pub fn layers(batch_size: u32) -> [CacheConfig; LAYERS] {
     let full = CacheConfig::new(batch_size, KV_HEADS, DIM, MOST_POSITIONS).max_batch_size(MOST_SEQUENCES);
     let sliding = full.placement(Placement::Ring { window: WINDOW, sinks: 0, slack: MOST_TOKENS });
     [full, full, sliding]
 }
 
-/// Numbers below 1 in magnitude, from a linear congruential generator.
+/// A linear congruential generator.
 pub struct Random(pub u32);
 
 impl Random {
@@ -41,11 +41,11 @@ impl Random {
     }
 }
 
-/// What was not learned but drawn.
+/// Random weights in place of learned ones.
 pub struct Weights {
     /// `[VOCABULARY, HIDDEN]`.
     pub embeddings: Vec<f32>,
-    /// Of each layer `[HIDDEN, FEATURES]`, then `[QUERIES, HIDDEN]`.
+    /// For each layer `[HIDDEN, FEATURES]`, then `[QUERIES, HIDDEN]`.
     pub layers: Vec<Vec<f32>>,
     /// Cosines and sines, `[MOST_POSITIONS, DIM / 2]`.
     pub rotations: Vec<[f32; 2]>,
@@ -70,7 +70,7 @@ impl Weights {
     }
 }
 
-/// A sequence on the CPU: keys and values of each layer and position, `[KV_HEADS, DIM]`.
+/// A sequence on the CPU: keys and values per layer and position, each `[KV_HEADS, DIM]`.
 #[derive(Clone, Default)]
 pub struct Sequence {
     pub layers: [Vec<[Vec<f64>; 2]>; LAYERS],
@@ -85,7 +85,7 @@ impl Sequence {
         self.layers.iter_mut().for_each(|rows| rows.truncate(length));
     }
 
-    /// The hidden state after all layers of the next token, whose rows are kept.
+    /// Appends the next token and returns its hidden state after all layers.
     pub fn next(&mut self, weights: &Weights, token: u32) -> Vec<f64> {
         let mut hidden: Vec<f64> = weights.embedding(token).iter().map(|x| f64::from(*x)).collect();
         let position = self.len();
@@ -122,7 +122,7 @@ impl Sequence {
     }
 }
 
-/// Scaled dot-product attention of one query over rows of one KV head.
+/// Scaled dot-product attention of one query over the rows of one KV head.
 fn attend(query: &[f64], seen: &[[Vec<f64>; 2]], head: usize) -> Vec<f64> {
     let part = head * DIM as usize..(head + 1) * DIM as usize;
     let score = |[keys, _]: &[Vec<f64>; 2]| -> f64 {

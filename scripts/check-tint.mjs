@@ -1,6 +1,6 @@
-// Run by scripts/check-tint: every text becomes a module of Dawn's, which Tint parses, resolves and validates. With
-// KV_CACHE_TINT=pipelines each becomes a pipeline too, in some minutes; the driver then compiles as well, and
-// SwiftShader does not always survive it.
+// Run by scripts/check-tint. Makes a Dawn shader module of each WGSL file, which Tint parses, resolves and validates.
+// With KV_CACHE_TINT=pipelines it also makes a pipeline of each. This takes some minutes, because the driver compiles
+// them too, and it sometimes crashes SwiftShader.
 
 import fs from "node:fs";
 import path from "node:path";

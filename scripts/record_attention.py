@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Writes the published node tests of ONNX `Attention` (opset 23 to 25) as programs for `kv-cache replay`.
+"""Converts the published node tests of ONNX `Attention` (opset 23 to 25) to programs for `kv-cache replay`.
 
     python3 -m venv record && record/bin/pip install onnx==1.23.2
     record/bin/python scripts/record_attention.py > tests/data/onnx_attention.json
 
-Numbers and expected outputs are those of the package's test cases. What the operator keeps in a past cache is the first
-update of a program, what it gets is the second; `nonpad_kv_seqlen` are the counts of one update. Where the operator's
-queries are not the last of their sequence, because there is no cache, or a window reaches to the right, what they see
-is written into the mask. Tests that differ only in other outputs than the first are one.
+Numbers and expected outputs are those of the package's test cases. The operator's past cache becomes the first update
+of a program, and its new keys and values become the second. `nonpad_kv_seqlen` becomes the counts of a single update.
+If the operator's queries are not the last of their sequence because there is no cache, or if a window reaches to the
+right, the mask says what they see. Tests that differ only in outputs after the first are written once.
 """
 
 import json
@@ -57,7 +57,7 @@ def program(node, inputs, output):
         updates = [(k, v, lengths)]
     total = sum(keys.shape[2] for keys, _, _ in updates)
 
-    # Where the operator takes its queries to stand.
+    # The position that the operator gives its first query.
     if lengths is not None:
         offset = np.array(lengths) - tokens
     else:

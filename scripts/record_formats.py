@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Records what ggml's and OCP's quantisation make of rows that are hard to round.
+"""Records how ggml and OCP quantise rows that are hard to round.
 
     python3 -m venv record && record/bin/pip install gguf==0.19.0 ml_dtypes==0.6.0
     record/bin/python scripts/record_formats.py tests/data/formats
 
-Q8_0 and Q4_0 come from `gguf.quants`, the Python twin of ggml's reference quantisation; E4M3 from
-`ml_dtypes.float8_e4m3fn`, which does not saturate, so that what it makes NaN of is 448 here. Files are raw
-little-endian: `blocks.f32` has the rows, 32 elements each, `blocks.q8_0` and `blocks.q4_0` ggml's blocks (the scale,
-then the codes); `fp8.f32` has numbers, `fp8.e4m3` their codes, and `fp8.decoded.f32` the numbers of all 256 codes.
+Q8_0 and Q4_0 come from `gguf.quants`, the Python port of ggml's reference quantisation. E4M3 comes from
+`ml_dtypes.float8_e4m3fn`, which does not saturate: codes that it makes NaN are recorded as ±448. All files are raw and
+little-endian. `blocks.f32` has the rows of 32 elements, `blocks.q8_0` and `blocks.q4_0` have ggml's blocks (the scale,
+then the codes). `fp8.f32` has numbers, `fp8.e4m3` their codes, and `fp8.decoded.f32` the numbers of all 256 codes.
 """
 
 import pathlib
@@ -29,16 +29,16 @@ def blocks() -> np.ndarray:
         np.r_[5.0, np.zeros(31)],  # one outlier
         np.r_[np.zeros(31), -3e4],
         np.full(32, 127.0),
-        np.r_[-8.0, 8.0, np.zeros(30)],  # the first of two largest
+        np.r_[-8.0, 8.0, np.zeros(30)],  # two elements of the largest magnitude: the first decides
         np.r_[8.0, -8.0, np.zeros(30)],
         np.r_[np.zeros(9), np.tile([65504.0, -65504.0], 11), 0.0],
         np.full(32, 6.1e-5),  # scales that are subnormal in f16
-        np.r_[1e-7, np.full(31, 1e-8)],  # and that vanish
-        np.r_[8.4e6, np.zeros(31)],  # a scale of infinity
-        # Halves: largest 127, so that codes are the numbers.
+        np.r_[1e-7, np.full(31, 1e-8)],  # scales that round to zero in f16
+        np.r_[8.4e6, np.zeros(31)],  # a scale that is infinite in f16
+        # Ties: the largest element is 127, so the scale is 1 and the codes are the rounded elements.
         np.r_[127.0, np.arange(31) + 0.5],
         np.r_[-127.0, -(np.arange(31) + 0.5)],
-        # The same of Q4_0: largest -8.
+        # Ties of Q4_0, where the largest element is -8.
         np.r_[-8.0, np.arange(-7.5, 8.0, 0.5)[:31]],
     ]
     tied = [np.nextafter(f32(x), f32(d)) for x in np.arange(-7.5, 7.6, 1.0) for d in (-99, 99)]
@@ -48,7 +48,7 @@ def blocks() -> np.ndarray:
     for exponent in range(-30, 15):
         rows.append(rng.standard_normal(32) * 2.0**exponent)
     rows += [rng.standard_normal(32) * rng.uniform(0.01, 10) for _ in range(600)]
-    # Rows whose elements lie on the edges between codes, give or take one unit in the last place.
+    # Elements on the edges between codes, or off by one unit in the last place.
     for _ in range(200):
         largest = f32(rng.uniform(0.5, 2.0))
         d = f32(largest / f32(127))

@@ -4,9 +4,9 @@
     python3 -m venv record && record/bin/pip install onnx==1.23.2
     record/bin/python scripts/record_masks.py > tests/data/onnx_windows.json
 
-The operator runs by the reference implementation of the package `onnx`. All keys are zero, so that every key that a
-query sees has the same weight, and values are one-hot, so that the output tells which keys those are. The cache is
-external: its valid rows are `nonpad_kv_seqlen`, and the queries are the last of them.
+The operator runs in the reference implementation of the package `onnx`. All keys are zero, so every key that a query
+sees has the same weight. Values are one-hot, so the output shows which keys those are. The cache is external:
+`nonpad_kv_seqlen` is the number of its valid rows, and the queries are at the last of them.
 """
 
 import json
@@ -19,7 +19,7 @@ CAPACITY = 12
 
 
 def visible(window: int, lengths: list[int], queries: int) -> list[list[list[int]]]:
-    """Positions that each query of each sequence sees."""
+    """Returns the positions that each query of each sequence sees."""
     node = onnx.helper.make_node(
         "Attention",
         ["q", "k", "v", "", "", "", "lengths"],

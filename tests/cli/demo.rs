@@ -21,7 +21,7 @@ fn the_demo_verifies_every_layer_format_and_adapter() {
     // Without arguments the program runs the demo.
     let told = passes(&[]);
     assert!(told.contains("A KV cache on the GPU"), "{told}");
-    assert!(told.contains("none differs"), "{told}");
+    assert!(told.contains("no differences"), "{told}");
     assert!(told.contains("growth_per_token_mb"), "{told}");
     assert!(!told.contains('\u{1b}'), "colours only on a terminal");
 }

@@ -70,7 +70,7 @@ fn plans_read_the_configurations_of_hugging_face() {
         "window.json",
         br#"{"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "sliding_window": 4096}"#,
     );
-    assert!(passes(&["plan", &window]).contains("a sliding window of 4 096 tokens; all are planned as full"));
+    assert!(passes(&["plan", &window]).contains("a sliding window of 4 096 tokens. The plan treats them as full"));
 }
 
 #[test]
@@ -81,11 +81,11 @@ fn broken_plans_are_refused() {
         assert!(error.contains(words), "{error}");
     };
     refused("{", "not a JSON object");
-    refused("[1]", "it holds another kind of value");
-    refused(r#"{"num_hidden_layers": 2}"#, "does not tell it: give --heads");
+    refused("[1]", "the file contains another kind of value");
+    refused(r#"{"num_hidden_layers": 2}"#, "does not contain the value: pass --heads");
     refused(r#"{"num_hidden_layers": -2}"#, "num_hidden_layers must be a whole number from 1 to 4294967295, but is -2");
-    refused(r#"{"num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 64}"#, "give --head-dim");
-    assert!(fails(&["plan"], 1).contains("give a config.json, or --layers and the other sizes"));
+    refused(r#"{"num_hidden_layers": 2, "num_attention_heads": 3, "hidden_size": 64}"#, "pass --head-dim");
+    assert!(fails(&["plan"], 1).contains("pass a config.json, or --layers and the other sizes"));
     let sizes = ["plan", "--layers", "1", "--heads", "1", "--head-dim"];
     assert!(fails(&[&sizes[..], &["0"]].concat(), 1).contains("head_dim must be at least 1, but is 0"));
     assert!(fails(&[&sizes[..], &["65536", "--context", "65536"]].concat(), 1).contains("takes 17179869184 bytes"));

@@ -37,7 +37,7 @@ fn broken_traces_are_refused() {
     for length in [0, 4, 100, whole.len() / 2, whole.len() - 1] {
         let cut = file(&format!("cut-{length}.safetensors"), &whole[..length]);
         let error = fails(&["verify", &cut], 1);
-        assert!(error.contains("not a safetensors file, or cut short"), "{error}");
+        assert!(error.contains("not a safetensors file, or truncated"), "{error}");
     }
     let story = concat!(env!("CARGO_MANIFEST_DIR"), "/traces/story.txt");
     assert!(fails(&["verify", story], 1).contains("not a safetensors file"));
@@ -50,9 +50,9 @@ fn broken_traces_are_refused() {
         (
             "no-layer",
             &[("weights", "F16", &[1, 2], 2)],
-            "must hold layers.0.keys and layers.0.values, but begins with: weights",
+            "must contain layers.0.keys and layers.0.values, but begins with: weights",
         ),
-        ("no-values", &[keys], "layers.0.keys is there, but layers.0.values is missing"),
+        ("no-values", &[keys], "the file has layers.0.keys, but no layers.0.values"),
         ("axes", &[("layers.0.keys", "F16", &[2, 3, 4], 2), values], "must be [batch, kv_head, tokens, dim]"),
         (
             "empty",

@@ -77,15 +77,15 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         writeln!(out, "{table}\n")?;
         writeln!(
             out,
-            "longest: the longest sequence that a cache with heads of {HEAD_DIM} can hold, in tokens. The keys of one"
+            "longest: the longest sequence, in tokens, that a cache with heads of {HEAD_DIM} can hold. The keys of one"
         )?;
         writeln!(
             out,
-            "sequence and head must fit one binding; heads, sequences and layers beyond that go into further"
+            "sequence and head must fit one binding. More heads, sequences and layers take more buffers, up to the"
         )?;
         writeln!(
             out,
-            "buffers, up to the memory of the device, which wgpu does not tell. f16 and bf16 caches need no f16 here."
+            "memory of the device, which wgpu does not report. Caches in f16 and bf16 do not need the feature f16."
         )?;
     }
     Ok(())

@@ -29,7 +29,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         writeln!(out, "{}", style("A KV cache on the GPU, with a real model's keys and values").bold())?;
         writeln!(
             out,
-            "\nSmolLM2-135M read a story of {} tokens; its keys and values were recorded ({} layers, {} KV heads of {}).",
+            "\nThe keys and values were recorded while SmolLM2-135M read a story of {} tokens ({} layers, {} KV heads\n\
+             of {}).",
             trace.tokens,
             trace.layers.len(),
             trace.num_heads,
@@ -37,8 +38,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         )?;
         writeln!(
             out,
-            "Here they go through the cache as in an engine: {PREFILL} tokens at once (prefill), then {} one by one\n\
-             (decode), on every adapter, in every format. Then the whole storage, the lengths and copied ranges are\n\
+            "They go through the cache as in an engine, on every adapter and in every format: {PREFILL} tokens at\n\
+             once (prefill), then {} one by one (decode). Then the whole storage, the lengths and copied ranges are\n\
              read back and compared with a CPU reference, bit for bit.",
             trace.tokens - PREFILL
         )?;
@@ -94,14 +95,17 @@ pub fn put_through(
     } else {
         writeln!(
             out,
-            "\n{} {} layers × {} formats × {} adapters: {} elements compared, none differs.",
+            "\n{} {} layers × {} formats × {} adapters: {} elements compared, no differences.",
             style("verified").green().bold(),
             trace.layers.len(),
             Format::ALL.len(),
             chosen.len(),
             output::count(trials.iter().map(|trial| trial.elements).sum())
         )?;
-        writeln!(out, "Times are medians by the wall clock, from recording to done; bytes written count once.")?;
+        writeln!(
+            out,
+            "Times are medians of the wall clock, from recording to completion. GB/s counts the bytes written once."
+        )?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub enum Failure {
     Output(#[from] io::Error),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("{path}: not a safetensors file, or cut short: {source}")]
+    #[error("{path}: not a safetensors file, or truncated: {source}")]
     NotSafetensors { path: String, source: safetensors::SafeTensorError },
     #[error("{path}: {rule}")]
     Trace { path: String, rule: String },
@@ -33,7 +33,8 @@ pub enum Failure {
     #[error("{adapter}, {format}: layer {layer}: lengths should be {expected:?}, but are {actual:?} on the device")]
     Lengths { adapter: String, format: String, layer: usize, expected: Vec<u32>, actual: Vec<u32> },
     #[error(
-        "{adapter}: program of seed {seed}: {failure}\nto see it again: kv-cache verify --random 1 --seed {seed} --adapter \"{adapter}\""
+        "{adapter}: program with seed {seed}: {failure}\nto reproduce: kv-cache \
+         verify --random 1 --seed {seed} --adapter \"{adapter}\""
     )]
     Program { adapter: String, seed: u64, failure: Box<wgpu_kv_cache::program::Failure> },
 }

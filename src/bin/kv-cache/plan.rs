@@ -86,8 +86,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let needed = |flag: &str, given: Option<u32>, read: Option<u32>| {
         given.or(read).ok_or_else(|| {
             let rule = match &arguments.config {
-                Some(path) => format!("{} does not tell it: give {flag}", path.display()),
-                None => format!("give a config.json, or {flag} and the other sizes"),
+                Some(path) => format!("{} does not contain the value: pass {flag}", path.display()),
+                None => format!("pass a config.json, or {flag} and the other sizes"),
             };
             Failure::Argument { rule }
         })
@@ -114,11 +114,11 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         "context",
         "batch",
         "format",
-        "a token",
-        "a layer",
+        "per token",
+        "per layer",
         "all layers",
         "max_storage_buffer_binding_size",
-        "buffers a layer",
+        "buffers per layer",
     ];
     let mut table = output::table(&headings, 0);
     let mut list = Vec::new();
@@ -169,20 +169,17 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     }
     let values = if value_dim == head_dim { String::new() } else { format!(" (values {value_dim})") };
     writeln!(out, "{layers} layers, {heads} KV heads of {head_dim}{values}\n\n{table}\n")?;
-    writeln!(out, "a token: keys and values of one more token for the whole batch, in all layers.")?;
+    writeln!(out, "per token: keys and values of one more token for the whole batch, in all layers.")?;
     writeln!(
         out,
-        "max_storage_buffer_binding_size and max_buffer_size: ask wgpu for the first number at least; with the"
+        "max_storage_buffer_binding_size and max_buffer_size: request at least the first number. With the second,"
     )?;
-    writeln!(
-        out,
-        "second each side of a layer is one buffer. wgpu's defaults are 134 217 728 and 268 435 456. On a device,"
-    )?;
-    writeln!(out, "CacheConfig::required_limits gives the Limits to request. No feature is needed.")?;
+    writeln!(out, "each side of a layer is one buffer. wgpu's defaults are 134 217 728 and 268 435 456. On a device,")?;
+    writeln!(out, "CacheConfig::required_limits returns the limits to request. No feature is needed.")?;
     if let Some(window) = model.window {
         writeln!(
             out,
-            "The model has layers with a sliding window of {} tokens; all are planned as full.",
+            "The model has layers with a sliding window of {} tokens. The plan treats them as full.",
             output::count(window.into())
         )?;
     }
@@ -238,7 +235,7 @@ fn read_model(path: &Path) -> Result<Model, Failure> {
     let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
     let not_json = |message: String| Failure::NotJson { path: path.to_owned(), message };
     let parsed: Value = serde_json::from_str(&text).map_err(|error| not_json(error.to_string()))?;
-    let whole = parsed.as_object().ok_or_else(|| not_json("it holds another kind of value".to_owned()))?;
+    let whole = parsed.as_object().ok_or_else(|| not_json("the file contains another kind of value".to_owned()))?;
     // Models of images and text keep the language model's sizes in an object of their own.
     let fields = whole.get("text_config").and_then(Value::as_object).unwrap_or(whole);
     let number = |names: &[&str]| number(path, fields, names);

@@ -135,13 +135,13 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         adapter_label(&adapter.get_info())
     )?;
     print_table(out, &rows)?;
-    writeln!(out, "\n{}", style("Relative RMS error from 1e-4 on, 16 marks a decade").bold())?;
+    writeln!(out, "\n{}", style("Relative RMS error from 1e-4, 16 marks per decade").bold())?;
     write!(out, "{}", picture::text(&rows))?;
     writeln!(
         out,
-        "\nfp8 × scale has a scale of each layer's keys and values, so that the largest number becomes 448.\n\
-         A trace without queries has no attention; of this one {} layers have some. The driver's own exp errs by {exponential:.1e},\n\
-         relative, at most.",
+        "\nfp8 × scale: keys and values of each layer have a scale that maps the largest number to 448.\n\
+         Attention needs queries, which {} layers of this trace have. The largest relative error of the driver's exp\n\
+         is {exponential:.1e}.",
         trace.layers.iter().filter(|layer| layer.queries.is_some()).count()
     )?;
     Ok(())

@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     } else {
         writeln!(
             out,
-            "{} {label}: {} operations, {refused} of them refused, device and reference agree in every bit",
+            "{} {label}: {} operations, {refused} of them refused, device and reference agree bit for bit",
             style("replayed").green().bold(),
             program.ops.len()
         )?;
@@ -329,13 +329,13 @@ fn agree_attention(
     let distance = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
     if difference > 0.0 && distance > DISTANCE {
         return Err(Stop::Differs(format!(
-            "attention: its relative distance must be {DISTANCE:e} at most, but is {distance:e}"
+            "attention: the relative distance must be at most {DISTANCE:e}, but is {distance:e}"
         )));
     }
     Ok(Ok(Some(Given::Attention { output: Floats(output), shape: actual.shape() })))
 }
 
 fn parted(expected: Option<Error>, actual: Option<Error>) -> Stop {
-    let text = |error: Option<Error>| error.map_or_else(|| "did it".to_owned(), |error| format!("refused: {error}"));
-    Stop::Differs(format!("the reference {}; the device {}", text(expected), text(actual)))
+    let text = |error: Option<Error>| error.map_or_else(|| "succeeded".to_owned(), |error| format!("refused: {error}"));
+    Stop::Differs(format!("the reference {}, but the device {}", text(expected), text(actual)))
 }

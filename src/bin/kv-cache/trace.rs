@@ -99,8 +99,8 @@ impl Trace {
         if path.is_file() {
             return Self::open(&path);
         }
-        let rule = "the recorded trace is in the repository, not in the package: clone it, set KV_CACHE_TRACE to the \
-                    file, or give a trace of your own to kv-cache verify";
+        let rule = "the recorded trace is in the repository, not in the package: clone the repository, set \
+                    KV_CACHE_TRACE to the file, or pass your own trace to kv-cache verify";
         Err(Failure::Trace { path: path.display().to_string(), rule: rule.to_owned() })
     }
 
@@ -121,8 +121,8 @@ impl Trace {
             let (keys, values) = match (named(&key_name), named(&value_name)) {
                 (Some(keys), Some(values)) => (keys, values),
                 (None, None) => break,
-                (None, _) => return Err(wrong(format!("{value_name} is there, but {key_name} is missing"))),
-                (_, None) => return Err(wrong(format!("{key_name} is there, but {value_name} is missing"))),
+                (None, _) => return Err(wrong(format!("the file has {value_name}, but no {key_name}"))),
+                (_, None) => return Err(wrong(format!("the file has {key_name}, but no {value_name}"))),
             };
             let [batch, heads, tokens, head_dim] = shape(&key_name, keys.shape()).map_err(wrong)?;
             let value_shape = shape(&value_name, values.shape()).map_err(wrong)?;
@@ -140,7 +140,8 @@ impl Trace {
                     let [_, query_heads, query_tokens, _] = query_shape;
                     if query_shape != [batch, query_heads, query_tokens, head_dim] || query_heads % heads != 0 {
                         return Err(format!(
-                            "{query_name} must be [batch, query_heads, tokens, head_dim] beside {key_name} of {:?}, but is {:?}",
+                            "{query_name} must be [batch, query_heads, tokens, head_dim] to match {key_name} of {:?}, \
+                             but is {:?}",
                             keys.shape(),
                             queries.shape()
                         ));
@@ -181,7 +182,7 @@ impl Trace {
         }
         trace.ok_or_else(|| {
             let names = file.names().iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            wrong(format!("a trace must hold layers.0.keys and layers.0.values, but begins with: {names}"))
+            wrong(format!("a trace must contain layers.0.keys and layers.0.values, but begins with: {names}"))
         })
     }
 }

@@ -99,7 +99,7 @@ fn random_programs(arguments: &Arguments, programs: u64, out: &mut Out) -> Resul
             writeln!(
                 out,
                 "{} {label}: {programs} programs from seed {seed}, {operations} operations, device and reference agree \
-                 in every bit",
+                 bit for bit",
                 style("verified").green().bold()
             )?;
             out.flush()?;

@@ -68,7 +68,7 @@ impl Stopwatch {
         let context = Context::new(&device, &queue);
         let mut stopwatch = Stopwatch { context, timestamps: None, reason: String::new() };
         if wall {
-            stopwatch.reason = "as asked".to_owned();
+            stopwatch.reason = "as requested".to_owned();
             return Ok(stopwatch);
         }
         if !device.features().contains(FEATURES) {
@@ -112,7 +112,7 @@ impl Stopwatch {
         let share = device.as_secs_f64() / wall.as_secs_f64();
         if !(0.05..=1.05).contains(&share) {
             self.timestamps = None;
-            self.reason = format!("the device's timestamps tell {:.0} % of it for a copy", share * 100.0);
+            self.reason = format!("for a copy, the device's timestamps measure {:.0} % of it", share * 100.0);
         }
         Ok(())
     }

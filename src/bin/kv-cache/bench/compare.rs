@@ -79,7 +79,7 @@ pub fn run(before: &Report, after: &Report, as_json: bool, out: &mut Out) -> Res
         )?;
     }
     if before.clock != after.clock {
-        writeln!(out, "The clocks differ: only per cents of the copy compare.")?;
+        writeln!(out, "The clocks differ, so only the percentages of the copy can be compared.")?;
     }
     for group in Group::ALL {
         let mut table = output::table(&["case", "form", "A", "of copy", "B", "of copy", "B is … × as fast", ""], 2);
@@ -107,10 +107,10 @@ pub fn run(before: &Report, after: &Report, as_json: bool, out: &mut Out) -> Res
             writeln!(out, "\n{}\n{table}", style(group.title()).bold())?;
         }
     }
-    writeln!(out, "\n▲ ▼: faster or slower, and the middle halves of the times do not meet.")?;
+    writeln!(out, "\n▲ ▼: faster or slower, and the interquartile ranges do not overlap.")?;
     for (name, report) in [("A", before), ("B", after)] {
         if only(report) > 0 {
-            writeln!(out, "{} more cases are in {name} only.", only(report))?;
+            writeln!(out, "{} more cases are only in {name}.", only(report))?;
         }
     }
     Ok(())

@@ -52,9 +52,10 @@ pub fn html(report: &Report) -> String {
                     }
                 }
                 footer {
-                    "±: half of the middle half of the times. Per cent: of the bandwidth of the device's own copy of the same "
-                    "bytes in the same run. Tinted: the form that the cost model, calibrated on this device, chooses; it counts what the "
-                    "host does to record a copy, which timestamps of the device do not see. Made by "
+                    "±: half the interquartile range. Per cent: share of the bandwidth of the device's own copy of the "
+                    "same bytes in the same run. Tinted: the form that the cost model, calibrated on this device, "
+                    "chooses. The model includes the host's time to record a copy, which device timestamps do not "
+                    "measure. Made by "
                     "wgpu-kv-cache " (env!("CARGO_PKG_VERSION")) "."
                 }
             }
@@ -87,7 +88,9 @@ fn plots(group: Group, figures: &[&Figure]) -> Markup {
                 }
             }
             Group::Range => (plot("Bandwidth of a range".to_owned(), plot::bandwidth(figures, "rows"))),
-            Group::Decode => (plot("Time of one step through all layers. ●: the model's choice".to_owned(), plot::times(figures))),
+            Group::Decode => {
+                (plot("Time of a step through all layers. ●: the cost model's choice".to_owned(), plot::times(figures)))
+            }
             Group::Conversion => (plot("Time of an update that converts".to_owned(), plot::times(figures))),
         }
     }

@@ -64,7 +64,7 @@ pub fn bandwidth(figures: &[&Figure], amount: &str) -> String {
         let chosen = figures.iter().map(|figure| (f64::from(figure.amount), figure.chosen().gigabytes_per_second));
         chart
             .draw_series(chosen.map(|point| Circle::new(point, 7, INK.stroke_width(1))))?
-            .label("the model's choice")
+            .label("the cost model's choice")
             .legend(|(x, y)| Circle::new((x + 9, y), 6, INK.stroke_width(1)));
         chart
             .configure_series_labels()

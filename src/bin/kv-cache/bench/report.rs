@@ -201,7 +201,8 @@ impl Report {
     pub fn costs(&self) -> String {
         let CostModel { dispatch_ns, copy_ns, kernel_gb_per_s, copy_gb_per_s, .. } = self.cost_model;
         format!(
-            "a dispatch {:.1} µs, a copy {:.2} µs, kernels {kernel_gb_per_s:.1} GB/s, copies {copy_gb_per_s:.1} GB/s",
+            "{:.1} µs per dispatch, {:.2} µs per copy, {kernel_gb_per_s:.1} GB/s in kernels, \
+             {copy_gb_per_s:.1} GB/s in copies",
             dispatch_ns / 1e3,
             copy_ns / 1e3,
         )
@@ -229,8 +230,8 @@ impl Report {
         }
         writeln!(
             out,
-            "\n±: half of the middle half of the times. Per cent: of the bandwidth of the device's copy of the same bytes. \
-             →: the model's choice."
+            "\n±: half the interquartile range. Per cent: share of the bandwidth of the device's own copy of the \
+             same bytes. →: the cost model's choice."
         )
     }
 }

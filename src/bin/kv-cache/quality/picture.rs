@@ -73,7 +73,7 @@ fn draw(rows: &[Quality], text: &mut String) -> Result<(), Box<dyn std::error::E
         .light_line_style(TRANSPARENT)
         .axis_style(INK)
         .label_style(("sans-serif", 15).into_font().color(&INK))
-        .x_desc("bits an element")
+        .x_desc("bits per element")
         .y_desc("relative RMS error")
         .x_label_formatter(&|bits| format!("{bits:.0}"))
         .y_label_formatter(&|error| format!("{error:.0e}"))

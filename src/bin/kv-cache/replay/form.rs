@@ -170,7 +170,7 @@ pub enum Operation {
 
 /// One number for all sequences, or one for each.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a whole number from 0 to 4294967295, or a list of them, one for each sequence")]
+#[serde(untagged, expecting = "a whole number from 0 to 4294967295, or a list with one for each sequence")]
 pub enum Numbers {
     One(u32),
     Each(Vec<u32>),
@@ -347,9 +347,9 @@ impl<'de> Deserialize<'de> for Floats {
                 "NaN" | "nan" => Ok(f32::NAN),
                 "Infinity" | "inf" => Ok(f32::INFINITY),
                 "-Infinity" | "-inf" => Ok(f32::NEG_INFINITY),
-                _ => {
-                    Err(D::Error::custom(format!("a number must be one, \"NaN\" or \"±Infinity\", but is \"{text}\"")))
-                }
+                _ => Err(D::Error::custom(format!(
+                    "an element must be a number, \"NaN\", \"Infinity\" or \"-Infinity\", but is \"{text}\""
+                ))),
             },
         };
         floats.into_iter().map(float).collect::<Result<_, _>>().map(Floats)

@@ -1,9 +1,11 @@
-// advance: makes rows valid that the caller's own kernels have written into the cache: sets the lengths of the sequences
-// and zeroes the gap in front of the new rows. The rows themselves are not touched.
+// advance: makes rows valid that the caller's own kernels wrote into the cache. It sets the lengths of the sequences
+// and zeroes the gap in front of the new rows. It does not touch the rows themselves.
 //
-// Grid:    as in grid/, one of the two, over the rows of the gaps.
+// Grid:    defined by grid/runs or grid/rows, over the rows of the gaps.
 // Shapes:  key_planes, value_planes   [plane, slot, dim], one segment of the cache
-// Bounds:  as in scatter.
+//          lengths                    see step/lengths
+// Bounds:  the host ensures that every slot of every run lies inside its plane; the kernel drops the units past the end
+//          of a gap.
 
 #import ../step/workgroup.wgsl
 #import ../grid/{runs,rows}.wgsl
@@ -15,15 +17,15 @@ const KEY_BINDING = 2u;
 const VALUE_BINDING = 3u;
 
 struct Chunk {
-    first_plane: u32,   // the segment's first plane, counted over the whole cache
+    first_plane: u32,   // the chunk's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32, // the chunk's first plane, counted inside its segment
-    sequences: u32,     // that there is room for, in the chunk that sets their lengths; 0 in the others
+    sequences: u32,     // room of `lengths`, in the chunk that sets the lengths; 0 in the others
 }
 
 @group(0) @binding(0) var<uniform> chunk: Chunk;
 
-// The rows of a run that this dispatch writes.
+// Returns the part of a run that this dispatch writes: the gap.
 fn written(run: Run) -> Run {
     return Run(run.group, run.sequence, run.first, run.start, run.start, 0u);
 }

@@ -1,37 +1,37 @@
-// gather: a range. Copies rows of keys or of values into a dense tensor, as stored bits or in another format. Rows that
-// a sequence does not have come out as zero, whatever the storage holds there: they are the gap of a run.
+// gather: copies a range of rows of keys or values into a dense tensor, as stored bits or in another format. Rows that
+// a sequence does not have are the gap of a run, and are written as zero whatever the storage holds there.
 //
 // Grid:    x and z together count units of one run's output, in workgroups; y counts [run, head] of the window.
 // Shapes:  planes   [plane, slot, dim], one segment of the cache
 //          output   [sequence, head, row, dim], a window of the destination
-// Bounds:  the host proves that the window holds the output and that every run lies inside its plane;
-//          the kernel drops the units past the end of a run's output.
+// Bounds:  the host ensures that the window holds the output and that every run lies inside its plane; the kernel drops
+//          the units past the end of a run's output.
 
 #import ../step/workgroup.wgsl
 #import ../step/place.wgsl
 #import units/{wide,narrow}.wgsl
 
 override SLOTS: u32; // rows of a plane
-override LANES: u32; // elements of a word of the output: 2 of a 16-bit format, else 1
+override LANES: u32; // elements in a word of the output: 2 for a 16-bit format, else 1
 
 struct Window {
     first_plane: u32,   // the window's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32, // the same plane, counted inside its segment
-    scale: u32,         // of what is stored, as the bits of an f32
-    first_row: u32,     // rows of the output that the window holds of each of its planes
-    rows: u32,
+    scale: u32,         // scale of the side, as the bits of an f32
+    first_row: u32,     // first row of each plane's output that the window holds
+    rows: u32,          // rows of each plane's output that the window holds
     offset: u32,        // elements from the start of the output binding to the window's first row
     spare_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> window: Window;
 
-// The part of a run whose rows of the output are in the window.
+// The part of a run whose output rows are in the window.
 struct Part {
-    slot: u32, // of its first row
+    slot: u32, // slot of the first row
     rows: u32,
-    row: u32,  // its first one, counted inside the window
+    row: u32,  // output row of the first row, counted inside the window
 }
 
 fn part_of(run: Run) -> Part {

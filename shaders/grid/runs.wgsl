@@ -1,6 +1,9 @@
-// runs: the grid for runs of any length. A unit is what a side writes in one go.
+// runs: the grid for runs of any length. A unit is the work of one thread on each side; planes/ and format/ define it.
+// The kernel defines `chunk`, and scatter/write defines `write_unit`.
 //
-// Grid:    x and z together count units of one run, in workgroups; y counts [run, head] of the chunk, and sequences.
+// Grid:    x and z together count units of one run, in workgroups; y counts [run, head] of the chunk. The first
+//          workgroup of each y also sets the lengths of as many sequences as it has threads.
+// Bounds:  set_length drops the sequences past the batch; write_unit drops places outside of the chunk.
 
 #import ../step/place.wgsl
 #import ../step/lengths.wgsl

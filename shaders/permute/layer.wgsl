@@ -1,7 +1,8 @@
-// layer: one layer of permute. The host writes the bindings, and `permute_unit`, which calls the layers.
+// layer: permutes one layer. The host generates the bindings, and `permute_unit`, which calls each layer.
 //
-// Shapes:  lengths                    [sequence], then [sequence] of starts: no row was just written
+// Shapes:  lengths                    see step/lengths. Starts become the lengths: no row counts as just written
 //          key_planes, value_planes   [sequence, head, slot, dim], the only segment of the layer
+// Bounds:  the kernel drops the sequences past the batch; units/ drops the units past the end of a plane.
 
 #import units/{wide,narrow}.wgsl as side_key, side_value
 

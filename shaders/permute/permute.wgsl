@@ -1,10 +1,11 @@
-// permute: a selection. Gives sequences of a batch the rows of others, in place, and sets the lengths. A thread moves one
-// unit of one head through all sequences, one move after the other, so that nothing is overwritten before it was read:
-// the host has put the moves in such an order, and lets a cycle start by keeping a unit aside.
+// permute: copies rows between the sequences of a batch, in place, and sets the lengths (`select`). A thread moves one
+// unit of one head, in all sequences, one move after the other. The host orders the moves so that every row is read
+// before it is overwritten. It breaks a cycle by a move to ASIDE, a register of the thread.
 //
-// Grid:    x and z together count units of a plane, in workgroups; y counts heads. Layers are done one after the other.
-// Shapes:  selected   [layer, move, member], then the lengths afterwards, [layer, sequence]
-// Bounds:  the host proves that every group and slot of a move is there; the kernel drops the units past the end.
+// Grid:    x and z together count units of a plane, in workgroups; y counts heads. A thread does the layers one after
+//          the other.
+// Shapes:  selected   [layer, move, member], then the new lengths, [layer, sequence]
+// Bounds:  the host ensures that every group and slot of a move exists; the kernel drops the units past the end.
 
 #import ../step/workgroup.wgsl
 #import layer.wgsl as layer_*
@@ -13,13 +14,13 @@ override HEADS: u32;
 override LAYERS: u32;
 
 struct Selection {
-    moves: u32,     // of each layer
-    sequences: u32, // of the batch
-    starts: u32,    // index of the first start among a layer's lengths
+    moves: u32,     // moves of each layer
+    sequences: u32, // sequences in the new batch
+    starts: u32,    // index of the first start in a layer's lengths
     spare: u32,
 }
 
-// Slots [first, end) of one group of planes, and the group that they are copied to.
+// Copies the slots [first, end) of one group of planes to another.
 struct Move {
     source: u32,      // group, or ASIDE
     destination: u32, // group, or ASIDE

@@ -1,4 +1,4 @@
-// linear: where a position lies in a plane: in the slot of its number.
+// linear: stores position p in slot p.
 
 fn reader_slot(position: u32) -> u32 {
     return position;

@@ -1,4 +1,4 @@
-// ring: where a position lies in a plane: sinks in the slots of their numbers, the others wrap over the rest.
+// ring: stores a sink in the slot of its position; all other positions wrap over the remaining slots.
 
 fn reader_slot(position: u32) -> u32 {
     let row = (max(position, reader_sinks) - reader_sinks) % reader_wrap;

@@ -1,14 +1,14 @@
-// narrow: writes the rows of a run one word at a time. Serves every head size. `side_element` is the source's.
+// narrow: writes the rows of a run one word per thread. Works for every head size. source/ defines `side_element`.
 //
 // Unit:    one word of the plane, counted from the word that holds the first element of `run.first`.
-// Bounds:  a lane outside [run.first, run.end) is left alone.
+// Bounds:  lanes outside [run.first, run.end) keep their bits.
 
 #import side.wgsl as side
 #import words/{whole,shared}.wgsl as side
 
-override SIDE_LANE_MASK: u32;
+override SIDE_LANE_MASK: u32; // bits of one element in a word's lowest lane
 
-// The bits that one lane of a word gets, and a mask of them.
+// Returns the bits to store in one lane of a word, and their mask; (0, 0) if the run does not write the element.
 fn side_lane(place: Place, run: Run, element: u32) -> vec2<u32> {
     let slot = element / SIDE_DIM;
     if slot < run.first || slot >= run.end {
@@ -21,7 +21,7 @@ fn side_lane(place: Place, run: Run, element: u32) -> vec2<u32> {
     return vec2<u32>(side_element(place, token, element % SIDE_DIM), SIDE_LANE_MASK);
 }
 
-// The bits of a word that a run writes, and a mask of them.
+// Returns the bits that a run writes to a word, and their mask.
 fn side_lanes(place: Place, run: Run, word: u32) -> vec2<u32> {
     var lane = side_lane(place, run, word * SIDE_LANES);
     if SIDE_LANES == 2u {

@@ -1,14 +1,15 @@
-// wide: writes the rows of a run eight elements at a time, as whole vec4<u32>. Needs a head size that is a multiple of
-// eight. `side_eight` is the source's.
+// wide: writes the rows of a run eight elements per thread, as whole vec4<u32>. Requires a head size that is a multiple
+// of eight. source/wide defines `side_eight`.
 //
 // Unit:    eight elements of one row.
+// Shapes:  side_planes   [plane, slot, dim], in vectors of 16 bytes
 // Bounds:  a unit at or past `run.end` is dropped.
 
 #import ../source/eight.wgsl
 
-override SIDE_ROW_UNITS: u32;
-override SIDE_PLANE_UNITS: u32;
-override SIDE_UNIT_VECTORS: u32; // 2 of a 32-bit format, else 1
+override SIDE_ROW_UNITS: u32;    // units in a row
+override SIDE_PLANE_UNITS: u32;  // units in a plane
+override SIDE_UNIT_VECTORS: u32; // vectors in a unit: 2 for a 32-bit format, else 1
 
 @group(0) @binding(SIDE_BINDING) var<storage, read_write> side_planes: array<vec4<u32>>;
 

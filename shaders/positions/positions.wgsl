@@ -1,8 +1,9 @@
-// positions: where the rows that a step writes begin in each sequence, for kernels of the caller's such as RoPE.
+// positions: writes the position of the first row that a step writes in each sequence, for the caller's kernels, such
+// as RoPE.
 //
 // Grid:    x and y together count sequences, in workgroups.
 // Shapes:  starts   [sequence]
-// Bounds:  the kernel drops what lies past the batch.
+// Bounds:  the kernel drops the sequences past the batch.
 
 #import ../step/workgroup.wgsl
 #import ../step/{ring,immediate}.wgsl

@@ -1,10 +1,11 @@
-// scatter: an update. Writes new rows of keys and values into the cache, converting or quantising them on the way,
-// zeroes the gap in front of them, and sets the lengths of the sequences.
+// scatter: writes new rows of keys and values into the cache, converts or quantises them, zeroes the gap in front of
+// them, and sets the lengths of the sequences.
 //
-// Grid:    as in grid/, one of the two.
+// Grid:    defined by grid/runs or grid/rows.
 // Shapes:  key_source, value_source   strided [sequence, head, token, dim], a window of the caller's buffer
 //          key_planes, value_planes   [plane, slot, dim], one segment of the cache
-// Bounds:  the host proves that every slot of every run lies inside its plane and every token of every run inside the
+//          lengths                    see step/lengths
+// Bounds:  the host ensures that every slot of every run lies inside its plane and every token of every run inside the
 //          source window; the kernel drops the units past the end of a run.
 
 #import ../step/workgroup.wgsl
@@ -17,23 +18,23 @@ const KEY_BINDING = 2u;
 const VALUE_BINDING = 3u;
 const KEY_SOURCE_BINDING = 4u;
 const VALUE_SOURCE_BINDING = 5u;
-// Where the scale of a side lies in `lengths`.
+// Index of each side's scale in `lengths`, counted back from the end.
 const KEY_SCALE_FROM_END = 2u;
 const VALUE_SCALE_FROM_END = 1u;
 
-// Some chunk has not all tokens of its source.
+// Whether some chunk holds only part of the source's tokens.
 override CUT_BY_TOKENS: bool;
 
 struct Chunk {
     first_plane: u32,    // the chunk's first plane, counted over the whole cache
     planes: u32,
     segment_plane: u32,  // the chunk's first plane, counted inside its segment
-    sequences: u32,      // that there is room for, in the chunk that sets their lengths; 0 in the others
-    first_token: u32,    // tokens of the source that this chunk writes
+    sequences: u32,      // room of `lengths`, in the chunk that sets the lengths; 0 in the others
+    first_token: u32,    // this chunk writes the tokens [first_token, end_token) of the source
     end_token: u32,
     first_sequence: u32, // sequence and head of the source window's first row
     first_head: u32,
-    key_offset: u32,     // elements from the start of the binding to that row
+    key_offset: u32,     // elements from the start of the binding to that row; strides are in elements too
     key_sequence_stride: u32,
     key_head_stride: u32,
     key_token_stride: u32,
@@ -45,8 +46,8 @@ struct Chunk {
 
 @group(0) @binding(0) var<uniform> chunk: Chunk;
 
-// The part of a run that this dispatch writes: that whose tokens belong to the chunk. A gap goes with the token after
-// it, or, where there is none, with the first tokens of the source.
+// Returns the part of a run that this dispatch writes: the rows whose tokens belong to the chunk. The chunk of the
+// token after a gap writes the gap. If no token follows it, the chunk of the source's first tokens does.
 fn written(run: Run) -> Run {
     if !CUT_BY_TOKENS {
         return run;

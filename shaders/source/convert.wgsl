@@ -1,4 +1,4 @@
-// convert: an element of the source, as the cache stores it; of a packed format, the bits of an f32.
+// convert: converts an element of the source to the stored format, or to the bits of an f32 if rows are quantised.
 
 #import ../format/{bits,f16,bf16}/decode.wgsl as side
 #import ../format/{bits,f16,bf16}/encode.wgsl as side

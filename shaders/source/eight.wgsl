@@ -1,4 +1,4 @@
-// eight: eight elements as stored: one vector of a 16-bit format, two of a 32-bit one.
+// eight: eight elements as stored. A 16-bit format fills one vector, `low`; a 32-bit format fills both.
 
 struct Eight {
     low: vec4<u32>,

@@ -1,9 +1,12 @@
-// narrow: reads one element of the caller's rows, at any offset and stride, and converts it.
+// narrow: reads one element of the caller's rows and converts it. Works for every offset and stride.
+//
+// Shapes:  side_source   strided [sequence, head, token, dim], in words
+// Bounds:  the host ensures that the window holds every row.
 
 #import row/{strided,token}.wgsl as side
 #import convert.wgsl as side
 
-override SIDE_SOURCE_LANES: u32; // elements of a word: 2 of a 16-bit format, else 1
+override SIDE_SOURCE_LANES: u32; // elements in a word: 2 for a 16-bit format, else 1
 
 @group(0) @binding(SIDE_SOURCE_BINDING) var<storage, read> side_source: array<u32>;
 

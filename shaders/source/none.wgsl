@@ -1,4 +1,4 @@
-// none: stands in where nothing is read, because every row of every run lies in a gap.
+// none: the source of a kernel that reads no rows, because every row that it writes lies in a gap.
 
 fn side_element(place: Place, token: u32, dim: u32) -> u32 {
     return 0u;

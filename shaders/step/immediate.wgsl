@@ -1,4 +1,5 @@
-// immediate: the step in the command itself, where every sequence has the same single run, or none.
+// immediate: reads the step from immediates. Every sequence has the same single run, or none has a run; all have the
+// same length and start.
 
 #import run.wgsl
 

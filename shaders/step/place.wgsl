@@ -1,23 +1,23 @@
-// place: which run and which plane an item of the grid is, for a dispatch on some planes of one segment.
+// place: finds the run and the plane of an item of the grid, for a dispatch over some planes of one segment.
 //
-// y of the grid, or a part of a count, is [run, head] of the dispatch: the runs of all groups of which it has planes,
-// and all heads of each, or HEADS_AT_ONCE from a first one on where not all fit a grid.
+// The items are [run, head]: the runs of all groups that the dispatch has planes of, and the heads of each. If a grid
+// cannot hold all heads, they are HEADS_AT_ONCE heads from the head of the first plane on.
 
 #import {ring,immediate}.wgsl
 
 override HEADS: u32;
 override HEADS_AT_ONCE: u32;
-// Some dispatch begins with another plane than the first of the cache.
+// Whether some dispatch does not begin with the first plane of the cache.
 override HAS_PARTS: bool;
 
 struct Place {
     plane: u32, // counted inside the segment
     head: u32,
-    inside: bool,
+    inside: bool, // whether the run exists and the dispatch covers the plane
     run: Run,
 }
 
-// The first run of a group, or of one after it.
+// Returns the index of the first run of `group` or of a later group, by binary search.
 fn first_run_of(group: u32) -> u32 {
     var low = 0u;
     var high = step_runs();
@@ -32,8 +32,8 @@ fn first_run_of(group: u32) -> u32 {
     return low;
 }
 
-// Run and plane of item `index` of [run, head], for the planes of the segment from `segment_plane` on, which are
-// `planes` from `first_plane` of the cache on.
+// Returns the place of item `index` of [run, head]. The dispatch covers `planes` planes, from `first_plane` of the
+// cache on, which is `segment_plane` of the segment.
 fn place_of(index: u32, first_plane: u32, planes: u32, segment_plane: u32) -> Place {
     var run = index / HEADS_AT_ONCE;
     var head = index % HEADS_AT_ONCE;
@@ -43,7 +43,7 @@ fn place_of(index: u32, first_plane: u32, planes: u32, segment_plane: u32) -> Pl
             head += first_plane % HEADS;
         }
     }
-    // Without a branch: a software driver would run what follows under a mask.
+    // No early return: a software driver would execute everything after it under a mask.
     let runs = step_runs();
     let step_run = step_run(min(run, max(runs, 1u) - 1u));
     let plane = step_run.group * HEADS + head - first_plane;

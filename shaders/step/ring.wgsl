@@ -1,11 +1,13 @@
-// ring: the step in a slot of a ring of storage, at a dynamic offset.
+// ring: reads the step from a slot of a ring in a storage buffer, bound at a dynamic offset.
+//
+// Bounds:  the host ensures that the slot holds `room` lengths and starts, and all runs.
 
 #import run.wgsl
 
 struct Step {
     sequences: u32,
     runs: u32,
-    room: u32,           // sequences that there are lengths and starts for
+    room: u32,           // number of lengths, and of starts, in `numbers`
     numbers: array<u32>, // lengths [room], starts [room], runs [run, member]
 }
 

@@ -1,3 +1,3 @@
-// workgroup: threads of a workgroup, in every kernel but attention's.
+// workgroup: the number of threads in a workgroup, for all kernels except those of attention.
 
 const WORKGROUP_SIZE = 256u;

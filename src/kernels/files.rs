@@ -1,8 +1,8 @@
-//! The texts of `shaders/`.
+//! The WGSL files of `shaders/`, embedded in the library.
 
 macro_rules! files {
     ($($path:literal,)*) => {
-        /// Path and text of each file.
+        /// Path of each file below `shaders/`, and its text.
         pub(super) const FILES: &[(&str, &str)] =
             &[$(($path, include_str!(concat!("../../shaders/", $path))),)*];
     };
@@ -94,7 +94,7 @@ files! {
     "step/workgroup.wgsl",
 }
 
-/// The text of a file.
+/// Returns the text of a file, given its path below `shaders/`.
 pub(super) fn text(path: &str) -> &'static str {
     FILES.iter().find(|(file, _)| *file == path).unwrap_or_else(|| unreachable!("there is no {path}")).1
 }

@@ -1,4 +1,4 @@
-//! `shaders/gather/`: the kernel that copies ranges out.
+//! `shaders/gather/`: the kernel that copies a range of rows out of the cache.
 
 use super::{
     StepPath,
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::Format;
 
-/// What tells one kernel that copies a range out from another.
+/// The parameters of one variant of the gather kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct GatherVariant {
     pub stored: Format,
@@ -16,12 +16,12 @@ pub(crate) struct GatherVariant {
     pub dim: u32,
     pub heads: u32,
     pub slots: u32,
-    /// Heads of a group that a dispatch takes at once.
+    /// Heads of a sequence that one dispatch covers: all of them, unless a grid cannot hold that many.
     pub heads_at_once: u32,
-    /// Some window begins with another plane than the first of the cache.
+    /// Whether some window does not begin with the first plane of the cache.
     pub has_parts: bool,
     pub step: StepPath,
-    /// Whole `vec4<u32>` words.
+    /// Whether a thread copies a whole `vec4<u32>` instead of one word.
     pub wide: bool,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Window {
 }
 
 impl GatherVariant {
-    /// The kernel's text.
+    /// Returns the kernel's WGSL.
     pub fn text(&self) -> String {
         let GatherVariant { stored, output, dim, .. } = *self;
         let choose = |choice: &str, name: &str| match choice {
@@ -65,7 +65,7 @@ impl GatherVariant {
         Link { choose: &choose, prelude: &no_prelude, repeats: 0 }.text("gather/gather.wgsl")
     }
 
-    /// The value of an `override`.
+    /// Returns the value of an `override`; `None` if the kernel has no such constant.
     pub fn value(&self, name: &str) -> Option<u64> {
         let GatherVariant { stored, output, dim, slots, .. } = *self;
         Some(match name {

@@ -1,53 +1,54 @@
-//! Joins the text of a kernel from the files that it imports.
+//! Links the WGSL of a kernel: a file, and the files that it imports.
 //!
 //! ```text
-//! #import step/place.wgsl                     the file, once in a kernel
-//! #import step/{ring,immediate}.wgsl          one of the files, which the host chooses
-//! #import planes/{wide,narrow}.wgsl as key    the file under a name: side_ becomes key_, and SIDE_ becomes KEY_
-//! #import source/none.wgsl as key, value      the file once under each name
-//! #import words/whole.wgsl as side            in a file that is under a name itself: under the same
-//! #import layer.wgsl as layer_*               under layer_0, layer_1, and so on, as many as the host says
+//! #import step/place.wgsl                     includes the file, once per kernel
+//! #import step/{ring,immediate}.wgsl          includes one of the files; the host chooses which
+//! #import planes/{wide,narrow}.wgsl as key    includes the file under a name: side_ becomes key_, SIDE_ becomes KEY_
+//! #import source/none.wgsl as key, value      includes the file once under each name
+//! #import words/whole.wgsl as side            in a file that has a name itself: includes it under the same name
+//! #import layer.wgsl as layer_*               under layer_0, layer_1 and so on; the host gives the number
 //! ```
 //!
-//! Paths are relative to the file. The host chooses by the path in `shaders/` without the braces (`format/pack` for
-//! `../format/{q8_0,q4_0}/pack.wgsl`) and by the name. A file that is imported twice under one name is joined once.
+//! Paths are relative to the importing file. The host chooses by the path below `shaders/` without the braces
+//! (`format/pack` for `../format/{q8_0,q4_0}/pack.wgsl`) and by the name. A file that is imported twice under one name
+//! is included once.
 //!
-//! Numbers that shape no type are `override` declarations of the files, for which the host gives values to the
-//! pipeline: kernels that differ in nothing else share a module.
+//! Numbers that do not determine a type are `override` declarations, and the host passes their values to the pipeline,
+//! so kernels that differ only in such numbers share a shader module.
 //!
-//! WESL and `naga_oil` were tried on the scatter kernel of a cache of `q8_0` keys and `q4_0` values. Neither has a
-//! module that is instantiated twice, so the host would still replace names in texts: in WESL by mounting each file
-//! twice, in `naga_oil` by registering it twice. A definition for one of the two instances reaches both, and made
-//! `naga_oil` build a wrong kernel that is valid. There are thousands of variants, so texts cannot be linked before the
-//! crate is published, and everyone who embeds it would compile the linker: 46 more crates for WESL, 12 for `naga_oil`.
-//! Both drop comments and change names, which a log of a driver then shows.
+//! WESL and `naga_oil` were tried on the scatter kernel of a cache with `q8_0` keys and `q4_0` values. Neither can
+//! instantiate a module twice, so the host would still have to rename identifiers: in WESL by mounting each file twice,
+//! in `naga_oil` by registering it twice. A definition meant for one of the two instances reaches both; with
+//! `naga_oil` this built a kernel that was valid and wrong. There are thousands of variants, so they cannot be linked
+//! before the crate is published, and everyone who depends on the crate would compile the linker: 46 more crates for
+//! WESL, 12 for `naga_oil`. Both drop comments and rename identifiers, which makes a driver's log harder to read.
 
 use std::{borrow::Cow, collections::HashSet};
 
 use super::files;
 
-/// What the host says of a kernel.
+/// The host's choices for one kernel.
 pub(crate) struct Link<'a> {
-    /// The file to take, by the path without the alternatives and by the name.
+    /// Returns which alternative to include, given the path without the braces and the name.
     pub choose: &'a dyn Fn(&str, &str) -> &'static str,
-    /// What stands before the first file under a name.
+    /// Returns the text to insert before the first file under a name. The empty name is that of the whole kernel.
     pub prelude: &'a dyn Fn(&str) -> String,
-    /// How many names `*` stands for.
+    /// Number of names that `*` expands to.
     pub repeats: u32,
 }
 
-/// A choice that no file of the kernel asks for.
+/// Panics for a choice that no file of the kernel asks for.
 pub(crate) fn no_choice(choice: &str, name: &str) -> &'static str {
     unreachable!("no file is chosen for {choice} of {name}")
 }
 
-/// No text before a file.
+/// The prelude of kernels that need none.
 pub(crate) fn no_prelude(_: &str) -> String {
     String::new()
 }
 
 impl Link<'_> {
-    /// The joined text of a file.
+    /// Returns the text of a file with all its imports included.
     pub fn text(&self, path: &str) -> String {
         let mut joined = Joined { link: self, text: (self.prelude)(""), files: HashSet::new(), names: HashSet::new() };
         joined.file(path, "");
@@ -55,11 +56,11 @@ impl Link<'_> {
     }
 }
 
-/// A text that is being joined.
+/// The state of one call of [`Link::text`].
 struct Joined<'a> {
     link: &'a Link<'a>,
     text: String,
-    /// Files that were joined, with their names.
+    /// Files included so far, each with the name that it was included under.
     files: HashSet<(String, String)>,
     names: HashSet<String>,
 }
@@ -89,7 +90,7 @@ impl Joined<'_> {
     }
 }
 
-/// An import of a file.
+/// A parsed `#import` line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Import<'a> {
     pub path: &'a str,
@@ -103,7 +104,7 @@ impl<'a> Import<'a> {
         Some(Import { path, names })
     }
 
-    /// The names under which the file is joined.
+    /// Returns the names under which the file is included.
     fn names(&self, repeats: u32) -> Vec<String> {
         match self.names.split_once('*') {
             Some((before, _)) => (0..repeats).map(|index| format!("{before}{index}")).collect(),
@@ -111,14 +112,15 @@ impl<'a> Import<'a> {
         }
     }
 
-    /// What stands before the alternatives, the alternatives, and what stands after them.
+    /// Splits the path into the part before the braces, the alternatives in them, and the part after them.
     pub fn alternatives(&self) -> Option<(&'a str, Vec<&'a str>, &'a str)> {
         let (before, rest) = self.path.split_once('{')?;
         let (alternatives, after) = rest.split_once('}')?;
         Some((before, alternatives.split(',').collect(), after))
     }
 
-    /// The path of the file from that of the importing one: `choose` takes one of the alternatives.
+    /// Resolves the path of the imported file against `from`, the importing file. `choose` picks one of the
+    /// alternatives.
     fn file(&self, from: &str, choose: impl FnOnce(&str) -> &'static str) -> String {
         let Some((before, alternatives, after)) = self.alternatives() else { return beside(from, self.path) };
         let folder = beside(from, before.trim_end_matches('/'));
@@ -128,7 +130,7 @@ impl<'a> Import<'a> {
     }
 }
 
-/// The path of a file from that of another.
+/// Resolves `relative` against the folder of the file `path`.
 pub(super) fn beside(path: &str, relative: &str) -> String {
     let mut parts: Vec<&str> = path.split('/').collect();
     parts.pop();
@@ -142,7 +144,7 @@ pub(super) fn beside(path: &str, relative: &str) -> String {
     parts.join("/")
 }
 
-/// A text under a name.
+/// Renames the identifiers of a text for its name.
 fn named<'a>(text: &'a str, name: &str) -> Cow<'a, str> {
     if name.is_empty() {
         return text.into();

@@ -1,8 +1,8 @@
-//! The kernels: WGSL joined from `shaders/`.
+//! The kernels: WGSL linked from the files of `shaders/`.
 //!
-//! A kernel's text is chosen by what it moves: formats, and whether rows are aligned for 16-byte words (`wide`) or not
-//! (`narrow`). Sizes are constants of its pipeline. Positions and lengths are data, so no step of a sequence makes a
-//! new kernel. Each kernel lies in a file of its own name here, and in a folder of that name in `shaders/`.
+//! The formats of a kernel's data decide its text, and so does the alignment of the rows: 16 bytes (`wide`) or less
+//! (`narrow`). Sizes are pipeline constants. Positions and lengths are data, so a sequence that grows never needs
+//! another kernel. Each kernel has a file of its name here and a folder of that name in `shaders/`.
 
 mod files;
 mod gather;
@@ -22,13 +22,13 @@ pub(crate) use self::{
 /// How a step reaches a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum StepPath {
-    /// In a slot of the ring, bound as the second group.
+    /// In a slot of the step ring, which is bound as group 1.
     Ring,
-    /// As immediates, for a step that does the same to every sequence.
+    /// As immediates, if the step does the same to every sequence.
     Immediate,
 }
 
-/// One kernel.
+/// One variant of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
     Scatter(WriteVariant),
@@ -38,7 +38,7 @@ pub(crate) enum Kernel {
     Gather(GatherVariant),
 }
 
-/// What all variants of a kernel share: the entry point, and what they bind.
+/// What all variants of a kernel share: the entry point and the bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Entry {
     Scatter,
@@ -48,7 +48,7 @@ pub(crate) enum Entry {
     Gather,
 }
 
-/// WGSL, and the values of its `override` declarations.
+/// The WGSL of a kernel and the values of its `override` declarations.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Shader {
     pub text: String,
@@ -56,7 +56,7 @@ pub(crate) struct Shader {
 }
 
 impl StepPath {
-    /// The file of `shaders/step/`.
+    /// Stem of the file in `shaders/step/` that reads the step.
     const fn file(self) -> &'static str {
         match self {
             StepPath::Ring => "ring",
@@ -66,7 +66,7 @@ impl StepPath {
 }
 
 impl Entry {
-    /// Name of the folder and file, of the entry point and of the pipelines.
+    /// Name of the kernel's folder and file, of its entry point, and of its pipelines.
     pub const fn name(self) -> &'static str {
         match self {
             Entry::Scatter => "scatter",
@@ -77,7 +77,7 @@ impl Entry {
         }
     }
 
-    /// What the first bind group holds.
+    /// Returns the bindings of group 0, in order.
     pub fn bindings(self) -> Vec<wgpu::BufferBindingType> {
         use wgpu::BufferBindingType::Uniform;
         let read = wgpu::BufferBindingType::Storage { read_only: true };
@@ -86,7 +86,7 @@ impl Entry {
             Entry::Scatter => vec![Uniform, write, write, write, read, read],
             Entry::Advance => vec![Uniform, write, write, write],
             Entry::Positions => vec![write],
-            // After the moves lengths, keys and values of each layer.
+            // The selection and its moves, then lengths, keys and values of each layer.
             Entry::Permute { layers } => {
                 let layers = std::iter::repeat_n([write; 3], layers as usize).flatten();
                 [Uniform, read].into_iter().chain(layers).collect()
@@ -97,7 +97,7 @@ impl Entry {
 }
 
 impl Kernel {
-    /// Which of the kernels it is a variant of.
+    /// Returns the kernel that this is a variant of.
     pub const fn entry(&self) -> Entry {
         match *self {
             Kernel::Scatter(_) => Entry::Scatter,
@@ -108,7 +108,7 @@ impl Kernel {
         }
     }
 
-    /// How its step reaches it, if it has one.
+    /// Returns how the step reaches the kernel; `None` if the kernel takes no step.
     pub const fn step(&self) -> Option<StepPath> {
         match *self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => Some(variant.step),
@@ -117,7 +117,7 @@ impl Kernel {
         }
     }
 
-    /// The kernel's whole text, and its constants.
+    /// Returns the kernel's WGSL and constants.
     pub fn program(&self) -> Shader {
         match self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => {
@@ -135,7 +135,7 @@ impl Kernel {
 }
 
 impl Shader {
-    /// A text, and the value of each `override` that it declares.
+    /// Looks up the value of each `override` that the text declares.
     pub fn new(text: String, value: impl Fn(&str) -> Option<u64>) -> Self {
         let declared = text.lines().filter_map(|line| line.strip_prefix("override ")?.split(':').next());
         let constant = |name: &str| {

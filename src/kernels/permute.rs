@@ -7,12 +7,13 @@ use super::{
     side::SideVariant,
 };
 
-/// What tells one kernel that moves rows from another: sides without sources, of so many layers.
+/// The parameters of one variant of the permute kernel. The sides have no sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PermuteVariant {
     pub keys: SideVariant,
     pub values: SideVariant,
     pub heads: u32,
+    /// Number of layers that one dispatch moves.
     pub layers: u32,
 }
 
@@ -32,13 +33,13 @@ pub(crate) struct Selection {
 pub(crate) struct Move {
     pub source: u32,
     pub destination: u32,
-    /// First slot and slot after the last.
+    /// First slot. `end` is the slot after the last.
     pub first: u32,
     pub end: u32,
 }
 
 impl PermuteVariant {
-    /// The side of a name such as `layer_3_key`.
+    /// Returns the side that a name such as `layer_3_key` stands for.
     fn side(&self, name: &str) -> Option<&SideVariant> {
         match name.rsplit_once('_')?.1 {
             "key" => Some(&self.keys),
@@ -47,12 +48,12 @@ impl PermuteVariant {
         }
     }
 
-    /// The kernel's text.
+    /// Returns the kernel's WGSL.
     pub fn text(&self) -> String {
         let choose = |choice: &str, name: &str| {
             self.side(name).and_then(|side| side.choose(choice)).unwrap_or_else(|| no_choice(choice, name))
         };
-        // The selection and the moves are bound first, then lengths, keys and values of each layer.
+        // Bindings 0 and 1 are the selection and the moves; lengths, keys and values of each layer follow.
         let bindings = |name: &str| {
             let mut parts = name.split('_').skip(1);
             let layer: u32 = parts.next()?.parse().ok()?;
@@ -76,7 +77,7 @@ impl PermuteVariant {
         text
     }
 
-    /// The value of an `override`.
+    /// Returns the value of an `override`; `None` if the kernel has no such constant.
     pub fn value(&self, name: &str) -> Option<u64> {
         if let Some((_, rest)) = name.strip_prefix("LAYER_").and_then(|rest| rest.split_once('_')) {
             let (side, name) = rest.split_once('_')?;

@@ -1,4 +1,4 @@
-//! `shaders/scatter/` and `shaders/advance/`: kernels that write to planes.
+//! `shaders/scatter/` and `shaders/advance/`: the kernels that write rows to planes.
 
 use super::{
     StepPath,
@@ -6,31 +6,32 @@ use super::{
     side::SideVariant,
 };
 
-/// What tells one kernel that writes to planes from another.
+/// The parameters of one variant of the scatter kernel, or of the advance kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WriteVariant {
     pub keys: SideVariant,
     pub values: SideVariant,
     pub heads: u32,
-    /// Heads of a group that a dispatch takes at once.
+    /// Heads of a sequence that one dispatch covers: all of them, unless a grid cannot hold that many.
     pub heads_at_once: u32,
-    /// Some chunk begins with another plane than the first.
+    /// Whether some chunk does not begin with the first plane of the cache.
     pub has_parts: bool,
     pub step: StepPath,
-    /// Runs of at most one row, as in a step of decoding.
+    /// Whether every run has at most one row, as in a decoding step.
     pub single_rows: bool,
-    /// Some chunk has not all tokens of its source.
+    /// Whether some chunk holds only part of the source's tokens.
     pub cut_by_tokens: bool,
 }
 
-/// Mirror of `Chunk` in `shaders/scatter/scatter.wgsl`; `Chunk` in `shaders/advance/advance.wgsl` is its head.
+/// Mirror of `Chunk` in `shaders/scatter/scatter.wgsl`. `Chunk` in `shaders/advance/advance.wgsl` has only the first
+/// four fields.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(crate) struct Chunk {
     pub first_plane: u32,
     pub planes: u32,
     pub segment_plane: u32,
-    /// Sequences that there is room for, in the chunk that sets their lengths; 0 in the others.
+    /// Number of sequences that the lengths have room for, in the chunk that sets them; 0 in the others.
     pub sequences: u32,
     pub first_token: u32,
     pub end_token: u32,
@@ -43,14 +44,14 @@ pub(crate) struct Chunk {
 }
 
 impl WriteVariant {
-    /// Units of `rows` rows, of the side that has more.
+    /// Number of units in `rows` rows of the side that has more of them.
     pub fn units(&self, rows: u32) -> u64 {
         let units = self.keys.units(rows).max(self.values.units(rows));
-        // A pair of blocks is never in two workgroups.
+        // A pair of blocks must not span two workgroups: its threads share workgroup memory.
         if self.makes_blocks() { units.next_multiple_of(16) } else { units }
     }
 
-    /// Whether threads write together.
+    /// Whether the threads of a block cooperate, because a side is quantised to blocks.
     fn makes_blocks(&self) -> bool {
         self.keys.makes_blocks() || self.values.makes_blocks()
     }
@@ -63,7 +64,7 @@ impl WriteVariant {
         }
     }
 
-    /// The kernel's text.
+    /// Returns the WGSL of `kernel`, which is `scatter` or `advance`.
     pub fn text(&self, kernel: &str) -> String {
         let choose = |choice: &str, name: &str| match (choice, self.side(name)) {
             (choice, Some(side)) => side.choose(choice).unwrap_or_else(|| no_choice(choice, name)),
@@ -77,7 +78,7 @@ impl WriteVariant {
         Link { choose: &choose, prelude: &no_prelude, repeats: 0 }.text(&format!("{kernel}/{kernel}.wgsl"))
     }
 
-    /// The value of an `override`.
+    /// Returns the value of an `override`; `None` if the kernels have no such constant.
     pub fn value(&self, name: &str) -> Option<u64> {
         if let Some((side, name)) = name.split_once('_').filter(|(side, _)| matches!(*side, "KEY" | "VALUE")) {
             return self.side(&side.to_ascii_lowercase())?.value(name);

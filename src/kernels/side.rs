@@ -1,4 +1,4 @@
-//! Keys or values, as kernels that write planes see them.
+//! [`SideVariant`]: the keys or the values, as the kernels that write planes see them.
 
 use crate::{
     Format, Scale, Side,
@@ -9,17 +9,18 @@ use crate::{
 /// How a kernel reads one side of a source and writes it to planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SideVariant {
-    /// Format of the source; `None` where nothing is read.
+    /// Format of the source; `None` if the kernel reads no source.
     pub source: Option<Format>,
     pub stored: Format,
     pub dim: u32,
     pub slots: u32,
-    /// Whole `vec4<u32>` words.
+    /// Whether a thread moves whole `vec4<u32>` instead of single words or elements.
     pub wide: bool,
-    /// Elements from one sequence, and one head, of the source to the next, where it holds one token and is bound in
-    /// one piece. An engine decodes from one such layout or a few, so they may be constants; those of prompts are data.
+    /// The source's strides between sequences and between heads, in elements, for a step of one token from a source
+    /// bound in one piece. An engine decodes from one such layout or a few, so these strides can be pipeline constants.
+    /// `None` for other steps, such as prompts: their strides are data.
     pub strides: Option<[u32; 2]>,
-    /// The scale of the side is not 1.
+    /// Whether the scale of the side is not 1.
     pub scaled: bool,
 }
 
@@ -31,7 +32,7 @@ impl SideVariant {
         SideVariant { source, stored: format, dim, slots: layout.slots, wide, strides: None, scaled }
     }
 
-    /// A side whose rows are moved as they are.
+    /// Returns the variant for a side whose rows are moved as stored.
     pub fn moved(layout: &Layout, side: Side) -> Self {
         let sizes = layout.side(side);
         let wide = sizes.row_bytes.is_multiple_of(16) && sizes.is_contiguous();
@@ -39,7 +40,7 @@ impl SideVariant {
         SideVariant { source: None, stored, dim, slots, wide, strides: None, scaled: false }
     }
 
-    /// Units of `rows` rows, with those of a word that they share with another.
+    /// Number of units in `rows` rows. If rows share words, it allows for a run that begins inside a word.
     pub fn units(&self, rows: u32) -> u64 {
         if self.stored.is_packed() {
             return u64::from(rows).saturating_mul(self.row_parts().into());
@@ -52,39 +53,40 @@ impl SideVariant {
         }
     }
 
-    /// Units of a whole plane, where it is moved: vectors or words.
+    /// Number of units in a whole plane that is moved: vectors if `wide`, else words.
     pub fn moved_units(&self) -> u64 {
         let words = plane_words(self.stored, self.dim, self.slots);
         if self.wide { words / 4 } else { words }
     }
 
-    /// Whether rows of another format are quantised to blocks, which threads do together.
+    /// Whether the kernel quantises rows to blocks, for which threads cooperate.
     pub fn makes_blocks(&self) -> bool {
         self.quantises() && matches!(self.stored, Format::Q8_0 | Format::Q4_0)
     }
 
-    /// Whether rows of another format are quantised.
+    /// Whether the kernel quantises rows.
     fn quantises(&self) -> bool {
         self.stored.is_packed() && self.source.is_some_and(|source| source != self.stored)
     }
 
-    /// Words of a packed row that a thread writes each; where blocks are made, those of the codes of whole pairs.
+    /// Number of threads for a packed row: one per word or, if the kernel makes blocks, one per word of codes, counted
+    /// to whole pairs of blocks.
     fn row_parts(&self) -> u32 {
         let pairs = self.stored.scale_words(self.dim);
         match self.stored {
-            // At most 2^26 pairs.
+            // There are at most 2^26 pairs, so the products do not saturate.
             Format::Q8_0 if self.makes_blocks() => pairs.saturating_mul(16),
             Format::Q4_0 if self.makes_blocks() => pairs.saturating_mul(8),
             stored => stored.units(self.dim),
         }
     }
 
-    /// Whether a row ends in the word in which the next one begins.
+    /// Whether a row can end in the word in which the next one begins.
     fn shares_words(&self) -> bool {
         !self.dim.is_multiple_of(self.stored.lanes())
     }
 
-    /// The files that a kernel takes for this side.
+    /// Returns the alternative that a kernel includes for this side; `None` if the choice does not depend on a side.
     pub fn choose(&self, choice: &str) -> Option<&'static str> {
         let same = self.source == Some(self.stored);
         Some(match choice {
@@ -115,7 +117,7 @@ impl SideVariant {
         })
     }
 
-    /// The value of an `override` of this side.
+    /// Returns the value of an `override` of this side; `None` if a side has no such constant.
     pub fn value(&self, name: &str) -> Option<u64> {
         let SideVariant { stored, dim, slots, .. } = *self;
         let packed = |words: u32| if stored.is_packed() { words } else { 0 };
@@ -151,7 +153,7 @@ impl SideVariant {
     }
 }
 
-/// The folder of `shaders/format/` that converts a format to or from the bits of an f32.
+/// Name of the folder in `shaders/format/` that converts a format to and from the bits of an f32.
 pub(super) const fn converted(format: Format) -> &'static str {
     match format {
         Format::F16 => "f16",
@@ -160,13 +162,13 @@ pub(super) const fn converted(format: Format) -> &'static str {
     }
 }
 
-/// Words of a plane.
+/// Number of words in a plane.
 pub(super) fn plane_words(stored: Format, dim: u32, slots: u32) -> u64 {
     let words = u64::from(stored.units(dim)).saturating_mul(slots.into()).div_ceil(stored.lanes().into());
     if stored.is_packed() { words.next_multiple_of(4) } else { words }
 }
 
-/// The bits of one element in a word's lowest lane.
+/// Mask of the bits of one element in the lowest lane of a word.
 pub(super) const fn lane_mask(format: Format) -> u32 {
     if format.lanes() == 2 { 0xffff } else { u32::MAX }
 }

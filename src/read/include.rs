@@ -9,7 +9,7 @@ use crate::{
     shape::layout::{Layout, SideLayout},
 };
 
-/// Where the text of [`KvCache::wgsl`] stands in a shader of the caller's.
+/// Prefix, bind group and bindings of the WGSL that [`KvCache::wgsl`] generates.
 ///
 /// ```
 /// use wgpu_kv_cache::WgslNames;
@@ -25,34 +25,34 @@ pub struct WgslNames<'a> {
 }
 
 impl<'a> WgslNames<'a> {
-    /// Names that begin with `prefix`, in group 0 from binding 0 on.
+    /// All names begin with `prefix`; bindings are numbered from 0 in group 0.
     #[must_use]
     pub const fn new(prefix: &'a str) -> Self {
         WgslNames { prefix, group: 0, bindings: None, halves: false }
     }
 
-    /// The bind group.
+    /// Sets the bind group.
     #[must_use]
     pub const fn group(mut self, group: u32) -> Self {
         self.group = group;
         self
     }
 
-    /// The bindings in it, [`KvCache::wgsl_bindings`] of them: lengths, then keys and values of each segment.
+    /// Sets the bindings, [`KvCache::wgsl_bindings`] of them: lengths, then keys and values of each segment.
     #[must_use]
     pub const fn bindings(mut self, bindings: &'a [u32]) -> Self {
         self.bindings = Some(bindings);
         self
     }
 
-    /// Functions in f16 too. The shader must begin with `enable f16;`.
+    /// Also generates functions that return f16. The shader must begin with `enable f16;`.
     #[must_use]
     pub const fn halves(mut self) -> Self {
         self.halves = true;
         self
     }
 
-    /// The indices of so many bindings.
+    /// Returns `count` binding indices.
     fn indices(&self, count: u32) -> Result<Vec<u32>> {
         let indices = self.bindings.map_or_else(|| (0..count).collect(), <[u32]>::to_vec);
         if indices.len() != count as usize {
@@ -72,40 +72,42 @@ impl<'a> WgslNames<'a> {
     }
 }
 
-/// Reading from the caller's own shaders.
+/// Reading a layer from the caller's own shaders.
 impl KvCache {
-    /// Returns WGSL with which a shader of the caller reads this layer. It hides the format, the placement and the size
-    /// of the layer. Join it with your own text, or register it as a module. Make the bind group's layout by
-    /// [`wgsl_layout`](Self::wgsl_layout) and its entries by [`wgsl_entries`](Self::wgsl_entries), with the same names.
-    /// Layers of one configuration have the same text, and of one with other scales, where none is 1.
+    /// Returns WGSL that reads this layer, for the caller's shaders. It hides the format, the placement and the size of
+    /// the layer. Concatenate it with your own WGSL, or register it as a module. Create the bind group from
+    /// [`wgsl_layout`](Self::wgsl_layout) and [`wgsl_entries`](Self::wgsl_entries), with the same names. Layers with
+    /// the same configuration get the same text, so they can share a pipeline. Their scales may differ if none of them
+    /// is 1.
     ///
-    /// With the prefix `kv_` it defines, beside names of its own that begin so too:
+    /// With the prefix `kv_` it defines the following names, and internal ones with the same prefix:
     ///
     /// | name | |
     /// |---|---|
     /// | `kv_key(sequence, head, position, i) -> vec4<f32>` | elements 4 i to 4 i + 3 of a key row |
-    /// | `kv_value(sequence, head, position, i) -> vec4<f32>` | the same of a value row |
-    /// | `kv_length(sequence) -> u32` | positions of the sequence, at that point of the command stream |
-    /// | `kv_start(sequence) -> u32` | position of the first row that the last update wrote; the length where it wrote none, and after any operation on sequences |
-    /// | `kv_first_visible(query) -> u32` | the first position, beyond the sinks, that a query at position `query` sees; it sees all from there to itself, and positions below `kv_sinks` |
-    /// | `kv_plane(sequence, head)`, `kv_slot(position)` | for a loop: computed once for |
-    /// | `kv_key_at(plane, slot, i)`, `kv_value_at(plane, slot, i)` | the same vectors |
-    /// | `kv_key_half`, `kv_key_at_half`, and of values `-> vec4<f16>` | with [`WgslNames::halves`] |
+    /// | `kv_value(sequence, head, position, i) -> vec4<f32>` | elements 4 i to 4 i + 3 of a value row |
+    /// | `kv_length(sequence) -> u32` | length of the sequence, at that point of the command stream |
+    /// | `kv_start(sequence) -> u32` | position of the first row that the last update wrote; the length if it wrote none, and after any operation on sequences |
+    /// | `kv_first_visible(query) -> u32` | first position, beyond the sinks, that a query at position `query` sees; it sees all positions from there to its own, and the sinks up to its own |
+    /// | `kv_plane(sequence, head)`, `kv_slot(position)` | arguments of the next two; a loop can reuse them |
+    /// | `kv_key_at(plane, slot, i)`, `kv_value_at(plane, slot, i)` | the vectors of `kv_key` and `kv_value` |
+    /// | `kv_key_half`, `kv_key_at_half`, and of values, `-> vec4<f16>` | the same in f16, with [`WgslNames::halves`] |
     /// | `kv_heads`, `kv_key_dim`, `kv_value_dim`, `kv_key_vectors`, `kv_value_vectors`, `kv_window`, `kv_sinks` | constants |
     ///
-    /// Elements past the head size, to a multiple of four, are zero. Read valid positions only: below the length, and
-    /// in a ring among the sinks or not before the first that some query of the last update sees; what lies elsewhere
-    /// is anything.
+    /// Elements past the head size, up to a multiple of four, are zero. Read valid positions only: those below the
+    /// length and, in a ring, only sinks and positions that some query of the last update sees. The contents of other
+    /// positions are unspecified.
     ///
     /// # Errors
     /// [`WgslError::WgslPrefix`], [`WgslError::WgslBindings`], [`WgslError::WgslBindingTwice`];
-    /// [`DeviceError::DeviceFeature`] for halves on a device without `SHADER_F16`; [`DeviceError::DeviceLimit`] where a
-    /// layer of many segments has more buffers than a stage takes.
+    /// [`DeviceError::DeviceFeature`] for halves on a device without `SHADER_F16`; [`DeviceError::DeviceLimit`] if the
+    /// segments of the layer have more buffers than a shader stage can bind.
     ///
     /// # Performance
-    /// A vector is one load (of packed formats two, the second of which threads of a block share), as in a kernel
-    /// written by hand: see `BENCHMARKS.md`. Where a layer has more segments than one, a load chooses among their
-    /// buffers.
+    /// A vector takes one load, as in a kernel written by hand; see `BENCHMARKS.md`. `Q8_0` and `Q4_0` take a second
+    /// load for the scale, which all vectors of a block share; `Fp8E4M3` takes one for the scale of the side, if it is
+    /// not 1. If the format is f32, f16 or bf16 and the head size is no multiple of four, each element takes a load. If
+    /// a layer has more than one segment, each load selects among their buffers.
     ///
     /// # Examples
     /// ```
@@ -146,15 +148,15 @@ impl KvCache {
         Ok(text(&self.layout, names, &indices, self.context.unpacks_halves()))
     }
 
-    /// How many storage buffers the text binds, all of them only read.
+    /// Number of storage buffers that the text binds, all of them read-only.
     pub fn wgsl_bindings(&self) -> u32 {
         bindings(&self.layout)
     }
 
-    /// The entries of the layout of the bind group.
+    /// Returns the entries of the bind group's layout.
     ///
     /// # Errors
-    /// As [`wgsl`](Self::wgsl).
+    /// The errors of [`wgsl`](Self::wgsl).
     pub fn wgsl_layout(
         &self,
         names: &WgslNames<'_>,
@@ -169,10 +171,10 @@ impl KvCache {
         Ok(self.check_names(names)?.into_iter().map(entry).collect())
     }
 
-    /// The entries of the bind group. They stay right as long as the cache lives.
+    /// Returns the entries of the bind group. They remain correct for the lifetime of the cache.
     ///
     /// # Errors
-    /// As [`wgsl`](Self::wgsl).
+    /// The errors of [`wgsl`](Self::wgsl).
     pub fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'_>>> {
         let lengths = window_binding(&self.storage.lengths.buffer, &self.storage.lengths.range());
         let planes = self.storage.planes().map(wgpu::Buffer::as_entire_binding);
@@ -203,15 +205,15 @@ impl KvCache {
     }
 }
 
-/// Lengths, and keys and values of each segment.
+/// Number of bindings: the lengths, and the keys and values of each segment.
 fn bindings(layout: &Layout) -> u32 {
     let segments =
         u32::try_from(layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits");
-    // Saturated they are more than any stage takes.
+    // A saturated count exceeds every device's limit.
     segments.saturating_mul(2).saturating_add(1)
 }
 
-/// What a side is loaded by, and its words.
+/// Returns the WGSL type of one load from a side, and its size in words.
 fn unit(sizes: &SideLayout) -> (&'static str, u64) {
     match sizes.format {
         Format::F32 if sizes.dim.is_multiple_of(4) => ("vec4<u32>", 4),
@@ -220,7 +222,7 @@ fn unit(sizes: &SideLayout) -> (&'static str, u64) {
     }
 }
 
-/// The whole text.
+/// Generates the whole text.
 fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> String {
     let side = |name: &str| if name == "reader_key" { Side::Keys } else { Side::Values };
     let choose = |choice: &str, name: &str| {
@@ -236,7 +238,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
                 Format::F32 => "f32",
                 Format::F16 | Format::Bf16 => "halves",
             },
-            // An f32 is no pair; what would read it as one is dropped.
+            // An f32 is no pair. Any choice compiles, since `words` returns before it uses the pair.
             "format/pair" if matches!(sizes.format, Format::Bf16 | Format::F32) => "bf16",
             "format/pair" if unpacks_halves => "f16",
             "format/pair" => "f16_of_integers",
@@ -257,7 +259,7 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
     text.replace("reader_", names.prefix)
 }
 
-/// What does not depend on a side.
+/// Generates the declarations that do not depend on a side.
 fn constants(layout: &Layout, names: &WgslNames<'_>, binding: u32) -> String {
     let (window, sinks, wrap) = match layout.placement {
         Placement::Linear => (u32::MAX, 0, 0),
@@ -275,11 +277,11 @@ const reader_wrap: u32 = {wrap}u;
     )
 }
 
-/// The numbers of a side.
+/// Generates the constants of a side.
 fn side_constants(layout: &Layout, side: Side) -> String {
     let sizes = layout.side(side);
     let SideLayout { format, dim, .. } = *sizes;
-    // After lengths and starts.
+    // The scales follow lengths and starts in the buffer of lengths.
     let scale_index = layout.sequences().saturating_mul(2).saturating_add(u32::from(side == Side::Values));
     let mut text = String::new();
     for (name, number) in [
@@ -297,7 +299,7 @@ fn side_constants(layout: &Layout, side: Side) -> String {
     text
 }
 
-/// The buffers of a side, and the function that loads from that of a plane.
+/// Generates the buffer bindings of a side, and the function that loads from the buffer that holds a plane.
 fn segments<'a>(layout: &Layout, side: Side, group: u32, bindings: impl Iterator<Item = &'a u32>) -> String {
     let sizes = layout.side(side);
     let (unit, unit_words) = unit(sizes);

@@ -1,7 +1,7 @@
-// bf16: bfloat16, the upper half of an f32, to and from the bits of an f32, in integers. Agrees with
+// bf16: converts bfloat16, the upper half of an f32, to and from the bits of an f32, in integer arithmetic. Agrees with
 // the crate `half` on every input:
 //   decode   exact; a NaN becomes quiet and keeps its payload
-//   encode   round to nearest, ties to even; a NaN becomes quiet and keeps the upper bits of its payload
+//   encode   rounds to nearest, ties to even; a NaN becomes quiet and keeps the upper bits of its payload
 
 fn bf16_decode(half: u32) -> u32 {
     let quiet = select(0u, 0x40u, (half & 0x7fffu) > 0x7f80u);

@@ -1,4 +1,4 @@
-// decode: bf16 to the bits of an f32.
+// decode: converts bf16 to the bits of an f32.
 
 #import bf16.wgsl
 

@@ -1,4 +1,4 @@
-// encode: the bits of an f32 to bf16.
+// encode: converts the bits of an f32 to bf16.
 
 #import bf16.wgsl
 

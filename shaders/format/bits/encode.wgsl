@@ -1,4 +1,4 @@
-// encode: the bits of an f32, or of any format that is not converted.
+// encode: the identity, for f32 and for formats that are not converted.
 
 fn side_encode(bits: u32) -> u32 {
     return bits;

@@ -1,16 +1,22 @@
-// pack: blocks of 32 elements, quantised by as many threads as their codes have words. Each element of the source is
-// read once. Elements past the head size are zero. The format's pack defines `side_scale` and `side_codes`.
+// pack: quantises blocks of 32 elements. A block has one thread for each word of its codes, and every element of the
+// source is read once. Elements past the head size are zero. The pack of the format defines SIDE_BLOCK_WORDS,
+// `side_scale` and `side_codes`.
 //
-// Unit:    one word of the codes of a row, counted to a whole pair of blocks, whose scales share a word. A workgroup has
-//          whole pairs.
+// Threads share their results through workgroup memory, with barriers between `side_stage`, `side_put` and
+// `side_finish` (see scatter/write/together).
+//
+// Unit:    one word of codes of a row. A row has the units of whole pairs of blocks, because the scales of a pair share
+//          a word. A pair never spans two workgroups.
+// Bounds:  a unit at or past `run.end`, or past the last block of a row, stores no codes.
 
 #import ../../scatter/write/staged.wgsl
 #import ../float/float.wgsl
 #import ../f16/f16.wgsl
 #import ../../planes/side.wgsl as side
 
-override SIDE_BLOCKS: u32; // of a row
+override SIDE_BLOCKS: u32; // blocks in a row
 
+// [thread]: the largest of each thread's `first` elements, and of its `second` elements; the scale of its block in f16.
 var<workgroup> side_largest: array<u32, WORKGROUP_SIZE>;
 var<workgroup> side_largest_later: array<u32, WORKGROUP_SIZE>;
 var<workgroup> side_halves: array<u32, WORKGROUP_SIZE>;
@@ -32,6 +38,7 @@ fn side_read_four(place: Place, token: u32, dim: u32) -> vec4<u32> {
     );
 }
 
+// Reads the elements of a thread, and shares the largest of them.
 fn side_stage(place: Place, run: Run, unit: u32, local: u32) -> Staged {
     let slot = run.first + unit / SIDE_ROW_PARTS;
     let part = unit % SIDE_ROW_PARTS;
@@ -49,7 +56,7 @@ fn side_stage(place: Place, run: Run, unit: u32, local: u32) -> Staged {
     return staged;
 }
 
-// The number of the largest magnitude of a block, the first of equal ones, from that of its first thread.
+// Returns the element of largest magnitude of a block, or the first of several. `first` is the block's first thread.
 fn side_largest_of(first: u32) -> u32 {
     var largest = 0u;
     if SIDE_BLOCK_WORDS == 4u {
@@ -86,19 +93,19 @@ fn side_largest_of(first: u32) -> u32 {
     return largest;
 }
 
-// An infinity or a NaN makes the block one of NaN, with codes of zero.
+// Whether a block holds an infinity or a NaN. Its scale becomes NaN and its codes zero.
 fn side_is_broken(largest: u32) -> bool {
     return (largest & 0x7fffffffu) >= 0x7f800000u;
 }
 
-// 1 ÷ scale, or 0 where that overflows.
+// Returns 1 ÷ scale, or 0 if the scale is 0 or the quotient overflows.
 fn side_inverse(scale: u32) -> u32 {
     let magnitude = scale & 0x7fffffffu;
     let inverse = float_divide(0x3f800000u, select(scale, 0x3f800000u, magnitude == 0u));
     return select(inverse, 0u, magnitude == 0u || (inverse & 0x7fffffffu) >= 0x7f800000u);
 }
 
-// Writes the codes; the scale is for the thread that writes it with another.
+// Stores the codes, and shares the scale with the thread that stores the scales of the pair.
 fn side_put(place: Place, run: Run, unit: u32, local: u32, staged: Staged) {
     let slot = run.first + unit / SIDE_ROW_PARTS;
     let part = unit % SIDE_ROW_PARTS;
@@ -118,7 +125,7 @@ fn side_put(place: Place, run: Run, unit: u32, local: u32, staged: Staged) {
     side_halves[local] = half;
 }
 
-// The scales of a pair of blocks.
+// Stores the scales of a pair of blocks, in the pair's first thread.
 fn side_finish(place: Place, run: Run, unit: u32, local: u32) {
     let slot = run.first + unit / SIDE_ROW_PARTS;
     let part = unit % SIDE_ROW_PARTS;

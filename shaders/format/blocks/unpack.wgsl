@@ -1,6 +1,6 @@
-// unpack: code × scale of a block of 32, exact, as the bits of an f32; the positive quiet NaN where the scale is
-// no number, or is infinite and the code 0; +0 where the scale is +0, as in a row that was never written. `plane` is
-// the plane's first word. The format's unpack defines `code_of`.
+// unpack: returns code × scale for an element of a block of 32, as the bits of an f32. The product is exact. It is the
+// positive quiet NaN if the scale is NaN, or if the scale is infinite and the code 0. It is +0 if the scale is +0, as
+// in a row that was never written. `plane` is the plane's first word. The unpack of the format defines `code_of`.
 
 #import ../f16/f16.wgsl
 #import ../float/float.wgsl

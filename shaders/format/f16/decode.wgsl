@@ -1,4 +1,4 @@
-// decode: f16 to the bits of an f32.
+// decode: converts f16 to the bits of an f32.
 
 #import f16.wgsl
 

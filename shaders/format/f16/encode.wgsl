@@ -1,4 +1,4 @@
-// encode: the bits of an f32 to f16.
+// encode: converts the bits of an f32 to f16.
 
 #import f16.wgsl
 

@@ -1,16 +1,16 @@
-// f16: IEEE 754 binary16 to and from the bits of an f32, in integers, because a driver may round or
-// flush in its own way. Agrees with the crate `half` on every input:
+// f16: converts IEEE 754 binary16 to and from the bits of an f32, in integer arithmetic, because drivers differ in how
+// they round and whether they flush subnormals. Agrees with the crate `half` on every input:
 //   decode   exact; a NaN becomes quiet and keeps its payload
-//   encode   round to nearest, ties to even; from 65520 up becomes infinity; a NaN becomes quiet and keeps
-//            the upper ten bits of its payload; subnormal results are exact roundings too
+//   encode   rounds to nearest, ties to even, also to subnormals; magnitudes from 65520 on become infinite; a NaN
+//            becomes quiet and keeps the upper ten bits of its payload
 
-// Both without branches: a software driver runs both sides of each.
+// Neither function branches, because a software driver would execute both sides.
 fn f16_decode(half: u32) -> u32 {
     let sign = (half & 0x8000u) << 16u;
     let magnitude = half & 0x7fffu;
     let shift = countLeadingZeros(magnitude | 1u) - 21u;
     let subnormal = ((113u - shift) << 23u) | (((magnitude << (shift & 31u)) & 0x3ffu) << 13u);
-    // Infinities and NaNs have the largest exponent; a NaN becomes quiet.
+    // Infinities and NaNs.
     let special = 0x7f800000u | ((magnitude & 0x3ffu) << 13u) | select(0u, 0x400000u, magnitude > 0x7c00u);
     let small = select(subnormal, 0u, magnitude == 0u);
     let finite = select(small, (magnitude << 13u) + 0x38000000u, magnitude >= 0x400u);
@@ -21,13 +21,13 @@ fn f16_encode(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
     let normal = (magnitude + 0xfffu + ((magnitude >> 13u) & 1u) - 0x38000000u) >> 13u;
-    // Below 2^-14: the significand is shifted to units of 2^-24. From a shift of 25 on nothing is left of it, and a
-    // number too large for this has a shift that does no harm.
+    // Below 2^-14: shift the significand to units of 2^-24. A shift of 25 or more leaves nothing of it. The clamp also
+    // keeps the shift in range for larger numbers, which do not use the result.
     let shift = clamp(126u - min(magnitude >> 23u, 125u), 1u, 25u);
     let significand = (magnitude & 0x7fffffu) | 0x800000u;
     let quotient = significand >> shift;
     let rest = significand & ((1u << shift) - 1u);
-    // Up beyond half a unit, and at half a unit from an odd quotient.
+    // Round up if the rest is more than half a unit, or exactly half a unit and the quotient is odd.
     let subnormal = quotient + select(0u, 1u, rest + (quotient & 1u) > (1u << (shift - 1u)));
     let finite = select(subnormal, normal, magnitude >= 0x38800000u);
     let not_nan = select(finite, 0x7c00u, magnitude >= 0x477ff000u);

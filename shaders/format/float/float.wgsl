@@ -1,10 +1,10 @@
-// float: products and quotients of f32, as bits, in integers: to nearest, ties to even, subnormals included. A driver
-// may divide with an error, flush subnormals, or fuse a product with a sum.
+// float: products and quotients of f32, as bits, in integer arithmetic. They round to nearest, ties to even, also to
+// subnormals. A driver may divide inexactly, flush subnormals, or fuse a product with a sum.
 //
-// Operands are finite. The quotient's divisor is not zero. Of a product that is subnormal, one factor has at most seven
-// bits.
+// Operands must be finite and divisors nonzero. If a product is subnormal, one of its factors must have at most seven
+// significant bits.
 
-// A magnitude as significand × 2^exponent, with the highest bit of the significand at 23; 0 where it is 0.
+// A magnitude, significand × 2^exponent. The highest bit of the significand is bit 23; the significand of 0 is 0.
 struct Float {
     significand: u32,
     exponent: i32,
@@ -18,26 +18,28 @@ fn float_of(bits: u32) -> Float {
     return Float(significand, select(-149 - i32(shift), i32(magnitude >> 23u) - 150, normal));
 }
 
-// The f32 nearest to significand × 2^exponent, where the highest bit is at 31 and one of the lowest two stands
-// for everything below it.
+// Returns the f32 nearest to significand × 2^exponent. The highest bit of the significand must be bit 31, and one of
+// its lowest two bits must be a sticky bit for everything below.
 fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     let biased = exponent + 158;
     let normal = biased >= 1;
-    // What is shifted beyond 31 bits is lost. It decides only just above half of the smallest number, where the
-    // significand is 2^31 + 1. A quotient never has that: its dividend would be above its divisor by less than one. Nor
-    // has such a product: it would lie between 2^47 and 2^47 + 2^17, but is a multiple of 2^17.
+    // Bits shifted out beyond 31 are lost. They matter only just above half of the smallest subnormal, where the
+    // significand is 2^31 + 1. No quotient has this significand: its dividend would exceed its divisor by less than
+    // one. No product that is subnormal has it: the product of the significands would lie strictly between 2^47 and
+    // 2^47 + 2^17, but is a multiple of 2^17.
     let wanted = select(9 - biased, 8, normal);
     let kept = significand >> u32(clamp(wanted - 31, 0, 31));
     let shift = u32(min(wanted, 31));
     let rest = kept & ((1u << shift) - 1u);
     let quotient = kept >> shift;
     let rounded = quotient + select(0u, 1u, rest + (quotient & 1u) > (1u << (shift - 1u)));
-    // The highest bit of a normal number counts as one in the exponent; a carry into it counts too.
+    // The leading bit of a normal significand adds one to the exponent field, and so does a carry out of rounding.
     let finite = rounded + select(0u, u32(clamp(biased - 1, 0, 254)) << 23u, normal);
     return sign | min(finite, 0x7f800000u);
 }
 
-// The upper 32 bits of the 48 of a product of two significands, the lowest of them set too if one of the rest is.
+// Returns the upper 32 bits of the 48-bit products of significands. The lowest bit is sticky: it is also set if any of
+// the bits below is.
 fn float_product(a: vec4<u32>, b: u32) -> vec4<u32> {
     let low = (a & vec4<u32>(0xfffu)) * (b & 0xfffu);
     let middle = (a >> vec4<u32>(12u)) * (b & 0xfffu) + (a & vec4<u32>(0xfffu)) * (b >> 12u) + (low >> vec4<u32>(12u));
@@ -60,8 +62,8 @@ fn float_divide(a: u32, b: u32) -> u32 {
     let sign = (a ^ b) & 0x80000000u;
     let x = float_of(a);
     let y = float_of(b);
-    // 25 bits of the quotient, the first of them 1. The driver's own quotient may err; what it leaves says by how much,
-    // in arithmetic modulo 2^32, and once more.
+    // 25 bits of the quotient, the first of them 1. The driver's own quotient may be off. The remainder, modulo 2^32,
+    // gives the error; the remainder after that correction gives what is left of it.
     let halved = x.significand < y.significand;
     let dividend = select(x.significand, x.significand << 1u, halved);
     let divisor = f32(y.significand);
@@ -78,8 +80,8 @@ fn float_divide(a: u32, b: u32) -> u32 {
     return select(rounded, sign, x.significand == 0u);
 }
 
-// Magnitudes of four products, rounded to 24 bits as those of f32 are, as significand × 2^exponent. What would be
-// subnormal keeps its 24 bits.
+// The magnitudes of four products, significand × 2^exponent, rounded to 24 bits like f32. Products that would be
+// subnormal keep 24 bits too.
 struct Products {
     significand: vec4<u32>,
     exponent: vec4<i32>,

@@ -1,6 +1,6 @@
-// fp8_e4m3: OCP E4M3 (`float8_e4m3fn`) to and from the bits of an f32, in integers:
-//   decode   exact; a NaN becomes the positive quiet one
-//   encode   round to nearest, ties to even; beyond ±448 saturates; a NaN stays one
+// fp8_e4m3: converts OCP E4M3 (`float8_e4m3fn`) to and from the bits of an f32, in integer arithmetic:
+//   decode   exact; a NaN becomes the positive quiet NaN
+//   encode   rounds to nearest, ties to even; saturates to ±448, also from infinity; a NaN stays a NaN
 
 fn fp8_e4m3_decode(code: u32) -> u32 {
     let sign = (code & 0x80u) << 24u;
@@ -15,7 +15,7 @@ fn fp8_e4m3_encode(bits: u32) -> u32 {
     let sign = (bits >> 24u) & 0x80u;
     let magnitude = bits & 0x7fffffffu;
     let normal = ((magnitude + 0x7ffffu + ((magnitude >> 20u) & 1u)) >> 20u) - 0x3c0u;
-    // Below 2^-6: the significand is shifted to units of 2^-9. From a shift of 25 on nothing is left of it.
+    // Below 2^-6: shift the significand to units of 2^-9. A shift of 25 or more leaves nothing of it.
     let shift = clamp(141u - min(magnitude >> 23u, 140u), 21u, 25u);
     let significand = (magnitude & 0x7fffffu) | 0x800000u;
     let quotient = significand >> shift;

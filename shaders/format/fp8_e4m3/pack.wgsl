@@ -1,10 +1,13 @@
-// pack: a word of a row is four elements. Elements past the head size are zero.
+// pack: converts four elements to one word of a row. Elements past the head size are zero.
+//
+// Unit:    one word of a row.
+// Bounds:  a unit at or past `run.end` is dropped.
 
 #import fp8_e4m3.wgsl
 #import ../float/float.wgsl
 #import ../../planes/side.wgsl as side
 
-override SIDE_SCALED: bool; // the scale of the side is not 1
+override SIDE_SCALED: bool; // whether the scale of the side is not 1
 
 fn side_code(place: Place, token: u32, dim: u32) -> u32 {
     if dim >= SIDE_DIM {

@@ -1,4 +1,4 @@
-// read: one word a load, four codes, times the scale of the side, where that is not 1.
+// read: fp8_e4m3, four elements per load, multiplied by the scale of the side unless it is 1.
 
 fn side_scale() -> f32 {
     if side_scaled {

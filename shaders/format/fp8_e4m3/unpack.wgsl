@@ -1,4 +1,4 @@
-// unpack: code × scale, as the bits of an f32. `plane` is the plane's first word; `window` is the kernel's.
+// unpack: returns code × scale as the bits of an f32. `plane` is the plane's first word. The kernel defines `window`.
 
 #import fp8_e4m3.wgsl
 #import ../float/float.wgsl

@@ -1,4 +1,4 @@
-// read: f16 or bf16, four elements a load.
+// read: f16 or bf16, four elements per load.
 
 #import ../pair/{f16,f16_of_integers,bf16}.wgsl as side
 

@@ -1,9 +1,9 @@
-// f16_of_integers: the two elements of a word, on devices that do not unpack halves.
+// f16_of_integers: unpacks the two elements of a word, on devices without unpack2x16float.
 
 fn side_pair(word: u32) -> vec2<f32> {
     let half = vec2<u32>(word & 0xffffu, word >> 16u);
     let magnitude = half & vec2<u32>(0x7fffu);
-    // Below the normal numbers, a difference of normal ones.
+    // A subnormal, as the difference of two normal f32.
     let small = bitcast<vec2<u32>>(
         bitcast<vec2<f32>>((magnitude << vec2<u32>(13u)) | vec2<u32>(0x38800000u)) - vec2<f32>(0.00006103515625),
     );

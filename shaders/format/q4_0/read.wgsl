@@ -1,4 +1,5 @@
-// read: one word of codes, four elements in its bytes' lower or upper halves, and the scale of their block.
+// read: Q4_0, with one load for four codes, in the lower or the upper halves of a word's bytes, and one for the scale
+// of their block.
 
 #import ../pair/{f16,f16_of_integers}.wgsl as side
 

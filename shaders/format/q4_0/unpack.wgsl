@@ -1,4 +1,4 @@
-// unpack: a byte is an element and the one 16 later.
+// unpack: Q4_0. A byte holds an element in its lower half and the element 16 later in its upper half.
 
 #import ../blocks/unpack.wgsl
 

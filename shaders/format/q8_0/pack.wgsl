@@ -1,9 +1,9 @@
-// pack: ggml's Q8_0. A byte is one element: x × (1 ÷ d), rounded to f32 and then to an integer, halves away from
-// zero.
+// pack: ggml's Q8_0. A byte holds one element. A code is x × (1 ÷ d), rounded to f32 and then to an integer, halves
+// away from zero.
 
 #import ../blocks/pack.wgsl as side
 
-const SIDE_BLOCK_WORDS = 8u; // of the codes of a block
+const SIDE_BLOCK_WORDS = 8u; // words of codes in a block
 
 fn side_scale(largest: u32) -> u32 {
     return float_divide(largest & 0x7fffffffu, 0x42fe0000u);
@@ -11,7 +11,7 @@ fn side_scale(largest: u32) -> u32 {
 
 fn side_codes(staged: Staged, inverse: u32) -> u32 {
     let product = float_products(staged.first, inverse);
-    // Of a product below a half, nothing is left.
+    // A product below a half rounds to 0: the shift leaves nothing of it.
     let shift = vec4<u32>(clamp(-product.exponent, vec4<i32>(1), vec4<i32>(31)));
     let magnitude = (product.significand + (vec4<u32>(1u) << (shift - vec4<u32>(1u)))) >> shift;
     let code = select(magnitude, ~magnitude + vec4<u32>(1u), (staged.first ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u));

@@ -1,4 +1,4 @@
-// read: one word of codes, four elements, and the scale of their block.
+// read: Q8_0, with one load for four codes and one for the scale of their block.
 
 #import ../pair/{f16,f16_of_integers}.wgsl as side
 

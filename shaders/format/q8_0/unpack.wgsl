@@ -1,4 +1,4 @@
-// unpack: a byte is an element.
+// unpack: Q8_0. A byte holds one element.
 
 #import ../blocks/unpack.wgsl
 

@@ -1,4 +1,7 @@
-// pack: a word of a packed row as the source has it.
+// pack: stores words of packed rows as they are in the source, without conversion.
+//
+// Unit:    one word of a row: its codes, then its scales.
+// Bounds:  a unit at or past `run.end` is dropped.
 
 #import ../../planes/side.wgsl as side
 

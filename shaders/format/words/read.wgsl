@@ -1,4 +1,4 @@
-// read: f32, f16 or bf16, one element a load, for every head size.
+// read: f32, f16 or bf16, one element per load. Works for every head size.
 
 #import ../pair/{f16,f16_of_integers,bf16}.wgsl as side
 

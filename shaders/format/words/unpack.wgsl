@@ -1,4 +1,4 @@
-// unpack: f32, f16 or bf16, as the bits of an f32. `plane` is the plane's first word.
+// unpack: returns an element in f32, f16 or bf16 as the bits of an f32. `plane` is the plane's first word.
 
 #import ../{bits,f16,bf16}/decode.wgsl as stored
 

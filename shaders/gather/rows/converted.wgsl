@@ -1,4 +1,4 @@
-// converted: an element of the output is one of the storage in another format, through the bits of an f32.
+// converted: reads one stored element and converts it to the format of the output, by way of the bits of an f32.
 
 #import ../../format/{words,fp8_e4m3,q8_0,q4_0}/unpack.wgsl
 #import ../../format/{bits,f16,bf16}/encode.wgsl as output

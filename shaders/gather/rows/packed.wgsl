@@ -1,4 +1,4 @@
-// packed: a word of the output is one of a packed row, first codes and then scales.
+// packed: reads one word of a packed row. An output row is the codes of the row, then its scales.
 
 fn stored(plane: u32, slot: u32, word: u32) -> u32 {
     let at = plane * PLANE_WORDS;

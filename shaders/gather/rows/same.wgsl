@@ -1,6 +1,6 @@
-// same: an element of the output is one of the storage.
+// same: reads one stored element, for an output in the same format.
 
-override BITS: u32; // of an element
+override BITS: u32; // bits in an element
 
 fn stored(plane: u32, slot: u32, dim: u32) -> u32 {
     let element = slot * DIM + dim;

@@ -1,23 +1,25 @@
-// narrow: one word of the output a unit, for every head size and format.
+// narrow: copies one word of the output per thread. Works for every head size and format.
 //
 // Unit:    one word of the output, counted from the word that holds the first element of the run's output.
-// Bounds:  a lane outside of the run's output is left alone.
+// Shapes:  planes   [plane, slot, dim], in words
+// Bounds:  lanes outside of the run's output keep their bits.
 
 #import ../rows/{same,packed,converted}.wgsl
 #import ../../planes/words/{whole,shared}.wgsl as output
 
 const OUTPUT_BINDING = 2u;
 
-override DIM: u32; // elements of a row of the output, or words of a packed one
-override LANE_MASK: u32;
-override PLANE_WORDS: u32;
-// Of packed formats, else 0.
-override CODE_WORDS: u32;
-override SCALE_WORDS: u32;
+override DIM: u32;         // elements in a row of the output, or words if it is packed
+override LANE_MASK: u32;   // bits of one element in a word's lowest lane
+override PLANE_WORDS: u32; // words in a plane
+// The following are used only if the stored format is packed.
+override CODE_WORDS: u32;  // words of codes in a row
+override SCALE_WORDS: u32; // words of scales in a row
 
 @group(0) @binding(1) var<storage, read> planes: array<u32>;
 
-// The bits that one lane of a word gets, and a mask of them; `first` is the element with which the part begins.
+// Returns the bits to store in one lane of a word, and their mask; (0, 0) if the element is outside of the part.
+// `first` is the first element of the part.
 fn lane_of(place: Place, part: Part, first: u32, element: u32) -> vec2<u32> {
     let row = (element - first) / DIM;
     if element < first || row >= part.rows {

@@ -1,6 +1,10 @@
-// wide: sixteen bytes a unit. Needs rows and a destination that are multiples of 16 bytes.
+// wide: copies 16 bytes per thread. Requires rows and a destination offset that are multiples of 16 bytes.
+//
+// Unit:    one vector of a row of the run's output.
+// Shapes:  planes, output   as in gather, in vectors of 16 bytes
+// Bounds:  a unit past the rows of the part is dropped.
 
-override ROW_VECTORS: u32;
+override ROW_VECTORS: u32; // vectors in a row
 
 @group(0) @binding(1) var<storage, read> planes: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<u32>>;

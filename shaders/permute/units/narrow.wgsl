@@ -1,13 +1,17 @@
-// narrow: one word of a plane a unit, for every head size. The bits of a row that is not moved stay.
+// narrow: moves one word of a plane per thread. Works for every head size.
+//
+// Unit:    one word of a plane.
+// Shapes:  side_planes   [plane, slot, dim], in words
+// Bounds:  a unit past the end of the plane is dropped; the bits of rows that do not move are kept.
 
 #import ../../planes/side.wgsl as side
 
-override SIDE_LANE_MASK: u32;
-override SIDE_CODE_UNITS: u32; // elements of a row, or words of the codes of a packed one
+override SIDE_LANE_MASK: u32;  // bits of one element in a word's lowest lane
+override SIDE_CODE_UNITS: u32; // elements in a row, or words of codes if it is packed
 
 @group(0) @binding(SIDE_BINDING) var<storage, read_write> side_planes: array<u32>;
 
-// The slot of a lane of a word. The scales of packed rows lie behind the codes of all slots.
+// Returns the slot of a lane of a word. In packed planes the scales follow the codes of all slots.
 fn side_slot(unit: u32, lane: u32) -> u32 {
     if SIDE_SCALE_WORDS > 0u && unit >= SIDE_SLOTS * SIDE_CODE_UNITS {
         return (unit - SIDE_SLOTS * SIDE_CODE_UNITS) / max(SIDE_SCALE_WORDS, 1u);
@@ -15,7 +19,7 @@ fn side_slot(unit: u32, lane: u32) -> u32 {
     return (unit * SIDE_LANES + lane) / SIDE_CODE_UNITS;
 }
 
-// The bits of a word that are copied.
+// Returns the mask of the bits of a word that a move copies.
 fn side_copied(copied: Move, unit: u32) -> u32 {
     let slot = side_slot(unit, 0u);
     var mask = select(0u, SIDE_LANE_MASK, slot >= copied.first && slot < copied.end);

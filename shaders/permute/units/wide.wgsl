@@ -1,8 +1,12 @@
-// wide: sixteen bytes a unit. Needs rows that are multiples of 16 bytes.
+// wide: moves 16 bytes of a plane per thread. Requires rows that are multiples of 16 bytes.
+//
+// Unit:    one vector of a plane.
+// Shapes:  side_planes   [plane, slot, dim], in vectors of 16 bytes
+// Bounds:  a unit past the end of the plane is dropped.
 
 #import ../../planes/side.wgsl as side
 
-override SIDE_ROW_VECTORS: u32;
+override SIDE_ROW_VECTORS: u32; // vectors in a row
 
 @group(0) @binding(SIDE_BINDING) var<storage, read_write> side_planes: array<vec4<u32>>;
 

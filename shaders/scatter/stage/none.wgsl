@@ -1,4 +1,5 @@
-// none: a side that is not quantised to blocks, beside one that is.
+// none: a side that is not quantised to blocks, if the other side is. It needs no other threads, so only `side_finish`
+// does anything.
 
 #import ../write/staged.wgsl
 

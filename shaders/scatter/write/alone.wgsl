@@ -1,4 +1,4 @@
-// alone: each thread writes its unit of both sides. `written` is the kernel's.
+// alone: each thread writes its unit of both sides. The kernel defines `written`.
 
 fn write_unit(place: Place, unit: u32, local: u32) {
     if place.inside {

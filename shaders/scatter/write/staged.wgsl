@@ -1,12 +1,12 @@
-// staged: what the threads of a block tell each other.
+// staged: the elements of a thread that helps to quantise a block, and the search for the largest of them.
 
-// What a thread has read of a block: elements in order, those of Q4_0 from both halves.
+// The elements that a thread has read, as the bits of f32. In Q4_0 `second` holds elements of the block's upper half.
 struct Staged {
     first: vec4<u32>,
     second: vec4<u32>,
 }
 
-// The number of the larger magnitude, the first of two equal ones.
+// Returns the number of larger magnitude, or `a` if the magnitudes are equal.
 fn larger(a: u32, b: u32) -> u32 {
     return select(a, b, (b & 0x7fffffffu) > (a & 0x7fffffffu));
 }

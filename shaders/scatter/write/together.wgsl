@@ -1,7 +1,8 @@
-// together: the threads of a block find its scale together, and each writes one word of its codes. For a side that is
-// quantised to blocks, and one beside it.
+// together: the threads of a block find its scale together, and each writes one word of codes. Used if at least one
+// side is quantised to blocks. The kernel defines `written`.
 //
-// Bounds:  all threads of a workgroup reach the barriers; one whose place is not inside reads and writes nothing.
+// Bounds:  all threads of a workgroup reach the barriers; a thread whose place is outside of the chunk reads and writes
+//          no buffer.
 
 #import staged.wgsl
 #import ../stage/{blocks,none}.wgsl as key, value

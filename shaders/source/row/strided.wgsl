@@ -1,6 +1,6 @@
-// strided: where a row lies in the window of the caller's buffer, in elements, for any source. `chunk` is the kernel's.
+// strided: finds a row in the window of the caller's buffer, in elements, for any source. The kernel defines `chunk`.
 //
-// Bounds:  the host proves that the window holds every token of the chunk.
+// Bounds:  the host ensures that the window holds every token of the chunk.
 
 fn side_source_row(place: Place, token: u32) -> u32 {
     return chunk.side_offset

@@ -1,7 +1,7 @@
-// token: where a row lies in the window of the caller's buffer, in elements, for a source of one token that is bound in
-// one piece. `chunk` is the kernel's.
+// token: finds a row in the window of the caller's buffer, in elements, for a step of one token from a source that is
+// bound in one piece. The strides are then pipeline constants. The kernel defines `chunk`.
 //
-// Bounds:  the host proves that the window holds every row.
+// Bounds:  the host ensures that the window holds every row.
 
 override SIDE_SEQUENCE_STRIDE: u32;
 override SIDE_HEAD_STRIDE: u32;

@@ -8,10 +8,10 @@ use wgpu_kv_cache::{CacheConfig, Format, adapters};
 
 use crate::{Failure, output, output::Out};
 
-/// Head size of the cache by which adapters are measured.
+/// Head size of the cache whose maximum length is listed for each adapter.
 const HEAD_DIM: u32 = 128;
 
-/// List what wgpu sees, the best first, with the limits and features that matter to a cache.
+/// List the adapters that wgpu finds, the best first, with the limits and features that matter to a cache.
 #[derive(Args)]
 pub struct Arguments {
     /// Print JSON instead of a table.
@@ -91,7 +91,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The largest `max_seq_len` that the adapter can hold; none where it cannot hold any.
+/// Returns the largest `max_seq_len` that the adapter can hold; `None` if it cannot hold a single token.
 fn longest(limits: &wgpu::Limits, format: Format) -> Option<u32> {
     let fits = |tokens: u32| {
         tokens > 0 && CacheConfig::new(1, 1, HEAD_DIM, tokens).formats(format, format).required_limits(limits).is_ok()

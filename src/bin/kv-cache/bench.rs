@@ -15,31 +15,30 @@ use wgpu_kv_cache::{adapter_label, adapters, find_adapter};
 use self::{cases::Sweep, clock::Stopwatch, report::Report};
 use crate::{Failure, output, output::Out};
 
-/// Measure updates and ranges beside the device's own buffer copy of the same bytes.
+/// Measure updates and ranges, and compare them with a buffer copy of the same bytes on the device.
 ///
-/// Each figure is the median of interleaved submissions after warm-up, with the middle half of the times as spread, by
-/// the device's timestamps where it has them and else by the wall clock, from recording to done. Updates of matching
-/// formats and ranges are measured in both forms, as kernels and as copies; the arrow marks the one that the calibrated
-/// cost model chooses.
+/// Each figure is the median of interleaved submissions after warm-up; the spread is the middle half of the times.
+/// Times are device timestamps if the device supports them, or else wall-clock times from the start of recording to the
+/// end of the wait. Ranges, and updates that do not convert, are measured in both forms, as kernels and as copies; the
+/// arrow marks the one that the calibrated cost model chooses.
 #[derive(Args)]
 pub struct Arguments {
-    /// This adapter instead of the first: its index or a part of its name, as `kv-cache adapters` prints them.
+    /// Use this adapter instead of the first, by its index or a part of its name, as `kv-cache adapters` prints them.
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
-    /// Fewer and smaller cases, under a minute on a software driver.
+    /// Measure fewer and smaller cases, in less than a minute on a software driver.
     #[arg(long)]
     quick: bool,
-    /// Take times by the wall clock also where the device has timestamps, which do not see the host's part: recording
-    /// and submitting.
+    /// Use the wall clock even if the device has timestamps, which do not include the host's recording and submitting.
     #[arg(long)]
     wall: bool,
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
-    /// Write a page with the device, its limits, tables and plots as well.
+    /// Also write an HTML page with the device, its limits, tables and plots.
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
-    /// Measure nothing; compare two reports that --json printed.
+    /// Measure nothing; compare two reports from --json.
     #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], conflicts_with_all = ["adapter", "quick", "wall", "report"])]
     compare: Option<Vec<PathBuf>>,
 }
@@ -49,7 +48,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         return compare::run(&Report::read(before)?, &Report::read(after)?, arguments.json, out);
     }
     if let Some(path) = &arguments.report {
-        // Minutes of measuring should not end at a path that cannot be written.
+        // Fail before minutes of measuring if the path cannot be written.
         write(path, "")?;
     }
     let adapter = match &arguments.adapter {

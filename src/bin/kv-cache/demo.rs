@@ -1,4 +1,4 @@
-//! `kv-cache demo`, and what `kv-cache verify FILE` shares with it.
+//! `kv-cache demo`, and the parts that `kv-cache verify FILE` shares with it.
 
 use std::io::{self, Write};
 
@@ -9,13 +9,13 @@ use wgpu_kv_cache::{Context, Format, adapter_label, adapters, find_adapter};
 
 use crate::{Failure, output, output::Out, trace::Trace, trial, trial::Trial};
 
-/// Tokens of the recorded trace that are written at once.
+/// Number of tokens of the recorded trace that the prefill writes.
 const PREFILL: u32 = 64;
 
-/// Put a real model's keys and values through the cache on every adapter, and verify every bit.
+/// Run a real model's keys and values through the cache on every adapter, and verify every bit.
 #[derive(Args, Default)]
 pub struct Arguments {
-    /// Only this adapter: its index or a part of its name, as `kv-cache adapters` prints them.
+    /// Use only this adapter, by its index or a part of its name, as `kv-cache adapters` prints them.
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
     /// Print JSON instead of tables.
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     put_through(out, &trace, PREFILL, arguments.adapter.as_deref(), arguments.json)
 }
 
-/// The chosen adapter, or all.
+/// Returns the named adapter, or all adapters if none is named.
 pub fn chosen(adapter: Option<&str>) -> Result<Vec<wgpu::Adapter>, Failure> {
     match adapter {
         Some(wanted) => Ok(vec![find_adapter(wanted)?]),
@@ -55,7 +55,7 @@ pub fn chosen(adapter: Option<&str>) -> Result<Vec<wgpu::Adapter>, Failure> {
     }
 }
 
-/// Verifies a trace in every format on the chosen adapters and prints what it took.
+/// Verifies a trace in every format on the chosen adapters, and prints memory and times.
 pub fn put_through(
     out: &mut Out,
     trace: &Trace,
@@ -110,7 +110,7 @@ pub fn put_through(
     Ok(())
 }
 
-/// The memory reports, a column for each format.
+/// Prints the memory reports, with one column per format.
 fn print_memory(out: &mut Out, trials: &[Trial]) -> io::Result<()> {
     let texts: Vec<_> = trials.iter().map(|trial| trial.report.to_string()).collect();
     writeln!(out, "\n{}", style("Memory report").bold())?;

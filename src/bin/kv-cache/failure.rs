@@ -1,4 +1,4 @@
-//! Why the program ends with status 1.
+//! The failures that end the program with status 1.
 
 use std::{io, path::PathBuf};
 

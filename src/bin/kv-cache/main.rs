@@ -52,11 +52,11 @@ fn main() -> ExitCode {
         Ok(arguments) => {
             let mut out = output::open();
             let done = run(arguments, &mut out);
-            // Also what was told before an error.
+            // Print the output from before an error too.
             let told = out.flush();
             (done.and_then(|()| Ok(told?)), ExitCode::SUCCESS)
         }
-        // Clap prints help and the version as well.
+        // Help and version are errors of clap too.
         Err(told) => {
             let printed = told.print().and_then(|()| io::stdout().flush());
             let done = if told.use_stderr() { Ok(()) } else { printed.map_err(Failure::from) };
@@ -65,10 +65,10 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => status,
-        // Whoever read it has read enough.
+        // The reader closed the pipe because it needs no more.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            // Where nobody hears of it, the status is left.
+            // If standard error cannot be written, the status still reports the failure.
             let _ = writeln!(io::stderr(), "{} {failure}", console::style("error:").red().bold().for_stderr());
             ExitCode::FAILURE
         }

@@ -7,15 +7,15 @@ use console::style;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-/// Standard output, of which every write can fail: nothing here uses `println!`, which panics.
+/// Standard output. Every write can fail, so nothing here uses `println!`, which panics.
 pub type Out = BufWriter<StdoutLock<'static>>;
 
-/// Standard output, for the whole run.
+/// Locks standard output for the whole run.
 pub fn open() -> Out {
     BufWriter::new(io::stdout().lock())
 }
 
-/// A table with a heading line; columns but the first `left` are numbers.
+/// Creates a table with a heading line. The first `left` columns are text, the others are numbers.
 pub fn table(headings: &[&str], left: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -29,7 +29,7 @@ pub fn table(headings: &[&str], left: usize) -> Table {
     table
 }
 
-/// Bytes in the largest binary unit that keeps a number above 1.
+/// Formats bytes in the largest binary unit of which there is at least one.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -44,7 +44,7 @@ pub fn bytes(bytes: u64) -> String {
     if amount.fract() == 0.0 { format!("{amount} {}", UNITS[unit]) } else { format!("{amount:.2} {}", UNITS[unit]) }
 }
 
-/// A count with a separator between thousands.
+/// Formats a count with separators between thousands.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -57,12 +57,12 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// Prints a value for machines.
+/// Prints a value as JSON.
 pub fn json(out: &mut Out, value: &impl Serialize) -> io::Result<()> {
     writeln!(out, "{}", serde_json::to_string_pretty(value).expect("keys are strings"))
 }
 
-/// A bar on standard error; nothing where that is no terminal.
+/// Creates a progress bar on standard error. It shows nothing if standard error is not a terminal.
 pub fn progress(steps: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::new(steps);
     let style = ProgressStyle::with_template("  {msg:40} {bar:30} {pos}/{len} {eta}");

@@ -13,13 +13,13 @@ use wgpu_kv_cache::{CacheConfig, ConfigError, Error, Format, Side};
 
 use crate::{Failure, output, output::Out};
 
-/// Context lengths that are planned unless others are asked for or the model names its own.
+/// Context lengths to plan if none are given and the model names none.
 const CONTEXTS: [u32; 4] = [2048, 8192, 32_768, 131_072];
 
-/// The largest window that any device binds, 2^31 − 4.
+/// Size of the largest binding that any device supports, 2^31 − 4 bytes.
 const MAX_BINDING: u64 = (1 << 31) - 4;
 
-/// Tell how much memory a model's cache needs, before any GPU is touched.
+/// Compute how much memory a model's cache needs. Uses no GPU.
 ///
 /// The model's shape comes from a Hugging Face config.json or from --layers, --heads and --head-dim, which also
 /// override what the file says.
@@ -31,13 +31,13 @@ pub struct Arguments {
     /// Layers of the model.
     #[arg(long)]
     layers: Option<u32>,
-    /// KV heads. With grouped-query attention, fewer than the query heads.
+    /// KV heads. Grouped-query attention has fewer of them than query heads.
     #[arg(long)]
     heads: Option<u32>,
     /// Elements of one key.
     #[arg(long)]
     head_dim: Option<u32>,
-    /// Elements of one value, if not as many as of a key.
+    /// Elements of one value, if different from a key.
     #[arg(long)]
     value_dim: Option<u32>,
     /// Context lengths in tokens, separated by commas.
@@ -54,7 +54,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Formats of keys and of values.
+/// The formats of keys and values.
 #[derive(Clone, Copy)]
 struct Formats(Format, Format);
 
@@ -67,7 +67,7 @@ impl FromStr for Formats {
     }
 }
 
-/// What a cache has to know of a model.
+/// The parameters of a model that determine the size of its cache.
 #[derive(Default)]
 struct Model {
     layers: Option<u32>,
@@ -186,14 +186,14 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What a configuration takes.
+/// The memory that a configuration takes, in bytes.
 struct Plan {
     token: u64,
     layer: u64,
     total: u64,
-    /// A binding that holds one plane.
+    /// Size of the smallest usable binding, which holds one plane.
     least: u64,
-    /// A binding that holds a whole side, as far as any device goes.
+    /// Size of a binding that holds a whole side, or of the largest that any device binds if that is smaller.
     best: u64,
     buffers_at_least: u64,
     buffers_at_best: u64,
@@ -230,13 +230,13 @@ impl Plan {
     }
 }
 
-/// Reads the fields that Transformers and its models use.
+/// Reads a model's config.json, with the field names that Transformers models use.
 fn read_model(path: &Path) -> Result<Model, Failure> {
     let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
     let not_json = |message: String| Failure::NotJson { path: path.to_owned(), message };
     let parsed: Value = serde_json::from_str(&text).map_err(|error| not_json(error.to_string()))?;
     let whole = parsed.as_object().ok_or_else(|| not_json("the file contains another kind of value".to_owned()))?;
-    // Models of images and text keep the language model's sizes in an object of their own.
+    // Multimodal models keep the sizes of the language model in a separate object.
     let fields = whole.get("text_config").and_then(Value::as_object).unwrap_or(whole);
     let number = |names: &[&str]| number(path, fields, names);
 
@@ -246,7 +246,7 @@ fn read_model(path: &Path) -> Result<Model, Failure> {
         (Some(width), Some(heads)) if heads > 0 && width.is_multiple_of(heads) => Some(width / heads),
         _ => None,
     };
-    // Multi-head latent attention, as DeepSeek-V2 and -V3 have it, with its keys and values unpacked.
+    // Multi-head latent attention, as in DeepSeek-V2 and -V3, with decompressed keys and values.
     let latent = match (number(&["qk_nope_head_dim"])?, number(&["qk_rope_head_dim"])?) {
         (Some(nope), Some(rope)) => nope.checked_add(rope),
         _ => None,
@@ -261,7 +261,7 @@ fn read_model(path: &Path) -> Result<Model, Failure> {
     })
 }
 
-/// The first of some fields that is there and not null.
+/// Returns the first of the named fields that is present and not null.
 fn number(path: &Path, fields: &Map<String, Value>, names: &[&str]) -> Result<Option<u32>, Failure> {
     let Some((name, value)) =
         names.iter().find_map(|name| Some((name, fields.get(*name).filter(|value| !value.is_null())?)))

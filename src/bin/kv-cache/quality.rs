@@ -25,40 +25,40 @@ use crate::{
     trace::{Layer, Trace},
 };
 
-/// Show what each format loses of a model's keys, values and attention.
+/// Measure the errors of each format in a model's keys, values and attention.
 ///
-/// Keys and values of a recorded trace go through a cache in each format on the device and come back as f32; where the
-/// trace has queries, attention is read over the cache in place. Errors are the root mean square of the difference,
-/// relative to that of the numbers themselves, over all layers; of attention beside f64 over the recorded keys and
-/// values.
+/// Writes the keys and values of a recorded trace to a cache in each format on the device, and reads them back as f32.
+/// If the trace has queries, computes attention over the cache as well. An error is the root mean square of the
+/// difference, divided by the root mean square of the exact numbers, over all layers. Attention is compared with
+/// attention in f64 over the recorded keys and values.
 #[derive(Args)]
 pub struct Arguments {
-    /// A trace, as `kv-cache verify` takes it, with layers.{i}.queries, [batch, heads, tokens, dim], of the last
-    /// tokens; the recorded one of the repository unless given.
+    /// A trace as `kv-cache verify` takes it, with optional layers.{i}.queries, [batch, heads, tokens, dim], of the
+    /// last tokens [default: the trace in the repository].
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,
-    /// This adapter instead of the first: its index or a part of its name, as `kv-cache adapters` prints them.
+    /// Use this adapter instead of the first, by its index or a part of its name, as `kv-cache adapters` prints them.
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
-    /// Write the picture as SVG too.
+    /// Also write the chart as SVG.
     #[arg(long, value_name = "FILE.svg")]
     picture: Option<PathBuf>,
-    /// Print JSON instead of the table and the picture.
+    /// Print JSON instead of the table and the chart.
     #[arg(long)]
     json: bool,
 }
 
-/// What was lost in one choice of formats.
+/// The errors of one choice of formats.
 #[derive(Clone, Debug, Serialize)]
 pub struct Quality {
     pub name: String,
-    /// Of keys and values together.
+    /// Bits per element of keys and values together.
     pub bits_per_element: f64,
-    /// Of all layers, for every sequence.
+    /// Bytes per token of a sequence, in all layers together.
     pub bytes_per_token: u64,
     pub keys: f64,
     pub values: f64,
-    /// Absent where the trace has no queries.
+    /// `None` if the trace has no queries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<f64>,
 }
@@ -67,11 +67,11 @@ pub struct Quality {
 #[derive(Clone, Copy, PartialEq)]
 enum Scales {
     One,
-    /// So that the largest number of the side is 448.
+    /// Maps the largest magnitude of a side to 448.
     Largest,
 }
 
-/// Squares of differences and of what they are relative to.
+/// Sums of the squares of the differences, and of the exact numbers.
 #[derive(Clone, Copy, Default)]
 struct Distance {
     difference: f64,
@@ -147,7 +147,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Attention in f64 over the recorded keys and values, of each layer that has queries.
+/// Computes attention in f64 over the recorded keys and values, for each layer that has queries.
 fn exact_attention(trace: &Trace) -> Result<Vec<Option<Vec<f64>>>, Failure> {
     let of_layer = |layer: &Layer| -> Result<Option<Vec<f64>>, Failure> {
         let Some(queries) = &layer.queries else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Random programs: for `kv-cache verify --random`, and for the tests.
+//! Random programs, for `kv-cache verify --random` and for the tests.
 
 use fastrand::Rng;
 use wgpu_kv_cache::{
@@ -6,13 +6,14 @@ use wgpu_kv_cache::{
     program::{Change, Fault, Layout, Lengths, Operation, Path, Positions, Program, Rows, Span},
 };
 
-/// Programs that share a shape, and so the kernels made for it.
+/// Number of consecutive programs that share a shape, and so share kernels.
 pub const PROGRAMS_OF_A_SHAPE: u64 = 75;
 
-/// Head sizes: the usual ones, small ones, and odd ones.
+/// Head sizes: common, small and odd ones.
 const DIMS: [u32; 14] = [1, 2, 3, 4, 5, 8, 16, 46, 64, 72, 80, 96, 128, 256];
 
-/// The program of a seed. Seeds with the same `seed / PROGRAMS_OF_A_SHAPE` share everything that kernels are made for.
+/// Generates the program of a seed. Seeds with the same `seed / PROGRAMS_OF_A_SHAPE` share everything that determines
+/// kernels.
 pub fn program(seed: u64) -> Program {
     let shape = &mut Rng::with_seed(seed / PROGRAMS_OF_A_SHAPE);
     let head_dim = dim(shape);
@@ -48,7 +49,7 @@ fn format(rng: &mut Rng) -> Format {
     Format::ALL[rng.usize(..Format::ALL.len())]
 }
 
-/// 1, a power of two, or any, of fp8.
+/// Draws a scale for fp8: 1, a power of two, or any other.
 fn scale(rng: &mut Rng) -> f32 {
     match rng.u32(..3) {
         0 => 1.0,
@@ -69,10 +70,10 @@ fn placement(rng: &mut Rng) -> Placement {
     }
 }
 
-/// A program on its way. It keeps roughly where each sequence ends, so that most operations are legal.
+/// The state while a program is drawn. It tracks roughly where each sequence ends, so that most operations are valid.
 struct Drawing<'a> {
     rng: &'a mut Rng,
-    /// Layers advance together, in steps, and not each by itself.
+    /// Whether layers advance together, in steps, instead of each by itself.
     steps: bool,
     formats: [(Format, Format); 2],
     layers: Vec<CacheConfig>,
@@ -85,18 +86,18 @@ impl Drawing<'_> {
         self.lengths[0].len() as u32
     }
 
-    /// 1 in so many times, else 0.
+    /// Draws 1 once in `times` times, and 0 otherwise.
     fn one_of(&mut self, times: u32) -> u32 {
         u32::from(self.rng.u32(..times) == 0)
     }
 
     fn sequence(&mut self) -> u32 {
-        // Now and then one that is not there.
+        // Sometimes out of range.
         let beyond = self.one_of(20);
         self.rng.u32(..self.batch() + beyond)
     }
 
-    /// An operation, which now and then something goes wrong with.
+    /// Draws an operation, sometimes with a fault injected.
     fn any_operation(&mut self) -> Operation {
         let before = self.lengths.clone();
         let operation = self.operation();
@@ -114,7 +115,7 @@ impl Drawing<'_> {
     }
 
     fn operation(&mut self) -> Operation {
-        // Now and then a layer that is not there.
+        // Sometimes a layer that is out of range.
         let layers = self.layers.len();
         let layer = if self.rng.u32(..20) == 0 { layers } else { self.rng.usize(..layers) };
         match self.rng.u32(..40) {
@@ -135,7 +136,7 @@ impl Drawing<'_> {
                 let longest = self.lengths.get(layer).and_then(|lengths| lengths.iter().max()).copied().unwrap_or(3);
                 let beyond = self.one_of(10);
                 let end = self.rng.u32(..=longest + beyond);
-                // The last rows, which a ring has.
+                // Near the end, where a ring has rows too.
                 let back = self.rng.u32(..=8);
                 let start = if self.rng.u32(..10) == 0 { end + 1 } else { end.saturating_sub(back) };
                 Operation::Get { layer, start, end, guarded: self.rng.bool() }
@@ -168,7 +169,7 @@ impl Drawing<'_> {
         }
     }
 
-    /// Mostly legal; now and then past the end, too far back, or with too many tokens.
+    /// Draws a span. Most are valid; some are past the end, too far back, or have too many tokens.
     fn span(&mut self, layer: usize) -> Span {
         let config = self.layers[layer.min(self.layers.len() - 1)];
         let slots = config.slots();
@@ -229,7 +230,7 @@ impl Drawing<'_> {
         let (batch, max) = (self.batch(), self.layers[0].max_batch_size);
         match self.rng.u32(..9) {
             0..3 => {
-                // By a few, which a ring's slack may allow, or to anything. All layers are cut to the same.
+                // Truncate by a few tokens, which a ring's slack may allow, or to any length; all layers to the same.
                 let least = |sequence: usize| self.lengths.iter().map(|lengths| lengths[sequence]).min().unwrap_or(0);
                 let known: Vec<u32> = (0..batch as usize).map(least).collect();
                 let some = self.rng.bool();

@@ -18,21 +18,21 @@ use crate::{Failure, output::Out};
 
 /// Run a recorded program on an adapter and on the reference, and compare after each operation.
 ///
-/// FILE is JSON: {"config": {…}, "ops": […]}, as README.md describes. An operation that breaks a rule must be refused
-/// by both for the same reason; the program goes on. Results, lengths and the whole storage of all layers are compared
-/// bit for bit.
+/// FILE is JSON: {"config": {…}, "ops": […]}, as README.md describes. If an operation breaks a rule, both must refuse
+/// it for the same reason, and the program continues. Results, lengths and the whole storage of all layers are compared
+/// bit for bit; attention, by its relative error.
 #[derive(Args)]
 pub struct Arguments {
     /// The program.
     #[arg(value_name = "FILE.json")]
     file: PathBuf,
-    /// This adapter instead of the first: its index or a part of its name, as `kv-cache adapters` prints them.
+    /// Use this adapter instead of the first, by its index or a part of its name, as `kv-cache adapters` prints them.
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
-    /// Write what each operation gave.
+    /// Write the result of each operation.
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
-    /// Print what each operation gave instead of a summary.
+    /// Print the result of each operation instead of a summary.
     #[arg(long)]
     json: bool,
 }
@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Device and reference on their way through a program.
+/// The state of device and reference while a program runs.
 struct Replay {
     device: BatchedKvCache,
     reference: Vec<ReferenceCache>,
@@ -92,7 +92,7 @@ impl From<Error> for Stop {
     }
 }
 
-/// What both made of an operation.
+/// The results of an operation on the reference and on the device.
 type Both<T> = (Result<T, Error>, Result<T, Error>);
 
 impl Replay {
@@ -103,12 +103,12 @@ impl Replay {
         Ok(Replay { device, reference })
     }
 
-    /// One operation and the comparison after it.
+    /// Runs one operation and compares device and reference.
     fn step(&mut self, operation: &Operation) -> Result<Outcome, Stop> {
         let layer = operation.layer().unwrap_or(0);
         let done = self.apply(operation)?;
         self.compare()?;
-        // Of a layer that is not there, none.
+        // A layer out of range has no lengths.
         let lengths = self.reference.get(layer).map_or(&[][..], ReferenceCache::lengths).to_vec();
         let write_pos = lengths.iter().copied().max().unwrap_or(0);
         Ok(match done {
@@ -117,7 +117,7 @@ impl Replay {
         })
     }
 
-    /// What the operation gave, on both alike.
+    /// Runs an operation on both, and returns the result on which they agree.
     fn apply(&mut self, operation: &Operation) -> Result<Result<Option<Given>, Error>, Stop> {
         match operation {
             Operation::Update { layer, tokens, keys, values, positions, counts } => {
@@ -173,7 +173,7 @@ impl Replay {
             Operation::Get { layer, start, end } => {
                 let expected = self.reference_layer(*layer).and_then(|reference| reference.get(*start..*end));
                 let actual = self.device.get(*layer, *start..*end).and_then(|rows| rows.read());
-                // Asked for where both have the rows: so the range is no longer than they are.
+                // Called only if both returned rows, so the range is no longer than the longest sequence.
                 agree_rows((expected, actual), || {
                     self.positions(*layer, |reference, sequence| {
                         (*start..(*end).min(reference.lengths()[sequence as usize])).collect()
@@ -193,7 +193,7 @@ impl Replay {
                 if let Err(error) = self.reference_layer(*layer) {
                     return Ok(Err(error));
                 }
-                // It is compared with the reference after every operation.
+                // The storage needs no comparison here: `compare` follows every operation.
                 let device = self.device.layer(*layer)?;
                 let batch = device.config().batch_size;
                 Ok(Ok(Some(Given::Rows(Rows::storage(&device.read_storage()?, batch)))))
@@ -240,7 +240,7 @@ impl Replay {
         self.reference.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
     }
 
-    /// Does the same to all layers, or nothing.
+    /// Applies a change to all layers of the reference, or to none if it fails for one.
     fn on_reference(&mut self, change: impl Fn(&mut ReferenceCache) -> Result<(), Error>) -> Result<(), Error> {
         let before = self.reference.clone();
         let changed = self.reference.iter_mut().try_for_each(change);
@@ -250,13 +250,13 @@ impl Replay {
         changed
     }
 
-    /// Which positions each sequence's rows are.
+    /// Returns the positions of each sequence's rows, as `of` gives them.
     fn positions(&self, layer: usize, of: impl Fn(&ReferenceCache, u32) -> Vec<u32>) -> Vec<Vec<u32>> {
         let Some(reference) = self.reference.get(layer) else { return Vec::new() };
         (0..reference.config().batch_size).map(|sequence| of(reference, sequence)).collect()
     }
 
-    /// Lengths and the whole storage of every layer.
+    /// Compares the lengths and the whole storage of every layer.
     fn compare(&self) -> Result<(), Stop> {
         for (layer, (device, reference)) in self.device.layers().iter().zip(&self.reference).enumerate() {
             let on_device = device.read_lengths()?;
@@ -275,7 +275,7 @@ impl Replay {
     }
 }
 
-/// Both must do it, or refuse it for the same reason.
+/// Checks that both did the operation, or refused it for the same reason.
 fn agree(both: Both<()>, given: Option<Given>) -> Result<Result<Option<Given>, Error>, Stop> {
     match both {
         (Ok(()), Ok(())) => Ok(Ok(given)),
@@ -284,7 +284,7 @@ fn agree(both: Both<()>, given: Option<Given>) -> Result<Result<Option<Given>, E
     }
 }
 
-/// The same for rows, which must be equal.
+/// Like [`agree`], for rows, which must be equal.
 fn agree_rows(
     both: Both<Pair<HostTensor>>,
     positions: impl FnOnce() -> Vec<Vec<u32>>,
@@ -305,11 +305,10 @@ fn agree_rows(
     Ok(Ok(Some(Given::Rows(Rows::copied(&actual, positions())))))
 }
 
-/// How far an attention may be from the reference: the root mean square of the difference, relative to that of the
-/// output.
+/// Maximum error of attention: the root mean square of the difference, divided by that of the reference's output.
 const DISTANCE: f64 = 1e-5;
 
-/// The same for an attention, whose sums are in floating point.
+/// Like [`agree`], for attention, whose sums are in floating point.
 fn agree_attention(
     both: (Result<Vec<f64>, Error>, Result<HostTensor, Error>),
 ) -> Result<Result<Option<Given>, Error>, Stop> {

@@ -1,4 +1,4 @@
-//! Times and bandwidths, by the wall clock around a submission and a wait.
+//! Wall-clock times of submissions, and bandwidths.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use wgpu_kv_cache::Context;
 
 use crate::Failure;
 
-/// Submissions that are timed for one figure.
+/// Number of submissions that are timed for one figure.
 pub const REPETITIONS: usize = 7;
 
-/// How long a submission takes that `record` fills.
+/// Returns the time of one submission: recording by `record`, submitting, and waiting for the device.
 pub fn submission(
     context: &Context,
     record: impl FnOnce(&mut wgpu::CommandEncoder) -> wgpu_kv_cache::Result<()>,
@@ -23,18 +23,18 @@ pub fn submission(
     Ok(start.elapsed())
 }
 
-/// The middle of some times.
+/// Returns the median of some times.
 pub fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Billions of bytes a second; what is written counts, once.
+/// Converts to gigabytes (10^9 bytes) per second. `bytes` are the bytes written; bytes read do not count.
 pub fn gigabytes_per_second(bytes: u64, time: Duration) -> f64 {
     bytes as f64 / time.as_secs_f64().max(1e-9) / 1e9
 }
 
-/// The device's own copy of `bytes` bytes from one buffer to another, the median of some.
+/// Returns the median time of a copy of `bytes` bytes from one buffer to another on the device.
 pub fn device_copy(context: &Context, bytes: u64) -> Result<Duration, Failure> {
     use wgpu::{BufferDescriptor, BufferUsages};
     let bytes = bytes.next_multiple_of(4).min(context.limits().max_buffer_size / 4 * 4);

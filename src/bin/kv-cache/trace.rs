@@ -13,12 +13,12 @@ use wgpu_kv_cache::{
 
 use crate::Failure;
 
-/// The trace of the repository, from its root. The published package does not hold it.
+/// Path of the recorded trace in the repository. The published package does not contain it.
 const RECORDED: &str = "traces/smollm2-135m-story.safetensors";
 
-/// Real keys and values of every layer of a model.
+/// Recorded keys and values of every layer of a model.
 pub struct Trace {
-    /// What the file says of the model, or the file's name.
+    /// The description of the model in the file, or else the file's name.
     pub title: String,
     pub batch_size: u32,
     pub num_heads: u32,
@@ -32,7 +32,7 @@ pub struct Trace {
 pub struct Layer {
     pub keys: Rows,
     pub values: Rows,
-    /// The queries of the last tokens, where they were recorded.
+    /// Queries of the last tokens; `None` if they were not recorded.
     pub queries: Option<Queries>,
 }
 
@@ -43,7 +43,7 @@ pub struct Queries {
     pub tokens: u32,
 }
 
-/// A dense tensor of one of the cache's formats.
+/// A dense tensor in f32, f16 or bf16.
 pub enum Rows {
     F32(Vec<f32>),
     F16(Vec<f16>),
@@ -59,7 +59,7 @@ impl Rows {
         }
     }
 
-    /// The numbers, exact.
+    /// Converts the rows to f32, exactly.
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Rows::F32(rows) => rows.clone(),
@@ -72,7 +72,7 @@ impl Rows {
         self.as_host().format()
     }
 
-    /// The rows of some of the tokens of every sequence and head, out of `tokens`.
+    /// Returns the rows of a range of the `tokens` tokens, of every sequence and head.
     pub fn slice(&self, range: std::ops::Range<u32>, tokens: u32, dim: u32) -> Rows {
         fn pick<T: Copy>(rows: &[T], range: std::ops::Range<u32>, tokens: u32, dim: u32) -> Vec<T> {
             let (start, end) = (range.start as usize * dim as usize, range.end as usize * dim as usize);
@@ -88,8 +88,8 @@ impl Rows {
 }
 
 impl Trace {
-    /// The trace of the repository: of the current folder, of the folder that the program was built in, or the file
-    /// that the environment variable `KV_CACHE_TRACE` names.
+    /// Opens the recorded trace: the file that the environment variable `KV_CACHE_TRACE` names, or else the
+    /// repository's trace, in the current folder or the one that the program was built in.
     pub fn recorded() -> Result<Self, Failure> {
         let path: PathBuf = match std::env::var_os("KV_CACHE_TRACE") {
             Some(path) => path.into(),
@@ -187,7 +187,7 @@ impl Trace {
     }
 }
 
-/// The four axes, none of them zero.
+/// Checks that a shape has four axes, none of them zero, and returns them.
 fn shape(name: &str, shape: &[usize]) -> Result<[u32; 4], String> {
     let rule = || format!("{name} must be [batch, kv_head, tokens, dim] with at least 1 of each, but is {shape:?}");
     let axes: Vec<u32> = shape.iter().map(|&axis| u32::try_from(axis)).collect::<Result<_, _>>().map_err(|_| rule())?;

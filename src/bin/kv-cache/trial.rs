@@ -1,4 +1,4 @@
-//! A trace put through the cache as an engine would: a prefill, then one token at a time.
+//! Runs a trace through the cache as an engine would: a prefill, then one token at a time.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::{
     trace::{Layer, Rows, Trace},
 };
 
-/// What one trace did on one adapter in one format.
+/// The results of one trace on one adapter in one format.
 pub struct Trial {
     pub adapter: String,
     pub format: Format,
     pub prefill: Phase,
     pub decode: Phase,
-    /// Elements compared with the reference, of the whole storage of all layers.
+    /// Number of elements compared with the reference: the whole storage of all layers.
     pub elements: u64,
     pub report: MemoryReport,
 }
 
-/// One phase; of decoding, one step.
+/// The measurements of one phase. For decoding, `bytes` and the times are those of one step.
 pub struct Phase {
     pub tokens: u32,
     pub bytes: u64,
     pub time: Duration,
-    /// The device's own copy of as many bytes.
+    /// Time of a copy of as many bytes on the device.
     pub copy: Duration,
 }
 
@@ -70,13 +70,13 @@ impl Trial {
     }
 }
 
-/// Steps that a progress bar counts for one trial.
+/// Number of steps of a progress bar for one trial.
 pub fn steps(trace: &Trace, prefill: u32) -> u64 {
     u64::from(trace.tokens - prefill) + REPETITIONS as u64 + trace.layers.len() as u64
 }
 
-/// Writes the first `prefill` tokens of every layer at once, the others one by one, and compares lengths, the whole
-/// storage and every row that can be read with the reference.
+/// Writes the first `prefill` tokens of every layer at once and the others one by one. Compares the lengths, the whole
+/// storage, the range of all tokens and a range within it with the reference.
 pub fn run(
     context: &Context,
     adapter: &str,
@@ -96,7 +96,7 @@ pub fn run(
     let mut cache = BatchedKvCache::new(context, config, trace.layers.len())?;
     let token_bytes = config.bytes_per_token()? * trace.layers.len() as u64;
 
-    // The prompt of every layer, in buffers as an engine's projections would leave them.
+    // The prompt of every layer, in buffers such as an engine's projections write.
     let sources = trace
         .layers
         .iter()
@@ -108,7 +108,7 @@ pub fn run(
         .collect::<Result<Vec<_>, Failure>>()?;
     let mut times = Vec::new();
     for _ in 0..REPETITIONS {
-        // At position 0 every time, so that all but the first find a warm cache and the last leaves it as the first.
+        // Each repetition writes at position 0, so all but the first find warm caches, and all leave the same contents.
         times.push(submission(context, |encoder| record_step(&mut cache, encoder, &sources, Write::at(0, prefill)))?);
         bar.inc(1);
     }
@@ -116,7 +116,7 @@ pub fn run(
     let bytes = token_bytes * u64::from(prefill);
     let prefill_phase = Phase { tokens: prefill, bytes, time: median(times), copy: device_copy(context, bytes)? };
 
-    // One token of every layer, in buffers that are bound once and filled anew for every step.
+    // One token of every layer, in buffers that are bound once and refilled for every step.
     let buffers: Vec<_> = trace
         .layers
         .iter()
@@ -163,7 +163,7 @@ fn record_step(
     sources.iter().enumerate().try_for_each(|(layer, source)| cache.record_update(layer, encoder, source))
 }
 
-/// Compares every layer with the reference; returns how many elements.
+/// Compares every layer with the reference, and returns the number of elements compared.
 fn verify(
     cache: &BatchedKvCache,
     adapter: &str,
@@ -221,7 +221,7 @@ fn rows(trace: &Trace, layer: &Layer, side: Side, range: std::ops::Range<u32>) -
     }
 }
 
-/// Bytes of a buffer come in words.
+/// Pads bytes to a multiple of 4, the granularity of buffer writes.
 fn padded(bytes: &[u8]) -> Vec<u8> {
     let mut padded = bytes.to_vec();
     padded.resize(bytes.len().next_multiple_of(4), 0);

@@ -16,29 +16,29 @@ use crate::{
     trace::Trace,
 };
 
-/// Check adapters with your own engine's keys and values, or with random programs.
+/// Verify adapters with your own engine's keys and values, or with random programs.
 ///
-/// With FILE, does what `demo` does with your trace: a safetensors file with `layers.{i}.keys` and
+/// With FILE, does what `demo` does, with your trace: a safetensors file with `layers.{i}.keys` and
 /// `layers.{i}.values` for every layer i from 0, each `[batch, kv_head, tokens, dim]` in F32, F16 or BF16.
 ///
 /// With --random, runs programs of all operations over random shapes, formats and placements, and compares results,
-/// lengths and the whole storage with the reference after every operation. A third of them goes by kernels, a third by
-/// the device's copies where they are possible, a third by what is typical of the device.
+/// lengths and the whole storage with the reference after every operation. A third of the shapes use kernels only, a
+/// third use buffer copies wherever they can, and a third use the default cost model of the device.
 #[derive(Args)]
 pub struct Arguments {
     /// The trace to verify.
     #[arg(required_unless_present = "random", conflicts_with_all = ["random", "seed"])]
     file: Option<PathBuf>,
-    /// Tokens of the trace that are written at once; the others follow one by one. Two thirds unless given.
+    /// Number of tokens of the trace that are written at once; the others follow one by one [default: two thirds].
     #[arg(long, value_name = "TOKENS", conflicts_with = "random")]
     prefill: Option<u32>,
     /// Run this many random programs.
     #[arg(long, value_name = "N")]
     random: Option<u64>,
-    /// Seed of the first program; program i has seed + i. Drawn and printed unless given.
+    /// Seed of the first program; program i has seed + i. If absent, a random seed is used and printed.
     #[arg(long, value_name = "S", requires = "random")]
     seed: Option<u64>,
-    /// Only this adapter: its index or a part of its name, as `kv-cache adapters` prints them.
+    /// Use only this adapter, by its index or a part of its name, as `kv-cache adapters` prints them.
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
     /// Print JSON instead of tables.
@@ -80,7 +80,7 @@ fn random_programs(arguments: &Arguments, programs: u64, out: &mut Out) -> Resul
             let of_shape = match &shape {
                 Some((known, context)) if *known == number => context,
                 _ => {
-                    // A context for each shape, so that the pipelines of its head sizes end with it.
+                    // A context holds its pipelines, so a new one for each shape drops those of the last.
                     let forms = [CostModel::KERNELS, CostModel::COPIES, *context.costs()];
                     let costs = forms[(number % 3) as usize];
                     let fresh = Context::with_costs(context.device(), context.queue(), costs);

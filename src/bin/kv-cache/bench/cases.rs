@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{Failure, output, timing};
 
-/// Layers of a decoding step.
+/// Number of layers in a decoding step.
 const LAYERS: usize = 32;
-/// Slots of the cache that ranges are copied out of.
+/// Number of slots of the cache that ranges are copied from.
 const CAPACITY: u32 = 8192;
 
-/// Which cases are measured, and how often.
+/// The cases to measure, and the number of repetitions.
 pub struct Sweep {
     pub repetitions: usize,
     tokens: Vec<u32>,
@@ -27,13 +27,13 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Everything.
+    /// All cases.
     pub fn whole() -> Self {
         let tokens = (0..=16).map(|power| 1 << power).collect();
         Sweep { repetitions: 25, tokens, batches: &[1, 8, 32], rows: &[1, 16, 256, 1024, 4096] }
     }
 
-    /// Less than a minute on a software driver.
+    /// Fewer cases, which take less than a minute on a software driver.
     pub fn quick() -> Self {
         Sweep { repetitions: 9, tokens: vec![1, 16, 256, 1024], batches: &[1, 8], rows: &[1, 256, 2048] }
     }
@@ -75,17 +75,17 @@ impl Sweep {
     }
 }
 
-/// What all cases share.
+/// The state that all cases share.
 struct Bench<'a> {
     stopwatch: &'a Stopwatch,
-    /// The device, always by kernels and always by copies.
+    /// Contexts whose cost models always choose kernels, and always copies.
     forms: [Context; 2],
-    /// The device by the calibrated model.
+    /// The context with the calibrated cost model.
     model: Context,
     repetitions: usize,
 }
 
-/// What a case is, beside its times.
+/// The description of a case, without its times.
 struct Case {
     group: Group,
     amount: u32,
@@ -105,7 +105,7 @@ impl Bench<'_> {
         self.model.device().create_buffer(&descriptor)
     }
 
-    /// Times some forms in turn, so that what disturbs one disturbs all.
+    /// Times some forms in turn, so that a disturbance affects all of them.
     fn measure(&self, forms: &mut [Record<'_>]) -> Result<Vec<Vec<Duration>>, Failure> {
         let mut times = vec![Vec::new(); forms.len()];
         for repetition in 0..self.repetitions + 2 {
@@ -119,7 +119,7 @@ impl Bench<'_> {
         Ok(times)
     }
 
-    /// The device's own copy of so many bytes.
+    /// Records a buffer copy of `bytes` bytes.
     fn device_copy(&self, bytes: u64) -> Record<'static> {
         let bytes = bytes.next_multiple_of(4);
         let (from, to) = (self.buffer(bytes), self.buffer(bytes));
@@ -129,7 +129,7 @@ impl Bench<'_> {
         })
     }
 
-    /// Figures of kernel, copies where they are possible, and the device's copy.
+    /// Measures `forms` (the kernel and, if possible, copies) and the device's copy of as many bytes.
     fn figure(&self, case: Case, mut forms: Vec<Record<'_>>) -> Result<Figure, Failure> {
         forms.push(self.device_copy(case.bytes));
         let times = self.measure(&mut forms)?;
@@ -189,7 +189,7 @@ impl Bench<'_> {
             let mut cache = BatchedKvCache::new(context, config, LAYERS)?;
             let sources: Vec<BoundSource> = cache.layers().iter().map(bind).collect::<Result<_, _>>()?;
             records.push(Box::new(move |encoder| {
-                // One pass for all layers where they are kernels, as in an engine.
+                // Kernels of all layers go into one pass, as in an engine.
                 cache.begin_step(encoder, write)?;
                 if by_copies {
                     for (layer, source) in sources.iter().enumerate() {
@@ -221,7 +221,7 @@ impl Bench<'_> {
         let bytes = config.bytes_per_token()? * u64::from(rows);
         let to = [self.buffer(bytes / 2), self.buffer(bytes / 2)];
         let range = 1000..1000 + rows;
-        // All rows are valid, whatever they hold.
+        // Advance makes all rows valid; their contents do not matter.
         let full = |context: &Context| {
             let mut cache = KvCache::new(context, config)?;
             timing::submission(context, |encoder| cache.record_advance(encoder, Write::at(0, CAPACITY)))?;

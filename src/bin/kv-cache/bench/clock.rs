@@ -1,4 +1,4 @@
-//! What times are taken by: [`Stopwatch`], the device's own timestamps or the wall clock.
+//! [`Stopwatch`]: times submissions by the device's timestamps or by the wall clock.
 
 use std::time::{Duration, Instant};
 
@@ -7,19 +7,19 @@ use wgpu_kv_cache::{CacheConfig, Context, DeviceError, Error, adapter_label};
 
 use crate::Failure;
 
-/// Features that timestamps between any two commands need.
+/// Features that timestamps between commands of an encoder need.
 const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 
-/// Bytes of the copy by which the device's clock is checked.
+/// Bytes of the copy that checks the device's clock.
 const CHECKED_BYTES: u64 = 16 << 20;
 
-/// Which clock times are taken by.
+/// The clock that measures times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clock {
-    /// Timestamps of the device before and after the commands.
+    /// Device timestamps before and after the commands.
     Device,
-    /// The wall clock, from recording to the end of waiting.
+    /// The wall clock, from the start of recording to the end of the wait.
     Wall,
 }
 
@@ -32,11 +32,11 @@ impl Clock {
     }
 }
 
-/// Takes the time of submissions.
+/// Measures the time of submissions.
 pub struct Stopwatch {
     context: Context,
     timestamps: Option<Timestamps>,
-    /// Why the clock is not the device's; empty where it is.
+    /// Why the wall clock is used; empty if device timestamps are.
     pub reason: String,
 }
 
@@ -48,8 +48,8 @@ struct Timestamps {
 }
 
 impl Stopwatch {
-    /// A device with timestamps where the adapter has them. They are used where they agree with the wall clock about a
-    /// long copy; not all drivers' do. And not where the wall clock is asked for.
+    /// Opens a device. Uses its timestamps if the adapter supports them and they agree with the wall clock on a long
+    /// copy, which not every driver's do, unless `wall` asks for the wall clock.
     pub fn open(adapter: &wgpu::Adapter, wall: bool) -> Result<Self, Failure> {
         let refused = |error: &dyn std::error::Error| {
             Error::Device(DeviceError::DeviceRefused {
@@ -88,7 +88,7 @@ impl Stopwatch {
         if self.timestamps.is_some() { Clock::Device } else { Clock::Wall }
     }
 
-    /// Goes back to the wall clock if the device's does not pass for a long copy as it does.
+    /// Falls back to the wall clock if the device's timestamps disagree with it on a long copy.
     fn check(&mut self) -> Result<(), Failure> {
         let bytes = CHECKED_BYTES.min(self.context.limits().max_buffer_size);
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
@@ -117,7 +117,7 @@ impl Stopwatch {
         Ok(())
     }
 
-    /// How long the commands take that `record` records.
+    /// Returns the time that the commands recorded by `record` take.
     pub fn time(
         &self,
         record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Failure>,
@@ -167,11 +167,11 @@ impl Timestamps {
         let lost = || Error::Device(DeviceError::DeviceLost { during: "reading timestamps" });
         let (sender, receiver) = std::sync::mpsc::channel();
         self.readable.map_async(wgpu::MapMode::Read, .., move |outcome| {
-            // Nobody listens any more only where waiting failed.
+            // The receiver is gone only if the wait failed.
             let _ = sender.send(outcome.is_ok());
         });
         context.wait()?;
-        // The callback may run on another thread that polls.
+        // The callback may run on another thread that polls the device.
         if !receiver.recv_timeout(Duration::from_secs(10)).unwrap_or(false) {
             return Err(lost().into());
         }

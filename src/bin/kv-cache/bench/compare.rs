@@ -1,4 +1,4 @@
-//! Two reports beside each other.
+//! Compares two reports.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::report::{Figure, Group, Measured, Report, milliseconds};
 use crate::{Failure, output, output::Out};
 
-/// One form of a case that both reports have.
+/// One form of a case that is in both reports.
 struct Change<'a> {
     case: &'a str,
     form: &'static str,
@@ -17,19 +17,19 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// How many times as fast it has become.
+    /// Speed-up: the time before divided by the time after.
     fn speed(&self) -> f64 {
         self.before.median_seconds / self.after.median_seconds.max(1e-12)
     }
 
-    /// Whether the middle halves of the times lie apart.
+    /// Whether the interquartile ranges of the times are disjoint.
     fn is_clear(&self) -> bool {
         self.after.first_quartile_seconds > self.before.third_quartile_seconds
             || self.after.third_quartile_seconds < self.before.first_quartile_seconds
     }
 }
 
-/// Prints what the two reports have in common.
+/// Prints the changes in the cases that both reports have.
 pub fn run(before: &Report, after: &Report, as_json: bool, out: &mut Out) -> Result<(), Failure> {
     let pairs: Vec<(&Figure, &Figure)> = before
         .figures
@@ -116,7 +116,7 @@ pub fn run(before: &Report, after: &Report, as_json: bool, out: &mut Out) -> Res
     Ok(())
 }
 
-/// The forms of a case that both figures have.
+/// Returns the changes of the forms that both figures have.
 fn changes<'a>(old: &'a Figure, new: &Figure) -> Vec<Change<'a>> {
     let forms = [
         ("kernel", Some(old.kernel), Some(new.kernel)),

@@ -1,4 +1,4 @@
-//! The report as one page that needs nothing else.
+//! The report as one self-contained HTML page.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -26,7 +26,7 @@ th:first-child, td:first-child { text-align: left; }
 .wide { overflow-x: auto; } footer { color: #6b7280; font-size: .9rem; }
 ";
 
-/// The whole page.
+/// Generates the page.
 pub fn html(report: &Report) -> String {
     let page = html! {
         (DOCTYPE)

@@ -1,4 +1,4 @@
-//! Plots of the report, as SVG.
+//! The plots of the report, as SVG.
 
 use plotters::{coord::Shift, prelude::*};
 
@@ -14,7 +14,7 @@ const MESH: RGBColor = RGBColor(0xe5, 0xe7, 0xeb);
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Outcome = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-/// Something measured in each of the forms: name, color, and the times of a figure.
+/// A series of a plot: its name, its color, and its times in a figure.
 type Form = (&'static str, RGBColor, fn(&Figure) -> Option<Measured>);
 
 const FORMS: [Form; 3] = [
@@ -23,7 +23,7 @@ const FORMS: [Form; 3] = [
     ("the device's copy", DEVICE, |figure| Some(figure.device_copy)),
 ];
 
-/// Bandwidth over an amount, both logarithmic, with the copy's line and a ring around what the model chooses.
+/// Plots bandwidth over an amount, both on logarithmic scales, with a ring around the form that the model chooses.
 pub fn bandwidth(figures: &[&Figure], amount: &str) -> String {
     draw(|area| {
         let bandwidths = |figure: &&Figure| FORMS.map(|(_, _, of)| of(figure).map(|form| form.gigabytes_per_second));
@@ -77,7 +77,7 @@ pub fn bandwidth(figures: &[&Figure], amount: &str) -> String {
     })
 }
 
-/// Bars of each form for each figure, in milliseconds, with a mark over what the model chooses.
+/// Draws a bar for each form of each figure, in milliseconds, with a mark over the form that the model chooses.
 pub fn times(figures: &[&Figure]) -> String {
     draw(|area| {
         let milliseconds = |form: Measured| form.median_seconds * 1e3;

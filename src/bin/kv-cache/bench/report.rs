@@ -1,4 +1,4 @@
-//! What a run of the benchmark measured: [`Report`], as it is printed, saved and read again.
+//! [`Report`]: the results of a run of the benchmark, which can be printed, saved and read back.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use wgpu_kv_cache::{CostModel, Form, adapter_label};
 use super::clock::Clock;
 use crate::{Failure, output, output::Out, timing};
 
-/// KV heads of every case.
+/// Number of KV heads in every case.
 pub const HEADS: u32 = 8;
 
 /// All figures of one run on one device.
@@ -24,14 +24,14 @@ pub struct Report {
     pub device_type: String,
     pub driver: String,
     pub driver_info: String,
-    /// When it was measured, in UTC.
+    /// Date of the run, in UTC.
     pub date: String,
     pub clock: Clock,
-    /// Why the clock is not the device's; empty where it is.
+    /// Why the wall clock is used; empty if device timestamps are.
     pub clock_reason: String,
     pub repetitions: usize,
     pub limits: Vec<Limit>,
-    /// What calibration measured, by which forms are chosen.
+    /// The calibrated cost model, which chooses the forms.
     pub cost_model: CostModel,
     pub figures: Vec<Figure>,
 }
@@ -43,7 +43,7 @@ pub struct Limit {
     pub value: u64,
 }
 
-/// What one case measured.
+/// The results of one case.
 #[derive(Serialize, Deserialize)]
 pub struct Figure {
     pub group: Group,
@@ -54,7 +54,7 @@ pub struct Figure {
     /// Bytes written, keys and values together.
     pub bytes: u64,
     pub kernel: Measured,
-    /// Absent where the formats differ.
+    /// `None` if the formats differ, since copies cannot convert.
     pub copies: Option<Measured>,
     pub device_copy: Measured,
     pub chosen: Chosen,
@@ -78,14 +78,14 @@ pub enum Chosen {
     Copies,
 }
 
-/// One form of a case.
+/// The times of one form of a case.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Measured {
     pub median_seconds: f64,
     pub first_quartile_seconds: f64,
     pub third_quartile_seconds: f64,
     pub gigabytes_per_second: f64,
-    /// Of the bandwidth of the device's own copy of the same bytes in the same run.
+    /// Bandwidth relative to that of the device's copy of the same bytes in the same run.
     pub per_cent_of_device_copy: f64,
 }
 
@@ -109,7 +109,7 @@ impl From<Form> for Chosen {
 }
 
 impl Measured {
-    /// Median and middle half of some times, beside those of the device's copy.
+    /// Computes median and quartiles of some times, and compares them with those of the device's copy.
     pub fn new(times: &[Duration], bytes: u64, device_copy: &[Duration]) -> Self {
         let [first, median, third] = quartiles(times);
         Measured {
@@ -121,12 +121,12 @@ impl Measured {
         }
     }
 
-    /// Half of the middle half of the times, in per cent of the median.
+    /// Half the interquartile range, in per cent of the median.
     pub fn spread(&self) -> f64 {
         (self.third_quartile_seconds - self.first_quartile_seconds) / 2.0 / self.median_seconds.max(1e-9) * 100.0
     }
 
-    /// Time with spread, bandwidth, and per cent of the device's copy.
+    /// Formats the time with its spread, the bandwidth, and the per cent of the device's copy.
     pub fn text(&self) -> String {
         format!(
             "{} ±{:>2.0} %  {:>7.2} GB/s {:>4.0} %",
@@ -139,7 +139,7 @@ impl Measured {
 }
 
 impl Figure {
-    /// The form that the model chooses.
+    /// Returns the times of the form that the model chooses.
     pub fn chosen(&self) -> &Measured {
         match (self.chosen, &self.copies) {
             (Chosen::Copies, Some(copies)) => copies,
@@ -180,7 +180,7 @@ impl Report {
         }
     }
 
-    /// A report that was saved by `--json`.
+    /// Reads a report that `--json` printed.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
         serde_json::from_str(&text)
@@ -191,13 +191,13 @@ impl Report {
         self.figures.iter().filter(move |figure| figure.group == group)
     }
 
-    /// Which clock, how often, and why not the device's.
+    /// Describes the clock, the reason for it, and the number of repetitions.
     pub fn method(&self) -> String {
         let why = if self.clock_reason.is_empty() { String::new() } else { format!(" ({})", self.clock_reason) };
         format!("{}{why}, medians of {}", self.clock.name(), self.repetitions)
     }
 
-    /// What the cost model was measured to be.
+    /// Describes the calibrated cost model.
     pub fn costs(&self) -> String {
         let CostModel { dispatch_ns, copy_ns, kernel_gb_per_s, copy_gb_per_s, .. } = self.cost_model;
         format!(
@@ -236,7 +236,7 @@ impl Report {
     }
 }
 
-/// A time as text, in milliseconds.
+/// Formats a time in milliseconds.
 pub fn milliseconds(seconds: f64) -> String {
     format!("{:.3} ms", seconds * 1e3)
 }

@@ -1,12 +1,12 @@
-//! How far a driver's own `exp` is from f64, over what a softmax asks of it.
+//! The error of a driver's own `exp`, against f64, over the range that a softmax uses.
 
 use wgpu_kv_cache::{Context, DeviceError, Error};
 
 const COUNT: u32 = 8192;
-/// From this far below zero to zero; what is lower weighs nothing.
+/// Lower end of the range; its upper end is 0. Scores further below the largest have negligible weight.
 const LOWEST: f32 = -16.0;
 
-/// The largest relative error.
+/// Returns the largest relative error.
 pub fn largest_error(context: &Context) -> Result<f64, Error> {
     let (device, queue) = (context.device(), context.queue());
     let text = format!(

@@ -1,11 +1,12 @@
-//! The errors of formats as a picture: in the terminal, and as SVG.
+//! Charts of the formats' errors, in the terminal and as SVG.
 
 use plotters::prelude::*;
 
 use super::Quality;
 
-/// Marks for each factor of ten, above the least error that has one.
+/// Marks of a bar per factor of ten above [`LEAST`].
 const MARKS: f64 = 16.0;
+/// Error at which a bar has length zero.
 const LEAST: f64 = 1e-4;
 const KEYS: RGBColor = RGBColor(0x25, 0x63, 0xeb);
 const VALUES: RGBColor = RGBColor(0x05, 0x96, 0x69);
@@ -13,19 +14,20 @@ const ATTENTION: RGBColor = RGBColor(0xd9, 0x77, 0x06);
 const INK: RGBColor = RGBColor(0x37, 0x41, 0x51);
 const MESH: RGBColor = RGBColor(0xe5, 0xe7, 0xeb);
 
-/// The errors of a row, by name, as far as they are there.
+/// Returns the errors that a row has, with their names and colors.
 fn errors(row: &Quality) -> impl Iterator<Item = (&'static str, RGBColor, f64)> {
     [("keys", KEYS, Some(row.keys)), ("values", VALUES, Some(row.values)), ("attention", ATTENTION, row.attention)]
         .into_iter()
         .filter_map(|(name, color, error)| Some((name, color, error?)))
 }
 
-/// Those that a logarithmic scale has: a format that cannot hold a number of the trace has infinite ones.
+/// Returns the errors that fit a logarithmic scale. A format that cannot represent a number of the trace has infinite
+/// errors.
 fn drawable(row: &Quality) -> impl Iterator<Item = (&'static str, RGBColor, f64)> {
     errors(row).filter(|(_, _, error)| *error > 0.0 && error.is_finite())
 }
 
-/// A bar for each error, on a logarithmic scale.
+/// Draws a bar for each error, on a logarithmic scale.
 pub fn text(rows: &[Quality]) -> String {
     let mut text = String::new();
     for row in rows {
@@ -40,7 +42,7 @@ pub fn text(rows: &[Quality]) -> String {
     text
 }
 
-/// Half the least error and the largest, of those that are not zero.
+/// Returns half the least drawable error, and the largest.
 fn bounds(rows: &[Quality]) -> (f64, f64) {
     let all = || rows.iter().flat_map(drawable).map(|(_, _, error)| error);
     let low = all().fold(f64::INFINITY, f64::min);
@@ -48,7 +50,7 @@ fn bounds(rows: &[Quality]) -> (f64, f64) {
     if high > 0.0 { (low / 2.0, high) } else { (1e-9, 1e-8) }
 }
 
-/// Error over bits an element: the nearer to the corner, the better.
+/// Plots errors over bits per element. Points closer to the origin are better.
 pub fn svg(rows: &[Quality]) -> String {
     let mut text = String::new();
     let drawn = draw(rows, &mut text);
@@ -87,7 +89,7 @@ fn draw(rows: &[Quality], text: &mut String) -> Result<(), Box<dyn std::error::E
             .label(name)
             .legend(move |(x, y)| Circle::new((x + 8, y), 4, color.filled()));
     }
-    // Each name stands above its highest point; names of neighbours stand above each other.
+    // Each name is drawn above the row's highest point. Names of neighbours are stacked.
     for (index, row) in rows.iter().enumerate() {
         let top = drawable(row).map(|(_, _, error)| error).fold(0.0, f64::max);
         if top > 0.0 {

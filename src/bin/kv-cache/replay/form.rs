@@ -1,4 +1,4 @@
-//! The form of programs and of their results.
+//! The JSON format of programs and of their results.
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -37,7 +37,7 @@ pub struct Config {
     placement: OfLayers<Placement>,
 }
 
-/// Of all layers, or of each.
+/// One value for all layers, or one for each.
 enum OfLayers<T> {
     All(T),
     Each(Vec<T>),
@@ -62,7 +62,7 @@ impl<T: Default> Default for OfLayers<T> {
 }
 
 impl<T: Copy> OfLayers<T> {
-    /// That of one of so many layers.
+    /// Returns the value for `layer`, of `layers` layers.
     fn of(&self, layer: usize, layers: usize) -> Result<T, Error> {
         match self {
             OfLayers::All(all) => Ok(*all),
@@ -74,7 +74,7 @@ impl<T: Copy> OfLayers<T> {
     }
 }
 
-/// A format by its name.
+/// A format, given by its name.
 #[derive(Clone, Copy)]
 struct Named(Format);
 
@@ -90,7 +90,7 @@ impl<'de> Deserialize<'de> for Named {
     }
 }
 
-/// A scale.
+/// A scale, 1 by default.
 #[derive(Clone, Copy, Deserialize)]
 struct Factor(f32);
 
@@ -100,7 +100,7 @@ impl Default for Factor {
     }
 }
 
-/// What is done, by the name in `op`.
+/// An operation; the field `op` names its kind.
 #[derive(Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Operation {
@@ -157,7 +157,7 @@ pub enum Operation {
         #[serde(default = "yes")]
         causal: bool,
         scale: Option<f32>,
-        /// 0 is none.
+        /// 0 means no cap.
         softcap: Option<f32>,
         mask: Option<Floats>,
         mask_shape: Option<[u32; 4]>,
@@ -176,10 +176,10 @@ pub enum Numbers {
     Each(Vec<u32>),
 }
 
-/// Numbers of f32; NaN and infinities are strings.
+/// f32 numbers. NaN and infinities, which JSON numbers cannot express, are strings.
 pub struct Floats(pub Vec<f32>);
 
-/// What an operation gave.
+/// The result of an operation.
 #[derive(Serialize)]
 pub struct Outcome {
     pub ok: bool,
@@ -193,7 +193,7 @@ pub struct Outcome {
     given: Option<Given>,
 }
 
-/// What an operation gave beside lengths.
+/// The data that an operation returned.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum Given {
@@ -201,22 +201,22 @@ pub enum Given {
     Attention { output: Floats, shape: [u32; 4] },
 }
 
-/// Rows that were copied out, or the storage.
+/// Rows that were copied out, or the whole storage.
 #[derive(Serialize)]
 pub struct Rows {
     shape: [u32; 4],
     keys: Floats,
-    /// Where it differs.
+    /// Absent if it equals `shape`.
     #[serde(skip_serializing_if = "Option::is_none")]
     value_shape: Option<[u32; 4]>,
     values: Floats,
-    /// `[batch][rows]`; absent of the storage.
+    /// `[batch][rows]`; absent for the storage.
     #[serde(skip_serializing_if = "Option::is_none")]
     positions: Option<Vec<Vec<Option<u32>>>>,
 }
 
 impl Config {
-    /// The configuration of each layer.
+    /// Returns the configuration of each layer.
     pub fn layers(&self) -> Result<Vec<CacheConfig>, Error> {
         BatchedKvCache::check_layers(self.layers)?;
         let config = CacheConfig::new(self.batch_size, self.num_heads, self.head_dim, self.max_seq_len)
@@ -234,7 +234,7 @@ impl Config {
 }
 
 impl Operation {
-    /// The layer that it is about, if it is about one.
+    /// Returns the layer that the operation applies to; `None` if it applies to all.
     pub fn layer(&self) -> Option<usize> {
         match self {
             Operation::Update { layer, .. }
@@ -248,7 +248,7 @@ impl Operation {
 }
 
 impl Numbers {
-    /// One for each of a batch.
+    /// Returns one number for each sequence of a batch.
     pub fn each(&self, batch: usize) -> Vec<u32> {
         match self {
             Numbers::One(number) => vec![*number; batch],
@@ -268,7 +268,7 @@ impl Outcome {
     }
 }
 
-/// `{"results": […]}`, an operation a line.
+/// Formats `{"results": […]}`, with one line per operation.
 pub fn results(outcomes: &[Outcome]) -> String {
     let line = |outcome: &Outcome| serde_json::to_string(outcome).expect("keys are strings");
     let lines: Vec<String> = outcomes.iter().map(line).collect();
@@ -287,7 +287,7 @@ impl Rows {
         }
     }
 
-    /// Rows of a range, with the positions that each sequence has of them.
+    /// Creates the rows of a range, given the positions that each sequence has in it.
     pub fn copied(pair: &Pair<HostTensor>, positions: Vec<Vec<u32>>) -> Self {
         let rows = pair.keys.shape()[2] as usize;
         let padded = |known: Vec<u32>| {
@@ -298,7 +298,7 @@ impl Rows {
         Self::new(pair, Some(positions.into_iter().map(padded).collect()))
     }
 
-    /// The planes of the sequences in the batch.
+    /// Creates the storage of the sequences in the batch, without those beyond it.
     pub fn storage(pair: &Pair<HostTensor>, batch: u32) -> Self {
         let mut rows = Self::new(pair, None);
         for (shape, floats) in [(Some(&mut rows.shape), &mut rows.keys), (rows.value_shape.as_mut(), &mut rows.values)]
@@ -341,7 +341,7 @@ impl<'de> Deserialize<'de> for Floats {
         }
         let floats = Vec::<Float>::deserialize(deserializer)?;
         let float = |float| match float {
-            // Of all that JSON can say, the nearest.
+            // JSON numbers that are no f32 round to the nearest.
             Float::Number(number) => Ok(number as f32),
             Float::Text(text) => match text.as_str() {
                 "NaN" | "nan" => Ok(f32::NAN),

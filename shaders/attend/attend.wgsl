@@ -1,6 +1,6 @@
-// attend: softmax(queries × keysᵀ) × values over one layer of the cache, by an online softmax in f32. Reads each key
-// and value once for all rows of its tile: a row is a query head of a token, and a tile holds all query heads of a KV
-// head, up to 32.
+// attend: softmax(queries × keysᵀ) × values over one layer of the cache, by an online softmax in f32. A row is a query
+// head of a token; a workgroup computes a tile of ROWS rows of one KV head over a part of the positions, and reads each
+// key and value of that part once.
 //
 // Grid:    x counts splits of the positions, y tiles of rows, z planes [sequence, kv_head]. One workgroup each.
 // Shapes:  queries    strided [sequence, head, token, key_dim]
@@ -10,126 +10,73 @@
 // Bounds:  rows past the queries of a sequence are neither read nor written; only positions that some row sees are
 //          read.
 //
-// Before this the host writes the sizes of arrays (WORKGROUP; ROWS of a tile; STAGED_VECTORS, queries kept in workgroup
-// memory), and read/read with the prefix cache_.
+// A chunk is 4 × GROUPS positions. LANES neighbouring threads are a group; it reads four positions at a time, and each
+// of its threads the same units of all four, KEY_UNITS of the keys and VALUE_UNITS of the values. With 4 lanes and one
+// unit a thread:
+//
+//                          unit 0    unit 1    unit 2    unit 3
+//                        ┌─────────┬─────────┬─────────┬─────────┐
+//     position p         │ thread 0│ thread 1│ thread 2│ thread 3│  group 0   p = first of the chunk
+//     p + GROUPS         │    0    │    1    │    2    │    3    │  group 0
+//     p + 2 GROUPS       │    0    │    1    │    2    │    3    │  group 0
+//     p + 3 GROUPS       │    0    │    1    │    2    │    3    │  group 0
+//     p + 1              │ thread 4│ thread 5│ thread 6│ thread 7│  group 1
+//     …
+//
+// So neighbouring threads load neighbouring bytes, and a thread has 4 × (KEY_UNITS + VALUE_UNITS) loads in flight. Of
+// a row of the tile, a thread computes the part of four dot products that its units give. Workgroup memory adds up the
+// parts of a group; one thread, the owner of (row, group), makes weights of the four sums and keeps the largest score
+// and the sum of weights that its group has seen of the row. Every group thus has an online softmax of its own, and no
+// thread waits for another group's. A thread then adds weight × value to the part of the row's sum that its units
+// give, which stays in registers. After the last chunk a tree joins the groups.
+//
+// Before this the host writes WORKGROUP, LANES, ROWS, ROUND, the units of a thread, and read/read with the prefix
+// cache_, wide. The rows of a tile go through workgroup memory in rounds of ROUND.
 
 #import params.wgsl
 #import scores.wgsl
+#import seen.wgsl
 #import parts/{whole,split}.wgsl
-#import mask/{none,added}.wgsl
-#import ../format/{bits,f16,bf16}/decode.wgsl as query
+#import queries/{held,staged}.wgsl
+#import chunk.wgsl as whole, edge
 
-override STAGED: bool;     // queries are kept in workgroup memory
-override CAUSAL: bool;
-override WINDOWED: bool;   // a query sees SINKS positions, and WINDOW up to its own
-override WINDOW: u32;
-override SINKS: u32;
-override QUERY_LANES: u32; // elements of a word: 2 of a 16-bit format, else 1
+const GROUPS = WORKGROUP / LANES;
+const CHUNK = 4u * GROUPS;
+const ROW_FOURS = (ROWS + 3u) / 4u;
+const KEY_VECTORS = KEY_UNITS * cache_key_unit_vectors;
+const VALUE_VECTORS = VALUE_UNITS * cache_value_unit_vectors;
 
-@group(0) @binding(1) var<storage, read> queries: array<u32>;
+// Units of a row lie with the lanes alternately (LANE_STEP 1, UNIT_STEP LANES), or each lane has neighbouring ones.
+override KEY_LANE_STEP: u32;
+override KEY_UNIT_STEP: u32;
+override VALUE_LANE_STEP: u32;
+override VALUE_UNIT_STEP: u32;
 
-var<workgroup> staged_queries: array<vec4<f32>, STAGED_VECTORS>;
-var<workgroup> scores: array<f32, ROWS * WORKGROUP>;
-var<workgroup> slots: array<u32, WORKGROUP>;
-var<workgroup> row_largest: array<f32, ROWS>;
-var<workgroup> row_sum: array<f32, ROWS>;
-var<workgroup> row_factor: array<f32, ROWS>;
-var<workgroup> lanes: array<vec4<f32>, WORKGROUP>;
+// [row of the round, group, lane]: parts of dot products of four positions; at the end, parts of the groups' sums. A
+// group has room for one lane more, so that threads which read the same lane of several groups meet no bank twice.
+const PART_STRIDE = LANES + 1u;
+var<workgroup> shared_parts: array<vec4<f32>, ROUND * GROUPS * PART_STRIDE>;
+// [row, group]: weights of four positions; at the end, largest score and sum of weights.
+var<workgroup> shared_weights: array<vec4<f32>, ROWS * GROUPS>;
+// [four rows, group]: by what sums so far are multiplied; at the end, the group's largest score.
+var<workgroup> shared_factors: array<vec4<f32>, ROW_FOURS * GROUPS>;
 
-// Values of each thread: vector `local % VALUE_THREADS` of positions `local / VALUE_THREADS`, and every so many after.
-const VALUE_THREADS = min(cache_value_vectors, WORKGROUP);
-const VALUE_LANES = WORKGROUP / VALUE_THREADS;
-const VALUE_TURNS = (cache_value_vectors + VALUE_THREADS - 1u) / VALUE_THREADS;
+// Of each row, the sums of weight × value of the thread's vectors.
+var<private> sums: array<vec4<f32>, ROWS * VALUE_VECTORS>;
+// Of each (row, group) that the thread owns.
+var<private> own_largest: array<f32, OWNED>;
+var<private> own_total: array<f32, OWNED>;
 
-fn query_element(at: u32) -> f32 {
-    if QUERY_LANES == 1u {
-        return bitcast<f32>(queries[at]);
-    }
-    return bitcast<f32>(query_decode((queries[at / 2u] >> (at % 2u * 16u)) & 0xffffu));
-}
-
-fn query_within(at: u32, inside: bool) -> f32 {
-    if inside {
-        return query_element(at);
-    }
-    return 0.0;
-}
-
-fn query_vector(row: Row, vector: u32) -> vec4<f32> {
-    let at = row.query + 4u * vector;
-    let left = cache_key_dim - 4u * vector;
-    return vec4<f32>(
-        query_element(at),
-        query_within(at + 1u, left > 1u),
-        query_within(at + 2u, left > 2u),
-        query_within(at + 3u, left > 3u),
-    );
-}
-
-// The queries of a plane.
-struct Queries {
+// What a thread does.
+struct Work {
     plane: u32,
-    length: u32, // of the sequence
-    start: u32,  // position of the first row just written
-    count: u32,  // rows of queries
-}
-
-// A part of the work on a plane: split `split` of `splits`, where a plane has room for `rows` rows of partial sums.
-struct Part {
-    plane: u32,
-    rows: u32,
-    split: u32,
-    splits: u32,
-}
-
-// Positions up to and with that of the query of a token: it sees none after them.
-fn end_of(queries: Queries, token: u32) -> u32 {
-    if !CAUSAL {
-        return queries.length;
-    }
-    if WRITTEN {
-        return queries.start + token + 1u;
-    }
-    return queries.length - min(queries.length, params.tokens - 1u - token);
-}
-
-// What is seen by some row of a tile: positions below `sinks`, and from `first` on, `count` together.
-struct Seen {
-    sinks: u32,
-    first: u32,
-    count: u32,
-}
-
-fn seen_by(queries: Queries, first_row: u32) -> Seen {
-    let rows = queries.count * GROUP;
-    if first_row >= rows {
-        return Seen();
-    }
-    let last_row = min(first_row + ROWS, rows) - 1u;
-    let earliest = end_of(queries, first_row / GROUP);
-    let latest = end_of(queries, last_row / GROUP);
-    let sinks = min(SINKS, latest);
-    var first = sinks;
-    if WINDOWED {
-        first = min(max(sinks, earliest - min(earliest, WINDOW)), latest);
-    }
-    return Seen(sinks, first, sinks + (latest - first));
-}
-
-fn seen_position(seen: Seen, index: u32) -> u32 {
-    return select(seen.first + (index - seen.sinks), index, index < seen.sinks);
-}
-
-fn is_seen(queries: Queries, row: Row, position: u32) -> bool {
-    let end = end_of(queries, row.token);
-    let near = !WINDOWED || position < SINKS || end - position <= WINDOW;
-    return row.inside && position < end && near;
-}
-
-fn score_of(row: Row, position: u32, product: f32) -> f32 {
-    let added = mask_at(row, position);
-    let score = nan_of_infinity(capped(product * params.scale) + added);
-    return select(score, HIDDEN, is_hidden(added) || is_hidden(score));
+    first_row: u32,
+    local: u32,
+    lane: u32,
+    group: u32,
+    end: u32, // of the positions of the workgroup, as counted by seen_position
+    seen: Seen,
+    queries: Queries,
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -147,114 +94,88 @@ fn attend(
     let queries_of_plane = Queries(plane, length, written_from, count_of(length, written_from));
     let part = Part(plane, groups.y * ROWS, group.x, groups.x);
     let seen = seen_by(queries_of_plane, first_row);
-    let whole = (seen.count + part.splits * WORKGROUP - 1u) / (part.splits * WORKGROUP) * WORKGROUP;
-    let start = min(part.split * whole, seen.count);
-    let end = min(start + whole, seen.count);
+    let share = (seen.count + part.splits * CHUNK - 1u) / (part.splits * CHUNK) * CHUNK;
+    let start = min(part.split * share, seen.count);
+    let end = min(start + share, seen.count);
+    let work = Work(plane, first_row, local, local % LANES, local / LANES, end, seen, queries_of_plane);
 
-    if STAGED {
-        for (var i = local; i < ROWS * cache_key_vectors; i += WORKGROUP) {
-            let row = row_of(plane, first_row + i / cache_key_vectors, queries_of_plane.count);
-            staged_queries[i] = vec4<f32>();
-            if row.inside {
-                staged_queries[i] = query_vector(row, i % cache_key_vectors);
-            }
+    take_queries(work);
+#for o in OWNED
+    own_largest[{o}] = HIDDEN;
+#end
+
+    // Chunks that every row sees in whole lie together; those before and after take the longer way.
+    let clean = clean_chunks(seen, start, end);
+    for (var base = clean.x; base < clean.y; base += CHUNK) {
+        whole_chunk(work, base);
+    }
+    for (var base = select(start, clean.y, start == clean.x); base < end; ) {
+        edge_chunk(work, base);
+        base += CHUNK;
+        if base == clean.x {
+            base = clean.y;
         }
     }
-    for (var r = local; r < ROWS; r += WORKGROUP) {
-        row_largest[r] = HIDDEN;
-        row_sum[r] = 0.0;
-        row_factor[r] = 0.0;
+
+    // Joins what the groups have seen of each row: (largest score, sum of weights).
+#for n in ROUNDS
+#for o in OWNERS
+    if local + {o}u * WORKGROUP < ROUND * GROUPS {
+        let at = {n}u * ROUND * GROUPS + local + {o}u * WORKGROUP;
+        let largest = own_largest[{n}u * OWNERS + {o}u];
+        shared_weights[at] = vec4<f32>(largest, own_total[{n}u * OWNERS + {o}u], 0.0, 0.0);
+        let row = {n}u * ROUND + (local + {o}u * WORKGROUP) / GROUPS;
+        shared_factors[row / 4u * GROUPS + at % GROUPS][row % 4u] = largest;
+    }
+#end
+#end
+    workgroupBarrier();
+    for (var half = GROUPS / 2u; half > 0u; half /= 2u) {
+        for (var at = local; at < ROWS * half; at += WORKGROUP) {
+            let here = at / half * GROUPS + at % half;
+            let a = shared_weights[here];
+            let b = shared_weights[here + half];
+            let largest = max(a.x, b.x);
+            let total = kept(a.x, largest) * a.y + kept(b.x, largest) * b.y;
+            shared_weights[here] = vec4<f32>(largest, total, 0.0, 0.0);
+        }
+        workgroupBarrier();
+    }
+    let largest = array<vec4<f32>, ROW_FOURS>(
+#for f in ROW_FOURS
+        shared_factors[{f}u * GROUPS + work.group],
+#end
+    );
+#for r in ROWS
+    {
+        let factor = kept(largest[{r} / 4][{r} % 4], shared_weights[{r}u * GROUPS].x);
+#for v in VALUE_VECTORS
+        sums[{r}u * VALUE_VECTORS + {v}u] *= factor;
+#end
+    }
+#end
+#for v in VALUE_VECTORS
+#for n in ROUNDS
+#for i in ROUND
+    shared_parts[({i}u * GROUPS + work.group) * PART_STRIDE + work.lane] = sums[({n}u * ROUND + {i}u) * VALUE_VECTORS + {v}u];
+#end
+    workgroupBarrier();
+    for (var i = local; i < ROUND * LANES; i += WORKGROUP) {
+        let lane = i % LANES;
+        var sum = vec4<f32>();
+        for (var g = 0u; g < GROUPS; g++) {
+            sum += shared_parts[(i / LANES * GROUPS + g) * PART_STRIDE + lane];
+        }
+        let unit = lane * VALUE_LANE_STEP + {v}u / cache_value_unit_vectors * VALUE_UNIT_STEP;
+        let vector = unit * cache_value_unit_vectors + {v}u % cache_value_unit_vectors;
+        let index = {n}u * ROUND + i / LANES;
+        let row = row_of(plane, first_row + index, queries_of_plane.count);
+        if row.inside && vector < cache_value_vectors {
+            let joined = shared_weights[index * GROUPS];
+            finish(row, part, vector, sum, joined.x, joined.y);
+        }
     }
     workgroupBarrier();
-
-    var sums: array<vec4<f32>, ROWS * VALUE_TURNS>;
-    for (var base = start; base < end; base += WORKGROUP) {
-        // Scores of one position a thread.
-        var dots: array<f32, ROWS>;
-        let index = base + local;
-        let position = seen_position(seen, min(index, end - 1u));
-        let slot = cache_slot(position);
-        slots[local] = slot;
-        for (var vector = 0u; vector < cache_key_vectors; vector++) {
-            let key = cache_key_at(plane, slot, vector);
-            for (var r = 0u; r < ROWS; r++) {
-                if STAGED {
-                    dots[r] += dot(staged_queries[r * cache_key_vectors + vector], key);
-                } else {
-                    let last_row = max(queries_of_plane.count * GROUP, 1u) - 1u;
-                    let row = row_of(plane, min(first_row + r, last_row), queries_of_plane.count);
-                    dots[r] += dot(query_vector(row, vector), key);
-                }
-            }
-        }
-        for (var r = 0u; r < ROWS; r++) {
-            let row = row_of(plane, first_row + r, queries_of_plane.count);
-            var score = HIDDEN;
-            if index < end && is_seen(queries_of_plane, row, position) {
-                score = score_of(row, position, dots[r]);
-            }
-            scores[r * WORKGROUP + local] = score;
-        }
-        workgroupBarrier();
-        for (var r = local; r < ROWS; r += WORKGROUP) {
-            var largest = row_largest[r];
-            for (var i = 0u; i < WORKGROUP; i++) {
-                largest = max(largest, scores[r * WORKGROUP + i]);
-            }
-            // Of nothing seen so far, nothing is kept.
-            row_factor[r] = select(exp_or_nan(row_largest[r] - largest), 0.0, is_hidden(row_largest[r]));
-            row_largest[r] = largest;
-        }
-        workgroupBarrier();
-        for (var r = 0u; r < ROWS; r++) {
-            let score = scores[r * WORKGROUP + local];
-            scores[r * WORKGROUP + local] = select(exp_or_nan(score - row_largest[r]), UNSEEN, is_hidden(score));
-        }
-        workgroupBarrier();
-        for (var r = local; r < ROWS; r += WORKGROUP) {
-            var sum = 0.0;
-            for (var i = 0u; i < WORKGROUP; i++) {
-                let weight = scores[r * WORKGROUP + i];
-                sum += select(weight, 0.0, is_unseen(weight));
-            }
-            row_sum[r] = row_sum[r] * row_factor[r] + sum;
-        }
-        for (var turn = 0u; turn < VALUE_TURNS; turn++) {
-            let vector = local % VALUE_THREADS + turn * VALUE_THREADS;
-            // Summed up by themselves, so that many positions do not round one after the other.
-            var of_chunk: array<vec4<f32>, ROWS>;
-            if local < VALUE_THREADS * VALUE_LANES && vector < cache_value_vectors {
-                for (var i = local / VALUE_THREADS; i < min(WORKGROUP, end - base); i += VALUE_LANES) {
-                    let value = cache_value_at(plane, slots[i], vector);
-                    for (var r = 0u; r < ROWS; r++) {
-                        let weight = scores[r * WORKGROUP + i];
-                        of_chunk[r] += select(weight * value, vec4<f32>(), is_unseen(weight));
-                    }
-                }
-            }
-            for (var r = 0u; r < ROWS; r++) {
-                sums[r * VALUE_TURNS + turn] = sums[r * VALUE_TURNS + turn] * row_factor[r] + of_chunk[r];
-            }
-        }
-        workgroupBarrier();
-    }
-
-    for (var r = 0u; r < ROWS; r++) {
-        for (var turn = 0u; turn < VALUE_TURNS; turn++) {
-            let vector = local % VALUE_THREADS + turn * VALUE_THREADS;
-            lanes[local] = sums[r * VALUE_TURNS + turn];
-            workgroupBarrier();
-            if local < VALUE_THREADS && vector < cache_value_vectors {
-                var sum = lanes[local];
-                for (var lane = 1u; lane < VALUE_LANES; lane++) {
-                    sum += lanes[local + lane * VALUE_THREADS];
-                }
-                let row = row_of(plane, first_row + r, queries_of_plane.count);
-                if row.inside {
-                    finish(row, part, vector, sum, row_largest[r], row_sum[r]);
-                }
-            }
-            workgroupBarrier();
-        }
-    }
+#end
+#end
 }

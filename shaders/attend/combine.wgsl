@@ -6,7 +6,11 @@
 //          output     strided [sequence, head, token, value_dim]
 // Bounds:  rows past the queries of a sequence are dropped.
 //
-// Before this the host writes WORKGROUP, the threads of a workgroup.
+// All splits are read at once: first the largest scores and sums of weights, one split a thread, which a tree joins; then
+// the sums of values, by VECTORS neighbouring threads for each of LANES splits, four loads a thread before the first is
+// used.
+//
+// Before this the host writes WORKGROUP, the threads of a workgroup, and VECTORS, those that read vectors of one split.
 
 #import params.wgsl
 #import scores.wgsl
@@ -18,9 +22,21 @@ override cache_heads: u32;
 override cache_value_dim: u32;
 override cache_value_vectors: u32;
 
+const LANES = WORKGROUP / VECTORS;
+
 @group(0) @binding(3) var<storage, read> partials: array<vec4<f32>>;
 
 @group(0) @binding(5) var<storage, read> lengths: array<u32>;
+
+// (Largest score, sum of weights) of splits.
+var<workgroup> stats: array<vec2<f32>, WORKGROUP>;
+var<workgroup> factors: array<f32, WORKGROUP>;
+var<workgroup> parts: array<vec4<f32>, WORKGROUP>;
+
+fn join_stats(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
+    let largest = max(a.x, b.x);
+    return vec2<f32>(largest, kept(a.x, largest) * a.y + kept(b.x, largest) * b.y);
+}
 
 @compute @workgroup_size(WORKGROUP)
 fn combine(
@@ -38,21 +54,53 @@ fn combine(
     let rows = u32(partials[0].y);
     let stride = cache_value_vectors + 1u;
     let first = 1u + (plane * rows + row.index) * splits * stride;
-    var largest = HIDDEN;
-    for (var split = 0u; split < splits; split++) {
-        largest = max(largest, partials[first + split * stride + cache_value_vectors].x);
+
+    var own = vec2<f32>(HIDDEN, 0.0);
+    for (var split = local; split < splits; split += WORKGROUP) {
+        own = join_stats(own, partials[first + split * stride + cache_value_vectors].xy);
     }
-    var weight = 0.0;
-    for (var split = 0u; split < splits; split++) {
-        let part = partials[first + split * stride + cache_value_vectors];
-        weight += part.y * exp_or_nan(part.x - largest);
-    }
-    for (var vector = local; vector < cache_value_vectors; vector += WORKGROUP) {
-        var sum = vec4<f32>();
-        for (var split = 0u; split < splits; split++) {
-            let part = partials[first + split * stride + cache_value_vectors];
-            sum += partials[first + split * stride + vector] * exp_or_nan(part.x - largest);
+    stats[local] = own;
+    workgroupBarrier();
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        if local < half {
+            stats[local] = join_stats(stats[local], stats[local + half]);
         }
-        write_output(row, vector, sum, weight);
+        workgroupBarrier();
+    }
+    let joined = stats[0];
+
+    let lane = local / VECTORS;
+    for (var turn = 0u; turn < cache_value_vectors; turn += VECTORS) {
+        let vector = min(turn + local % VECTORS, cache_value_vectors - 1u);
+        var sum = vec4<f32>();
+        for (var base = 0u; base < splits; base += WORKGROUP) {
+            let count = min(WORKGROUP, splits - base);
+            if local < count {
+                factors[local] = kept(partials[first + (base + local) * stride + cache_value_vectors].x, joined.x);
+            }
+            workgroupBarrier();
+            for (var at = lane; at < count; at += 4u * LANES) {
+#for p in 4
+                let at_{p} = min(at + {p}u * LANES, count - 1u);
+                let part_{p} = partials[first + (base + at_{p}) * stride + vector];
+#end
+#for p in 4
+                sum += select(vec4<f32>(), part_{p} * factors[at_{p}], at + {p}u * LANES < count);
+#end
+            }
+            workgroupBarrier();
+        }
+        parts[local] = sum;
+        workgroupBarrier();
+        for (var half = LANES / 2u; half > 0u; half /= 2u) {
+            if lane < half {
+                parts[local] += parts[local + half * VECTORS];
+            }
+            workgroupBarrier();
+        }
+        if lane == 0u && turn + local < cache_value_vectors {
+            write_output(row, vector, parts[local], joined.y);
+        }
+        workgroupBarrier();
     }
 }

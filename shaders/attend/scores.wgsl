@@ -48,3 +48,17 @@ fn capped(score: f32) -> f32 {
     }
     return score;
 }
+
+// By what sums are multiplied that were made with another largest score. Of nothing seen so far, nothing is kept.
+fn kept(before: f32, largest: f32) -> f32 {
+    return select(exp_or_nan(before - largest), 0.0, is_hidden(before));
+}
+
+// Weights of four scores; 0 of those that are hidden.
+fn weights_of(scores: vec4<f32>, largest: f32) -> vec4<f32> {
+    return vec4<f32>(
+#for p in 4
+        select(exp_or_nan(scores[{p}] - largest), 0.0, is_hidden(scores[{p}])),
+#end
+    );
+}

@@ -8,7 +8,9 @@
 // Bounds:  the host ensures that every group and slot of a move exists; the kernel drops the units past the end.
 
 #import ../step/workgroup.wgsl
-#import layer.wgsl as layer_*
+#for layer in LAYERS
+#import layer.wgsl as layer_{layer}
+#end
 
 override HEADS: u32;
 override LAYERS: u32;
@@ -49,5 +51,7 @@ fn permute(
     @builtin(local_invocation_index) local: u32,
 ) {
     let unit = (group.z * groups.x + group.x) * WORKGROUP_SIZE + local;
-    permute_unit(group.y, unit);
+#for layer in LAYERS
+    layer_{layer}_permute(group.y, unit);
+#end
 }

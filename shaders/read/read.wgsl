@@ -10,8 +10,11 @@
 // Shapes:  lengths   [sequence], then [sequence] of starts, then the scales of keys and of values as the bits of f32
 
 #import ../placement/{linear,ring}.wgsl
+#import loads/{one,two,four}.wgsl as reader_key, reader_value
 #import ../format/{f32,halves,words,fp8_e4m3,q8_0,q4_0}/read.wgsl as reader_key, reader_value
 #import side.wgsl as reader_key, reader_value
+#import ../format/{words,halves,fp8_e4m3,q8_0,q4_0}/unit.wgsl as reader_key, reader_value
+#import units/{one,two,four}.wgsl as reader_key, reader_value
 #import halves/{none,f16}.wgsl as reader_key, reader_value
 
 // Positions of a sequence; its next token goes there.

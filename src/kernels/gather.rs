@@ -2,7 +2,7 @@
 
 use super::{
     StepPath,
-    link::{Link, no_choice, no_prelude},
+    link::{Link, no_choice, no_count, no_prelude},
     side::{converted, lane_mask, plane_words},
 };
 use crate::Format;
@@ -62,7 +62,7 @@ impl GatherVariant {
             "format/encode" => converted(output),
             choice => no_choice(choice, name),
         };
-        Link { choose: &choose, prelude: &no_prelude, repeats: 0 }.text("gather/gather.wgsl")
+        Link { choose: &choose, prelude: &no_prelude, count: &no_count }.text("gather/gather.wgsl")
     }
 
     /// Returns the value of an `override`; `None` if the kernel has no such constant.

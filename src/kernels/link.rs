@@ -6,12 +6,18 @@
 //! #import planes/{wide,narrow}.wgsl as key    includes the file under a name: side_ becomes key_, SIDE_ becomes KEY_
 //! #import source/none.wgsl as key, value      includes the file once under each name
 //! #import words/whole.wgsl as side            in a file that has a name itself: includes it under the same name
-//! #import layer.wgsl as layer_*               under layer_0, layer_1 and so on; the host gives the number
+//!
+//! #for row in ROWS                            repeats the lines up to #end for each number below ROWS:
+//! sums_{row} += {row}u;                       sums_0 += 0u; sums_1 += 1u; and so on
+//! #end
 //! ```
 //!
 //! Paths are relative to the importing file. The host chooses by the path below `shaders/` without the braces
 //! (`format/pack` for `../format/{q8_0,q4_0}/pack.wgsl`) and by the name. A file that is imported twice under one name
 //! is included once.
+//!
+//! The host gives the number of repetitions. Kernels repeat lines instead of looping where an array must stay in
+//! registers, or several loads must be in flight: wgpu adds a counter to every loop, and few drivers unroll it then.
 //!
 //! Numbers that do not determine a type are `override` declarations, and the host passes their values to the pipeline,
 //! so kernels that differ only in such numbers share a shader module.
@@ -33,8 +39,8 @@ pub(crate) struct Link<'a> {
     pub choose: &'a dyn Fn(&str, &str) -> &'static str,
     /// Returns the text to insert before the first file under a name. The empty name is that of the whole kernel.
     pub prelude: &'a dyn Fn(&str) -> String,
-    /// Number of names that `*` expands to.
-    pub repeats: u32,
+    /// Returns the number of repetitions for the word after `in`.
+    pub count: &'a dyn Fn(&str) -> u32,
 }
 
 /// Panics for a choice that no file of the kernel asks for.
@@ -45,6 +51,11 @@ pub(crate) fn no_choice(choice: &str, name: &str) -> &'static str {
 /// The prelude of kernels that need none.
 pub(crate) fn no_prelude(_: &str) -> String {
     String::new()
+}
+
+/// Panics for a number of repetitions that no file of the kernel asks for.
+pub(crate) fn no_count(word: &str) -> u32 {
+    unreachable!("no number is given for {word}")
 }
 
 impl Link<'_> {
@@ -74,13 +85,13 @@ impl Joined<'_> {
             self.text.push_str(&named(&(self.link.prelude)(name), name));
         }
         let mut own = String::new();
-        for line in files::text(path).lines() {
+        for line in repeated(files::text(path), self.link.count).lines() {
             let Some(import) = Import::parse(line) else {
                 own.push_str(line);
                 own.push('\n');
                 continue;
             };
-            for named in import.names(self.link.repeats) {
+            for named in import.names() {
                 let name = if named == "side" { name } else { &named.replace("side_", &format!("{name}_")) };
                 let file = import.file(path, |choice| (self.link.choose)(choice, name));
                 self.file(&file, name);
@@ -88,6 +99,33 @@ impl Joined<'_> {
         }
         self.text.push_str(&named(&own, name));
     }
+}
+
+/// Returns a text with the lines of each `#for` repeated.
+fn repeated<'a>(text: &'a str, count: &dyn Fn(&str) -> u32) -> Cow<'a, str> {
+    let Some((before, rest)) = text.split_once("#for ") else { return text.into() };
+    let (head, rest) = rest.split_once('\n').unwrap_or((rest, ""));
+    let (word, number) = head.split_once(" in ").unwrap_or_else(|| unreachable!("#for {head} names no number"));
+    // Where the lines end: at the `#end` that is not of a `#for` within.
+    let mut depth = 1u32;
+    let mut at = 0usize;
+    for line in rest.split_inclusive('\n') {
+        if line.starts_with("#for ") {
+            depth = depth.saturating_add(1);
+        } else if line.trim_end() == "#end" {
+            depth = depth.saturating_sub(1);
+        }
+        if depth == 0 {
+            break;
+        }
+        at = at.saturating_add(line.len());
+    }
+    let (lines, after) = rest.split_at(at);
+    let after = after.strip_prefix("#end").unwrap_or_else(|| unreachable!("#for {head} has no #end"));
+    let mark = format!("{{{word}}}");
+    let turns: String = (0..count(number)).map(|turn| lines.replace(&mark, &turn.to_string())).collect();
+    let after = after.strip_prefix('\n').unwrap_or(after);
+    format!("{before}{}{}", repeated(&turns, count), repeated(after, count)).into()
 }
 
 /// A parsed `#import` line.
@@ -105,11 +143,8 @@ impl<'a> Import<'a> {
     }
 
     /// Returns the names under which the file is included.
-    fn names(&self, repeats: u32) -> Vec<String> {
-        match self.names.split_once('*') {
-            Some((before, _)) => (0..repeats).map(|index| format!("{before}{index}")).collect(),
-            None => self.names.split(", ").map(str::to_owned).collect(),
-        }
+    fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.names.split(", ")
     }
 
     /// Splits the path into the part before the braces, the alternatives in them, and the part after them.

@@ -13,7 +13,7 @@ mod side;
 
 pub(crate) use self::{
     gather::{GatherVariant, Window},
-    link::{Link, no_choice, no_prelude},
+    link::{Link, no_choice, no_count, no_prelude},
     permute::{Move, PermuteVariant, Selection},
     scatter::{Chunk, WriteVariant},
     side::SideVariant,
@@ -127,7 +127,7 @@ impl Kernel {
             Kernel::Gather(variant) => Shader::new(variant.text(), |name| variant.value(name)),
             Kernel::Positions { step } => {
                 let choose = |_: &str, _: &str| step.file();
-                let link = Link { choose: &choose, prelude: &no_prelude, repeats: 0 };
+                let link = Link { choose: &choose, prelude: &no_prelude, count: &no_count };
                 Shader::new(link.text("positions/positions.wgsl"), |_| None)
             }
         }

@@ -1,7 +1,5 @@
 //! `shaders/permute/`: the kernel that moves rows between sequences.
 
-use std::fmt::Write as _;
-
 use super::{
     link::{Link, no_choice},
     side::SideVariant,
@@ -67,14 +65,8 @@ impl PermuteVariant {
             })
         };
         let prelude = |name: &str| bindings(name).unwrap_or_default();
-        let link = Link { choose: &choose, prelude: &prelude, repeats: self.layers };
-        let mut text = link.text("permute/permute.wgsl");
-        text.push_str("fn permute_unit(head: u32, unit: u32) {\n");
-        for layer in 0..self.layers {
-            writeln!(text, "    layer_{layer}_permute(head, unit);").expect("a String takes every write");
-        }
-        text.push_str("}\n");
-        text
+        let count = |_: &str| self.layers;
+        Link { choose: &choose, prelude: &prelude, count: &count }.text("permute/permute.wgsl")
     }
 
     /// Returns the value of an `override`; `None` if the kernel has no such constant.

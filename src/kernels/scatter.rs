@@ -2,7 +2,7 @@
 
 use super::{
     StepPath,
-    link::{Link, no_choice, no_prelude},
+    link::{Link, no_choice, no_count, no_prelude},
     side::SideVariant,
 };
 
@@ -75,7 +75,7 @@ impl WriteVariant {
             ("scatter/write", _) => "alone",
             (choice, None) => no_choice(choice, name),
         };
-        Link { choose: &choose, prelude: &no_prelude, repeats: 0 }.text(&format!("{kernel}/{kernel}.wgsl"))
+        Link { choose: &choose, prelude: &no_prelude, count: &no_count }.text(&format!("{kernel}/{kernel}.wgsl"))
     }
 
     /// Returns the value of an `override`; `None` if the kernels have no such constant.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     DeviceError, Error, Format, KvCache, Placement, Result, Scale, Side, WgslError,
     device::binding::window_binding,
-    kernels::{Link, no_choice},
+    kernels::{Link, no_choice, no_count},
     shape::layout::{Layout, SideLayout},
 };
 
@@ -22,13 +22,14 @@ pub struct WgslNames<'a> {
     group: u32,
     bindings: Option<&'a [u32]>,
     halves: bool,
+    wide: bool,
 }
 
 impl<'a> WgslNames<'a> {
     /// All names begin with `prefix`; bindings are numbered from 0 in group 0.
     #[must_use]
     pub const fn new(prefix: &'a str) -> Self {
-        WgslNames { prefix, group: 0, bindings: None, halves: false }
+        WgslNames { prefix, group: 0, bindings: None, halves: false, wide: false }
     }
 
     /// Sets the bind group.
@@ -52,7 +53,16 @@ impl<'a> WgslNames<'a> {
         self
     }
 
-    /// Returns `count` binding indices.
+    /// Binds keys and values as `array<vec4<u32>>` where rows consist of whole 16 bytes, so that each unit of 16 bytes is
+    /// one load. This is for kernels that read units, or 8 and more elements at once; loads of four elements in f16 and
+    /// bf16 become two of a word each.
+    #[must_use]
+    pub const fn wide(mut self) -> Self {
+        self.wide = true;
+        self
+    }
+
+    /// The indices of so many bindings.
     fn indices(&self, count: u32) -> Result<Vec<u32>> {
         let indices = self.bindings.map_or_else(|| (0..count).collect(), <[u32]>::to_vec);
         if indices.len() != count as usize {
@@ -213,13 +223,64 @@ fn bindings(layout: &Layout) -> u32 {
     segments.saturating_mul(2).saturating_add(1)
 }
 
-/// Returns the WGSL type of one load from a side, and its size in words.
-fn unit(sizes: &SideLayout) -> (&'static str, u64) {
-    match sizes.format {
-        Format::F32 if sizes.dim.is_multiple_of(4) => ("vec4<u32>", 4),
-        Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(4) => ("vec2<u32>", 2),
-        _ => ("u32", 1),
+/// By how many words a side is bound and loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    One,
+    Two,
+    Four,
+}
+
+impl Load {
+    fn new(sizes: &SideLayout, wide: bool) -> Self {
+        match sizes.format {
+            _ if wide && sizes.code_bytes().is_multiple_of(16) => Load::Four,
+            Format::F32 if sizes.dim.is_multiple_of(4) => Load::Four,
+            Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(4) => Load::Two,
+            _ => Load::One,
+        }
     }
+
+    /// The file of `shaders/read/loads/`, and what the host's function is called after.
+    const fn name(self) -> &'static str {
+        match self {
+            Load::One => "one",
+            Load::Two => "two",
+            Load::Four => "four",
+        }
+    }
+
+    const fn ty(self) -> &'static str {
+        match self {
+            Load::One => "u32",
+            Load::Two => "vec2<u32>",
+            Load::Four => "vec4<u32>",
+        }
+    }
+
+    const fn words(self) -> u64 {
+        match self {
+            Load::One => 1,
+            Load::Two => 2,
+            Load::Four => 4,
+        }
+    }
+}
+
+/// Vectors of four elements in a unit of a side: what a load of 16 bytes brings of a format, or one. A unit of `q4_0`
+/// is half of what its load brings.
+pub(crate) fn unit_vectors(sizes: &SideLayout) -> u32 {
+    match sizes.format {
+        Format::F16 | Format::Bf16 if sizes.dim.is_multiple_of(8) => 2,
+        Format::Fp8E4M3 if sizes.dim.is_multiple_of(16) => 4,
+        Format::Q8_0 | Format::Q4_0 => 4,
+        _ => 1,
+    }
+}
+
+/// Units of a row.
+pub(crate) fn units(sizes: &SideLayout) -> u32 {
+    sizes.dim.div_ceil(unit_vectors(sizes).saturating_mul(4))
 }
 
 /// Generates the whole text.
@@ -234,11 +295,24 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
                 Format::Fp8E4M3 => "fp8_e4m3",
                 Format::Q8_0 => "q8_0",
                 Format::Q4_0 => "q4_0",
-                _ if unit(sizes).1 == 1 => "words",
+                _ if !sizes.dim.is_multiple_of(4) => "words",
                 Format::F32 => "f32",
                 Format::F16 | Format::Bf16 => "halves",
             },
-            // An f32 is no pair. Any choice compiles, since `words` returns before it uses the pair.
+            "format/unit" if unit_vectors(sizes) == 1 => "words",
+            "format/unit" => match sizes.format {
+                Format::Fp8E4M3 => "fp8_e4m3",
+                Format::Q8_0 => "q8_0",
+                Format::Q4_0 => "q4_0",
+                _ => "halves",
+            },
+            "read/units" => match unit_vectors(sizes) {
+                1 => "one",
+                2 => "two",
+                _ => "four",
+            },
+            "read/loads" => Load::new(sizes, names.wide).name(),
+            // An f32 is no pair; what would read it as one is dropped.
             "format/pair" if matches!(sizes.format, Format::Bf16 | Format::F32) => "bf16",
             "format/pair" if unpacks_halves => "f16",
             "format/pair" => "f16_of_integers",
@@ -252,10 +326,11 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         name => {
             let side = side(name);
             let first = if side == Side::Keys { 1 } else { 2 };
-            side_constants(layout, side) + &segments(layout, side, names.group, indices[first..].iter().step_by(2))
+            side_constants(layout, side) + &segments(layout, side, names, indices[first..].iter().step_by(2))
         }
     };
-    let text = Link { choose: &choose, prelude: &prelude, repeats: 0 }.text("read/read.wgsl");
+    let count = |word: &str| word.parse().unwrap_or_else(|_| no_count(word));
+    let text = Link { choose: &choose, prelude: &prelude, count: &count }.text("read/read.wgsl");
     text.replace("reader_", names.prefix)
 }
 
@@ -287,6 +362,7 @@ fn side_constants(layout: &Layout, side: Side) -> String {
     for (name, number) in [
         ("dim", dim.into()),
         ("vectors", dim.div_ceil(4).into()),
+        ("units", units(sizes).into()),
         ("lanes", format.lanes().into()),
         ("code_words", format.code_words(dim).into()),
         ("scale_words", format.scale_words(dim).into()),
@@ -299,32 +375,48 @@ fn side_constants(layout: &Layout, side: Side) -> String {
     text
 }
 
-/// Generates the buffer bindings of a side, and the function that loads from the buffer that holds a plane.
-fn segments<'a>(layout: &Layout, side: Side, group: u32, bindings: impl Iterator<Item = &'a u32>) -> String {
-    let sizes = layout.side(side);
-    let (unit, unit_words) = unit(sizes);
-    let stride = (sizes.plane_bytes / 4).checked_div(unit_words).expect("a unit has words");
+/// The buffers of a side, and the functions that load from that of a plane.
+fn segments<'a>(
+    layout: &Layout,
+    side: Side,
+    names: &WgslNames<'_>,
+    bindings: impl Iterator<Item = &'a u32>,
+) -> String {
+    let (sizes, group) = (layout.side(side), names.group);
+    let load = Load::new(sizes, names.wide);
     let mut text = String::new();
     let mut count = 0u32;
     for binding in bindings {
         line(&mut text, format_args!("@group({group}) @binding({binding})"));
-        line(&mut text, format_args!("var<storage, read> side_segment_{count}_planes: array<{unit}>;"));
+        line(&mut text, format_args!("var<storage, read> side_segment_{count}_planes: array<{}>;", load.ty()));
         count = count.saturating_add(1);
     }
-    line(&mut text, format_args!("\nfn side_load(plane: u32, index: u32) -> {unit} {{"));
-    if count == 1 {
-        line(&mut text, format_args!("    return side_segment_0_planes[plane * {stride}u + index];"));
-    } else {
-        let planes = layout.planes_per_segment;
-        line(&mut text, format_args!("    let at = plane % {planes}u * {stride}u + index;"));
-        line(&mut text, format_args!("    switch plane / {planes}u {{"));
-        for segment in 0..count {
-            let case = if segment == 0 { "default".to_owned() } else { format!("case {segment}u") };
-            line(&mut text, format_args!("        {case}: {{ return side_segment_{segment}_planes[at]; }}"));
+    let mut function = |name: &str, ty: &str, words: u64, index: &str| {
+        let stride = (sizes.plane_bytes / 4).checked_div(words).expect("a load has words");
+        line(&mut text, format_args!("\nfn side_{name}(plane: u32, index: u32) -> {ty} {{"));
+        if count == 1 {
+            line(&mut text, format_args!("    let at = plane * {stride}u + index;"));
+            line(&mut text, format_args!("    return side_segment_0_planes{index};"));
+        } else {
+            let planes = layout.planes_per_segment;
+            line(&mut text, format_args!("    let at = plane % {planes}u * {stride}u + index;"));
+            line(&mut text, format_args!("    switch plane / {planes}u {{"));
+            for segment in 0..count {
+                let case = if segment == 0 { "default".to_owned() } else { format!("case {segment}u") };
+                line(&mut text, format_args!("        {case}: {{ return side_segment_{segment}_planes{index}; }}"));
+            }
+            line(&mut text, format_args!("    }}"));
         }
-        line(&mut text, format_args!("    }}"));
+        line(&mut text, format_args!("}}"));
+    };
+    match load {
+        Load::One => function("word", load.ty(), load.words(), "[at]"),
+        Load::Two => function("two", load.ty(), load.words(), "[at]"),
+        Load::Four => {
+            function("four", load.ty(), load.words(), "[at]");
+            function("word", "u32", 1, "[at / 4u][at % 4u]");
+        }
     }
-    line(&mut text, format_args!("}}"));
     text
 }
 

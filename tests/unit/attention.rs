@@ -7,13 +7,23 @@ use naga::valid::Capabilities;
 use super::*;
 use crate::{
     WgslNames,
-    read::{attention::bound::Params, include::tests as reader},
+    read::{
+        attention::{
+            bound::Params,
+            tiles::{Device, Units},
+        },
+        include::tests as reader,
+    },
+    shape::layout::Layout,
     wgsl::{check, workgroup_bytes},
 };
 
-fn variants() -> Vec<Variant> {
+fn variants(layout: &Layout) -> Vec<Variant> {
+    let units = Units::of(layout);
+    let gpu = Device { is_cpu: false, memory: 16 << 10, threads: 256 };
+    let tile = |group, tokens, device| Tile::new(group, tokens, units, device).unwrap();
     let base = Variant {
-        tile: Tile { rows: 6, staged: 96 },
+        tile: tile(3, 2, gpu),
         group: 3,
         split: false,
         written: true,
@@ -27,9 +37,17 @@ fn variants() -> Vec<Variant> {
     vec![
         base,
         Variant { split: true, masked: true, queries: Format::F16, ..base },
-        Variant { causal: false, written: false, window: Some((9, 2)), capped: true, output: Format::F16, ..base },
         Variant {
-            tile: Tile { rows: 32, staged: 0 },
+            tile: tile(3, 9, Device { is_cpu: true, ..gpu }),
+            causal: false,
+            written: false,
+            window: Some((9, 2)),
+            capped: true,
+            output: Format::F16,
+            ..base
+        },
+        Variant {
+            tile: tile(40, 1, gpu),
             group: 40,
             window: Some((1, 0)),
             queries: Format::Bf16,
@@ -37,7 +55,7 @@ fn variants() -> Vec<Variant> {
             ..base
         },
         Variant {
-            tile: Tile { rows: 1, staged: 1 },
+            tile: tile(1, 1, Device { memory: 4 << 10, threads: 16, ..gpu }),
             group: 1,
             split: true,
             written: false,
@@ -50,10 +68,11 @@ fn variants() -> Vec<Variant> {
 #[test]
 fn every_variant_reaches_every_backend() {
     for layout in reader::layouts() {
-        let names = WgslNames::new("cache_").group(1);
+        let names = WgslNames::new("cache_").group(1).wide();
+        let units = Units::of(&layout);
         let read = reader::text_of(&layout, &names, true);
-        for variant in variants() {
-            let program = attend(&read, &variant);
+        for variant in variants(&layout) {
+            let program = attend(&read, [units.keys[1], units.values[1]], &variant);
             let module = check(&(&layout, variant), "attend", &program, Capabilities::SHADER_FLOAT16_IN_FLOAT32);
             let (_, params) =
                 module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).expect("it is there");
@@ -75,7 +94,7 @@ fn every_variant_reaches_every_backend() {
             ] {
                 assert_eq!(offset(name), expected, "{name}");
             }
-            assert_eq!(workgroup_bytes(&module), variant.tile.bytes(), "{variant:?}");
+            assert_eq!(u64::from(workgroup_bytes(&module)), variant.tile.bytes(units), "{variant:?}");
             let config = CacheConfig::new(2, 3, layout.keys.dim, 9).value_dim(layout.values.dim);
             check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
         }

@@ -1,13 +1,19 @@
-// read: Q4_0, with one load for four codes, in the lower or the upper halves of a word's bytes, and one for the scale
-// of their block.
+// read: one word of codes, four elements in its bytes' lower or upper halves, and the scale of their block. Products are
+// exact: a code has 4 bits and a scale 11.
 
 #import ../pair/{f16,f16_of_integers}.wgsl as side
 
+fn side_block_scale(plane: u32, slot: u32, block: u32) -> f32 {
+    let pair = side_pair(side_word(plane, side_scales_at + slot * side_scale_words + block / 2u));
+    return select(pair.x, pair.y, block % 2u == 1u);
+}
+
+// Codes in the lower halves of the bytes.
+fn side_codes(word: u32) -> vec4<f32> {
+    return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(15u)) - 8.0;
+}
+
 fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
-    let word = side_load(plane, slot * side_code_words + i / 8u * 4u + i % 4u);
-    let scales = side_load(plane, side_scales_at + slot * side_scale_words + i / 16u);
-    let pair = side_pair(scales);
-    let codes = word >> (i % 8u / 4u * 4u);
-    let code = (vec4<u32>(codes) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(15u);
-    return (vec4<f32>(code) - 8.0) * select(pair.x, pair.y, (i / 8u) % 2u == 1u);
+    let word = side_word(plane, slot * side_code_words + i / 8u * 4u + i % 4u);
+    return side_codes(word >> (i % 8u / 4u * 4u)) * side_block_scale(plane, slot, i / 8u);
 }

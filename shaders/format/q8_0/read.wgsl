@@ -1,11 +1,18 @@
-// read: Q8_0, with one load for four codes and one for the scale of their block.
+// read: one word of codes, four elements, and the scale of their block. Products are exact: a code has 8 bits and a scale
+// 11.
 
 #import ../pair/{f16,f16_of_integers}.wgsl as side
 
+fn side_block_scale(plane: u32, slot: u32, block: u32) -> f32 {
+    let pair = side_pair(side_word(plane, side_scales_at + slot * side_scale_words + block / 2u));
+    return select(pair.x, pair.y, block % 2u == 1u);
+}
+
+fn side_codes(word: u32) -> vec4<f32> {
+    return vec4<f32>(bitcast<vec4<i32>>(vec4<u32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u));
+}
+
 fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
-    let word = side_load(plane, slot * side_code_words + i);
-    let scales = side_load(plane, side_scales_at + slot * side_scale_words + i / 16u);
-    let pair = side_pair(scales);
-    let code = bitcast<vec4<i32>>(vec4<u32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
-    return vec4<f32>(code) * select(pair.x, pair.y, (i / 8u) % 2u == 1u);
+    let word = side_word(plane, slot * side_code_words + i);
+    return side_codes(word) * side_block_scale(plane, slot, i / 8u);
 }

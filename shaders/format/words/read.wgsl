@@ -2,17 +2,14 @@
 
 #import ../pair/{f16,f16_of_integers,bf16}.wgsl as side
 
+// Without a branch: a load past the row is one of its last element.
 fn side_element(plane: u32, slot: u32, dim: u32) -> f32 {
-    if dim >= side_dim {
-        return 0.0;
-    }
-    let element = slot * side_dim + dim;
-    let word = side_load(plane, element / side_lanes);
-    if side_lanes == 1u {
-        return bitcast<f32>(word);
-    }
+    let element = slot * side_dim + min(dim, side_dim - 1u);
+    let word = side_word(plane, element / side_lanes);
     let pair = side_pair(word);
-    return select(pair.x, pair.y, element % 2u == 1u);
+    let half = select(pair.x, pair.y, element % 2u == 1u);
+    let number = select(half, bitcast<f32>(word), side_lanes == 1u);
+    return select(0.0, number, dim < side_dim);
 }
 
 fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {

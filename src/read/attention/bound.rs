@@ -6,7 +6,7 @@ use super::{
     options::{Options, Queries, Tensors},
     tensors::{OUTPUT, QUERIES, Window, check_binding},
     text::{self, Variant},
-    tiles::{self, Device, MOST_SPLITS, Tile, least_splits, most_parts, splits},
+    tiles::{Device, MOST_SPLITS, Tile, Units, most_parts, splits},
 };
 use crate::{
     AttentionError, ConfigError, Context, DeviceError, Error, KvCache, Placement, RangeError, Recorder, Result, Scale,
@@ -118,13 +118,15 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let (device, dims) = (device_of(context), [config.head_dim, config.value_dim]);
+        let (device, units) = (device_of(context), Units::of(&cache.layout));
         let tile = |tokens| {
-            Tile::new(group, tokens, dims, device).ok_or(Error::Device(DeviceError::DeviceLimit {
-                limit: "max_compute_workgroup_storage_size",
-                needed: tiles::LEAST_BYTES.into(),
-                available: device.memory.into(),
-            }))
+            Tile::new(group, tokens, units, device).ok_or_else(|| {
+                Error::Device(DeviceError::DeviceLimit {
+                    limit: "max_compute_workgroup_storage_size",
+                    needed: Tile::least_bytes(units, device),
+                    available: device.memory.into(),
+                })
+            })
         };
         let tiles = [tile(1)?, tile(tokens)?];
         if let Some(splits) = options.splits.filter(|&splits| splits == 0 || splits > MOST_SPLITS) {
@@ -161,7 +163,7 @@ impl Attention {
             queries: tensors.queries.format,
             output: tensors.output.format,
         };
-        let names = WgslNames::new("cache_").group(1);
+        let names = WgslNames::new("cache_").group(1).wide();
         let bound = sequences.iter().map(|&(_, held)| held).fold(most, u32::min);
         check_grid(context, tokens, group, tiles[1], cache.layout.planes_of(config.batch_size))?;
         let of_tensors = if mask.is_some() { 3 } else { 2 };
@@ -180,7 +182,7 @@ impl Attention {
             binding_limit(context.limits()).saturating_sub(16).checked_div(part_bytes).expect("a part has bytes");
         let rows = tiles[0].rows_of(group, 1).max(tiles[1].rows_of(group, tokens));
         let rows = rows.saturating_mul(cache.layout.planes_of(bound).into());
-        let least = tiles.map(|tile| least_splits(tile, dims, config.slots(), device)).into_iter().fold(1, u32::max);
+        let least = tiles.map(|tile| tile.least_splits(units, config.slots(), device)).into_iter().fold(1, u32::max);
         let parts = most_parts(options.splits, rows, (least, room), (tiles, device));
         let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
         check_binding(context, partial_bytes)?;
@@ -355,7 +357,7 @@ impl Attention {
             let most = clamp_u32(room).min(context.limits().max_compute_workgroups_per_dimension);
             splits(device.workgroups_wanted(), workgroups, positions).min(most).max(1)
         });
-        let splits = splits.max(least_splits(tile, [config.head_dim, config.value_dim], positions, device));
+        let splits = splits.max(tile.least_splits(Units::of(&cache.layout), positions, device));
         check_splits(context, splits)?;
         let parts = of_batch.saturating_mul(splits.into());
         if splits > 1 && parts > self.parts {
@@ -379,7 +381,8 @@ impl Attention {
         let variant = Variant { tile: self.tiles[tile], split, ..self.variant };
         let (tensors, _) = if split { &self.groups.split } else { &self.groups.whole };
         let key = format!("attend {variant:?} {:?}", text_layout(&self.layout));
-        let text = || Ok(text::attend(&cache.wgsl(&self.names)?, &variant));
+        let units = Units::of(&self.layout);
+        let text = || Ok(text::attend(&cache.wgsl(&self.names)?, [units.keys[1], units.values[1]], &variant));
         let pipeline = cache.context().pipeline_of("attend", &key, text, &[tensors, &self.groups.cache.0])?;
         Ok(made.get_or_init(|| pipeline))
     }
@@ -399,7 +402,9 @@ impl Attention {
 /// What of the device decides how work is cut.
 fn device_of(context: &Context) -> Device {
     let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
-    Device { is_cpu, memory: context.limits().max_compute_workgroup_storage_size }
+    let limits = context.limits();
+    let threads = limits.max_compute_workgroup_size_x.min(limits.max_compute_invocations_per_workgroup);
+    Device { is_cpu, memory: limits.max_compute_workgroup_storage_size, threads }
 }
 
 /// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.

@@ -1,9 +1,9 @@
 //! The text of the kernels of an attention.
 
-use super::tiles::{Tile, WORKGROUP};
+use super::tiles::Tile;
 use crate::{
     CacheConfig, Format,
-    kernels::{Link, Shader, no_choice},
+    kernels::{Link, Shader, no_choice, no_count},
 };
 
 /// What tells one kernel from another, beside the layer.
@@ -36,6 +36,10 @@ impl Variant {
             "attend/parts" => "whole",
             "attend/mask" if self.masked => "added",
             "attend/mask" => "none",
+            "attend/queries" if self.tile.held => "held",
+            "attend/queries" => "staged",
+            "attend/see" if name == "whole" => "all",
+            "attend/see" => "some",
             "format/decode" => coded(self.queries),
             "format/encode" => coded(self.output),
             choice => no_choice(choice, name),
@@ -45,6 +49,8 @@ impl Variant {
     /// The value of an `override`.
     fn value(&self, name: &str) -> Option<u64> {
         let (window, sinks) = self.window.unwrap_or_default();
+        let Tile { units, lanes, neighbours, .. } = self.tile;
+        let steps = |side: usize| if neighbours { [units[side], 1] } else { [1, lanes] };
         Some(match name {
             "GROUP" => self.group.into(),
             "WRITTEN" => self.written.into(),
@@ -53,7 +59,11 @@ impl Variant {
             "WINDOW" => window.into(),
             "SINKS" => sinks.into(),
             "CAPPED" => self.capped.into(),
-            "STAGED" => (self.tile.staged > 0).into(),
+            "MASKED" => self.masked.into(),
+            "KEY_LANE_STEP" => steps(0)[0].into(),
+            "KEY_UNIT_STEP" => steps(0)[1].into(),
+            "VALUE_LANE_STEP" => steps(1)[0].into(),
+            "VALUE_UNIT_STEP" => steps(1)[1].into(),
             "QUERY_LANES" => self.queries.lanes().into(),
             "OUTPUT_LANES" => self.output.lanes().into(),
             _ => return None,
@@ -61,28 +71,51 @@ impl Variant {
     }
 }
 
-/// Over the text that reads the layer, with the prefix `cache_`.
-pub(super) fn attend(read: &str, variant: &Variant) -> Shader {
-    let (rows, staged) = (variant.tile.rows, variant.tile.staged.max(1));
+/// Over the text that reads the layer, with the prefix `cache_`, of units of so many vectors.
+pub(super) fn attend(read: &str, vectors: [u32; 2], variant: &Variant) -> Shader {
+    let tile = variant.tile;
+    let Tile { workgroup, lanes, rows, round, units: [key_units, value_units], .. } = tile;
+    let (rounds, owners) = (tile.rounds(), tile.owners());
+    let count = |word: &str| match word {
+        "ROWS" => rows,
+        "ROUND" => round,
+        "ROW_FOURS" => rows.div_ceil(4),
+        "ROUNDS" => rounds,
+        "OWNERS" => owners,
+        "OWNED" => owners.saturating_mul(rounds),
+        "LANES" => lanes,
+        "KEY_UNITS" => key_units,
+        "VALUE_UNITS" => value_units,
+        "KEY_UNIT_VECTORS" => vectors[0],
+        "VALUE_UNIT_VECTORS" => vectors[1],
+        "VALUE_VECTORS" => value_units.saturating_mul(vectors[1]),
+        number => number.parse().unwrap_or_else(|_| no_count(number)),
+    };
     let prelude = |name: &str| match name {
         "" => {
-            let sizes = format!("const ROWS = {rows}u;\nconst STAGED_VECTORS = {staged}u;\n");
-            format!("const WORKGROUP = {WORKGROUP}u;\n{sizes}{read}")
+            let words = ["ROWS", "ROUND", "OWNERS", "OWNED", "LANES", "KEY_UNITS", "VALUE_UNITS"];
+            let sizes: String = words.into_iter().map(|word| format!("const {word} = {}u;\n", count(word))).collect();
+            format!("const WORKGROUP = {workgroup}u;\n{sizes}{read}")
         }
         _ => String::new(),
     };
     let choose = |choice: &str, name: &str| variant.choose(choice, name);
-    let text = Link { choose: &choose, prelude: &prelude, repeats: 0 }.text("attend/attend.wgsl");
+    let text = Link { choose: &choose, prelude: &prelude, count: &count }.text("attend/attend.wgsl");
     Shader::new(text, |name| variant.value(name))
 }
 
+/// Threads of a workgroup of combine.
+const COMBINE: u32 = 64;
+
 pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Shader {
+    let vectors = config.value_dim.div_ceil(4).checked_next_power_of_two().map_or(COMBINE, |all| all.min(COMBINE));
     let workgroup = |name: &str| match name {
-        "" => format!("const WORKGROUP = {WORKGROUP}u;\n"),
+        "" => format!("const WORKGROUP = {COMBINE}u;\nconst VECTORS = {vectors}u;\n"),
         _ => String::new(),
     };
+    let count = |word: &str| word.parse().unwrap_or_else(|_| no_count(word));
     let choose = |choice: &str, name: &str| variant.choose(choice, name);
-    let text = Link { choose: &choose, prelude: &workgroup, repeats: 0 }.text("attend/combine.wgsl");
+    let text = Link { choose: &choose, prelude: &workgroup, count: &count }.text("attend/combine.wgsl");
     Shader::new(text, |name| {
         Some(match name {
             "STARTS" => config.max_batch_size.into(),

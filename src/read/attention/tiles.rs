@@ -1,7 +1,30 @@
-//! How the work of an attention is cut: rows of a tile, and splits of the positions. Pure arithmetic.
+//! How the work of an attention is cut: what a workgroup and each of its threads take, and splits of the positions. Pure
+//! arithmetic.
 
-/// Threads of a workgroup, and positions that it takes at a time.
-pub(super) const WORKGROUP: u32 = 64;
+use crate::{
+    read::include::{unit_vectors, units},
+    shape::layout::Layout,
+};
+
+/// Threads of a workgroup, unless a row has so many units that it takes more.
+const WORKGROUP: u32 = 64;
+/// Threads that every device gives a workgroup.
+const MOST_LANES: u32 = 256;
+/// Vectors that a thread sums up in registers, for all rows of its tile.
+const MOST_SUMS: u32 = 32;
+/// Vectors of queries that a thread keeps in registers.
+const MOST_HELD: u32 = 16;
+/// Units of a long row that a thread takes, as far as a workgroup has threads.
+const MOST_UNITS: u32 = 8;
+const MOST_UNITS_OF_CPU: u32 = 4;
+/// Threads that share a row on a software driver.
+const LANES_OF_CPU: u32 = 8;
+/// A software driver keeps them in the cache of its core.
+const MOST_OF_CPU: u32 = 32;
+/// Positions that a thread reads at a time.
+const POSITIONS: u32 = 4;
+/// Positions of a split at least.
+const LEAST_OF_SPLIT: u32 = 256;
 
 /// Workgroups that keep a large device busy.
 const WORKGROUPS_WANTED: u32 = 512;
@@ -10,43 +33,108 @@ const WORKGROUPS_WANTED_OF_CPU: u32 = 16;
 /// The most parts in which positions are read, unless a device takes no more of them at once.
 pub(super) const MOST_SPLITS: u32 = 64;
 /// The most rows of a tile.
-const MOST_ROWS: u32 = 32;
+const MOST_ROWS: u32 = 16;
+const MOST_ROWS_OF_CPU: u32 = 8;
 /// Workgroup memory that every device has by WebGPU's default limits, in bytes.
 const WORKGROUP_BYTES: u32 = 16 << 10;
-/// Vectors of queries that a tile keeps at most: 8 KiB.
-const MOST_STAGED: u32 = 512;
 
 /// Turns of loops that Mesa's llvmpipe takes in one invocation, all loops together: after 65 535 it leaves every loop
 /// without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`). Some are left for what is not counted.
 const TURNS_OF_CPU: u64 = 60_000;
 
-/// Workgroup memory of the smallest tile, in bytes.
-pub(super) const LEAST_BYTES: u32 = bytes_without_queries(1);
+/// What of a layer decides how a row is read: units of a row of each side, and vectors of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Units {
+    pub keys: [u32; 2],
+    pub values: [u32; 2],
+}
 
-/// Rows of a tile, where a row is a query head of a token, and what of the queries it keeps in workgroup memory.
+impl Units {
+    pub fn of(layout: &Layout) -> Self {
+        let side = |sizes| [units(sizes), unit_vectors(sizes)];
+        Units { keys: side(&layout.keys), values: side(&layout.values) }
+    }
+}
+
+/// What a workgroup takes, as `attend.wgsl` describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tile {
+    pub workgroup: u32,
+    /// Threads that share a row of the cache.
+    pub lanes: u32,
+    /// Query heads of tokens; a multiple of `round`.
     pub rows: u32,
-    /// Vectors of queries; 0 where they are too large and read again for each position.
-    pub staged: u32,
+    /// Rows that go through workgroup memory at once.
+    pub round: u32,
+    /// Units of a key and of a value that a thread reads.
+    pub units: [u32; 2],
+    /// Each lane reads neighbouring units; otherwise they lie with the lanes alternately.
+    pub neighbours: bool,
+    /// Queries are in registers; otherwise in workgroup memory.
+    pub held: bool,
 }
 
 impl Tile {
-    /// Tiles for `tokens` queries of `group` query heads a KV head, on a device with so much workgroup memory: all
-    /// query heads of a KV head, and tokens up to 16 rows. `None` where not even one row fits.
-    pub fn new(group: u32, tokens: u32, [head_dim, value_dim]: [u32; 2], device: Device) -> Option<Self> {
-        let memory = device.memory.min(WORKGROUP_BYTES);
-        // The tokens whose rows are at most 16, one at least.
-        let fit = 16u32.checked_div(group)?.clamp(1, tokens.max(1));
-        let wanted = group.saturating_mul(fit).min(MOST_ROWS);
-        let chunk_fits = |rows| positions_at_once(rows, [head_dim, value_dim], device) > 0 || rows == 1;
-        let fits = |rows: &u32| bytes_without_queries(*rows) <= memory && chunk_fits(*rows);
-        let rows = (1..=wanted).rev().find(fits)?;
-        let staged = u64::from(rows).saturating_mul(head_dim.div_ceil(4).into());
-        let room = memory.saturating_sub(bytes_without_queries(rows)) / 16;
-        let room = u64::from(room.saturating_add(1).min(MOST_STAGED));
-        let staged = if staged <= room { u32::try_from(staged).unwrap_or(0) } else { 0 };
-        Some(Tile { rows, staged })
+    /// Tiles for `tokens` queries of `group` query heads a KV head. `None` where not even one row fits the device.
+    pub fn new(group: u32, tokens: u32, units: Units, device: Device) -> Option<Self> {
+        let ([keys, key_vectors], [values, value_vectors]) = (units.keys, units.values);
+        let threads = device.threads.min(MOST_LANES);
+        let fewest = keys.min(values).max(1);
+        let lanes = if device.is_cpu { LANES_OF_CPU } else { 16 };
+        let mut lanes = previous_power_of_two(fewest).min(lanes);
+        let most_units = if device.is_cpu { MOST_UNITS_OF_CPU } else { MOST_UNITS };
+        while keys.max(values).div_ceil(lanes) > most_units && lanes < previous_power_of_two(threads) {
+            lanes = lanes.saturating_mul(2);
+        }
+        let workgroup = WORKGROUP.min(previous_power_of_two(threads)).max(lanes);
+        let own = [keys.div_ceil(lanes), values.div_ceil(lanes)];
+        let sums = own[1].saturating_mul(value_vectors).max(1);
+        let (most_sums, most_held) = if device.is_cpu { (MOST_OF_CPU, MOST_OF_CPU) } else { (MOST_SUMS, MOST_HELD) };
+        // The weights that a thread makes at once are as many as a row of a tile has for each lane.
+        let most_rows = if device.is_cpu { MOST_ROWS_OF_CPU } else { MOST_ROWS };
+        let most = most_sums.checked_div(sums)?.clamp(1, most_rows).min(lanes.saturating_mul(2));
+        // Whole tokens, or as few tiles of a token as may be, of the same size.
+        let wanted = match most.checked_div(group)? {
+            0 => group.div_ceil(group.div_ceil(most)),
+            fit => group.saturating_mul(fit.min(tokens.max(1))),
+        };
+        let tile = |rows: u32, rounds: u32, held| {
+            let round = rows.div_ceil(rounds);
+            let rows = round.saturating_mul(rounds);
+            Tile { workgroup, lanes, rows, round, units: own, neighbours: device.is_cpu, held }
+        };
+        let held = |rows: u32| rows.saturating_mul(own[0]).saturating_mul(key_vectors) <= most_held;
+        let sizes = (1..=wanted).rev().flat_map(|rows| (1..=rows).map(move |rounds| (rows, rounds)));
+        // The queries of one row are held if need be, however long.
+        let tiles = sizes.map(|(rows, rounds)| tile(rows, rounds, held(rows))).chain([tile(1, 1, true)]);
+        let fits = |tile: &Tile| tile.bytes(units) <= device.memory.min(WORKGROUP_BYTES).into();
+        tiles.filter(|tile| tile.rows <= most.max(wanted)).find(fits)
+    }
+
+    /// Bytes of workgroup memory of the smallest tile.
+    pub fn least_bytes(units: Units, device: Device) -> u64 {
+        let most = Device { memory: WORKGROUP_BYTES, ..device };
+        Tile::new(1, 1, units, most).map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes(units))
+    }
+
+    /// Groups of threads, each of which reads a row of the cache.
+    pub const fn groups(&self) -> u32 {
+        self.workgroup.checked_div(self.lanes).expect("a tile has lanes")
+    }
+
+    /// Rounds in which the rows go through workgroup memory.
+    pub const fn rounds(&self) -> u32 {
+        self.rows.checked_div(self.round).expect("a round has rows")
+    }
+
+    /// Pairs of row and group of a round that a thread owns.
+    pub const fn owners(&self) -> u32 {
+        self.round.saturating_mul(self.groups()).div_ceil(self.workgroup)
+    }
+
+    /// Positions of a chunk.
+    pub const fn chunk(&self) -> u32 {
+        self.groups().saturating_mul(POSITIONS)
     }
 
     /// Tiles for `tokens` queries of `group` query heads.
@@ -61,19 +149,46 @@ impl Tile {
     }
 
     /// Bytes of workgroup memory.
-    #[cfg(test)]
-    pub fn bytes(&self) -> u32 {
-        bytes_without_queries(self.rows) + 16 * self.staged.saturating_sub(1)
+    pub fn bytes(&self, units: Units) -> u64 {
+        let [rows, round, groups, lanes] = [self.rows, self.round, self.groups(), self.lanes].map(u64::from);
+        let parts = round.saturating_mul(groups).saturating_mul(lanes.saturating_add(1)).saturating_mul(16);
+        let weights = rows.saturating_mul(groups).saturating_mul(16);
+        let factors = rows.div_ceil(4).saturating_mul(groups).saturating_mul(16);
+        let vectors = u64::from(self.units[0]).saturating_mul(units.keys[1].into());
+        let staged = if self.held { 0 } else { rows.saturating_mul(vectors).saturating_mul(lanes).saturating_mul(16) };
+        parts.saturating_add(weights).saturating_add(factors).saturating_add(staged)
+    }
+
+    /// Positions that one workgroup can take: all, but for a driver on the CPU.
+    fn positions_at_once(&self, units: Units, device: Device) -> u32 {
+        if !device.is_cpu {
+            return u32::MAX;
+        }
+        let over = |count: u32| u64::from(count.div_ceil(self.workgroup)).saturating_add(1);
+        let vectors = self.units[0].saturating_mul(units.keys[1]);
+        let staged = over(self.rows.saturating_mul(vectors).saturating_mul(self.lanes));
+        let tree = u64::from(self.groups().ilog2()).saturating_mul(over(self.rows.saturating_mul(self.groups())));
+        let sums = u64::from(self.rounds().saturating_mul(self.units[1]).saturating_mul(units.values[1]));
+        let joined = over(self.round.saturating_mul(self.lanes)).saturating_mul(u64::from(self.groups()).saturating_add(1));
+        let chunks = TURNS_OF_CPU
+            .saturating_sub(staged)
+            .saturating_sub(tree)
+            .saturating_sub(sums.saturating_mul(joined));
+        u32::try_from(chunks.saturating_mul(self.chunk().into())).unwrap_or(u32::MAX)
+    }
+
+    /// The least parts in which so many positions must be read.
+    pub fn least_splits(&self, units: Units, positions: u32, device: Device) -> u32 {
+        positions.div_ceil(self.positions_at_once(units, device).max(self.chunk())).max(1)
     }
 }
 
-/// Bytes of workgroup memory with one vector of queries, which is always there: scores, slots, three numbers a row, a
-/// vector a thread.
-const fn bytes_without_queries(rows: u32) -> u32 {
-    const OF_WORKGROUP: u32 = 4 * WORKGROUP + 16 * WORKGROUP + 16;
-    let scores = rows.saturating_mul(4 * WORKGROUP);
-    let numbers = rows.div_ceil(4).saturating_mul(3 * 16);
-    OF_WORKGROUP.saturating_add(scores).saturating_add(numbers)
+/// The largest power of two that is no larger; 1 of 0.
+const fn previous_power_of_two(number: u32) -> u32 {
+    match number.checked_ilog2() {
+        Some(log) => 1 << log,
+        None => 1,
+    }
 }
 
 /// What of a device decides how work is cut.
@@ -83,6 +198,8 @@ pub(super) struct Device {
     pub is_cpu: bool,
     /// Workgroup memory, in bytes.
     pub memory: u32,
+    /// Threads of a workgroup.
+    pub threads: u32,
 }
 
 impl Device {
@@ -92,39 +209,10 @@ impl Device {
     }
 }
 
-/// Positions that one workgroup can take with tiles of so many rows, in whole chunks: all, but for a driver on the CPU.
-fn positions_at_once(rows: u32, [head_dim, value_dim]: [u32; 2], device: Device) -> u32 {
-    if !device.is_cpu {
-        return u32::MAX;
-    }
-    let [rows, keys, values] = [rows, head_dim.div_ceil(4), value_dim.div_ceil(4)].map(u64::from);
-    let workgroup = u64::from(WORKGROUP);
-    let threads = values.min(workgroup).max(1);
-    let lanes = workgroup.checked_div(threads).unwrap_or(1).max(1);
-    let value_turns = values.div_ceil(threads);
-    // A loop over rows, and the turn that it is in.
-    let over_rows = rows.saturating_add(1);
-    // The loops of `attend.wgsl`, in their order: before the chunks, for each chunk, and after them.
-    let staged = keys.saturating_mul(rows).div_ceil(workgroup);
-    let joined = over_rows.saturating_mul(value_turns.saturating_mul(lanes.saturating_add(1)));
-    let scores = keys.saturating_mul(over_rows).saturating_add(rows.saturating_mul(2));
-    let reduced = workgroup.saturating_add(1).saturating_mul(2);
-    let of_values = workgroup.div_ceil(lanes).saturating_mul(over_rows).saturating_add(over_rows);
-    let chunk = scores.saturating_add(reduced).saturating_add(value_turns.saturating_mul(of_values)).saturating_add(1);
-    let left = TURNS_OF_CPU.saturating_sub(staged).saturating_sub(joined);
-    let positions = left.checked_div(chunk).unwrap_or(0).saturating_mul(workgroup);
-    u32::try_from(positions).unwrap_or(u32::MAX)
-}
-
-/// The least parts in which so many positions must be read with a tile.
-pub(super) fn least_splits(tile: Tile, dims: [u32; 2], positions: u32, device: Device) -> u32 {
-    positions.div_ceil(positions_at_once(tile.rows, dims, device).max(WORKGROUP)).max(1)
-}
-
 /// As many splits as fill a device that wants so many workgroups, of some chunks of positions each.
 pub(super) fn splits(wanted: u32, workgroups: u64, positions: u32) -> u32 {
     let by_device = u64::from(wanted).div_ceil(workgroups.max(1));
-    let by_positions = u64::from(positions.div_ceil(4 * WORKGROUP));
+    let by_positions = u64::from(positions.div_ceil(LEAST_OF_SPLIT));
     u32::try_from(by_device.min(by_positions)).unwrap_or(u32::MAX).clamp(1, MOST_SPLITS)
 }
 
@@ -159,47 +247,63 @@ mod tests {
     use super::*;
 
     fn gpu(memory: u32) -> Device {
-        Device { is_cpu: false, memory }
+        Device { is_cpu: false, memory, threads: 256 }
+    }
+
+    const CPU: Device = Device { is_cpu: true, memory: 32 << 10, threads: 1024 };
+
+    fn units(key_dim: u32, value_dim: u32, vectors: u32) -> Units {
+        let side = |dim: u32| [dim.div_ceil(4 * vectors), vectors];
+        Units { keys: side(key_dim), values: side(value_dim) }
     }
 
     #[test]
     fn a_tile_fits_the_workgroup_memory_that_webgpu_gives() {
         for group in 1..=40 {
             for tokens in [1, 2, 5, 16, 100] {
-                for dim in [1, 64, 80, 128, 256, 576, 2048, u32::MAX] {
+                for (dim, vectors) in [(1, 1), (64, 1), (64, 2), (80, 4), (128, 2), (256, 4), (576, 2), (4096, 1)] {
+                    let units = units(dim, dim, vectors);
                     for memory in [1 << 10, 2 << 10, 8 << 10, 16 << 10, 32 << 10] {
-                        match Tile::new(group, tokens, [dim, dim], gpu(memory)) {
-                            Some(tile) => {
-                                assert!(tile.bytes() <= memory.min(WORKGROUP_BYTES), "{group} {tokens} {dim} {tile:?}");
-                                assert!(tile.rows >= 1 && tile.rows <= MOST_ROWS);
-                            }
-                            None => assert!(memory < bytes_without_queries(1)),
+                        for device in [gpu(memory), Device { memory, ..CPU }] {
+                            let what = format!("{group} {tokens} {dim} {device:?}");
+                            let Some(tile) = Tile::new(group, tokens, units, device) else {
+                                assert!(u64::from(memory) < Tile::least_bytes(units, device), "{what}");
+                                continue;
+                            };
+                            assert!(tile.bytes(units) <= u64::from(memory.min(WORKGROUP_BYTES)), "{what} {tile:?}");
+                            assert!(tile.rows.is_multiple_of(tile.round) && tile.workgroup.is_multiple_of(tile.lanes));
+                            assert!(tile.lanes.is_power_of_two() && tile.groups().is_power_of_two(), "{what} {tile:?}");
+                            assert!((1..=MOST_ROWS).contains(&tile.rows), "{what} {tile:?}");
+                            assert!(tile.units[0] * tile.lanes >= units.keys[0], "{what} {tile:?}");
+                            assert!(tile.units[1] * tile.lanes >= units.values[0], "{what} {tile:?}");
                         }
                     }
                 }
             }
         }
-        // 32 rows of 64 elements are 512 vectors, which do not fit beside their scores.
-        assert_eq!(Tile::new(32, 1, [64; 2], gpu(16 << 10)), Some(Tile { rows: 32, staged: 0 }));
-        assert_eq!(Tile::new(3, 1, [64; 2], gpu(16 << 10)), Some(Tile { rows: 3, staged: 48 }));
-        assert_eq!(Tile::new(3, 9, [64; 2], gpu(16 << 10)), Some(Tile { rows: 15, staged: 240 }));
+    }
+
+    #[test]
+    fn a_thread_of_a_gpu_keeps_four_loads_in_flight_and_its_sums_in_registers() {
+        // f16 and q8_0 of 128: 4 query heads of one token, and of 8.
+        for (vectors, tokens, lanes, rows) in [(2, 1, 16, 4), (2, 8, 16, 16), (4, 1, 8, 4), (4, 8, 8, 8)] {
+            let tile = Tile::new(4, tokens, units(128, 128, vectors), gpu(16 << 10)).unwrap();
+            assert_eq!((tile.lanes, tile.rows, tile.units), (lanes, rows, [1, 1]), "{vectors} {tokens}");
+            assert!(!tile.neighbours && tile.rows * vectors <= MOST_SUMS);
+        }
     }
 
     #[test]
     fn a_driver_on_the_cpu_takes_no_more_turns_than_it_has() {
-        let cpu = Device { is_cpu: true, memory: 32 << 10 };
-        for (dim, group, positions) in [(8, 1, 32_768), (64, 4, 32_768), (256, 32, 8192), (4096, 32, 70)] {
-            let tile = Tile::new(group, 1, [dim, dim], cpu).unwrap();
-            let splits = least_splits(tile, [dim, dim], positions, cpu);
-            assert!(positions.div_ceil(splits) <= positions_at_once(tile.rows, [dim, dim], cpu), "{dim}, {group}");
+        for (dim, group) in [(8, 1), (64, 4), (256, 32), (4096, 32)] {
+            let units = units(dim, dim, 1);
+            let tile = Tile::new(group, 1, units, CPU).unwrap();
+            let most = tile.positions_at_once(units, CPU);
+            assert!(most / tile.chunk() > 50_000 && most / tile.chunk() < 65_536, "{dim}, {group}: {tile:?}");
+            assert_eq!(tile.least_splits(units, most, CPU), 1);
+            assert_eq!(tile.least_splits(units, most + 1, CPU), 2);
+            assert_eq!(tile.least_splits(units, u32::MAX, gpu(16 << 10)), 1);
         }
-        let tile = Tile { rows: 4, staged: 64 };
-        // 80 of 16 vectors of keys for 4 rows, 8 of rows, 130 to reduce, 85 of values in 4 lanes, itself: 304 turns a
-        // chunk.
-        assert_eq!(positions_at_once(4, [64, 64], cpu), 197 * 64);
-        assert_eq!(least_splits(tile, [64, 64], 197 * 64, cpu), 1);
-        assert_eq!(least_splits(tile, [64, 64], 197 * 64 + 1, cpu), 2);
-        assert_eq!(least_splits(tile, [64, 64], u32::MAX, gpu(16 << 10)), 1);
     }
 
     #[test]

@@ -1,0 +1,17 @@
+// unit: sixteen codes, half a block: the lower or the upper halves of the bytes of a load. And the scale of the block.
+
+const side_unit_vectors: u32 = 4u;
+
+struct side_unit {
+    words: vec4<u32>,
+    scale: f32,
+}
+
+fn side_unit_at(plane: u32, slot: u32, u: u32) -> side_unit {
+    let words = side_four(plane, slot * (side_code_words / 4u) + u / 2u);
+    return side_unit(words >> vec4<u32>(u % 2u * 4u), side_block_scale(plane, slot, u / 2u));
+}
+
+fn side_vector(unit: side_unit, j: u32) -> vec4<f32> {
+    return side_codes(unit.words[j]) * unit.scale;
+}

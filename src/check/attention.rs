@@ -1,4 +1,4 @@
-//! Attention on the CPU in f64, over what a reference cache holds.
+//! Computes attention on the CPU in f64, over the rows of a reference cache.
 
 use crate::{
     AttentionError, ConfigError, Error, Placement, RangeError, ReferenceCache, Result, Scale, Side, StepError,
@@ -7,11 +7,11 @@ use crate::{
 };
 
 impl ReferenceCache {
-    /// [`attend`](crate::attention::attend) in f64, written from its contract: for each query, over each position that
-    /// it sees. Rows that are no queries are zero.
+    /// Computes what [`attend`](crate::attention::attend) computes, in f64 and written from its contract: for each
+    /// query, over each position that it attends to. The output of rows that are no queries is zero.
     ///
     /// # Errors
-    /// As [`attend`](crate::attention::attend) for the arguments.
+    /// The errors of [`attend`](crate::attention::attend) for its arguments.
     pub fn attend(&self, options: &Options, queries: &[f32], mask: Option<MaskRows<'_>>) -> Result<Vec<f64>> {
         let cache = self;
         let config = cache.config();
@@ -79,7 +79,7 @@ impl ReferenceCache {
         }
         let scale = f64::from(scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt()));
 
-        // Where each query stands, and what it sees.
+        // The positions that each query attends to, [sequence, query].
         let ring_sinks = match config.placement {
             Placement::Linear => 0,
             Placement::Ring { sinks, .. } => sinks,
@@ -130,7 +130,8 @@ impl ReferenceCache {
                     let row = (sequence as usize * heads + head_index) * tokens as usize + token as usize;
                     let at = row * config.head_dim as usize;
                     let query = &queries[at..at + config.head_dim as usize];
-                    // Numbers up to the first that f32 has no room for hide a position, whatever it holds; a NaN does not.
+                    // A mask element or score of -3e38 or less hides its position, even if the key or value is NaN. A
+                    // score of NaN does not.
                     let hides = |number: f64| number <= -3.0e38;
                     let score = |&position: &u32| -> Option<(u32, f64)> {
                         let added =
@@ -168,7 +169,7 @@ impl ReferenceCache {
     }
 }
 
-/// An element of a mask; axes of 1 are for all.
+/// Returns an element of a mask. Axes of length 1 are broadcast.
 fn mask_at(mask: &MaskRows<'_>, at: [u32; 4]) -> f32 {
     let index = at.into_iter().zip(mask.shape).fold(0, |index, (at, axis)| {
         let at = if axis == 1 { 0 } else { at };

@@ -1,4 +1,4 @@
-//! Checking what the device does: the reference, programs run on both, and attention in f64.
+//! Checks the device: the CPU reference, programs that run on both, and attention in f64.
 
 #[cfg(feature = "attention")]
 mod attention;

@@ -21,7 +21,7 @@ pub(crate) fn uniform_buffer<T: bytemuck::Pod>(context: &Context, uniforms: &[T]
     context.create_filled("chunks", &contents, wgpu::BufferUsages::UNIFORM)
 }
 
-/// Bytes from the start of one uniform to the start of the next.
+/// Distance between uniforms in a buffer of [`uniform_buffer`], in bytes.
 fn uniform_stride<T>(context: &Context) -> usize {
     size_of::<T>().next_multiple_of(context.limits().min_uniform_buffer_offset_alignment as usize)
 }
@@ -37,8 +37,8 @@ pub(crate) fn uniform_binding<'a, T>(
     window_binding(buffer, &(offset..offset.saturating_add(size_of::<T>() as u64)))
 }
 
-/// Returns the range to bind for bytes `start..end`, from an aligned offset to a whole word, and the number of bytes in
-/// it before `start`.
+/// Returns the range to bind for bytes `start..end`, which begins at an aligned offset and ends on a whole word, and
+/// the number of bytes in it before `start`.
 pub(crate) fn window(start: u64, end: u64, alignment: u32) -> (Range<u64>, u64) {
     let before = start.checked_rem(alignment.into()).unwrap_or(0);
     (start.saturating_sub(before)..end.checked_next_multiple_of(4).unwrap_or(u64::MAX), before)

@@ -292,7 +292,7 @@ impl Context {
         self.pipelines().step.clone()
     }
 
-    /// Locks the pipelines. A poisoned lock is ignored: a panic elsewhere cannot break an invariant of theirs.
+    /// Locks the pipelines. A poisoned lock is ignored: a panic cannot leave the pipelines inconsistent.
     fn pipelines(&self) -> MutexGuard<'_, Pipelines> {
         self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -332,8 +332,8 @@ impl Context {
         Ok(buffer)
     }
 
-    /// Runs `create` and returns as an error what wgpu would report elsewhere or panic about. This is far too slow for
-    /// a step of decoding: use it only to create resources and for submissions of the host path.
+    /// Runs `create`, and returns as an error what wgpu would otherwise report elsewhere or panic about. This is far
+    /// too slow for a step of decoding: use it only to create resources and for submissions of the host path.
     pub(crate) fn create<T>(
         &self,
         what: &'static str,
@@ -381,7 +381,7 @@ impl Context {
         })
     }
 
-    /// Writes to the start of a buffer, before the next submission.
+    /// Writes to the start of a buffer. The write takes effect before the next submission.
     pub(crate) fn write(&self, what: &'static str, buffer: &wgpu::Buffer, contents: &[u8]) -> Result<()> {
         self.create(what, contents.len() as u64, |_| self.queue().write_buffer(buffer, 0, contents))
     }

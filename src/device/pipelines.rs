@@ -16,7 +16,7 @@ pub(crate) struct Pipelines {
     /// Layout of bind group 1, which holds a step that is not passed as immediates.
     pub step: wgpu::BindGroupLayout,
     pipelines: HashMap<Kernel, wgpu::ComputePipeline>,
-    /// By WGSL text.
+    /// Shader modules by WGSL text.
     modules: HashMap<String, wgpu::ShaderModule>,
     /// Pipelines by a key that identifies their WGSL text.
     #[cfg(feature = "attention")]

@@ -124,7 +124,7 @@ impl RowsIn<'_> {
     }
 
     /// Returns the largest number of sequences, up to `most`, whose rows end at or before byte `last` of the buffer.
-    /// Those of `batch` sequences must.
+    /// The rows of `batch` sequences must fit.
     pub(crate) fn sequences_held(&self, [batch, heads, tokens, dim]: [u32; 4], most: u32, last: u64) -> u32 {
         let (mut held, mut above) = (batch, most.max(batch));
         while held < above {

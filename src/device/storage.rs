@@ -10,7 +10,7 @@ use crate::{
     shape::{layout::Layout, placement::count, tensor::dense_bytes},
 };
 
-/// One buffer of keys and one of values, which hold the planes `planes`.
+/// One buffer of keys and one of values, which hold the same planes.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub planes: Range<u32>,
@@ -25,8 +25,9 @@ pub(crate) struct Storage {
     pub lengths: Lengths,
 }
 
-/// Per-sequence numbers of one layer on the device: the lengths, `[max_batch_size]` of u32; the positions of the first
-/// rows written last (starts), as many; and the scales of keys and values, f32.
+/// The lengths buffer of one layer on the device: the length of each sequence, `[max_batch_size]` of u32; its start
+/// (the position of the first row of the last write), `[max_batch_size]` of u32; and the scales of keys and values,
+/// f32.
 #[derive(Clone, Debug)]
 pub(crate) struct Lengths {
     pub buffer: wgpu::Buffer,
@@ -77,7 +78,7 @@ impl Storage {
         Ok(Storage { segments, lengths })
     }
 
-    /// Returns the segments that hold some of these planes, each with the planes that it holds.
+    /// Returns the segments that hold some of these planes, each with those that it holds.
     pub fn segments_of(&self, planes: &Range<u32>) -> impl Iterator<Item = (&Segment, Range<u32>)> {
         self.segments.iter().filter_map(|segment| {
             let held = segment.planes.start.max(planes.start)..segment.planes.end.min(planes.end);
@@ -90,7 +91,7 @@ impl Storage {
         self.segments.iter().flat_map(|segment| [&segment.keys, &segment.values])
     }
 
-    /// Whether `buffer` is one of the layer's own: keys, values or lengths.
+    /// Whether `buffer` is one of the layer's own buffers: keys, values or lengths.
     pub fn contains(&self, buffer: &wgpu::Buffer) -> bool {
         self.planes().chain([&self.lengths.buffer]).any(|own| own == buffer)
     }

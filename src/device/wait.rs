@@ -22,11 +22,11 @@ enum State<T> {
     Over,
 }
 
-/// The end that the callback owns.
+/// The end that the callback owns. Dropping it without a value ends the future.
 #[derive(Debug)]
 pub(crate) struct Sender<T>(Arc<Cell<T>>);
 
-/// The end that is a future. Dropping it does no harm: the callback's value is then ignored.
+/// The future end. Dropping it is harmless: a value that the callback passes later is ignored.
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
     cell: Arc<Cell<T>>,

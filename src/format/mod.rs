@@ -1,4 +1,4 @@
-//! How an element is stored: [`Format`], and host rows in any of them: [`HostRows`].
+//! [`Format`]: how elements are stored. [`HostRows`]: host rows in any format.
 
 pub(crate) mod scale;
 
@@ -8,20 +8,20 @@ use half::{bf16, f16};
 
 /// Number format of one side of the cache, or of a source.
 ///
-/// Bits in are bits out where source and cache have the same format: NaN payloads, infinities, −0 and
-/// subnormals survive. Where they differ, the kernel converts in integers, on every driver alike: widening is
-/// exact; narrowing rounds to nearest, ties to even; what is too large for f16 (65520 and up) becomes infinity;
-/// a NaN stays a NaN, becomes quiet, and keeps the upper bits of its payload. f16 to bf16 and back goes
-/// through the exact f32. These are the results of the crate [`half`].
+/// If source and cache have the same format, bits are copied unchanged: NaN payloads, infinities, −0 and subnormals
+/// survive. If they differ, the kernel converts in integers, with the same result on every driver. Widening is exact.
+/// Narrowing rounds to nearest, ties to even; numbers too large for f16 (65520 and up) become infinity. A NaN becomes
+/// quiet and keeps the upper bits of its payload. f16 is converted to bf16, and back, through the exact f32. The
+/// results equal those of the crate [`half`].
 ///
 /// The *packed* formats ([`Fp8E4M3`](Self::Fp8E4M3), [`Q8_0`](Self::Q8_0), [`Q4_0`](Self::Q4_0)) take rows of f32, f16
-/// and bf16 and quantise them in the scatter kernel, also in integers. A row takes whole words of 4 bytes, so that no
-/// two rows share one and appending changes no byte that is stored; its head size may be anything. What is missing to
-/// whole words, or to whole blocks of 32, is stored as zeros and is no part of any tensor.
+/// and bf16, which the scatter kernel quantises, also in integers. The head size may be any number. A row is padded
+/// with zeros to whole words of 4 bytes, and in `Q8_0` and `Q4_0` to whole blocks of 32, so that two rows never share a
+/// word and appending never changes stored bytes. Shapes do not count the padding.
 ///
-/// A packed row of `n` blocks is, in a dense tensor, first the codes of all blocks and then their scales, f16, two a
-/// word. In the cache the codes of a plane's slots come first, each row on a multiple of 16 bytes, and then the scales
-/// of all slots.
+/// In a dense tensor, a row of `Q8_0` or `Q4_0` has the codes of all of its blocks first, and then their f16 scales,
+/// two per word. In the cache, a plane has the codes of all slots first, each row on a multiple of 16 bytes, and then
+/// the scales of all slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Format {
@@ -31,43 +31,47 @@ pub enum Format {
     F16,
     /// bfloat16: the upper half of an f32.
     Bf16,
-    /// OCP 8-bit floating point E4M3 (Open Compute Project, "OFP8", 2023; `float8_e4m3fn` of `ml_dtypes`), four a word.
+    /// OCP 8-bit floating point E4M3 (Open Compute Project, "OFP8", 2023; `float8_e4m3fn` of `ml_dtypes`), four per
+    /// word.
     ///
-    /// Stored is `x ÷ scale`, divided in f32, to nearest, ties to even, and read is `code × scale` in f32, with the
-    /// [scale](crate::CacheConfig::scales) of the layer's side, 1 unless said. Beyond ±448, and ±infinity, saturate to
-    /// ±448, where `ml_dtypes` makes NaN; a NaN stays one. Subnormals are exact roundings too.
+    /// The code is `x ÷ scale`, divided in f32 and rounded to nearest, ties to even. It reads as `code × scale` in f32.
+    /// The [scale](crate::CacheConfig::scales) is that of the layer's side, 1 by default. Quotients beyond ±448,
+    /// including infinities, saturate to ±448, whereas overflow in `ml_dtypes` gives NaN. A NaN stays a NaN. Subnormals
+    /// are rounded exactly too.
     Fp8E4M3,
-    /// ggml's `Q8_0`: blocks of 32 elements, signed 8-bit codes and an f16 scale each, 8.5 bits an element.
+    /// ggml's `Q8_0`: blocks of 32 elements with signed 8-bit codes and one f16 scale, 8.5 bits per element.
     ///
-    /// Codes and scales are ggml's, byte for byte (`quantize_row_q8_0_ref`; `gguf.quants.Q8_0`): `d = max |x| ÷ 127` in
-    /// f32, codes `round(x × (1 ÷ d))`, halves away from zero, and the scale `d` in f16, which is infinite from 65520
-    /// on. A block whose `d` is so small that `1 ÷ d` overflows has codes of 0, as one of zeros. A block that holds an
-    /// infinity or a NaN has the scale NaN and codes of 0, and reads as NaN throughout.
+    /// Codes and scales equal ggml's byte for byte (`quantize_row_q8_0_ref`; `gguf.quants.Q8_0`): with `d = max |x| ÷
+    /// 127` in f32, the codes are `round(x × (1 ÷ d))`, halves away from zero, and the scale is `d` in f16, which is
+    /// infinite from 65520 on. If `d` is so small that `1 ÷ d` overflows, the codes are 0, as in a block of zeros. A
+    /// block that holds an infinity or a NaN has a NaN scale and codes of 0, and reads as NaN throughout.
     Q8_0,
-    /// ggml's `Q4_0`: blocks of 32 elements, 4-bit codes and an f16 scale each, 4.5 bits an element.
+    /// ggml's `Q4_0`: blocks of 32 elements with 4-bit codes and one f16 scale, 4.5 bits per element.
     ///
-    /// Codes and scales are ggml's, byte for byte (`gguf.quants.Q4_0`): `d = m ÷ −8` in f32, where `m` is the first
-    /// element of the largest magnitude, codes `trunc(x × (1 ÷ d) + 8.5)` in f32, not fused, at most 15, and the scale
-    /// `d` in f16. Byte `j` of a block holds element `j` in its lower half and `j + 16` in its upper. It reads as
-    /// `(code − 8) × d`, or as +0 where the scale is +0, as in a row that was not written. Tiny blocks have codes of 8;
-    /// one that holds an infinity or a NaN is as in `Q8_0`.
+    /// Codes and scales equal ggml's byte for byte (`gguf.quants.Q4_0`): with `d = m ÷ −8` in f32, where `m` is the
+    /// first element of the largest magnitude, the codes are `trunc(x × (1 ÷ d) + 8.5)` in f32, not fused, at most 15,
+    /// and the scale is `d` in f16. Byte `j` of a block holds element `j` in its lower half and element `j + 16` in its
+    /// upper half. A code reads as `(code − 8) × d`, or as +0 if the scale is +0, as in a row that was never written.
+    /// If `1 ÷ d` overflows, the codes are 8. A block that holds an infinity or a NaN has a NaN scale and codes of 0,
+    /// as in `Q8_0`.
     Q4_0,
 }
 
 impl Format {
     /// Every format.
     pub const ALL: [Format; 6] = [Format::F32, Format::F16, Format::Bf16, Format::Fp8E4M3, Format::Q8_0, Format::Q4_0];
-    /// The formats of rows that are converted on their way in, and that ranges are converted to on their way out.
+    /// The formats that are not packed. Updates convert from them, and ranges can be converted to them.
     pub const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];
-    /// The names of [`ALL`](Self::ALL), as [`FromStr`](std::str::FromStr) takes them.
+    /// The names of [`ALL`](Self::ALL), which [`FromStr`](std::str::FromStr) parses.
     pub const NAMES: [&'static str; 6] = ["f32", "f16", "bf16", "fp8_e4m3", "q8_0", "q4_0"];
 
-    /// Whether rows are stored as whole words: not f32, f16 or bf16.
+    /// Whether the format is packed: rows are stored as whole words, unlike in f32, f16 and bf16.
     pub const fn is_packed(self) -> bool {
         matches!(self, Format::Fp8E4M3 | Format::Q8_0 | Format::Q4_0)
     }
 
-    /// Bytes of one *unit*, in which rows are measured and strides count: an element, or of a packed format a word.
+    /// Size of one *unit* in bytes. Rows are measured and strides are counted in units: elements, or words of a packed
+    /// format.
     pub const fn unit_bytes(self) -> u32 {
         match self {
             Format::F16 | Format::Bf16 => 2,
@@ -75,13 +79,13 @@ impl Format {
         }
     }
 
-    /// Units of a row of `dim` elements: as many, or the words of a packed row.
+    /// Number of units in a row of `dim` elements: `dim`, or the number of words of a packed row.
     pub const fn units(self, dim: u32) -> u32 {
         // At most 2^30 words of codes and 2^26 of scales.
         if self.is_packed() { self.code_words(dim).saturating_add(self.scale_words(dim)) } else { dim }
     }
 
-    /// Bytes of a stored row of `dim` elements.
+    /// Size of a stored row of `dim` elements, in bytes.
     ///
     /// ```
     /// use wgpu_kv_cache::Format;
@@ -93,19 +97,18 @@ impl Format {
         (self.units(dim) as u64).saturating_mul(self.unit_bytes() as u64)
     }
 
-    /// Whole units in an offset inside of a window. A window that is too large for 32 bits is refused by its size
-    /// before this is used.
+    /// Number of whole units in an offset inside a window. A window that is too large for 32 bits was refused before.
     pub(crate) fn units_of(self, bytes: u64) -> u32 {
         let units = if self.unit_bytes() == 2 { bytes / 2 } else { bytes / 4 };
         u32::try_from(units).unwrap_or(u32::MAX)
     }
 
-    /// Units of one word.
+    /// Number of units in a word.
     pub(crate) const fn lanes(self) -> u32 {
         if self.unit_bytes() == 2 { 2 } else { 1 }
     }
 
-    /// Words of the codes of a packed row.
+    /// Number of words of the codes of a packed row.
     pub(crate) const fn code_words(self, dim: u32) -> u32 {
         match self {
             // At most 2^27 blocks.
@@ -115,7 +118,7 @@ impl Format {
         }
     }
 
-    /// Words of the scales of a packed row.
+    /// Number of words of the scales of a packed row.
     pub(crate) const fn scale_words(self, dim: u32) -> u32 {
         match self {
             Format::Q8_0 | Format::Q4_0 => dim.div_ceil(BLOCK).div_ceil(2),
@@ -123,7 +126,7 @@ impl Format {
         }
     }
 
-    /// Name: `f32`, `f16`, `bf16`, `fp8_e4m3`, `q8_0` or `q4_0`.
+    /// The name: `f32`, `f16`, `bf16`, `fp8_e4m3`, `q8_0` or `q4_0`.
     pub const fn name(self) -> &'static str {
         match self {
             Format::F32 => "f32",
@@ -136,10 +139,10 @@ impl Format {
     }
 }
 
-/// Elements of a block of [`Format::Q8_0`] and [`Format::Q4_0`].
+/// Number of elements in a block of [`Format::Q8_0`] and [`Format::Q4_0`].
 pub(crate) const BLOCK: u32 = 32;
 
-/// The lower 16 bits.
+/// Returns the lower 16 bits.
 pub(crate) fn low_half(bits: u32) -> u16 {
     let [low, high, ..] = bits.to_le_bytes();
     u16::from_le_bytes([low, high])
@@ -174,7 +177,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// A host slice of rows, `[batch, kv_head, tokens, dim]` row-major, in any format.
+/// A slice of rows in host memory, `[batch, kv_head, tokens, dim]` row-major, in any format.
 ///
 /// ```
 /// use wgpu_kv_cache::{Format, HostRows};
@@ -189,12 +192,12 @@ pub enum HostRows<'a> {
     F16(&'a [f16]),
     /// Rows in bf16.
     Bf16(&'a [bf16]),
-    /// Rows as they are stored, such as those of a [`HostTensor`](crate::HostTensor). In a packed format they can only
-    /// go to a cache of that format.
+    /// Rows in their stored form, such as those of a [`HostTensor`](crate::HostTensor). Rows in a packed format can
+    /// only go to a cache of the same format.
     Stored {
         /// The format.
         format: Format,
-        /// `[batch, kv_head, tokens]` of rows, little-endian.
+        /// The rows, `[batch, kv_head, tokens]`, little-endian.
         bytes: &'a [u8],
     },
 }
@@ -210,7 +213,7 @@ impl<'a> HostRows<'a> {
         }
     }
 
-    /// Number of elements; of packed rows, of words. Bytes that are no whole one do not count.
+    /// Number of elements, or of words of packed rows. Trailing bytes of an incomplete one do not count.
     pub const fn len(self) -> usize {
         match self {
             HostRows::F32(rows) => rows.len(),
@@ -228,7 +231,7 @@ impl<'a> HostRows<'a> {
         self.len() == 0
     }
 
-    /// The elements' bytes, as the host stores them.
+    /// The bytes of the elements, as the host stores them.
     pub fn bytes(self) -> &'a [u8] {
         match self {
             HostRows::F32(rows) => bytemuck::cast_slice(rows),
@@ -238,7 +241,7 @@ impl<'a> HostRows<'a> {
         }
     }
 
-    /// The bits of every element, of packed rows of every word, in order.
+    /// Returns the bits of every element, or of every word of packed rows, in order.
     pub fn bits(self) -> impl Iterator<Item = u32> + use<'a> {
         let width = self.format().unit_bytes() as usize;
         self.bytes()

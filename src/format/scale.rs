@@ -1,12 +1,12 @@
-//! [`Scale`]: the factor between the numbers of a side and its codes.
+//! [`Scale`]: the factor between codes and the numbers that they stand for.
 
 use std::{
     fmt,
     hash::{Hash, Hasher},
 };
 
-/// A factor that compares by its bits: what a code of [`Format::Fp8E4M3`](crate::Format::Fp8E4M3) is multiplied by,
-/// which is positive and finite.
+/// The factor that codes of [`Format::Fp8E4M3`](crate::Format::Fp8E4M3) are multiplied by. A cache refuses a factor
+/// that is not positive and finite. Scales are compared and hashed by their bits.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, ConfigError, Format, Scale};
@@ -19,10 +19,10 @@ use std::{
 pub struct Scale(f32);
 
 impl Scale {
-    /// Codes are the numbers.
+    /// A factor of 1: codes stand for their own numbers.
     pub const ONE: Scale = Scale(1.0);
 
-    /// A scale, which is checked where it is used.
+    /// Creates a scale. The factor is checked where it is used.
     pub const fn new(scale: f32) -> Self {
         Scale(scale)
     }
@@ -33,7 +33,7 @@ impl Scale {
     }
 }
 
-/// Of the same bits.
+/// Compares bits.
 impl PartialEq for Scale {
     fn eq(&self, other: &Self) -> bool {
         self.0.to_bits() == other.0.to_bits()

@@ -1,54 +1,56 @@
-//! [`CostModel`]: what a dispatch and a copy cost on a device, to choose between them.
+//! [`CostModel`]: the costs of dispatches and copies on a device, to choose between the two.
 
-/// Costs on a device of the two forms of an operation: kernels, and the device's own buffer copies.
+/// Costs on a device of the two forms of an operation: kernels and buffer copies.
 ///
-/// An update of matching formats, and a copy of a range, can be one dispatch or some buffer copies; both give the same
-/// bits. A software driver copies long runs faster than any kernel writes them, a GPU does one dispatch faster than
-/// hundreds of copies. The form with the lower estimate is recorded:
+/// An update in the cache's own formats, and a copy of a range in its stored formats, can be recorded as dispatches or
+/// as buffer copies. Both give the same bits. A software driver copies long runs faster than any kernel writes them; a
+/// GPU runs one dispatch faster than hundreds of copies. The form with the lower estimate is recorded:
 ///
 /// ```text
 /// kernel   dispatches × dispatch_ns + bytes ÷ kernel_gb_per_s
 /// copies   copies × copy_ns         + bytes ÷ copy_gb_per_s
 /// ```
 ///
-/// Only an encoder takes copies, so a caller who records into a compute pass always gets the kernel. A copy also needs
-/// words of 4 bytes on both sides, `COPY_SRC` on a source, and `COPY_DST` on a destination.
+/// Copies can only be recorded into an encoder, so a compute pass always gets the kernel. On both sides of a copy, rows
+/// must start and end on multiples of 4 bytes, in a format without block scales (not
+/// [`Format::Q8_0`](crate::Format::Q8_0) or [`Format::Q4_0`](crate::Format::Q4_0)). The source needs the usage
+/// `COPY_SRC` and the destination `COPY_DST`.
 ///
-/// [`Context::new`](crate::Context::new) assumes one by the type of the device;
-/// [`Context::calibrate`](crate::Context::calibrate) measures it.
+/// [`Context::new`](crate::Context::new) uses the [`typical`](Self::typical) costs of the device's type;
+/// [`Context::calibrate`](crate::Context::calibrate) measures the costs of the device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct CostModel {
-    /// Nanoseconds of one dispatch that does nothing.
+    /// Time of one dispatch that does nothing, in nanoseconds.
     pub dispatch_ns: f64,
-    /// Nanoseconds of one copy of a few bytes.
+    /// Time of one copy of a few bytes, in nanoseconds.
     pub copy_ns: f64,
-    /// Billions of bytes a second that a kernel writes.
+    /// Write throughput of a kernel, in 10^9 bytes per second.
     pub kernel_gb_per_s: f64,
-    /// Billions of bytes a second that a copy writes.
+    /// Write throughput of a copy, in 10^9 bytes per second.
     pub copy_gb_per_s: f64,
 }
 
-/// How an update is recorded.
+/// How an update, or the copy of a range, is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
-    /// As dispatches of a kernel.
+    /// Dispatches of a kernel.
     Kernel,
-    /// As the device's own buffer copies.
+    /// Buffer copies.
     Copies,
 }
 
 impl CostModel {
-    /// Always the kernel.
+    /// Always prefers the kernel.
     pub const KERNELS: CostModel =
         CostModel { dispatch_ns: 0.0, copy_ns: f64::INFINITY, kernel_gb_per_s: f64::INFINITY, copy_gb_per_s: 1.0 };
 
-    /// Copies wherever they are possible.
+    /// Prefers copies wherever they are possible.
     pub const COPIES: CostModel =
         CostModel { dispatch_ns: f64::INFINITY, copy_ns: 0.0, kernel_gb_per_s: 1.0, copy_gb_per_s: f64::INFINITY };
 
-    /// Typical costs of a type of device: measured on lavapipe for [`wgpu::DeviceType::Cpu`], estimates for the
-    /// others.
+    /// Returns typical costs for a type of device: measured on lavapipe for [`wgpu::DeviceType::Cpu`], and estimated
+    /// for the others.
     #[must_use]
     pub const fn typical(device_type: wgpu::DeviceType) -> Self {
         match device_type {
@@ -64,7 +66,7 @@ impl CostModel {
 
     /// Whether copies are the cheaper form.
     pub(crate) fn prefers_copies(&self, dispatches: u64, copies: u64, bytes: u64) -> bool {
-        // Gigabytes a second are bytes a nanosecond.
+        // One gigabyte per second is one byte per nanosecond.
         let kernel = dispatches as f64 * self.dispatch_ns + bytes as f64 / self.kernel_gb_per_s;
         let copy = copies as f64 * self.copy_ns + bytes as f64 / self.copy_gb_per_s;
         copy < kernel
@@ -87,7 +89,7 @@ mod tests {
         assert!(!CostModel::KERNELS.prefers_copies(u64::MAX, 1, u64::MAX));
     }
 
-    /// The figures that were seen on lavapipe: long runs are copied, a large batch of single tokens is dispatched.
+    /// As measured on lavapipe: long runs are faster as copies, and a large batch of single tokens as a dispatch.
     #[test]
     fn a_software_driver_copies_long_runs_and_dispatches_many_short_ones() {
         let costs = CostModel::typical(wgpu::DeviceType::Cpu);

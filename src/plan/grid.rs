@@ -1,10 +1,11 @@
-//! Rectangles of work, cut until they fit, and the grids of their dispatches. Pure arithmetic.
+//! Splits work into blocks that fit a binding and a grid, and computes the grids of their dispatches. Pure arithmetic.
 
 use std::ops::Range;
 
 use crate::{DeviceError, Error, Result, shape::placement::count};
 
-/// A rectangle of work: planes of one segment, and tokens (of a gather: rows) of each.
+/// A rectangle of work: some planes of one segment, and the same tokens of each plane. In a gather, `tokens` are rows
+/// of the output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
     pub planes: Range<u32>,
@@ -12,19 +13,19 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// How many planes.
+    /// Number of planes.
     pub fn plane_count(&self) -> u32 {
         count(&self.planes)
     }
 
-    /// How many tokens of each.
+    /// Number of tokens of each plane.
     pub fn token_count(&self) -> u32 {
         count(&self.tokens)
     }
 }
 
-/// Cuts a block into halves until each part fits, along tokens where `by_tokens` says so and along planes
-/// otherwise. `None` if even one row of one plane does not fit.
+/// Halves a block until each part fits, and appends the parts to `parts`. Cuts along tokens if there is only one plane
+/// or `by_tokens` holds, and along planes otherwise. Returns `None` if not even one token of one plane fits.
 pub(crate) fn split(
     block: Block,
     fits: &impl Fn(&Block) -> bool,
@@ -55,19 +56,19 @@ pub(crate) fn split(
     Some(())
 }
 
-/// Workgroups that hold `units` threads, spread over x and y of a grid.
+/// Returns the grid for `units` threads: workgroups spread over x and y.
 ///
 /// # Errors
-/// [`DeviceError::DeviceLimit`].
+/// [`DeviceError::DeviceLimit`] if the device does not allow so many workgroups.
 pub(crate) fn grid(units: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     let [x, y] = spread(workgroups(units), limits)?;
     Ok([x, y, 1])
 }
 
-/// Workgroups of `grid_planes`: `units` threads spread over x and z, for each of `planes` in y.
+/// Returns the grid for `units` threads in each of `planes` planes: workgroups spread over x and z, and planes in y.
 ///
 /// # Errors
-/// [`DeviceError::DeviceLimit`].
+/// [`DeviceError::DeviceLimit`] if the device does not allow so many workgroups.
 pub(crate) fn grid_of_planes(units: u64, planes: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
     let [x, z] = spread(workgroups(units), limits)?;
     let available = u64::from(limits.max_compute_workgroups_per_dimension);
@@ -81,15 +82,15 @@ pub(crate) fn grid_of_planes(units: u64, planes: u64, limits: &wgpu::Limits) -> 
     }
 }
 
-/// Workgroups that hold `units` threads.
+/// Number of workgroups for `units` threads, at least 1.
 fn workgroups(units: u64) -> u64 {
     units.div_ceil(crate::shape::layout::WORKGROUP_SIZE.into()).max(1)
 }
 
-/// Workgroups as a product of two dimensions of a grid; some more, where they are no such product.
+/// Spreads workgroups over two dimensions of a grid. The product of the two may be larger than `groups`.
 ///
 /// # Errors
-/// [`DeviceError::DeviceLimit`].
+/// [`DeviceError::DeviceLimit`] if the device does not allow so many workgroups.
 pub(crate) fn spread(groups: u64, limits: &wgpu::Limits) -> Result<[u32; 2]> {
     let most = u64::from(limits.max_compute_workgroups_per_dimension);
     let second = groups.div_ceil(most);

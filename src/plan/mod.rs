@@ -1,4 +1,4 @@
-//! What an operation does, computed without a device.
+//! Plans what an operation does, without a device.
 
 pub(crate) mod costs;
 pub(crate) mod grid;

@@ -1,7 +1,7 @@
-//! Plans operations: checks the arguments and turns them into a [`Step`]. Uses no wgpu object.
+//! Plans operations: checks their arguments and turns them into a [`Step`]. Uses no wgpu object.
 //!
-//! A plan turns positions into a flat list of [`Run`]s. Kernels know only runs, so a ring is another way to make runs,
-//! as pages would be.
+//! A plan maps positions to a flat list of [`Run`]s. Kernels know only runs: a ring differs from linear placement in
+//! the runs that it creates, and so would pages.
 
 use std::ops::Range;
 
@@ -24,7 +24,7 @@ fn check_entries(name: &'static str, sequences: &Sequences, actual: usize) -> Re
     }
 }
 
-/// Checks a write against the sequences and plans its runs.
+/// Checks a write against the sequences and plans it.
 pub(crate) fn plan_write(
     config: &CacheConfig,
     sequences: &Sequences,
@@ -76,7 +76,7 @@ pub(crate) fn plan_write(
     Ok(())
 }
 
-/// Where a write of some tokens ends, if that is not beyond what the cache holds.
+/// Returns the position after the last token of a write, or an error if it exceeds what the cache can hold.
 fn end_of(config: &CacheConfig, sequence: u32, position: u32, count: u32) -> Result<u32> {
     let end = position.checked_add(count);
     match config.placement {
@@ -91,7 +91,7 @@ fn end_of(config: &CacheConfig, sequence: u32, position: u32, count: u32) -> Res
     }
 }
 
-/// Checks a range against the sequences and plans the rows that each has of it.
+/// Checks a range against the sequences, and plans the copy of the rows that each sequence has in it.
 pub(crate) fn plan_read(
     placement: Placement,
     sequences: &Sequences,
@@ -105,13 +105,13 @@ pub(crate) fn plan_read(
     if range.end > write_pos {
         return Err(Error::Range(RangeError::RangeBeyondWritten { end: range.end, write_pos }));
     }
-    // Also where every sequence ends before.
+    // The output has a row for every position of the range, whatever the sequences hold.
     plan_rows(placement, sequences, count(range), step, |sequence, length, _| {
         range_of(placement, sequence, length, range).map(Some)
     })
 }
 
-/// The same for one sequence; the others have no rows.
+/// Plans the copy of a range of one sequence. The other sequences have no rows in the output.
 pub(crate) fn plan_read_one(
     placement: Placement,
     sequences: &Sequences,
@@ -124,9 +124,10 @@ pub(crate) fn plan_read_one(
     })
 }
 
-/// Plans the copy of some stored positions of each sequence, in order from row 0 on: what `of` says of the sequence,
-/// its length, and the first position beyond the sinks that it stores. A sequence that has fewer rows than another, or
-/// than `least`, gets rows of zero.
+/// Plans the copy of stored positions of each sequence to the output, in order from row 0 on. `of` returns these
+/// positions for a sequence, its length, and the first position beyond the sinks that it stores, or `None` for a
+/// sequence without rows in the output. The output has as many rows as the longest sequence needs, and at least
+/// `least`; missing rows become zero.
 fn plan_rows(
     placement: Placement,
     sequences: &Sequences,
@@ -152,7 +153,7 @@ fn plan_rows(
     Ok(())
 }
 
-/// The positions of a range that a sequence has, all of which must be valid.
+/// Returns the positions of a range that a sequence has, as sinks and others. All of them must be valid.
 fn range_of(placement: Placement, sequence: u32, length: u32, range: &Range<u32>) -> Result<[Range<u32>; 2]> {
     let end = length.clamp(range.start, range.end);
     let sinks = placement.sinks().clamp(range.start, end);
@@ -163,7 +164,7 @@ fn range_of(placement: Placement, sequence: u32, length: u32, range: &Range<u32>
     Ok([range.start..sinks, sinks..end])
 }
 
-/// Checks lengths to cut sequences to, and plans the lengths afterwards: runs that touch no row.
+/// Checks new lengths, and plans a step that sets them and has no runs.
 pub(crate) fn plan_truncate(
     placement: Placement,
     sequences: &Sequences,
@@ -190,8 +191,8 @@ pub(crate) fn plan_truncate(
     Ok(())
 }
 
-/// Plans the rows that a sequence of some length has, from row 0 of a source on, as all of one sequence, and nothing of
-/// the others.
+/// Plans an insertion: copies the valid rows of a sequence of this length, from row 0 of the source on, to the
+/// sequence. The other sequences stay unchanged.
 pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence: u32, length: u32, step: &mut Step) {
     step.clear();
     step.push_rows(placement, sequence, placement.valid(length));
@@ -206,13 +207,15 @@ pub(crate) fn plan_insert(placement: Placement, sequences: &Sequences, sequence:
     }
 }
 
-/// Plans all stored rows of one sequence, valid or there for a rollback, from row 0 of an output on.
+/// Plans the copy of all stored rows of one sequence to the output, from row 0 on. This includes rows that are no
+/// longer valid and only serve a rollback.
 pub(crate) fn plan_read_stored(placement: Placement, sequences: &Sequences, wanted: u32, step: &mut Step) {
     let of = |sequence, length, oldest| Ok((sequence == wanted).then(|| stored(placement, length, oldest)));
     plan_rows(placement, sequences, 0, step, of).expect("what is stored can be read");
 }
 
-/// The same rows, from a source to the same slots of other sequences, `count` in all. Lengths stay.
+/// Plans the copy of rows that [`plan_read_stored`] copied out, from a source to the same slots of other sequences:
+/// those of the first `count` for which `wanted` holds. Sets no lengths.
 pub(crate) fn plan_place_stored(read: &Step, count: u32, wanted: impl Fn(u32) -> bool, step: &mut Step) {
     step.clear();
     for sequence in (0..count).filter(|&sequence| wanted(sequence)) {
@@ -220,18 +223,18 @@ pub(crate) fn plan_place_stored(read: &Step, count: u32, wanted: impl Fn(u32) ->
     }
 }
 
-/// Positions of a sequence that are stored, the sinks among them.
+/// Returns the stored positions of a sequence, as sinks and others.
 fn stored(placement: Placement, length: u32, oldest: u32) -> [Range<u32>; 2] {
     let sinks = placement.sinks().min(length);
     [0..sinks, oldest.clamp(sinks, length)..length]
 }
 
-/// The slots in which they lie.
+/// Returns the slots that hold the stored positions of a sequence.
 pub(crate) fn stored_slots(placement: Placement, length: u32, oldest: u32) -> impl Iterator<Item = Range<u32>> {
     stored(placement, length, oldest).into_iter().flat_map(move |positions| placement.pieces(positions)).map(|at| at.1)
 }
 
-/// Plans all valid rows of the sequences for which `wanted` holds, each in order from row 0 on.
+/// Plans the copy of all valid rows of the sequences for which `wanted` holds, each in order from row 0 on.
 pub(crate) fn plan_read_valid(
     placement: Placement,
     sequences: &Sequences,
@@ -242,7 +245,7 @@ pub(crate) fn plan_read_valid(
     plan_rows(placement, sequences, 0, step, of).expect("what is valid can be read");
 }
 
-/// Packed rows go only where they need no conversion.
+/// Checks that a source in a packed format has the format of the cache. Packed rows cannot be converted.
 pub(crate) fn check_source_format(side: Side, source_format: Format, stored: Format) -> Result<()> {
     if source_format.is_packed() && source_format != stored {
         return Err(Error::Write(WriteError::PackedSource { side, source_format, stored }));
@@ -250,7 +253,7 @@ pub(crate) fn check_source_format(side: Side, source_format: Format, stored: For
     Ok(())
 }
 
-/// Checks that host rows hold exactly the elements of `tokens` tokens.
+/// Checks that host rows hold exactly the elements of `tokens` tokens of the batch.
 pub(crate) fn check_rows(config: &CacheConfig, side: Side, rows: HostRows<'_>, tokens: u32) -> Result<()> {
     check_source_format(side, rows.format(), config.format(side))?;
     let units = rows.format().units(config.dim(side));

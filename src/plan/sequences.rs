@@ -1,22 +1,22 @@
-//! [`Sequences`]: what the host knows of the sequences of a layer.
+//! [`Sequences`]: what the host tracks of the sequences of a layer.
 
 use crate::{CacheConfig, Error, Placement, Result, SequenceError};
 
-/// Where each sequence ends, and from where on its positions are stored.
+/// The length of each sequence, and which of its positions are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sequences {
-    /// Positions of each sequence, evicted ones included.
+    /// Number of positions of each sequence, including evicted ones.
     pub lengths: Vec<u32>,
-    /// The first position beyond the sinks that is stored. It grows with what is overwritten, and a rollback does not
-    /// bring anything back.
+    /// The first stored position beyond the sinks. It advances as positions are overwritten, and a rollback does not
+    /// lower it, except to the sinks.
     pub oldest: Vec<u32>,
-    /// The position of the first row of the last write; the length where that wrote none, and after any operation on
-    /// sequences.
+    /// The position of the first row of the last write. Equals the length if that write had no row, and after any
+    /// operation on sequences.
     pub starts: Vec<u32>,
 }
 
 impl Sequences {
-    /// Empty ones.
+    /// Creates the empty sequences of a batch.
     pub fn new(config: &CacheConfig) -> Self {
         let room = config.max_batch_size as usize;
         let new = || Vec::with_capacity(room);
@@ -39,20 +39,20 @@ impl Sequences {
         self.starts.fill(0);
     }
 
-    /// The sequences of a selection, of which no row was just written.
+    /// Returns the sequences of a selection. None of their rows counts as just written.
     pub fn selected(&self, sources: &[u32]) -> Self {
         let of = |known: &[u32]| sources.iter().map(|&source| known[source as usize]).collect::<Vec<_>>();
         let lengths = of(&self.lengths);
         Sequences { starts: lengths.clone(), lengths, oldest: of(&self.oldest) }
     }
 
-    /// The most rows of a sequence that the last write wrote.
+    /// The largest number of rows that the last write wrote to a sequence.
     #[cfg(feature = "attention")]
     pub fn written(&self) -> u32 {
         self.lengths.iter().zip(&self.starts).map(|(length, start)| length.saturating_sub(*start)).max().unwrap_or(0)
     }
 
-    /// How many.
+    /// Number of sequences.
     pub fn count(&self) -> u32 {
         u32::try_from(self.lengths.len()).expect("a batch size is 32 bits wide")
     }
@@ -62,7 +62,7 @@ impl Sequences {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
-    /// Length and first stored position of a sequence.
+    /// Returns the length of a sequence and its first stored position beyond the sinks.
     pub fn get(&self, sequence: u32) -> Result<(u32, u32)> {
         let index = sequence as usize;
         match (self.lengths.get(index), self.oldest.get(index)) {
@@ -75,7 +75,10 @@ impl Sequences {
         }
     }
 
-    /// The first stored position after taking a sequence back to `length`, which is less than it has.
+    /// Returns the first stored position beyond the sinks after a rollback to `length`, which is less than the current
+    /// length.
+    ///
+    /// A ring must still store the whole window at that length, unless `length` is within the sinks.
     pub fn rollback(placement: Placement, sequence: u32, oldest: u32, length: u32) -> Result<u32> {
         let Placement::Ring { window, sinks, .. } = placement else { return Ok(oldest) };
         if length <= sinks {
@@ -114,7 +117,7 @@ mod tests {
         for length in 0..=2 {
             assert_eq!(Sequences::rollback(ring, 0, oldest, length), Ok(2));
         }
-        // Before it has wrapped it goes back anywhere.
+        // A ring that has not wrapped can be rolled back to any length.
         for length in 0..9 {
             assert!(Sequences::rollback(ring, 0, ring.first_stored(9), length).is_ok());
         }

@@ -1,6 +1,6 @@
-//! Rows between numbers and stored bits, on the CPU: the contract of every [`Format`] in plain floating point.
+//! Encodes and decodes rows on the CPU: the contract of every [`Format`] in plain floating point.
 //!
-//! The kernels do the same in integers (`shaders/format/`) and share nothing with this.
+//! The kernels compute the same in integers (`shaders/format/`) and share no code with this file.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -13,14 +13,14 @@ use half::{bf16, f16};
 
 use crate::{ConfigError, Error, Format, Result, RowError, Scale, format::BLOCK};
 
-/// Largest number of [`Format::Fp8E4M3`].
+/// Largest number that [`Format::Fp8E4M3`] can represent.
 const FP8_MAX: f32 = 448.0;
 
 impl Format {
-    /// The stored row of some numbers, as lies in a dense tensor. Only [`Format::Fp8E4M3`] reads the scale.
+    /// Encodes a row as it is stored in a dense tensor. Only [`Format::Fp8E4M3`] uses the scale.
     ///
     /// # Errors
-    /// [`ConfigError::Scale`] where it is not positive and finite.
+    /// [`ConfigError::Scale`] if the scale is not positive and finite, whatever the format.
     ///
     /// ```
     /// use wgpu_kv_cache::{Format, Scale};
@@ -58,11 +58,12 @@ impl Format {
         })
     }
 
-    /// The numbers of a stored row of `dim` elements, exact but for the product with an [`Format::Fp8E4M3`]'s scale,
-    /// which is rounded to f32. A NaN of a packed format is the positive quiet one.
+    /// Decodes a stored row of `dim` elements. The result is exact, except that for [`Format::Fp8E4M3`] the product
+    /// with the scale is rounded to f32. Every NaN of a packed format decodes to the positive quiet NaN.
     ///
     /// # Errors
-    /// [`RowError::RowBytes`] where these are not the bytes of a row; [`ConfigError::Scale`].
+    /// [`RowError::RowBytes`] if `row` does not have the size of such a row; [`ConfigError::Scale`] if the scale is not
+    /// positive and finite, whatever the format.
     pub fn decode_row(self, row: &[u8], dim: u32, scale: Scale) -> Result<Vec<f32>> {
         check_scale(scale)?;
         let (expected, actual) = (self.row_bytes(dim), row.len() as u64);
@@ -86,7 +87,7 @@ impl Format {
                 let code_bytes = if self == Format::Q8_0 { 32 } else { 16 };
                 let block = |(codes, scale): (&[u8], f32)| -> [f32; 32] {
                     std::array::from_fn(|element| match self {
-                        // Also a row that was never written.
+                        // A scale of +0 reads as +0, whatever the codes. So does a row that was never written.
                         _ if scale.to_bits() == 0 => 0.0,
                         Format::Q8_0 => f32::from(codes[element].cast_signed()) * scale,
                         _ => {
@@ -103,23 +104,23 @@ impl Format {
     }
 }
 
-/// To nearest, ties to even, saturating.
+/// Rounds to nearest, ties to even, and saturates.
 fn fp8_encode(number: f32, scale: f32) -> u8 {
     let sign = if number.is_sign_negative() { 0x80 } else { 0 };
     if number.is_nan() {
         return sign | 0x7f;
     }
     let magnitude = f64::from((number.abs() / scale).min(FP8_MAX));
-    // In units of the last place: 2^-9 below 2^-5, then eight codes for each doubling.
+    // The unit in the last place: 2^-9 below 2^-5, then twice as much with each doubling.
     let binade = (1..15).rev().find(|&binade| magnitude >= 2f64.powi(binade - 6)).unwrap_or(0);
     let unit = 2f64.powi(binade - 9);
     let steps = (magnitude / unit).round_ties_even();
-    // Codes count on through the binades: of each, the first is step 8.
+    // Rounding up may reach the next binade, so the code is searched by value.
     let code = (0..=0x7e).find(|&code| fp8_magnitude(code) == steps * unit);
     sign | code.expect("a multiple of the last place is a number of the format")
 }
 
-/// The number of a code without its sign.
+/// Decodes a code without its sign.
 fn fp8_magnitude(code: u8) -> f64 {
     let (exponent, mantissa) = (i32::from(code >> 3), f64::from(code & 7));
     if exponent == 0 { mantissa * 2f64.powi(-9) } else { (8.0 + mantissa) * 2f64.powi(exponent - 10) }
@@ -129,15 +130,15 @@ fn fp8_decode(code: u8) -> f32 {
     if code & 0x7f == 0x7f {
         return f32::NAN;
     }
-    // Every number of the format is one of f32.
+    // Every number of the format is exact in f32.
     let magnitude = fp8_magnitude(code & 0x7f) as f32;
     if code & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
-/// The scale of a block that reads as NaN.
+/// Scale of a block that holds an infinity or a NaN. The block reads as NaN.
 const BROKEN: f16 = f16::from_bits(0x7e00);
 
-/// `1 ÷ d`, or 0 where that overflows.
+/// Returns `1 ÷ d`, or 0 if that overflows.
 fn inverse(d: f32) -> f32 {
     let inverse = 1.0 / d;
     if inverse.is_finite() { inverse } else { 0.0 }
@@ -150,7 +151,7 @@ fn q8_0_encode(block: &[f32; 32], codes: &mut Vec<u8>) -> f16 {
     }
     let d = block.iter().fold(0f32, |largest, number| largest.max(number.abs())) / 127.0;
     let inverse = inverse(d);
-    // From -127 to 127.
+    // The codes range from -127 to 127.
     codes.extend(block.iter().map(|number| ((number * inverse).round() as i8).cast_unsigned()));
     f16::from_f32(d)
 }

@@ -1,11 +1,11 @@
-//! [`CacheConfig`]: the shape and the formats of a cache, and what they cost.
+//! [`CacheConfig`]: the shape and the formats of a cache.
 
 use crate::{Format, Placement, Scale, Side};
 
 /// Shape and formats of one layer's cache.
 ///
-/// Keys are stored as `[max_batch_size, num_heads, slots, head_dim]` and values as
-/// `[max_batch_size, num_heads, slots, value_dim]`, row-major; on linear placement there are `max_seq_len` slots.
+/// Keys are stored as `[max_batch_size, num_heads, slots, head_dim]` and values as `[max_batch_size, num_heads, slots,
+/// value_dim]`, row-major. With linear placement there are `max_seq_len` slots.
 ///
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Format};
@@ -77,7 +77,8 @@ impl CacheConfig {
         self
     }
 
-    /// Scales of keys and of values in [`Format::Fp8E4M3`]. The largest magnitude that is stored is 448 times as much.
+    /// Sets the scales of keys and of values for [`Format::Fp8E4M3`]. The largest magnitude that can be stored is 448
+    /// times the scale.
     #[must_use]
     pub const fn scales(mut self, keys: f32, values: f32) -> Self {
         self.key_scale = Scale::new(keys);
@@ -99,7 +100,8 @@ impl CacheConfig {
         self
     }
 
-    /// Rows of a plane. [`validate`](Self::validate) refuses a ring of more than 2^32.
+    /// Number of rows of a plane. Saturates for a ring of 2^32 slots or more, which [`validate`](Self::validate)
+    /// refuses.
     #[must_use]
     pub const fn slots(&self) -> u32 {
         match self.placement {
@@ -124,7 +126,7 @@ impl CacheConfig {
         }
     }
 
-    /// Scale of one side; 1 unless it is [`Format::Fp8E4M3`].
+    /// Scale of one side; 1 unless the side is stored as [`Format::Fp8E4M3`].
     pub const fn scale(&self, side: Side) -> Scale {
         match (side, self.format(side)) {
             (Side::Keys, Format::Fp8E4M3) => self.key_scale,
@@ -133,7 +135,7 @@ impl CacheConfig {
         }
     }
 
-    /// Units of one row of a side: elements, or words of a packed format.
+    /// Number of units in one row of a side: elements, or words of a packed format.
     pub(crate) const fn units(&self, side: Side) -> u32 {
         self.format(side).units(self.dim(side))
     }

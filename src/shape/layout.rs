@@ -1,7 +1,7 @@
-//! Where planes lie: row and plane sizes, and segments of whole planes. Pure arithmetic, in checked `u64`.
+//! The layout of a layer: sizes of rows and planes, and segments of whole planes. Pure arithmetic, in checked `u64`.
 //!
-//! [`Layout::unbounded`] refuses a layer whose planes do not fit 32 bits, or whose bytes do not fit 64. So nothing that
-//! is counted or measured inside of one saturates: it is written with saturating operations, which never wrap.
+//! [`Layout::unbounded`] refuses a layer whose number of planes does not fit 32 bits, or whose size in bytes does not
+//! fit 64. Arithmetic inside a layout therefore cannot overflow. It uses saturating operations, which never wrap.
 
 use std::ops::Range;
 
@@ -13,20 +13,21 @@ use crate::{
     },
 };
 
-/// The largest binding that is safe on every driver: 2^31 − 4 bytes.
+/// Largest binding that is safe on every driver: 2^31 − 4 bytes.
 pub(crate) const MAX_BINDING_BYTES: u64 = (1 << 31) - 4;
 
-/// Storage buffers that the largest kernel binds: step, lengths, and source and planes of both sides.
+/// Number of storage buffers that the largest kernel binds: step, lengths, and source and planes of both sides.
 const STORAGE_BUFFERS: u32 = 6;
 
-/// Bytes of a run, and of what stands before lengths and runs, of a step on the device.
+/// Size of a run of a step on the device, in bytes.
 pub(crate) const RUN_BYTES: u64 = 24;
+/// Size of what precedes lengths and runs in a step on the device, in bytes.
 pub(crate) const HEAD_BYTES: u64 = 12;
 
-/// Bytes of a step as immediates.
+/// Size of a step as immediates, in bytes.
 pub(crate) const IMMEDIATE_BYTES: u32 = 32;
 
-/// Threads of one workgroup, in every kernel.
+/// Number of threads in a workgroup of every kernel.
 pub(crate) const WORKGROUP_SIZE: u32 = 256;
 
 /// Sizes of one side's rows and planes.
@@ -35,14 +36,15 @@ pub(crate) struct SideLayout {
     pub format: Format,
     pub scale: Scale,
     pub dim: u32,
-    /// Elements of a row, or words of a packed one.
+    /// Number of elements of a row, or of words of a packed row.
     pub units: u32,
     pub row_bytes: u64,
-    /// `slots` rows, rounded up to whole words, so that no two planes share a word; of a packed format to 16 bytes.
+    /// Size of `slots` rows, rounded up to whole words so that two planes never share a word, or to 16 bytes in a
+    /// packed format.
     pub plane_bytes: u64,
 }
 
-/// Where every plane of a layer lies. Segment `i` of the keys holds the same planes as segment `i` of the values.
+/// Where every plane of a layer is stored. Segment `i` of the keys holds the same planes as segment `i` of the values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Layout {
     pub keys: SideLayout,
@@ -55,33 +57,33 @@ pub(crate) struct Layout {
 }
 
 impl SideLayout {
-    /// Bytes of the codes of a packed row; of any other, of the row.
+    /// Size of the codes of a packed row, or of the whole row in any other format.
     pub fn code_bytes(&self) -> u64 {
         let words = u64::from(self.format.code_words(self.dim));
         if self.format.is_packed() { words.saturating_mul(4) } else { self.row_bytes }
     }
 
-    /// Bytes of the scales of a row, which lie behind the codes of all slots.
+    /// Size of the block scales of a row, which are stored after the codes of all slots.
     pub fn scale_bytes(&self) -> u64 {
         self.row_bytes.saturating_sub(self.code_bytes())
     }
 
-    /// Bytes of so many planes.
+    /// Size of a number of planes.
     pub fn planes_bytes(&self, planes: u32) -> u64 {
         self.plane_bytes.saturating_mul(planes.into())
     }
 
-    /// Bytes of so many rows, where they are contiguous.
+    /// Size of a number of rows, if they are contiguous.
     pub fn rows_bytes(&self, rows: u32) -> u64 {
         self.row_bytes.saturating_mul(rows.into())
     }
 
-    /// Bytes from the start of a plane to the codes of a slot; of a format that is not packed, to its row.
+    /// Byte offset in a plane of the codes of a slot, or of its row in a format that is not packed.
     pub fn codes_at(&self, slot: u32) -> u64 {
         self.code_bytes().saturating_mul(slot.into())
     }
 
-    /// Whether a run of rows is one run of bytes.
+    /// Whether consecutive rows are contiguous in memory: the format has no block scales.
     pub fn is_contiguous(&self) -> bool {
         self.scale_bytes() == 0
     }
@@ -106,7 +108,7 @@ impl SideLayout {
 }
 
 impl Layout {
-    /// All planes in one segment, however large.
+    /// Returns the layout with all planes in one segment, however large.
     pub fn unbounded(config: &CacheConfig) -> Result<Self> {
         let dimensions = [
             ("batch_size", config.batch_size),
@@ -162,7 +164,7 @@ impl Layout {
         Ok(Layout { keys, values, planes, heads, slots, placement, planes_per_segment: planes })
     }
 
-    /// Segments that a device with these limits can bind.
+    /// Returns the layout with segments that a device with these limits can bind.
     pub fn for_limits(config: &CacheConfig, limits: &wgpu::Limits) -> Result<Self> {
         let mut layout = Self::unbounded(config)?;
         let batch = config.max_batch_size;
@@ -212,26 +214,26 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Workgroup memory that quantising takes: three words a thread for each side that is stored in blocks.
+    /// Size of the workgroup memory for quantising: three words per thread for each side that is stored in blocks.
     fn workgroup_bytes(&self) -> u32 {
         let sides = [&self.keys, &self.values].into_iter();
         sides.filter(|side| matches!(side.format, Format::Q8_0 | Format::Q4_0)).map(|_| 3 * 4 * WORKGROUP_SIZE).sum()
     }
 
-    /// The most runs of one sequence.
+    /// Maximum number of runs of one sequence.
     pub fn runs(&self) -> u32 {
         runs(self.placement)
     }
 
-    /// Heads of a group that a grid takes above each other, with as many runs of each as a sequence has: all, where
-    /// they are not more than a grid is high.
+    /// Number of heads of a group that a grid can cover in its y dimension, if each has as many runs as a sequence can
+    /// have, and one for absent rows. All heads if the device's limit allows.
     pub fn heads_at_once(&self, limits: &wgpu::Limits) -> u32 {
         let runs = self.runs().saturating_add(1);
         let most = limits.max_compute_workgroups_per_dimension.checked_div(runs).unwrap_or(1);
         self.heads.min(most.max(1))
     }
 
-    /// Whether a grid takes some planes above each other, with the runs of all groups that they lie in.
+    /// Whether one grid can cover these planes in its y dimension, with the runs of all groups that they belong to.
     pub fn fits_a_grid(&self, planes: &Range<u32>, limits: &wgpu::Limits) -> bool {
         let (at_once, groups) = (self.heads_at_once(limits), self.groups_of(planes));
         let runs = u64::from(count(&groups)).saturating_mul(self.runs().saturating_add(1).into());
@@ -239,13 +241,13 @@ impl Layout {
         high && (at_once == self.heads || count(&groups) == 1 && count(planes) <= at_once)
     }
 
-    /// The groups of planes, one plane a head, that some planes lie in.
+    /// Returns the groups that some planes belong to. A group has one plane per head.
     pub fn groups_of(&self, planes: &Range<u32>) -> Range<u32> {
         let group = |plane: u32| plane.checked_div(self.heads).expect("no dimension is zero");
         group(planes.start)..group(planes.end.saturating_sub(1)).saturating_add(1)
     }
 
-    /// Bytes of a key row and a value row.
+    /// Size of a key row and a value row together.
     pub fn row_bytes(&self) -> u64 {
         self.keys.row_bytes.saturating_add(self.values.row_bytes)
     }
@@ -257,37 +259,37 @@ impl Layout {
         }
     }
 
-    /// Sequences that there is room for.
+    /// Number of sequences that the layer has room for.
     pub fn sequences(&self) -> u32 {
         self.planes.checked_div(self.heads).expect("no dimension is zero")
     }
 
-    /// The planes of so many sequences, of which there is room for.
+    /// Number of planes of some sequences, which the layer has room for.
     pub fn planes_of(&self, sequences: u32) -> u32 {
         sequences.saturating_mul(self.heads)
     }
 
-    /// The plane of a sequence and head.
+    /// Index of the plane of a sequence and head.
     pub fn plane(&self, sequence: u32, head: u32) -> u32 {
         self.planes_of(sequence).saturating_add(head)
     }
 
-    /// Bytes of one side, padding included.
+    /// Size of one side, including padding.
     pub fn side_bytes(&self, side: Side) -> u64 {
         self.side(side).planes_bytes(self.planes)
     }
 
-    /// Bytes of both sides, padding included.
+    /// Size of both sides, including padding.
     pub fn bytes(&self) -> u64 {
         self.side_bytes(Side::Keys).saturating_add(self.side_bytes(Side::Values))
     }
 
-    /// Bytes of the largest buffer.
+    /// Size of the largest buffer.
     pub fn segment_bytes_max(&self) -> u64 {
         self.keys.plane_bytes.max(self.values.plane_bytes).saturating_mul(self.planes_per_segment.into())
     }
 
-    /// The planes of each segment.
+    /// Returns the planes of each segment.
     pub fn segments(&self) -> impl Iterator<Item = Range<u32>> + use<> {
         let (planes, step) = (self.planes, self.planes_per_segment);
         let bound = move |segment: u32| planes.min(segment.saturating_mul(step));
@@ -295,7 +297,7 @@ impl Layout {
     }
 }
 
-/// The most runs of slots that contiguous positions of one sequence lie in.
+/// Maximum number of runs of slots that contiguous positions of one sequence occupy.
 pub(crate) const fn runs(placement: Placement) -> u32 {
     match placement {
         Placement::Linear => 1,
@@ -303,14 +305,14 @@ pub(crate) const fn runs(placement: Placement) -> u32 {
     }
 }
 
-/// Bytes of a step with room for the lengths of so many sequences, each with up to `runs` runs, and one of rows that it
-/// does not have.
+/// Size of a step with room for the lengths and starts of `room` sequences, with up to `runs` runs each and one more
+/// for rows that a sequence does not have.
 pub(crate) const fn step_bytes(room: u32, runs: u32) -> u64 {
     let runs = RUN_BYTES.saturating_mul((runs as u64).saturating_add(1));
     runs.saturating_add(8).saturating_mul(room as u64).saturating_add(HEAD_BYTES)
 }
 
-/// The largest window that a device with these limits can bind and allocate.
+/// Size of the largest window that a device with these limits can bind and allocate.
 pub(crate) fn binding_limit(limits: &wgpu::Limits) -> u64 {
     let limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(MAX_BINDING_BYTES);
     limit & !3

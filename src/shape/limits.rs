@@ -1,4 +1,4 @@
-//! What a [`CacheConfig`] takes of a device.
+//! What a [`CacheConfig`] requires of a device: memory, limits and features.
 
 use crate::{
     CacheConfig, Result, Side,
@@ -6,59 +6,60 @@ use crate::{
 };
 
 impl CacheConfig {
-    /// Checks that no dimension is zero, that the batch has room, that scales are positive and finite, and that every
-    /// size can be computed.
+    /// Checks that no dimension is zero, that the batch fits `max_batch_size`, that scales are positive and finite, and
+    /// that no size overflows.
     ///
     /// # Errors
-    /// [`ConfigError::ZeroDimension`](crate::ConfigError::ZeroDimension),
-    /// [`ConfigError::Scale`](crate::ConfigError::Scale),
-    /// [`SequenceError::BatchTooLarge`](crate::SequenceError::BatchTooLarge),
-    /// [`ConfigError::SizeOverflow`](crate::ConfigError::SizeOverflow).
+    /// [`ConfigError::ZeroDimension`](crate::ConfigError::ZeroDimension) if a dimension is zero;
+    /// [`ConfigError::Scale`](crate::ConfigError::Scale) if a scale is not positive and finite;
+    /// [`SequenceError::BatchTooLarge`](crate::SequenceError::BatchTooLarge) if `batch_size` is larger than
+    /// `max_batch_size`; [`ConfigError::SizeOverflow`](crate::ConfigError::SizeOverflow) if the slots of a plane or the
+    /// number of planes do not fit 32 bits, or a size in bytes does not fit 64.
     pub fn validate(&self) -> Result<()> {
         Layout::unbounded(self).map(drop)
     }
 
-    /// Bytes that keys and values of one layer take on the device.
+    /// Returns the size of the keys and values of one layer on the device, in bytes.
     ///
-    /// Rows are dense. A plane, the `[slots, dim]` rows of one sequence and head, starts on a multiple of 4 bytes, of a
-    /// packed format of 16; that adds 2 bytes to a plane with an odd number of 16-bit elements, up to 12 to one of a
-    /// packed format, and nothing to any other.
+    /// Rows are dense. A plane (the `[slots, dim]` rows of one sequence and head) starts on a multiple of 4 bytes, or
+    /// of 16 in a packed format. The padding is 2 bytes for a plane with an odd number of 16-bit elements, up to 12
+    /// bytes in a packed format, and none otherwise.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate).
+    /// The errors of [`validate`](Self::validate).
     pub fn bytes_per_layer(&self) -> Result<u64> {
         Layout::unbounded(self).map(|layout| layout.bytes())
     }
 
-    /// Bytes of one plane of a side, the `[slots, dim]` rows of one sequence and head, padding included: what must fit
-    /// a binding.
+    /// Returns the size of one plane of a side (the `[slots, dim]` rows of one sequence and head) in bytes, including
+    /// padding. A plane must fit a binding.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate).
+    /// The errors of [`validate`](Self::validate).
     pub fn bytes_per_plane(&self, side: Side) -> Result<u64> {
         Layout::unbounded(self).map(|layout| layout.side(side).plane_bytes)
     }
 
-    /// Bytes that one more token takes in one layer: a row of keys and a row of values for every sequence and
-    /// head.
+    /// Returns the size of one more token in one layer, in bytes: a row of keys and a row of values for every sequence
+    /// of the batch and every head.
     ///
     /// # Errors
-    /// As [`validate`](Self::validate).
+    /// The errors of [`validate`](Self::validate).
     pub fn bytes_per_token(&self) -> Result<u64> {
         Layout::unbounded(self)
             .map(|layout| layout.row_bytes().saturating_mul(layout.planes_of(self.batch_size).into()))
     }
 
-    /// The limits to request from an adapter whose own limits are `adapter`, so that this cache fits in as few
+    /// Returns the limits to request from an adapter with the limits `adapter`, so that this cache fits in as few
     /// buffers as the adapter allows.
     ///
-    /// The rest are wgpu's defaults, or the adapter's where it has less. Combine with what else the engine needs
-    /// by [`wgpu::Limits::or_better_values_from`].
+    /// The other limits are wgpu's defaults, or the adapter's where it has less. Combine them with the engine's own
+    /// requirements by [`wgpu::Limits::or_better_values_from`].
     ///
     /// # Errors
     /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) or
-    /// [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) where the adapter cannot hold this cache at all,
-    /// and as [`validate`](Self::validate).
+    /// [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) if the adapter cannot hold this cache at all; the
+    /// errors of [`validate`](Self::validate).
     pub fn required_limits(&self, adapter: &wgpu::Limits) -> Result<wgpu::Limits> {
         let layout = Layout::for_limits(self, adapter)?;
         let mut limits = wgpu::Limits::default().or_worse_values_from(adapter);
@@ -66,19 +67,19 @@ impl CacheConfig {
         let segment_bytes = layout.segment_bytes_max();
         limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.max(segment_bytes);
         limits.max_immediate_size = limits.max_immediate_size.max(IMMEDIATE_BYTES.min(adapter.max_immediate_size));
-        // A dense copy of a whole side is one buffer, where the adapter allows one that large.
+        // A dense copy of a whole side is one buffer, if the adapter allows one that large.
         limits.max_buffer_size = limits.max_buffer_size.max(side_bytes.min(adapter.max_buffer_size));
         Ok(limits)
     }
 
-    /// The features that make the cache cheaper, of those that an adapter has: `IMMEDIATES`, by which a step that does
-    /// the same to every sequence costs no write to the queue, no slot and no allocation.
+    /// Returns those of an adapter's features that make the cache cheaper: `IMMEDIATES`. With it, a step that does the
+    /// same to every sequence needs no queue write, no slot and no allocation.
     pub fn useful_features(adapter: wgpu::Features) -> wgpu::Features {
         adapter & wgpu::Features::IMMEDIATES
     }
 
-    /// The features that the cache needs: none. It moves words and converts in integers, so 16-bit formats work
-    /// without `SHADER_F16` too.
+    /// Returns the features that the cache needs: none. It moves words and converts in integers, so 16-bit formats do
+    /// not need `SHADER_F16`.
     pub const fn required_features(&self) -> wgpu::Features {
         wgpu::Features::empty()
     }

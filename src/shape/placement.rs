@@ -1,4 +1,4 @@
-//! [`Placement`]: in which slot of a plane a position lies.
+//! [`Placement`]: maps positions to slots.
 
 use std::ops::Range;
 
@@ -7,12 +7,12 @@ use std::ops::Range;
 /// ```
 /// use wgpu_kv_cache::{CacheConfig, Placement};
 ///
-/// // The last 6 positions stay, and the first 2; 1 more row makes a rollback by 1 exact.
+/// // Keeps the first 2 and the last 6 positions. 1 more row allows a rollback by 1 token.
 /// let ring = Placement::Ring { window: 6, sinks: 2, slack: 1 };
 /// let config = CacheConfig::new(1, 1, 4, 0).placement(ring);
 /// assert_eq!(config.slots(), 9);
 /// assert_eq!(ring.slot(1), 1);     // a sink's slot is its position
-/// assert_eq!(ring.slot(8), 8);     // the others wrap over the rest
+/// assert_eq!(ring.slot(8), 8);     // other positions wrap over the other slots
 /// assert_eq!(ring.slot(9), 2);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -38,7 +38,8 @@ pub enum Placement {
     },
 }
 
-/// How a placement is read: a variant without fields would take any.
+/// The form that a placement is deserialised from. `Linear` has braces because serde accepts unknown fields for a unit
+/// variant of an internally tagged enum.
 #[cfg(feature = "serde")]
 #[derive(serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -81,7 +82,7 @@ pub struct Visible {
 
 impl Visible {
     pub(crate) fn new(placement: Placement, position: u32) -> Self {
-        // A position that is written is below a length.
+        // A written position is below its sequence's length, so this does not saturate.
         let [sinks, window] = placement.valid(position.saturating_add(1));
         Visible { position, sinks, window, placement }
     }
@@ -93,16 +94,17 @@ impl Visible {
     }
 }
 
-/// Numbers of a range; none of one that ends before it starts.
+/// Length of a range; 0 if it ends before it starts.
 pub(crate) fn count(range: &Range<u32>) -> u32 {
     range.end.saturating_sub(range.start)
 }
 
-/// Runs of slots in which contiguous positions of a ring lie: sinks, and up to two pieces of the rest.
+/// Maximum number of runs of slots that contiguous positions of a ring occupy: one for the sinks, and up to two for the
+/// others, which wrap.
 pub(crate) const PIECES: u32 = 3;
 
 impl Placement {
-    /// The slot of a position.
+    /// Returns the slot of a position.
     #[must_use]
     pub const fn slot(&self, position: u32) -> u32 {
         match *self {
@@ -116,7 +118,7 @@ impl Placement {
         }
     }
 
-    /// First positions that are never evicted.
+    /// Number of first positions that are never evicted.
     pub(crate) const fn sinks(&self) -> u32 {
         match *self {
             Placement::Linear => 0,
@@ -124,7 +126,7 @@ impl Placement {
         }
     }
 
-    /// The first position beyond the sinks that is valid in a sequence of this length.
+    /// Returns the first valid position beyond the sinks in a sequence of this length.
     pub(crate) fn first_valid(&self, length: u32) -> u32 {
         match *self {
             Placement::Linear => 0,
@@ -132,7 +134,7 @@ impl Placement {
         }
     }
 
-    /// The first position beyond the sinks that is stored right after a write that ends at `end`.
+    /// Returns the first position beyond the sinks that is stored directly after a write that ends at `end`.
     pub(crate) fn first_stored(&self, end: u32) -> u32 {
         match *self {
             Placement::Linear => 0,
@@ -140,24 +142,26 @@ impl Placement {
         }
     }
 
-    /// The first position beyond the sinks that queries at some positions see, where any does.
+    /// Returns the first position beyond the sinks that queries at positions `first_query..end` attend to, or `None` if
+    /// they attend to sinks only.
     pub(crate) fn first_seen(&self, first_query: u32, end: u32) -> Option<u32> {
         let query = first_query.max(self.sinks());
         (query < end).then(|| self.first_valid(query.saturating_add(1)))
     }
 
-    /// The valid positions of a sequence of this length, in order.
+    /// Returns the valid positions of a sequence of this length, in order.
     pub(crate) fn valid(&self, length: u32) -> [Range<u32>; 2] {
         let sinks = self.sinks().min(length);
         [0..sinks, self.first_valid(length).clamp(sinks, length)..length]
     }
 
-    /// The pieces in which positions lie, which are stored all: the first position of each, and its slots.
+    /// Splits positions, all of them stored, into pieces of contiguous slots. Each piece has its first position and its
+    /// slots.
     pub(crate) const fn pieces(&self, positions: Range<u32>) -> Pieces {
         Pieces { placement: *self, positions }
     }
 
-    /// How many positions from one on lie in slots next to each other.
+    /// Number of positions from this one on that lie in adjacent slots.
     fn contiguous(&self, position: u32) -> u32 {
         match *self {
             Placement::Linear => u32::MAX,
@@ -170,7 +174,7 @@ impl Placement {
     }
 }
 
-/// Contiguous positions, in the pieces in which they lie.
+/// Iterates over contiguous positions, in pieces of contiguous slots.
 pub(crate) struct Pieces {
     placement: Placement,
     positions: Range<u32>,
@@ -202,7 +206,7 @@ mod tests {
             let rows = window + slack;
             for start in 0..30 {
                 for length in 0..=rows {
-                    // A range that reaches from the sinks over evicted positions lies nowhere.
+                    // At most `rows` positions, because a longer range may span evicted positions, which have no slot.
                     let end = start + length;
                     let slots: Vec<_> =
                         ring.pieces(start..end).flat_map(|(first, slots)| (first..).zip(slots)).collect();

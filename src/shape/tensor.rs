@@ -2,7 +2,7 @@
 
 use crate::{Format, HostRows, Scale, Side};
 
-/// A dense tensor `[batch, kv_head, row, dim]` in host memory, as stored bits.
+/// A dense tensor `[batch, kv_head, row, dim]` in host memory, which holds the stored bits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HostTensor {
     shape: [u32; 4],
@@ -11,7 +11,7 @@ pub struct HostTensor {
     bytes: Vec<u8>,
 }
 
-/// Keys and values of one range.
+/// A `T` for the keys and a `T` for the values, such as two tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair<T> {
     /// The keys.
@@ -21,7 +21,7 @@ pub struct Pair<T> {
 }
 
 impl<T> Pair<T> {
-    /// One of the two.
+    /// Returns the keys or the values.
     pub fn side(&self, side: Side) -> &T {
         match side {
             Side::Keys => &self.keys,
@@ -36,7 +36,7 @@ impl HostTensor {
         HostTensor { shape, format, scale, bytes }
     }
 
-    /// `[batch, kv_head, row, dim]`.
+    /// The shape, `[batch, kv_head, row, dim]`.
     pub const fn shape(&self) -> [u32; 4] {
         self.shape
     }
@@ -46,29 +46,29 @@ impl HostTensor {
         self.format
     }
 
-    /// What codes of [`Format::Fp8E4M3`] are multiplied by.
+    /// Factor that codes of [`Format::Fp8E4M3`] are multiplied by.
     pub const fn scale(&self) -> Scale {
         self.scale
     }
 
-    /// The same rows as an argument of [`insert`](crate::KvCache::insert) or [`update`](crate::KvCache::update).
+    /// Returns the rows as an argument of [`insert`](crate::KvCache::insert) or [`update`](crate::KvCache::update).
     pub fn rows(&self) -> HostRows<'_> {
         HostRows::Stored { format: self.format, bytes: &self.bytes }
     }
 
-    /// The stored bytes, row-major, little-endian.
+    /// The stored bytes: row-major, little-endian.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The stored bits of every element, of a packed format of every word, row-major.
+    /// Returns the stored bits of every element, or of every word of a packed format, row-major.
     pub fn bits(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
         self.bytes
             .chunks_exact(self.format.unit_bytes() as usize)
             .map(|element| element.iter().rev().fold(0, |bits, &byte| (bits << 8) | u32::from(byte)))
     }
 
-    /// The numbers, row-major, as [`Format::decode_row`] reads each row.
+    /// Decodes every row with [`Format::decode_row`]. Returns the numbers, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         let dim = self.shape[3];
         let rows = self.bytes.chunks_exact(host_len(self.format.row_bytes(dim)).max(1));
@@ -82,12 +82,12 @@ impl std::fmt::Debug for HostTensor {
     }
 }
 
-/// Bytes of a dense tensor; `u64::MAX` where they are more, which no buffer holds.
+/// Size of a dense tensor in bytes. A size that overflows 64 bits saturates: no buffer is that large.
 pub(crate) fn dense_bytes([batch, heads, rows, dim]: [u32; 4], format: Format) -> u64 {
     [batch, heads, rows].into_iter().map(u64::from).fold(format.row_bytes(dim), u64::saturating_mul)
 }
 
-/// A length of host memory; what is read back was allocated, so it is addressable.
+/// Converts a size to one of host memory. Data that is read back was allocated, so its size is addressable.
 pub(crate) fn host_len(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a buffer that is read back fits the address space")
 }

@@ -12,16 +12,16 @@
 /// Write::append(1);                                // one token after each sequence's own length
 /// Write::append(64).counts(&[64, 17, 0]);          // prompts of different lengths
 /// Write::at(12, 4);                                // four tokens at position 12 of every sequence
-/// Write::at_each(&[12, 5, 9], 1);                  // one token at a position of each sequence's own
+/// Write::at_each(&[12, 5, 9], 1);                  // one token, at a different position in each sequence
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Write<'a> {
     pub(crate) tokens: u32,
     pub(crate) positions: Positions<'a>,
     pub(crate) counts: Option<&'a [u32]>,
-    /// Every row of it must be stored afterwards.
+    /// Whether every row of the write must be stored afterwards.
     pub(crate) whole: bool,
-    /// What its rows see as queries must be stored afterwards.
+    /// Whether every position that the rows attend to as queries must be stored afterwards.
     pub(crate) attended: bool,
 }
 
@@ -42,9 +42,9 @@ pub(crate) enum Positions<'a> {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PerSequence<'a> {
-    /// The same for every sequence.
+    /// The same number for every sequence.
     All(u32),
-    /// `[batch]`.
+    /// One number for each sequence, `[batch]`.
     Each(&'a [u32]),
 }
 
@@ -78,12 +78,12 @@ impl<'a> Write<'a> {
         Write { tokens, positions: Positions::Append, counts: None, whole: false, attended: false }
     }
 
-    /// Writes `tokens` rows from `position` on, to every sequence.
+    /// Writes `tokens` rows to every sequence, from `position` on.
     pub const fn at(position: u32, tokens: u32) -> Self {
         Write { tokens, positions: Positions::At(position), counts: None, whole: false, attended: false }
     }
 
-    /// Writes `tokens` rows from a position per sequence on, as ONNX `TensorScatter` (opset 24) writes them.
+    /// Writes `tokens` rows to each sequence, from its own position on, like ONNX `TensorScatter` (opset 24).
     pub const fn at_each(positions: &'a [u32], tokens: u32) -> Self {
         Write { tokens, positions: Positions::Each(positions), counts: None, whole: false, attended: false }
     }
@@ -117,7 +117,7 @@ impl<'a> Write<'a> {
     /// let ring = Placement::Ring { window: 4, sinks: 1, slack: 2 };
     /// let mut cache = ReferenceCache::new(CacheConfig::new(1, 1, 1, 0).placement(ring))?;
     /// cache.update(&[0.5f32; 9][..], &[0.5f32; 9][..], Write::append(9))?;
-    /// // The query at position 9 sees 6 to 9, and the row at 13 would take the slot of 6 + 1.
+    /// // The query at position 9 attends to 6 to 9, but the rows at 12 and 13 would overwrite 6 and 7.
     /// let refused = cache.update(&[0.5f32; 5][..], &[0.5f32; 5][..], Write::append(5).attended());
     /// assert_eq!(refused, Err(RangeError::Evicted { sequence: 0, position: 6, oldest: 8 }.into()));
     /// cache.update(&[0.5f32; 3][..], &[0.5f32; 3][..], Write::append(3).attended())?;

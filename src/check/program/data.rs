@@ -1,30 +1,30 @@
-//! Rows of a program: dense on the host, or strided in a buffer as an engine would have them.
+//! The rows of a program: dense on the host, or strided as in an engine's buffer.
 
 use half::{bf16, f16};
 
 use crate::{CacheConfig, Format, HostRows, Side, Strides, format::low_half};
 
-/// Rows of an update, `[batch, kv_head, tokens, dim]`, made from a seed. Keys and values differ.
+/// Rows of an update, `[batch, kv_head, tokens, dim]`, generated from a seed. Keys and values differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// Format of the keys' source.
+    /// Format of the source of the keys.
     pub key_format: Format,
-    /// Format of the values' source.
+    /// Format of the source of the values.
     pub value_format: Format,
-    /// Seed of the bits: any pattern, NaNs, infinities and subnormals included.
+    /// Seed of the bits, which may form any pattern, including NaNs, infinities and subnormals.
     pub seed: u64,
 }
 
-/// How an engine's buffer holds rows. Everything around them is NaN.
+/// How rows lie in an engine's buffer. All elements around them are NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// `[batch, head, token, dim]`.
     Bhtd,
     /// `[batch, token, head, dim]`.
     Bthd,
-    /// Keys and values in one buffer `[batch, token, (query, key, value) heads × dim]`.
+    /// One part of a fused `[batch, token, (query, key, value) heads × dim]` tensor.
     Fused,
-    /// `[batch, head, token, dim]`, with rows, heads and sequences apart by odd gaps, from an odd element on.
+    /// `[batch, head, token, dim]`, with odd gaps between rows, heads and sequences, from an odd element on.
     Gaps,
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Dense {
     Bf16(Vec<bf16>),
 }
 
-/// One side of an engine's source.
+/// One side of a source in an engine's buffer.
 #[derive(Clone, Debug)]
 pub(crate) struct Strided {
     pub bytes: Vec<u8>,
@@ -50,7 +50,7 @@ impl Layout {
 }
 
 impl Rows {
-    /// The dense rows of one side, `elements` of them.
+    /// Generates the dense rows of one side: `elements` elements.
     pub(crate) fn dense(&self, side: Side, elements: usize) -> Dense {
         let (format, seed) = match side {
             Side::Keys => (self.key_format, self.seed),
@@ -75,7 +75,7 @@ impl Dense {
         }
     }
 
-    /// The same rows as an engine would have them that has room for `room` tokens more.
+    /// Returns the rows as they lie in an engine's buffer that has room for `room` more tokens.
     pub fn strided(&self, config: &CacheConfig, side: Side, (rows, room): (u32, u32), layout: Layout) -> Strided {
         let (heads, dim) = (config.num_heads, config.dim(side));
         let tokens = rows.saturating_add(room);
@@ -116,7 +116,7 @@ impl Dense {
     }
 }
 
-/// An index of a source in host memory.
+/// Converts an index of a source to one of host memory.
 fn index(elements: u64) -> usize {
     usize::try_from(elements).expect("the rows of a program fit the host's memory")
 }
@@ -126,7 +126,8 @@ pub(crate) fn upper_half(random: u64) -> u32 {
     u32::try_from(random >> 32).expect("32 bits remain")
 }
 
-/// A pattern of a format: any bits, or half of the time one whose exponent every format has.
+/// Returns the bits of a random element. Half of the f32 elements get an exponent within or just outside the range of
+/// f16.
 fn pattern(format: Format, random: u64) -> u32 {
     let bits = upper_half(random);
     match format {
@@ -147,13 +148,13 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A pattern that is a NaN in every format.
+/// Returns a pattern that is a NaN in the format.
 pub(crate) fn poison(format: Format) -> u32 {
     match format {
         Format::F32 => 0x7fc0_dead,
         Format::F16 => 0x7ead,
         Format::Bf16 => 0x7fad,
-        // Codes and scales, whichever the word holds.
+        // A NaN both as fp8 codes and as f16 scales.
         Format::Fp8E4M3 | Format::Q8_0 | Format::Q4_0 => 0x7f7f_7f7f,
     }
 }

@@ -1,7 +1,7 @@
-//! Programs of cache operations, run on a device and on the reference and compared after every step.
+//! Programs of cache operations, which run on a device and on the reference. Both are compared after every operation.
 //!
-//! This is how the crate checks itself, how `kv-cache verify --random` checks an adapter, and how an engine can check
-//! its own use of the cache: describe what it does as a [`Program`] and [`run`](Program::run) it.
+//! The crate checks itself this way, and `kv-cache verify --random` checks an adapter. An engine can check its own use
+//! of the cache: describe it as a [`Program`] and [`run`](Program::run) it.
 
 mod data;
 mod operation;

@@ -1,27 +1,28 @@
-//! [`Program`]: operations on a cache.
+//! [`Program`]: a sequence of operations on a cache.
 
 use std::fmt;
 
 use super::data::{Layout, Rows};
 use crate::{CacheConfig, Difference, Error, PerSequence, Placement, Side, Write};
 
-/// A cache and what is done to it.
+/// A cache and the operations to apply to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     /// Shape and formats of every layer.
     pub config: CacheConfig,
     /// Number of layers.
     pub num_layers: usize,
-    /// Placement of the first layers, instead of that of `config`.
+    /// Placements of the first layers. The others have the placement of `config`.
     pub placements: Vec<Placement>,
-    /// Fills every byte of the storage with NaN first, to show that no operation lets such a row out.
+    /// Whether to fill the whole storage with NaN first, to show that no operation exposes a row that was never
+    /// written.
     pub poison: bool,
-    /// What is done, in order.
+    /// The operations, in order.
     pub operations: Vec<Operation>,
 }
 
-/// One operation of a [`Program`]. An operation that breaks a rule must be refused by the device and the reference for
-/// the same reason and change neither.
+/// One operation of a [`Program`]. An operation that breaks a rule must be refused by the device and by the reference
+/// for the same reason, and change neither.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -29,43 +30,44 @@ pub enum Operation {
     Update {
         /// The layer.
         layer: usize,
-        /// Where and how many.
+        /// Positions and number of the rows.
         span: Span,
         /// The rows.
         rows: Rows,
-        /// How they reach the device.
+        /// How the rows reach the device.
         path: Path,
     },
-    /// Writes rows straight into the storage and makes them valid by
+    /// Writes rows directly to the storage, and makes them valid with
     /// [`KvCache::record_advance`](crate::KvCache::record_advance).
     Advance {
         /// The layer.
         layer: usize,
-        /// Where and how many.
+        /// Positions and number of the rows.
         span: Span,
-        /// Seed of the bits that are written.
+        /// Seed of the written bits.
         seed: u64,
     },
-    /// Writes rows to every layer: one step of a model, by
+    /// Writes rows to every layer in one model step, with
     /// [`BatchedKvCache::begin_step`](crate::BatchedKvCache::begin_step).
     Step {
-        /// Where and how many, of every layer.
+        /// Positions and number of the rows in every layer.
         span: Span,
-        /// The rows; those of each layer differ.
+        /// The rows, which differ between layers.
         rows: Rows,
-        /// Tokens that the sources have room for beyond those of the step.
+        /// Number of tokens that the sources have room for, beyond those of the step.
         room: u32,
-        /// How the sources lie, and whether they are recorded into a compute pass instead of an encoder.
+        /// The layout of the sources, and whether the step is recorded into a compute pass instead of an encoder.
+        /// [`Path::Host`] is [`Path::Encoder`] with [`Layout::Bhtd`].
         path: Path,
     },
-    /// Does an operation that something goes wrong with: nothing may have changed afterwards.
+    /// Applies an operation with a fault. If the fault takes effect, nothing may have changed afterwards.
     Faulty {
-        /// What goes wrong.
+        /// The fault.
         fault: Fault,
-        /// The operation: an update, a step, or one on sequences.
+        /// The operation: an update, a step, or an operation on sequences.
         operation: Box<Operation>,
     },
-    /// Copies a range out.
+    /// Copies a range out of a layer.
     Get {
         /// The layer.
         layer: usize,
@@ -73,49 +75,49 @@ pub enum Operation {
         start: u32,
         /// Position after the last.
         end: u32,
-        /// Into buffers of the caller's, at an offset between guards, instead of new ones.
+        /// Whether to copy into the caller's buffers, at an offset between guard bytes, instead of into new ones.
         guarded: bool,
     },
-    /// Copies everything out.
+    /// Copies all valid rows out of a layer.
     GetAll {
         /// The layer.
         layer: usize,
     },
-    /// An operation on whole sequences of all layers.
+    /// Applies an operation on whole sequences to all layers.
     Sequences {
-        /// What is done.
+        /// The operation.
         change: Change,
-        /// Recorded into a compute pass instead of an encoder.
+        /// Whether it is recorded into a compute pass instead of an encoder.
         in_pass: bool,
     },
-    /// Copies one sequence of all layers out.
+    /// Copies one sequence out of all layers.
     Extract {
         /// The sequence.
         sequence: u32,
     },
-    /// Makes a sequence of all layers one of some length.
+    /// Replaces a sequence in all layers.
     Insert {
-        /// The sequence; the first that is not there makes the batch larger.
+        /// The sequence. An index equal to the batch size appends one.
         sequence: u32,
         /// Its length.
         length: u32,
         /// Its valid rows.
         rows: Rows,
     },
-    /// Makes every layer as new.
+    /// Resets every layer.
     Reset,
 }
 
-/// What goes wrong with an operation.
+/// A fault to inject into an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Its encoder is dropped, and the cache restored to the [`Checkpoint`](crate::Checkpoint) before it.
+    /// The encoder is dropped, and the cache is restored to the [`Checkpoint`](crate::Checkpoint) before the operation.
     Dropped,
-    /// Memory is short after so many resources. The operation is done where it needs no more.
+    /// Memory runs out after this many resources. The operation succeeds if it creates no more than these.
     OutOfMemory(u32),
 }
 
-/// What is done to whole sequences, of all layers at once.
+/// An operation on whole sequences of all layers at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
@@ -131,22 +133,22 @@ pub enum Change {
     Repeat(u32),
     /// [`BatchedKvCache::copy_sequence`](crate::BatchedKvCache::copy_sequence).
     CopySequence {
-        /// The sequence copied.
+        /// The sequence to copy.
         from: u32,
-        /// The sequence that becomes like it.
+        /// The sequence to replace.
         to: u32,
     },
     /// [`BatchedKvCache::copy_range`](crate::BatchedKvCache::copy_range).
     CopyRange {
-        /// The sequence copied from.
+        /// The sequence to copy from.
         from: u32,
         /// First position.
         start: u32,
         /// Position after the last.
         end: u32,
-        /// The sequence copied to.
+        /// The sequence to copy to.
         to: u32,
-        /// Position of the first row there.
+        /// Position of the first copied row in `to`.
         position: u32,
     },
 }
@@ -161,7 +163,7 @@ pub enum Lengths {
 }
 
 impl Lengths {
-    /// The same as the argument of a truncation.
+    /// Returns the argument of [`BatchedKvCache::truncate`](crate::BatchedKvCache::truncate).
     pub fn per_sequence(&self) -> PerSequence<'_> {
         match self {
             Lengths::All(length) => PerSequence::All(*length),
@@ -170,18 +172,18 @@ impl Lengths {
     }
 }
 
-/// Where rows go and how many: an owned [`Write`].
+/// Positions and number of rows: an owned [`Write`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Rows of the source for each sequence and head.
+    /// Number of rows of the source for each sequence and head.
     pub tokens: u32,
-    /// Where they go.
+    /// Positions of the rows.
     pub positions: Positions,
-    /// How many each sequence takes, instead of all.
+    /// Number of rows that each sequence takes. `None` means all.
     pub counts: Option<Vec<u32>>,
-    /// Every row must be stored afterwards.
+    /// Whether the write is [`whole`](Write::whole).
     pub whole: bool,
-    /// What its rows see as queries must be stored afterwards.
+    /// Whether the write is [`attended`](Write::attended).
     pub attended: bool,
 }
 
@@ -199,15 +201,15 @@ pub enum Positions {
 /// How rows reach the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
-    /// [`KvCache::update`](crate::KvCache::update) with slices.
+    /// [`KvCache::update`](crate::KvCache::update) from slices.
     Host,
-    /// [`KvCache::record_update`](crate::KvCache::record_update) into an encoder, from buffers.
+    /// [`KvCache::record_update`](crate::KvCache::record_update) from buffers into an encoder.
     Encoder(Layout),
-    /// The same into a compute pass.
+    /// [`KvCache::record_update`](crate::KvCache::record_update) from buffers into a compute pass.
     Pass(Layout),
 }
 
-/// Where device and reference parted.
+/// The first difference between the device and the reference.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     /// Index of the operation after which they differ.
@@ -220,51 +222,51 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// An element of the storage or of a copied range.
+    /// An element of the storage or of a copied range differs.
     Element {
         /// `storage` or `range`.
         place: &'static str,
-        /// Where.
+        /// The element.
         difference: Difference,
     },
-    /// The lengths of a layer, or the positions of the first rows that the last update wrote.
+    /// The lengths of a layer differ, or its starts: the positions of the first rows that the last update wrote.
     Lengths {
         /// `lengths` or `starts`.
         what: &'static str,
         /// The layer.
         layer: usize,
-        /// Those of the reference.
+        /// Numbers of the reference.
         expected: Vec<u32>,
-        /// Those on the host.
+        /// Numbers on the host.
         host: Vec<u32>,
-        /// Those on the device.
+        /// Numbers on the device.
         device: Vec<u32>,
     },
-    /// One of the two refused the operation, or for another reason.
+    /// Only one of the two refused the operation, or both for different reasons.
     Refusal {
-        /// What the reference said.
+        /// Error of the reference, if it refused.
         expected: Option<Error>,
-        /// What the device said.
+        /// Error of the device, if it refused.
         actual: Option<Error>,
     },
-    /// Bytes around the caller's destination changed.
+    /// A byte outside the range in the caller's destination changed.
     Guard {
         /// Keys or values.
         side: Side,
         /// Offset of the first changed byte in the caller's buffer.
         byte: usize,
     },
-    /// The device could not carry out the comparison.
+    /// The device failed to set up or to carry out the comparison.
     Device(Error),
 }
 
 impl Program {
-    /// An empty program.
+    /// Creates an empty program.
     pub fn new(config: CacheConfig, num_layers: usize) -> Self {
         Program { config, num_layers, placements: Vec::new(), poison: false, operations: Vec::new() }
     }
 
-    /// Shape and formats of each layer.
+    /// Returns the configuration of each layer.
     pub fn layers(&self) -> Vec<CacheConfig> {
         let placement = |layer: usize| self.placements.get(layer).copied().unwrap_or(self.config.placement);
         (0..self.num_layers).map(|layer| self.config.placement(placement(layer))).collect()
@@ -272,12 +274,12 @@ impl Program {
 }
 
 impl Span {
-    /// All tokens of the source after each sequence's own length.
+    /// Appends all tokens of the source to each sequence.
     pub fn append(tokens: u32) -> Self {
         Span { tokens, positions: Positions::Append, counts: None, whole: false, attended: false }
     }
 
-    /// The same as the argument of an update.
+    /// Returns the argument of an update.
     pub fn write(&self) -> Write<'_> {
         let write = match &self.positions {
             Positions::Append => Write::append(self.tokens),

@@ -1,4 +1,4 @@
-//! Running a program on the device and on the reference.
+//! Runs programs on the device and on the reference.
 
 use super::{
     data::{Layout, Rows, mix, poison, upper_half},
@@ -12,22 +12,22 @@ use crate::{
     device::tensor::read_buffer,
 };
 
-/// Bytes before and after a caller's destination.
+/// Number of guard bytes before and after a caller's destination.
 const GUARD_BYTES: usize = 12;
 const GUARD: u8 = 0xa5;
 
 struct Pass {
     device: BatchedKvCache,
     reference: Vec<ReferenceCache>,
-    /// What goes wrong with this operation.
+    /// The fault of the current operation.
     fault: Option<Fault>,
-    /// It did.
+    /// Whether the fault took effect.
     failed: bool,
 }
 
 impl Program {
-    /// Runs the program on the context's device and on the reference. After every operation the results, the lengths
-    /// on the host and on the device, and the whole storage of every layer must be equal, bit for bit.
+    /// Runs the program on the context's device and on the reference. After every operation, the results, the lengths
+    /// on the host and on the device, and the whole storage of every layer must be equal bit for bit.
     ///
     /// # Errors
     /// The first [`Failure`].
@@ -138,7 +138,8 @@ impl Pass {
         }
     }
 
-    /// Does an operation of which nothing is left where the fault shows.
+    /// Applies an operation with a fault. If the fault takes effect, restores the reference, so that the comparison
+    /// shows that the device is unchanged.
     fn apply_faulty(&mut self, fault: Fault, operation: &Operation) -> Result<(), FailureKind> {
         let (reference, checkpoint) = (self.reference.clone(), self.device.checkpoint());
         let context = self.device.context().clone();
@@ -160,13 +161,13 @@ impl Pass {
         }
         self.reference = reference;
         if out_of_memory && matches!(operation, Operation::Step { .. }) {
-            // Layers before the one that failed were recorded, and their encoder is gone.
+            // The layers before the failed one were recorded into an encoder that is gone.
             self.device.restore(&checkpoint).map_err(FailureKind::Device)?;
         }
         Ok(())
     }
 
-    /// Lengths and the whole storage of every layer.
+    /// Compares the lengths, the starts and the whole storage of every layer.
     fn compare(&self) -> Result<(), FailureKind> {
         for (layer, (device, reference)) in self.device.layers().iter().zip(&self.reference).enumerate() {
             let read = device.read_lengths_and_starts().map_err(FailureKind::Device)?;
@@ -192,7 +193,7 @@ impl Pass {
         self.reference.get_mut(layer).ok_or(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
     }
 
-    /// Does the same to all layers of the reference, or nothing.
+    /// Applies a change to all layers of the reference, or to none if one refuses it.
     fn change_reference(&mut self, change: &Change) -> Result<()> {
         let before = self.reference.clone();
         let changed = self.reference.iter_mut().try_for_each(|reference| change.apply(reference));
@@ -202,17 +203,17 @@ impl Pass {
         changed
     }
 
-    /// The layer's configuration as it is now, and the rows that a source holds: a program that is to be refused may
-    /// ask for any number of tokens.
+    /// Returns the layer's current configuration and the number of rows that a source holds. The number is capped,
+    /// because a program that must be refused may ask for any number of tokens.
     fn source(&self, layer: usize, span: &Span) -> (CacheConfig, u32) {
         let reference = self.reference.get(layer).or(self.reference.first()).expect("a program has a layer");
         let config = *reference.config();
-        // A step has as many tokens as any layer may take.
+        // A step has the same tokens in all layers, so the cap follows from the largest.
         let most = self.reference.iter().map(|reference| reference.config().slots()).max().unwrap_or(0);
         (config, span.tokens.min(most.saturating_mul(4).saturating_add(1)))
     }
 
-    /// Elements of one side of an update.
+    /// Generates the rows of one side of an update.
     fn dense(&self, layer: usize, side: Side, span: &Span, rows: &Rows) -> Dense {
         let (config, tokens) = self.source(layer, span);
         let tokens = tokens as usize;
@@ -243,7 +244,7 @@ impl Pass {
         })
     }
 
-    /// Uploads the rows of a span as an engine would have them, and binds them to a layer.
+    /// Uploads the rows of a span in an engine's layout, and binds them to a layer.
     fn bind(&self, layer: usize, span: &Span, rows: &Rows, layout: Layout, room: u32) -> Result<BoundSource> {
         let [keys, values] = Side::BOTH.map(|side| self.dense(layer, side, span, rows));
         let (config, tokens) = self.source(layer, span);
@@ -263,12 +264,12 @@ impl Pass {
         })
     }
 
-    /// The rows of one layer of a step.
+    /// Returns the rows of one layer of a step.
     fn rows_of_layer(rows: &Rows, layer: usize) -> Rows {
         Rows { seed: mix(rows.seed ^ layer as u64), ..*rows }
     }
 
-    /// Writes a step to every layer of the reference, or to none.
+    /// Writes a step to every layer of the reference, or to none if one refuses it.
     fn step_reference(&mut self, span: &Span, rows: &Rows) -> Result<()> {
         for (layer, reference) in self.reference.iter().enumerate() {
             let pairs = self.reference[0].lengths().iter().zip(reference.lengths());
@@ -293,7 +294,7 @@ impl Pass {
             Path::Encoder(layout) | Path::Pass(layout) => layout,
         };
         let bind = |layer| {
-            // A step without tokens is refused, not its sources.
+            // The step is to be refused for having no tokens, not the binding of its sources.
             let span = Span { tokens: span.tokens.max(1), ..span.clone() };
             self.bind(layer, &span, &Self::rows_of_layer(rows, layer), layout, room)
         };
@@ -324,7 +325,7 @@ impl Pass {
         submitted.or_else(|error| self.device.restore(&before).and(Err(error)))
     }
 
-    /// Copies into the middle of buffers of the caller's, and checks the bytes on both sides.
+    /// Copies a range into the middle of larger buffers, and checks the bytes around it and the range itself.
     fn get_guarded(
         &mut self,
         layer: usize,
@@ -359,7 +360,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Fills the storage of device and reference with NaN.
+    /// Fills the storage of the device and of the reference with NaN.
     fn poison(&mut self) -> Result<()> {
         for (layer, reference) in self.reference.iter_mut().enumerate() {
             let config = *reference.config();
@@ -380,7 +381,7 @@ impl Pass {
         Ok(())
     }
 
-    /// Writes bits straight into the storage of device and reference, as an engine's projection kernel would.
+    /// Writes bits directly to the storage of the device and of the reference, as an engine's projection kernel would.
     fn poke_span(&mut self, layer: usize, span: &Span, seed: u64) -> Result<(), FailureKind> {
         let config = *self.reference[layer].config();
         let after = {
@@ -394,7 +395,7 @@ impl Pass {
             for (sequence, index) in (0..config.batch_size).zip(0..) {
                 let index: usize = index;
                 let count = span.counts.as_ref().map_or(span.tokens, |counts| counts[index]);
-                // Of a ring, the rows that are not overwritten by later ones.
+                // In a ring, only the rows that no later row overwrites.
                 let (first, end) = (after[index] - count, after[index]);
                 let sinks = first..config.placement.sinks().min(end);
                 let others = first.max(config.placement.first_stored(end))..end;
@@ -416,7 +417,6 @@ impl Pass {
     }
 }
 
-/// Records a step of all layers.
 fn record_step(
     device: &mut BatchedKvCache,
     recorder: &mut impl Recorder,
@@ -427,7 +427,7 @@ fn record_step(
     sources.iter().enumerate().try_for_each(|(layer, source)| device.record_update(layer, recorder, source))
 }
 
-/// Sets elements of the device's storage where the view says that they lie.
+/// Sets elements of the device's storage at the offsets that the view gives.
 fn write_through_view(device: &KvCache, side: Side, edits: &[([u32; 4], u32)]) -> Result<()> {
     let (context, view) = (device.context(), device.view().side(side));
     let width = view.format().unit_bytes() as usize;
@@ -477,19 +477,20 @@ impl Change {
     }
 }
 
-/// Keys and values of a sequence of some length; a program that is to be refused may ask for any.
+/// Generates the keys and values of a sequence of this length. Their number is capped, because a program that must be
+/// refused may ask for any length.
 fn inserted(config: &CacheConfig, length: u32, rows: &Rows) -> [Dense; 2] {
     let valid: u32 = config.placement.valid(length).into_iter().map(|range| range.end - range.start).sum();
     let count = valid.min(config.slots().saturating_add(1)) as usize * config.num_heads as usize;
     Side::BOTH.map(|side| rows.dense(side, count * config.dim(side) as usize))
 }
 
-/// Every index of a shape.
+/// Returns every index of a shape, in row-major order.
 fn coordinates([a, b, c, d]: [u32; 4]) -> impl Iterator<Item = [u32; 4]> {
     (0..a).flat_map(move |i| (0..b).flat_map(move |j| (0..c).flat_map(move |k| (0..d).map(move |l| [i, j, k, l]))))
 }
 
-/// Both results, `None` if both refused for the same reason.
+/// Returns both results, or `None` if both sides refused for the same reason.
 fn agree<T, U>(expected: Result<T>, actual: Result<U>) -> Result<Option<(T, U)>, FailureKind> {
     match (expected, actual) {
         (Ok(expected), Ok(actual)) => Ok(Some((expected, actual))),

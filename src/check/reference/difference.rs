@@ -1,10 +1,10 @@
-//! [`Difference`]: where a device and the reference part.
+//! [`Difference`]: the first difference between a device and the reference.
 
 use std::fmt;
 
 use crate::{Error, Format, HostTensor, Pair, ReferenceCache, Result, RowError, Scale, Side};
 
-/// The first element in which two caches differ.
+/// The first element in which two caches differ, or two copied ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The layer.
@@ -15,11 +15,11 @@ pub struct Difference {
     pub sequence: usize,
     /// The KV head.
     pub head: usize,
-    /// The position; in a copied range, counted from the range's start.
+    /// The slot in the storage, or the row in a copied range.
     pub position: usize,
-    /// The element of the row; of a packed row, the word.
+    /// The element of the row, or the word of a packed row.
     pub element: usize,
-    /// Format of both.
+    /// Format of both elements.
     pub format: Format,
     /// Bits of the reference.
     pub expected: u32,
@@ -34,7 +34,7 @@ impl fmt::Display for Difference {
         let what = if format.is_packed() { "word" } else { "element" };
         write!(f, "layer {layer}, {side}, sequence {sequence}, head {head}, position {position}, {what} {element}: ")?;
         let number = |f: &mut fmt::Formatter<'_>, bits: u32| {
-            // A word of a packed row is no number.
+            // A word of a packed row is not a number.
             if !format.is_packed() {
                 let row = &bits.to_le_bytes()[..format.unit_bytes() as usize];
                 let number = format.decode_row(row, 1, Scale::ONE).unwrap_or_default();
@@ -50,11 +50,11 @@ impl fmt::Display for Difference {
 }
 
 impl ReferenceCache {
-    /// The first difference between this cache's whole storage and a device's, as
-    /// [`KvCache::read_storage`](crate::KvCache::read_storage) reads it.
+    /// Returns the first difference between this cache's whole storage and a device's, as read by
+    /// [`KvCache::read_storage`](crate::KvCache::read_storage).
     ///
     /// # Errors
-    /// [`RowError::NotComparable`] where shapes or formats differ.
+    /// [`RowError::NotComparable`] if the shapes or formats differ.
     pub fn compare_storage(&self, layer: usize, device: &Pair<HostTensor>) -> Result<Option<Difference>> {
         for (side, planes, actual) in
             [(Side::Keys, &self.keys, &device.keys), (Side::Values, &self.values, &device.values)]
@@ -94,10 +94,10 @@ impl ReferenceCache {
     }
 }
 
-/// The first difference between two tensors of one side, such as two results of a `get`.
+/// Returns the first difference between two tensors of one side, such as two results of `get`.
 ///
 /// # Errors
-/// [`RowError::NotComparable`] where shapes or formats differ.
+/// [`RowError::NotComparable`] if the shapes or formats differ.
 pub fn compare_tensors(
     layer: usize,
     side: Side,

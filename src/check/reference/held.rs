@@ -1,5 +1,5 @@
-//! Which positions are valid, which slots they take, and which of them are still held: ranges, so that a position near
-//! 2^32 costs what one near 0 does.
+//! Determines which positions are valid, which slots they occupy, and which of them are still held. Positions are kept
+//! as ranges, so that those near 2^32 cost no more than those near 0.
 
 use std::ops::Range;
 
@@ -15,7 +15,8 @@ impl ReferenceCache {
         }
     }
 
-    /// The positions that a sequence of this length sees of its own: of a ring the sinks, and the last of the window.
+    /// Returns the valid positions of a sequence of this length: all of them, or in a ring the sinks and the last
+    /// `window`.
     pub(super) fn valid(&self, length: u32) -> [Range<u32>; 2] {
         match self.config.placement {
             Placement::Linear => [0..0, 0..length],
@@ -26,7 +27,7 @@ impl ReferenceCache {
         }
     }
 
-    /// Whether a sequence still sees a range of its own.
+    /// Checks that a range of a sequence is valid.
     pub(super) fn check_valid(&self, sequence: u32, range: Range<u32>) -> Result<()> {
         let length = self.lengths[sequence as usize];
         let valid = self.valid(length);
@@ -45,7 +46,8 @@ impl ReferenceCache {
         }
     }
 
-    /// The slot of a position: of a ring, sinks keep theirs and the others take turns.
+    /// Returns the slot of a position. In a ring, a sink's slot is its position, and the other positions wrap over the
+    /// other slots.
     pub(super) fn slot(&self, position: u32) -> u32 {
         let (slots, sinks) = (self.config.slots(), self.sinks());
         if position < sinks || self.config.placement == Placement::Linear {
@@ -55,7 +57,7 @@ impl ReferenceCache {
         }
     }
 
-    /// The last of some positions that has a slot.
+    /// Returns the last of some positions that is stored in a slot, if any is.
     pub(super) fn last_in(&self, positions: &Range<u32>, slot: u32) -> Option<u32> {
         let (slots, sinks) = (self.config.slots(), self.sinks());
         if slot < sinks || self.config.placement == Placement::Linear {
@@ -66,12 +68,12 @@ impl ReferenceCache {
         positions.contains(&position).then_some(position)
     }
 
-    /// Whether a sequence holds all of a range, and if not, the first position that it does not.
+    /// Returns the first position of a range that a sequence does not hold, or `None` if it holds all of them.
     pub(crate) fn first_missing(&self, sequence: u32, range: Range<u32>) -> Option<u32> {
         first_missing(self.held.get(&sequence).map_or(&[], Vec::as_slice), range)
     }
 
-    /// From which position beyond some sinks on a sequence holds everything up to its end.
+    /// Returns the position, at or after the given sinks, from which on a sequence holds everything up to its end.
     pub(crate) fn oldest_held(&self, sequence: u32, sinks: u32) -> u32 {
         let length = self.lengths[sequence as usize];
         let last = self.held.get(&sequence).and_then(|held| held.last()).filter(|last| last.end == length);
@@ -83,7 +85,7 @@ impl ReferenceCache {
         self.held.get(&sequence).is_some_and(|held| held.iter().any(|range| self.last_in(range, slot).is_some()))
     }
 
-    /// Whether a sequence can be taken back: what it would see then must all be held.
+    /// Checks that a sequence can be rolled back: everything that is valid at the new length must still be held.
     pub(super) fn check_rollback(&self, sequence: u32, length: u32) -> Result<()> {
         let current = self.lengths[sequence as usize];
         if length > current {
@@ -103,10 +105,11 @@ impl ReferenceCache {
         }))
     }
 
-    /// Whether each row of a span, as a query, would see only what is held after the span was written.
+    /// Checks that each row of a span, as a query, attends only to positions that are still held after the span is
+    /// written.
     pub(super) fn check_attended(&self, sequence: u32, span: &Range<u32>) -> Result<()> {
         let Placement::Ring { window, sinks, .. } = self.config.placement else { return Ok(()) };
-        // Queries at sinks see sinks alone; of the others the first sees the farthest back.
+        // A query within the sinks attends to sinks only. Of the others, the first one attends farthest back.
         let query = span.start.max(sinks);
         if query >= span.end {
             return Ok(());
@@ -128,7 +131,8 @@ impl ReferenceCache {
         }
     }
 
-    /// Ends a sequence at `length`; its rows stay, but are no longer its own.
+    /// Truncates a sequence to `length`. Its rows stay in the storage, but it no longer holds the positions from
+    /// `length` on.
     pub(super) fn cut(&mut self, sequence: u32, length: u32) {
         self.lengths[sequence as usize] = length;
         if let Some(held) = self.held.get_mut(&sequence) {
@@ -137,8 +141,8 @@ impl ReferenceCache {
         }
     }
 
-    /// Makes positions behind all others the end of a sequence, and their slots theirs: of those that share a slot, the
-    /// last holds it.
+    /// Appends positions to a sequence, which then holds them in their slots. Of positions that share a slot, only the
+    /// last is held.
     pub(super) fn hold(&mut self, sequence: u32, positions: &Range<u32>) {
         let (sinks, before) = (self.sinks(), self.held.remove(&sequence).unwrap_or_default());
         let turn = match self.config.placement {
@@ -158,7 +162,7 @@ impl ReferenceCache {
     }
 }
 
-/// Adds positions behind others.
+/// Appends a range to sorted ranges, joined with the last one if they are adjacent.
 fn push(ranges: &mut Vec<Range<u32>>, range: Range<u32>) {
     match ranges.last_mut() {
         _ if range.start >= range.end => {}
@@ -167,7 +171,7 @@ fn push(ranges: &mut Vec<Range<u32>>, range: Range<u32>) {
     }
 }
 
-/// The first position of a range that lies in none of some others, which are in order.
+/// Returns the first position of a range that lies in none of `ranges`, which are in order.
 fn first_missing(ranges: &[Range<u32>], range: Range<u32>) -> Option<u32> {
     let mut first = range.start;
     for known in ranges {

@@ -1,8 +1,8 @@
-//! [`ReferenceCache`]: the cache's contract on the CPU, to check a device against.
+//! [`ReferenceCache`]: the contract of the cache on the CPU, to check a device against.
 //!
-//! Written from the contract alone. It plans nothing, computes no address, and shares no code with the device's path
-//! beyond the types of its arguments: rows are kept by sequence, head and slot, and taken from the source one after the
-//! other. A row that was never written is zero and takes no memory.
+//! It is written from the contract alone. It plans nothing, computes no addresses, and shares no code with the device's
+//! path beyond the types of its arguments and the checks of the configuration: rows are stored by sequence, head and
+//! slot, and are read from the source one after the other. A row that was never written is zero and takes no memory.
 
 mod difference;
 mod held;
@@ -19,9 +19,9 @@ use crate::{
     SequenceError, Side, Write, WriteError, shape::write::Positions,
 };
 
-/// Elements of one row, of a packed format words, as stored bits.
+/// Stored bits of one row: its elements, or the words of a packed row.
 type Row = Vec<u32>;
-/// Rows by sequence, head and slot; the others are zero.
+/// Rows by `[sequence, head, slot]`. Absent rows are zero.
 type Planes = BTreeMap<[u32; 3], Row>;
 
 /// One layer of the cache on the CPU, with the operations of [`KvCache`](crate::KvCache).
@@ -43,18 +43,18 @@ pub struct ReferenceCache {
     values: Planes,
     /// `[batch]`.
     lengths: Vec<u32>,
-    /// By sequence, the positions that its slots hold, in order; of a sequence that is not here, none.
+    /// The positions that the slots of each sequence hold, in order. A sequence without an entry holds none.
     held: BTreeMap<u32, Vec<Range<u32>>>,
-    /// What the last write wrote of each sequence, where no operation on sequences came after it.
+    /// The positions that the last write wrote to each sequence, `[batch]`. Empty after an operation on sequences.
     written: Vec<Range<u32>>,
 }
 
 impl ReferenceCache {
-    /// An empty cache. It takes 4 bytes for each sequence, and grows with the rows that are written.
+    /// Creates an empty cache. It takes 4 bytes per sequence, and grows with the rows that are written.
     ///
     /// # Errors
-    /// As [`CacheConfig::validate`]; [`ConfigError::SizeOverflow`] where the lengths of `max_batch_size` sequences take
-    /// 2^31 bytes or more; [`DeviceError::OutOfMemory`].
+    /// The errors of [`CacheConfig::validate`]; [`ConfigError::SizeOverflow`] if the lengths of `max_batch_size`
+    /// sequences take 2^31 bytes or more; [`DeviceError::OutOfMemory`] if the host has no memory for the lengths.
     pub fn new(config: CacheConfig) -> Result<Self> {
         config.validate()?;
         if config.max_batch_size > u32::MAX >> 3 {
@@ -70,12 +70,12 @@ impl ReferenceCache {
         Ok(ReferenceCache { config, keys, values, lengths, held, written: Vec::new() })
     }
 
-    /// Shape and formats. `batch_size` is the number of sequences in the batch now.
+    /// Shape and formats. `batch_size` is the current number of sequences in the batch.
     pub const fn config(&self) -> &CacheConfig {
         &self.config
     }
 
-    /// Positions of each sequence.
+    /// The length of each sequence, `[batch]`.
     pub fn lengths(&self) -> &[u32] {
         &self.lengths
     }
@@ -85,7 +85,7 @@ impl ReferenceCache {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
-    /// [`KvCache::update`](crate::KvCache::update).
+    /// Reference for [`KvCache::update`](crate::KvCache::update).
     ///
     /// # Errors
     /// The errors of [`KvCache::update`](crate::KvCache::update) for its arguments.
@@ -105,8 +105,8 @@ impl ReferenceCache {
         Ok(())
     }
 
-    /// [`KvCache::record_advance`](crate::KvCache::record_advance), for rows put in place by
-    /// [`poke`](Self::poke).
+    /// Reference for [`KvCache::record_advance`](crate::KvCache::record_advance), for rows that [`poke`](Self::poke)
+    /// wrote.
     ///
     /// # Errors
     /// The errors of [`KvCache::record_advance`](crate::KvCache::record_advance) for its arguments.
@@ -120,10 +120,11 @@ impl ReferenceCache {
         Ok(())
     }
 
-    /// Sets the bits of one element of the storage, valid or not, as a kernel of the caller's would.
+    /// Sets the bits of one element of the storage, valid or not, as a kernel of the caller would. `position` is a slot
+    /// of the plane; `element` is a word in a packed format.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`] if an index is out of range.
     pub fn poke(&mut self, side: Side, [sequence, head, position, element]: [u32; 4], bits: u32) -> Result<()> {
         let (config, units) = (self.config, self.config.units(side));
         for (name, index, count) in [
@@ -148,10 +149,13 @@ impl ReferenceCache {
         }
     }
 
-    /// Positions `range` of every sequence, `[batch, kv_head, range, dim]`; zero past a sequence's own length.
+    /// Returns positions `range` of every sequence, `[batch, kv_head, range, dim]`. Rows past a sequence's own length
+    /// are zero.
     ///
     /// # Errors
-    /// [`RangeError::RangeReversed`], [`RangeError::RangeBeyondWritten`], [`RangeError::Evicted`].
+    /// [`RangeError::RangeReversed`] if the range starts after its end; [`RangeError::RangeBeyondWritten`] if it ends
+    /// after [`write_pos`](Self::write_pos); [`RangeError::Evicted`] if a ring has evicted a position of it;
+    /// [`DeviceError::OutOfMemory`] if the host has no memory for the rows.
     pub fn get(&self, range: Range<u32>) -> Result<Pair<HostTensor>> {
         if range.start > range.end {
             return Err(Error::Range(RangeError::RangeReversed { start: range.start, end: range.end }));
@@ -165,10 +169,11 @@ impl ReferenceCache {
         self.rows(0..self.config.batch_size, |_| vec![range.clone()])
     }
 
-    /// [`get`](Self::get) in a format of floating point.
+    /// Returns a range like [`get`](Self::get), converted to f32, f16 or bf16.
     ///
     /// # Errors
-    /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] for a packed format.
+    /// The errors of [`get`](Self::get); [`RangeError::PackedDestination`] if `format` is packed and is not the cache's
+    /// own.
     pub fn get_as(&self, range: Range<u32>, format: Format) -> Result<Pair<HostTensor>> {
         let rows = self.get(range)?;
         for side in Side::BOTH {
@@ -181,27 +186,27 @@ impl ReferenceCache {
         Ok(Pair { keys: side(rows.keys), values: side(rows.values) })
     }
 
-    /// Everything that is valid, `[batch, kv_head, rows, dim]`: the rows of each sequence's
-    /// [`valid_positions`](Self::valid_positions) in order, then zero.
+    /// Returns all valid rows, `[batch, kv_head, rows, dim]`: for each sequence the rows of its
+    /// [`valid_positions`](Self::valid_positions) in order, padded with zero rows.
     ///
     /// # Panics
-    /// If there is no memory for them.
+    /// Panics if there is no memory for the rows.
     pub fn get_all(&self) -> Pair<HostTensor> {
         let all = self.rows(0..self.config.batch_size, |length| self.valid(length).to_vec());
         all.expect("there is memory for all that is valid")
     }
 
-    /// The valid positions of a sequence, in order.
+    /// Returns the valid positions of a sequence, in order.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`].
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence.
     pub fn valid_positions(&self, sequence: u32) -> Result<Vec<u32>> {
         self.check_sequence(sequence)?;
         Ok(self.valid(self.lengths[sequence as usize]).into_iter().flatten().collect())
     }
 
-    /// Rows at positions that sequences of some length have, zero from a sequence's end on and where it names fewer
-    /// than another.
+    /// Copies rows of some sequences, at the positions that `positions` returns for a sequence's length. Rows past a
+    /// sequence's length are zero, and a sequence with fewer positions than another is padded with zero rows.
     fn rows(&self, sequences: Range<u32>, positions: impl Fn(u32) -> Vec<Range<u32>>) -> Result<Pair<HostTensor>> {
         let wanted: Vec<(u32, Vec<Range<u32>>)> =
             sequences.map(|sequence| (sequence, positions(self.lengths[sequence as usize]))).collect();
@@ -247,7 +252,8 @@ impl ReferenceCache {
         self.written.clear();
     }
 
-    /// Whether host rows are those of a side of so many sequences and tokens.
+    /// Checks that host rows hold exactly one side of `batch` sequences and `tokens` tokens, in a format that is not
+    /// packed or is the cache's own.
     fn check_source(&self, side: Side, source: HostRows<'_>, [batch, tokens]: [u32; 2]) -> Result<()> {
         let (source_format, stored) = (source.format(), self.config.format(side));
         if source_format.is_packed() && source_format != stored {
@@ -262,7 +268,8 @@ impl ReferenceCache {
         Err(Error::Write(WriteError::SliceLength { side, expected, actual: source.len() as u64 }))
     }
 
-    /// Where the rows begin that the last write wrote of each sequence; the length where it wrote none.
+    /// Returns the position of the first row that the last write wrote to each sequence, or the length if it wrote
+    /// none.
     pub(crate) fn starts(&self) -> Vec<u32> {
         let start = |(sequence, &length): (usize, &u32)| match self.written.get(sequence) {
             Some(span) if !span.is_empty() => span.start,
@@ -271,13 +278,13 @@ impl ReferenceCache {
         self.lengths.iter().enumerate().map(start).collect()
     }
 
-    /// The positions that the last write wrote of a sequence.
+    /// Returns the positions that the last write wrote to a sequence.
     #[cfg(feature = "attention")]
     pub(crate) fn written(&self, sequence: u32) -> Range<u32> {
         self.written.get(sequence as usize).cloned().unwrap_or_default()
     }
 
-    /// The numbers of a stored row.
+    /// Decodes a stored row.
     #[cfg(feature = "attention")]
     pub(crate) fn numbers(&self, side: Side, sequence: u32, head: u32, position: u32) -> Vec<f32> {
         let planes = match side {
@@ -292,7 +299,7 @@ impl ReferenceCache {
         format.decode_row(&bytes, dim, self.config.scale(side)).expect("a stored row is whole")
     }
 
-    /// Where each sequence's new rows go; empty for a sequence that takes none.
+    /// Returns the positions of each sequence's new rows. The range is empty for a sequence that takes none.
     fn spans(&self, write: &Write<'_>) -> Result<Vec<Range<u32>>> {
         let batch_size = self.config.batch_size;
         if write.tokens == 0 {
@@ -347,7 +354,7 @@ impl ReferenceCache {
                 Placement::Ring { .. } if end >= u64::from(u32::MAX) => {
                     return Err(Error::Write(WriteError::PositionOverflow { sequence, position, count }));
                 }
-                // Of as many tokens as a ring has rows, none is overwritten by a later one.
+                // A write of no more tokens than a ring has slots beyond its sinks overwrites none of its own rows.
                 Placement::Ring { sinks, .. }
                     if write.whole && end > u64::from(position.max(sinks)) + u64::from(self.config.slots() - sinks) =>
                 {
@@ -355,7 +362,7 @@ impl ReferenceCache {
                     let oldest = position + count - rows;
                     return Err(Error::Write(WriteError::WriteBeyondRing { sequence, position, count, rows, oldest }));
                 }
-                // A write before the end takes the sequence back first.
+                // A write before the end first rolls the sequence back.
                 _ => self.check_rollback(sequence, position.min(self.lengths[b]))?,
             }
             let span = if count == 0 { 0..0 } else { position..position + count };
@@ -381,7 +388,7 @@ impl ReferenceCache {
                 for head in 0..config.num_heads {
                     for token in 0..tokens {
                         let row: Row = units.by_ref().take(count).collect();
-                        // A ring takes every row in turn; the last of a slot stays.
+                        // In a ring, several rows may map to a slot; the last one stays.
                         if token < span.end - span.start {
                             let at = [sequence, head, self.slot(span.start + token)];
                             self.planes(side).insert(at, stored_row(&config, side, source.format(), row));
@@ -397,8 +404,8 @@ impl ReferenceCache {
         }
     }
 
-    /// Takes a sequence back to a span that starts before its end, or zeroes the rows between its end and the span. Of
-    /// those, and of the span, a ring keeps what is not overwritten in the end.
+    /// Rolls a sequence back to the start of a span that starts before its end, or zeroes the gap between its end and
+    /// the span. A ring zeroes only the slots of the gap that the span does not overwrite.
     fn zero_gap(&mut self, sequence: u32, span: &Range<u32>) {
         let length = self.lengths[sequence as usize].min(span.start);
         self.cut(sequence, length);
@@ -411,7 +418,7 @@ impl ReferenceCache {
         }
     }
 
-    /// Zeroes the rows of some slots of a sequence.
+    /// Zeroes the rows of a sequence in the slots for which `slots` holds.
     fn zero(&mut self, sequence: u32, slots: impl Fn(&Self, u32) -> bool) {
         let first = [sequence, 0, 0];
         for side in Side::BOTH {

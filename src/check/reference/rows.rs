@@ -1,11 +1,11 @@
-//! Rows of the reference between formats.
+//! Converts the rows of the reference between formats.
 
 use half::{bf16, f16};
 
 use super::Row;
 use crate::{CacheConfig, Format, HostRows, HostTensor, Scale, Side, format::low_half};
 
-/// The stored row of a row of a source.
+/// Converts a row of a source to the stored format of a side.
 pub(super) fn stored_row(config: &CacheConfig, side: Side, source: Format, row: Row) -> Row {
     let stored = config.format(side);
     if source == stored {
@@ -19,7 +19,7 @@ pub(super) fn stored_row(config: &CacheConfig, side: Side, source: Format, row: 
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
 }
 
-/// A dense tensor in a format of floating point, each row as it decodes.
+/// Converts a dense tensor to a format that is not packed.
 pub(super) fn converted(tensor: &HostTensor, wanted: Format) -> HostTensor {
     let (stored, dim) = (tensor.format(), tensor.shape()[3]);
     let mut bytes = Vec::new();
@@ -38,7 +38,7 @@ pub(super) fn converted(tensor: &HostTensor, wanted: Format) -> HostTensor {
     HostTensor::new(tensor.shape(), wanted, Scale::ONE, bytes)
 }
 
-/// The stored bits of a source element, by the crate `half`. Equal formats keep their bits.
+/// Returns the stored bits of a source element, converted by the crate `half`. Equal formats keep the bits.
 pub(super) fn convert(bits: u32, source: Format, stored: Format) -> u32 {
     let half = low_half(bits);
     match (source, stored) {

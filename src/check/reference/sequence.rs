@@ -10,7 +10,7 @@ use crate::{
 use super::rows::stored_row;
 
 impl ReferenceCache {
-    /// [`KvCache::truncate`](crate::KvCache::truncate).
+    /// Reference for [`KvCache::truncate`](crate::KvCache::truncate).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -43,7 +43,7 @@ impl ReferenceCache {
         Ok(())
     }
 
-    /// [`KvCache::clear_sequence`](crate::KvCache::clear_sequence).
+    /// Reference for [`KvCache::clear_sequence`](crate::KvCache::clear_sequence).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -64,7 +64,7 @@ impl ReferenceCache {
         Ok(())
     }
 
-    /// [`KvCache::select`](crate::KvCache::select).
+    /// Reference for [`KvCache::select`](crate::KvCache::select).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -92,7 +92,7 @@ impl ReferenceCache {
         }
         let before = self.clone();
         for (sequence, &source) in (0..).zip(sources) {
-            // What the sequence takes is moved, and what it does not hold stays where it is.
+            // Only the slots that the source holds are overwritten. The rows in the other slots stay.
             self.zero(sequence, |_, slot| before.is_held(source, slot));
             for (side, old) in [(Side::Keys, &before.keys), (Side::Values, &before.values)] {
                 let rows = old.range([source, 0, 0]..=[source, u32::MAX, u32::MAX]);
@@ -110,7 +110,7 @@ impl ReferenceCache {
         Ok(())
     }
 
-    /// [`KvCache::reorder`](crate::KvCache::reorder).
+    /// Reference for [`KvCache::reorder`](crate::KvCache::reorder).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -132,7 +132,7 @@ impl ReferenceCache {
         self.select(sources)
     }
 
-    /// [`KvCache::repeat`](crate::KvCache::repeat).
+    /// Reference for [`KvCache::repeat`](crate::KvCache::repeat).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -156,7 +156,7 @@ impl ReferenceCache {
         self.select(&(0..batch_size).flat_map(neighbours).collect::<Vec<_>>())
     }
 
-    /// [`KvCache::copy_sequence`](crate::KvCache::copy_sequence).
+    /// Reference for [`KvCache::copy_sequence`](crate::KvCache::copy_sequence).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -178,16 +178,16 @@ impl ReferenceCache {
         self.select(&sources)
     }
 
-    /// [`KvCache::copy_range`](crate::KvCache::copy_range).
+    /// Reference for [`KvCache::copy_range`](crate::KvCache::copy_range).
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
     ///
     /// let mut cache = ReferenceCache::new(CacheConfig::new(2, 1, 1, 4).max_batch_size(4))?;
     /// cache.update(&[1f32, 2., 3., 4.][..], &[0f32; 4][..], Write::append(2))?; // [1, 2] and [3, 4]
-    /// cache.copy_range(0, 0..2, 1, 1)?; // over what follows position 1
+    /// cache.copy_range(0, 0..2, 1, 1)?; // replaces position 1 and what follows
     /// assert_eq!(cache.get_all().keys.to_f32(), [1., 2., 0., 3., 1., 2.]);
-    /// cache.copy_range(1, 0..2, 1, 1)?; // overlapping: as if through a copy
+    /// cache.copy_range(1, 0..2, 1, 1)?; // overlapping ranges: copied as if through a temporary
     /// assert_eq!(cache.get(0..3)?.keys.to_f32()[3..], [3., 3., 1.]);
     /// # Ok::<(), wgpu_kv_cache::Error>(())
     /// ```
@@ -221,7 +221,7 @@ impl ReferenceCache {
                 let Some(source) = self.last_in(&range, slot) else { continue };
                 let target = span.start + (source - range.start);
                 let slot = self.slot(target);
-                // A ring takes every row in turn; the last of a slot stays.
+                // In a ring, several rows may map to a slot; the last one stays.
                 if self.last_in(span, slot) == Some(target) {
                     self.planes(side).insert([to, head, slot], row.clone());
                 }
@@ -232,7 +232,8 @@ impl ReferenceCache {
         Ok(())
     }
 
-    /// [`KvCache::extract`](crate::KvCache::extract): the valid rows of a sequence, `[1, kv_head, rows, dim]`.
+    /// Reference for [`KvCache::extract`](crate::KvCache::extract): returns the valid rows of a sequence, `[1, kv_head,
+    /// rows, dim]`.
     ///
     /// ```
     /// use wgpu_kv_cache::{CacheConfig, ReferenceCache, Write};
@@ -244,7 +245,7 @@ impl ReferenceCache {
     /// let left = cache.extract(0)?;
     /// assert_eq!(left.keys.to_f32(), [1., 4., 5.]); // positions 0, 3 and 4
     /// cache.clear_sequence(0)?;
-    /// cache.insert(1, 5, &left.keys.to_f32()[..], &left.values.to_f32()[..])?; // joins as another sequence
+    /// cache.insert(1, 5, &left.keys.to_f32()[..], &left.values.to_f32()[..])?; // restored as another sequence
     /// assert_eq!((cache.lengths(), cache.extract(1)?), (&[0, 5][..], left));
     /// # Ok::<(), wgpu_kv_cache::Error>(())
     /// ```
@@ -256,7 +257,7 @@ impl ReferenceCache {
         self.rows(sequence..sequence + 1, |length| self.valid(length).to_vec())
     }
 
-    /// [`KvCache::insert`](crate::KvCache::insert).
+    /// Reference for [`KvCache::insert`](crate::KvCache::insert).
     ///
     /// # Errors
     /// The errors of [`KvCache::insert`](crate::KvCache::insert) for its arguments.

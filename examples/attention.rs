@@ -24,8 +24,14 @@ const ATTENTION: &str = "
         let plane = kv_plane(0u, head / (QUERY_HEADS / kv_heads));
         let slot = kv_slot(position);
         var sum = 0.0;
-        for (var i = 0u; i < kv_key_vectors; i++) {
-            sum += dot(queries[head * kv_key_vectors + i], kv_key_at(plane, slot, i));
+        // 32 elements at a time, so that loads are as wide as the device has them, and a block's scale is read once.
+        for (var i = 0u; i < kv_key_vectors / 8u; i++) {
+            let key = kv_key_32_at(plane, slot, i);
+            let at = head * kv_key_vectors + 8u * i;
+            sum += dot(queries[at], key[0]) + dot(queries[at + 1u], key[1]);
+            sum += dot(queries[at + 2u], key[2]) + dot(queries[at + 3u], key[3]);
+            sum += dot(queries[at + 4u], key[4]) + dot(queries[at + 5u], key[5]);
+            sum += dot(queries[at + 6u], key[6]) + dot(queries[at + 7u], key[7]);
         }
         return sum / sqrt(f32(kv_key_dim));
     }
@@ -78,7 +84,7 @@ fn run(context: &Context, config: CacheConfig) -> Result<f64, Box<dyn std::error
     let mut cache = KvCache::new(context, config)?;
     cache.update(&keys, &values, Write::append(TOKENS))?;
 
-    let names = WgslNames::new("kv_").group(1);
+    let names = WgslNames::new("kv_").group(1).wide();
     let text = ATTENTION.replace("{cache}", &cache.wgsl(&names)?).replace("QUERY_HEADS", &format!("{QUERY_HEADS}u"));
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some("attention"),

@@ -15,11 +15,28 @@ fn main() {
         let mut cache = KvCache::new(&context, CacheConfig::new(1, heads, dim, len).formats(format, format)).unwrap();
         let rows: Vec<f32> = (0..heads * len * dim).map(|i| ((i as f32) * 0.37).sin()).collect();
         cache.update(&rows, &rows, Write::append(len)).unwrap();
-        let buffer = |n: u32| device.create_buffer(&wgpu::BufferDescriptor { label: None, size: u64::from(n) * 4, usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST, mapped_at_creation: false });
+        let buffer = |n: u32| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: u64::from(n) * 4,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        };
         let (q, o) = (buffer(heads * group * tokens * dim), buffer(heads * group * tokens * dim));
-        let dense = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(heads * group, tokens, dim) };
+        let dense = |buffer| RowsIn {
+            buffer,
+            offset: 0,
+            format: Format::F32,
+            strides: Strides::bhtd(heads * group, tokens, dim),
+        };
         let t = Instant::now();
-        let att = Attention::new(&cache, &Options::last(heads * group, tokens), &Tensors { queries: dense(&q), output: dense(&o), mask: None }).unwrap();
+        let att = Attention::new(
+            &cache,
+            &Options::last(heads * group, tokens),
+            &Tensors { queries: dense(&q), output: dense(&o), mask: None },
+        )
+        .unwrap();
         att.warm_up(&cache).unwrap();
         let made = t.elapsed();
         let (a, b) = (buffer(heads * len * dim), buffer(heads * len * dim));
@@ -36,10 +53,19 @@ fn main() {
         let (mut ta, mut tc) = (vec![], vec![]);
         for _ in 0..31 {
             ta.push(run(&|e| att.record(&cache, e).unwrap()));
-            tc.push(run(&|e| { e.copy_buffer_to_buffer(&from, 0, &a, 0, from.size()); e.copy_buffer_to_buffer(&other, 0, &b, 0, other.size()); }));
+            tc.push(run(&|e| {
+                e.copy_buffer_to_buffer(&from, 0, &a, 0, from.size());
+                e.copy_buffer_to_buffer(&other, 0, &b, 0, other.size());
+            }));
         }
         println!("{name} first {:.2}s warm {made:.2?}", ta[0]);
-        ta.sort_by(f64::total_cmp); tc.sort_by(f64::total_cmp);
-        println!("{name} d{dim} g{group} t{tokens}: {:.2} ms, copy {:.2} ms, ratio {:.2}", ta[1]*1e3, tc[1]*1e3, ta[1]/tc[1]);
+        ta.sort_by(f64::total_cmp);
+        tc.sort_by(f64::total_cmp);
+        println!(
+            "{name} d{dim} g{group} t{tokens}: {:.2} ms, copy {:.2} ms, ratio {:.2}",
+            ta[1] * 1e3,
+            tc[1] * 1e3,
+            ta[1] / tc[1]
+        );
     }
 }

@@ -101,6 +101,10 @@ impl KvCache {
     /// | `kv_first_visible(query) -> u32` | first position, beyond the sinks, that a query at position `query` sees; it sees all positions from there to its own, and the sinks up to its own |
     /// | `kv_plane(sequence, head)`, `kv_slot(position)` | arguments of the next two; a loop can reuse them |
     /// | `kv_key_at(plane, slot, i)`, `kv_value_at(plane, slot, i)` | the vectors of `kv_key` and `kv_value` |
+    /// | `kv_key_8_at(plane, slot, i) -> array<vec4<f32>, 2>` | elements 8 i to 8 i + 7; likewise `kv_key_16_at` and `kv_key_32_at`, and those of values |
+    /// | `kv_key_unit_at(plane, slot, u) -> kv_key_unit` | unit `u` of a row, not decoded: what a load of 16 bytes brings, and its scale. So a kernel can have several loads in flight before it decodes the first |
+    /// | `kv_key_vector(unit, j) -> vec4<f32>` | vector `j` of a unit. It is vector `u × kv_key_unit_vectors + j` of the row |
+    /// | `kv_key_units`, `kv_key_unit_vectors` | units of a row, and vectors of a unit: 1 in f32, 2 in 16-bit formats, 4 in packed ones; 1 where a row does not consist of whole units |
     /// | `kv_key_half`, `kv_key_at_half`, and of values, `-> vec4<f16>` | the same in f16, with [`WgslNames::halves`] |
     /// | `kv_heads`, `kv_key_dim`, `kv_value_dim`, `kv_key_vectors`, `kv_value_vectors`, `kv_window`, `kv_sinks` | constants |
     ///
@@ -376,12 +380,7 @@ fn side_constants(layout: &Layout, side: Side) -> String {
 }
 
 /// The buffers of a side, and the functions that load from that of a plane.
-fn segments<'a>(
-    layout: &Layout,
-    side: Side,
-    names: &WgslNames<'_>,
-    bindings: impl Iterator<Item = &'a u32>,
-) -> String {
+fn segments<'a>(layout: &Layout, side: Side, names: &WgslNames<'_>, bindings: impl Iterator<Item = &'a u32>) -> String {
     let (sizes, group) = (layout.side(side), names.group);
     let load = Load::new(sizes, names.wide);
     let mut text = String::new();

@@ -119,7 +119,7 @@ fn read(context: &Context, config: CacheConfig, operation: &str) -> Result<(), F
             }
         }
         "wgsl" => {
-            let [keys, values] = crate::reading::read_by_text(&cache, false)?;
+            let [keys, values] = crate::reading::read_by_text(&cache, crate::reading::How::Vectors)?;
             let [expected_keys, expected_values] = crate::reading::rows_of(&cache, &expected)?;
             assert_eq!((keys, values), (expected_keys, expected_values));
         }

@@ -17,21 +17,72 @@ pub const TESTS: &[Test] = &[
     ("reading::halves_are_read", halves_are_read),
 ];
 
+/// The functions by which a shader reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Four elements.
+    Vectors,
+    /// Four elements in f16.
+    Halves,
+    /// 8, 16 or 32 elements.
+    Groups { elements: u32, wide: bool },
+    /// What a load of 16 bytes brings.
+    Units { wide: bool },
+}
+
+impl How {
+    /// All but halves.
+    const ALL: [How; 9] = [
+        How::Vectors,
+        How::Units { wide: true },
+        How::Units { wide: false },
+        How::Groups { elements: 8, wide: true },
+        How::Groups { elements: 16, wide: true },
+        How::Groups { elements: 32, wide: true },
+        How::Groups { elements: 8, wide: false },
+        How::Groups { elements: 16, wide: false },
+        How::Groups { elements: 32, wide: false },
+    ];
+}
+
 /// Runs a caller's shader that copies every visible vector of keys and values, indexed by position.
-pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Error> {
+pub fn read_by_text(cache: &KvCache, how: How) -> Result<[Vec<f32>; 2], Error> {
     let (context, config) = (cache.context(), cache.config());
     let (device, queue) = (context.device(), context.queue());
     let bindings: Vec<u32> = (0..cache.wgsl_bindings()).map(|index| 20 - index).collect();
     let mut names = WgslNames::new("engine7_").group(1).bindings(&bindings);
+    let halves = how == How::Halves;
     if halves {
         names = names.halves();
     }
-    let read = |side: &str| {
-        if halves {
-            format!("vec4<f32>(engine7_{side}_half(sequence, head, position, i))")
-        } else {
-            format!("engine7_{side}(sequence, head, position, i)")
+    if matches!(how, How::Groups { wide: true, .. } | How::Units { wide: true }) {
+        names = names.wide();
+    }
+    // What vector `i` of the row is.
+    let row = "engine7_plane(sequence, head), engine7_slot(position)";
+    let read = |side: &str| match how {
+        How::Vectors => format!("engine7_{side}(sequence, head, position, i)"),
+        How::Halves => format!("vec4<f32>(engine7_{side}_half(sequence, head, position, i))"),
+        How::Groups { elements, .. } => {
+            let vectors = elements / 4;
+            format!("joined(engine7_{side}_{elements}_at({row}, i / {vectors}u), i % {vectors}u)")
         }
+        How::Units { .. } => format!(
+            "engine7_{side}_vector(engine7_{side}_unit_at({row}, i / engine7_{side}_unit_vectors),
+                i % engine7_{side}_unit_vectors)"
+        ),
+    };
+    let joined = match how {
+        How::Groups { elements, .. } => {
+            let vectors = elements / 4;
+            format!(
+                "fn joined(all: array<vec4<f32>, {vectors}>, j: u32) -> vec4<f32> {{
+                    var vectors = all;
+                    return vectors[j];
+                }}"
+            )
+        }
+        _ => String::new(),
     };
     let longest = cache.write_pos();
     let shader = format!(
@@ -42,6 +93,7 @@ pub fn read_by_text(cache: &KvCache, halves: bool) -> Result<[Vec<f32>; 2], Erro
         @group(0) @binding(1) var<storage, read_write> values: array<vec4<f32>>;
         @group(0) @binding(2) var<uniform> wanted: vec4<u32>;
         {text}
+        {joined}
         @compute @workgroup_size(1) fn main(@builtin(global_invocation_id) id: vec3<u32>) {{
             let sequence = wanted.x; let head = wanted.y; let position = id.x;
             let query = engine7_length(sequence) - 1u;
@@ -162,7 +214,7 @@ fn every_element_is_read(gpu: &Gpu) -> Outcome {
     // A binding holds only two planes of the largest rows.
     let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..gpu.adapter.limits() };
     let segmented = Gpu::open(&gpu.adapter, limits, gpu.costs)?;
-    let mut cut = false;
+    let (mut cut, mut turn) = (false, 0);
     // The placement affects only slots, and the number of segments only loads, so each is tested once.
     for (key_format, value_format) in pairs() {
         // The ring gets more rows than it keeps. Linear placement gets as many as fit the small binding.
@@ -176,8 +228,13 @@ fn every_element_is_read(gpu: &Gpu) -> Outcome {
                     .scales(0.01, 0.015)
                     .placement(placement);
                 let (cache, reference) = filled(context, config, &[longest, 9])?;
-                let what = format!("{key_format} × {value_format}, {placement:?}, head sizes {dim} and {value_dim}");
-                let read = read_by_text(&cache, false)?;
+                let what = format!(
+                    "{key_format} × {value_format}, {placement:?}, head sizes {dim} and {value_dim}, turn {turn}"
+                );
+                // Other formats and head sizes take other functions next time.
+                let how = How::ALL[turn % How::ALL.len()];
+                turn += 1;
+                let read = read_by_text(&cache, how)?;
                 cut |= cache.wgsl_bindings() > 3;
                 let expected = rows_of(&cache, &reference)?;
                 for (side, (read, expected)) in read.iter().zip(&expected).enumerate() {
@@ -229,11 +286,17 @@ fn every_code_is_read(gpu: &Gpu) -> Outcome {
         let values = HostRows::Stored { format: value_format, bytes: &value_bytes };
         cache.update(keys, values, Write::append(2))?;
         reference.update(keys, values, Write::append(2))?;
-        let (read, expected) = (read_by_text(&cache, false)?, rows_of(&cache, &reference)?);
-        for (index, (read, expected)) in read.iter().flatten().zip(expected.iter().flatten()).enumerate() {
-            let (side, element) = (index / 512, index % 512);
-            let same = read.to_bits() == expected.to_bits() || read.is_nan() && expected.is_nan();
-            assert!(same, "{key_format} × {value_format}, side {side}: element {element} is {read}, not {expected}");
+        let expected = rows_of(&cache, &reference)?;
+        for how in How::ALL {
+            let read = read_by_text(&cache, how)?;
+            for (index, (read, expected)) in read.iter().flatten().zip(expected.iter().flatten()).enumerate() {
+                let (side, element) = (index / 512, index % 512);
+                let same = read.to_bits() == expected.to_bits() || read.is_nan() && expected.is_nan();
+                assert!(
+                    same,
+                    "{key_format} × {value_format}, {how:?}, side {side}: element {element} is {read}, not {expected}"
+                );
+            }
         }
     }
     DONE
@@ -252,7 +315,7 @@ fn halves_are_read(gpu: &Gpu) -> Outcome {
         assert_eq!(refused, Err(Error::Device(DeviceError::DeviceFeature { feature: "SHADER_F16" })));
         return Ok(libtest_mimic::Completion::ignored_with("the device has no SHADER_F16"));
     }
-    let (full, halves) = (read_by_text(&cache, false)?, read_by_text(&cache, true)?);
+    let (full, halves) = (read_by_text(&cache, How::Vectors)?, read_by_text(&cache, How::Halves)?);
     for (full, halves) in full.iter().zip(&halves) {
         let rounded: Vec<f32> = full.iter().map(|number| f16::from_f32(*number).to_f32()).collect();
         assert_eq!(&rounded, halves);

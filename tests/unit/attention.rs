@@ -20,7 +20,7 @@ use crate::{
 
 fn variants(layout: &Layout) -> Vec<Variant> {
     let units = Units::of(layout);
-    let gpu = Device { is_cpu: false, memory: 16 << 10, threads: 256 };
+    let gpu = Device { is_cpu: false, coalesced: true, memory: 16 << 10, threads: 256 };
     let tile = |group, tokens, device| Tile::new(group, tokens, units, device).unwrap();
     let base = Variant {
         tile: tile(3, 2, gpu),
@@ -38,7 +38,7 @@ fn variants(layout: &Layout) -> Vec<Variant> {
         base,
         Variant { split: true, masked: true, queries: Format::F16, ..base },
         Variant {
-            tile: tile(3, 9, Device { is_cpu: true, ..gpu }),
+            tile: tile(3, 9, Device { is_cpu: true, coalesced: false, ..gpu }),
             causal: false,
             written: false,
             window: Some((9, 2)),

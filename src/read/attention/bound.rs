@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    options::{Options, Queries, Tensors},
+    options::{Options, Queries, Reading, Tensors},
     tensors::{OUTPUT, QUERIES, Window, check_binding},
     text::{self, Variant},
     tiles::{Device, MOST_SPLITS, Tile, Units, most_parts, splits},
@@ -118,7 +118,7 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let (device, units) = (device_of(context), Units::of(&cache.layout));
+        let (device, units) = (device_of(context, options.reading), Units::of(&cache.layout));
         let tile = |tokens| {
             Tile::new(group, tokens, units, device).ok_or_else(|| {
                 Error::Device(DeviceError::DeviceLimit {
@@ -400,11 +400,12 @@ impl Attention {
 }
 
 /// What of the device decides how work is cut.
-fn device_of(context: &Context) -> Device {
+fn device_of(context: &Context, reading: Option<Reading>) -> Device {
     let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
     let limits = context.limits();
     let threads = limits.max_compute_workgroup_size_x.min(limits.max_compute_invocations_per_workgroup);
-    Device { is_cpu, memory: limits.max_compute_workgroup_storage_size, threads }
+    let coalesced = reading.map_or(!is_cpu, |reading| reading == Reading::Coalesced);
+    Device { is_cpu, coalesced, memory: limits.max_compute_workgroup_storage_size, threads }
 }
 
 /// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.

@@ -43,5 +43,5 @@ mod tiles;
 pub use self::{
     bound::Attention,
     host::{MaskRows, attend, attend_async},
-    options::{Mask, Options, Queries, Tensors},
+    options::{Mask, Options, Queries, Reading, Tensors},
 };

@@ -25,6 +25,18 @@ pub struct Options {
     /// Number of parts that the positions are split into. By default each step chooses it by the size of the device. A
     /// software driver that cannot process so many positions in one part gets more parts.
     pub splits: Option<u32>,
+    /// How threads share the rows of the cache. The default is [`Reading::Sequential`] on a driver that runs on the CPU,
+    /// and [`Reading::Coalesced`] on any other device.
+    pub reading: Option<Reading>,
+}
+
+/// How the threads of a workgroup share the rows of the cache. Both give the same result up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reading {
+    /// Neighbouring threads read neighbouring 16 bytes of a row, as a GPU fetches memory.
+    Coalesced,
+    /// Each thread reads neighbouring bytes of a row, as the caches of a CPU fetch memory.
+    Sequential,
 }
 
 /// Which rows are queries in a step, and at which positions.
@@ -54,6 +66,7 @@ impl Options {
             scale: None,
             softcap: None,
             splits: None,
+            reading: None,
         }
     }
 

@@ -17,6 +17,8 @@ const MOST_HELD: u32 = 16;
 /// Units of a long row that a thread takes, as far as a workgroup has threads.
 const MOST_UNITS: u32 = 8;
 const MOST_UNITS_OF_CPU: u32 = 4;
+/// Threads that share a row at most, unless it is long.
+const LANES: u32 = 16;
 /// Threads that share a row on a software driver.
 const LANES_OF_CPU: u32 = 8;
 /// A software driver keeps them in the cache of its core.
@@ -80,18 +82,18 @@ impl Tile {
         let ([keys, key_vectors], [values, value_vectors]) = (units.keys, units.values);
         let threads = device.threads.min(MOST_LANES);
         let fewest = keys.min(values).max(1);
-        let lanes = if device.is_cpu { LANES_OF_CPU } else { 16 };
+        let lanes = if device.coalesced { LANES } else { LANES_OF_CPU };
         let mut lanes = previous_power_of_two(fewest).min(lanes);
-        let most_units = if device.is_cpu { MOST_UNITS_OF_CPU } else { MOST_UNITS };
+        let most_units = if device.coalesced { MOST_UNITS } else { MOST_UNITS_OF_CPU };
         while keys.max(values).div_ceil(lanes) > most_units && lanes < previous_power_of_two(threads) {
             lanes = lanes.saturating_mul(2);
         }
         let workgroup = WORKGROUP.min(previous_power_of_two(threads)).max(lanes);
         let own = [keys.div_ceil(lanes), values.div_ceil(lanes)];
         let sums = own[1].saturating_mul(value_vectors).max(1);
-        let (most_sums, most_held) = if device.is_cpu { (MOST_OF_CPU, MOST_OF_CPU) } else { (MOST_SUMS, MOST_HELD) };
+        let (most_sums, most_held) = if device.coalesced { (MOST_SUMS, MOST_HELD) } else { (MOST_OF_CPU, MOST_OF_CPU) };
         // The weights that a thread makes at once are as many as a row of a tile has for each lane.
-        let most_rows = if device.is_cpu { MOST_ROWS_OF_CPU } else { MOST_ROWS };
+        let most_rows = if device.coalesced { MOST_ROWS } else { MOST_ROWS_OF_CPU };
         let most = most_sums.checked_div(sums)?.clamp(1, most_rows).min(lanes.saturating_mul(2));
         // Whole tokens, or as few tiles of a token as may be, of the same size.
         let wanted = match most.checked_div(group)? {
@@ -101,7 +103,7 @@ impl Tile {
         let tile = |rows: u32, rounds: u32, held| {
             let round = rows.div_ceil(rounds);
             let rows = round.saturating_mul(rounds);
-            Tile { workgroup, lanes, rows, round, units: own, neighbours: device.is_cpu, held }
+            Tile { workgroup, lanes, rows, round, units: own, neighbours: !device.coalesced, held }
         };
         let held = |rows: u32| rows.saturating_mul(own[0]).saturating_mul(key_vectors) <= most_held;
         let sizes = (1..=wanted).rev().flat_map(|rows| (1..=rows).map(move |rounds| (rows, rounds)));
@@ -169,11 +171,10 @@ impl Tile {
         let staged = over(self.rows.saturating_mul(vectors).saturating_mul(self.lanes));
         let tree = u64::from(self.groups().ilog2()).saturating_mul(over(self.rows.saturating_mul(self.groups())));
         let sums = u64::from(self.rounds().saturating_mul(self.units[1]).saturating_mul(units.values[1]));
-        let joined = over(self.round.saturating_mul(self.lanes)).saturating_mul(u64::from(self.groups()).saturating_add(1));
-        let chunks = TURNS_OF_CPU
-            .saturating_sub(staged)
-            .saturating_sub(tree)
-            .saturating_sub(sums.saturating_mul(joined));
+        let joined =
+            over(self.round.saturating_mul(self.lanes)).saturating_mul(u64::from(self.groups()).saturating_add(1));
+        let chunks =
+            TURNS_OF_CPU.saturating_sub(staged).saturating_sub(tree).saturating_sub(sums.saturating_mul(joined));
         u32::try_from(chunks.saturating_mul(self.chunk().into())).unwrap_or(u32::MAX)
     }
 
@@ -196,6 +197,8 @@ const fn previous_power_of_two(number: u32) -> u32 {
 pub(super) struct Device {
     /// A driver on the CPU.
     pub is_cpu: bool,
+    /// Neighbouring threads read neighbouring bytes.
+    pub coalesced: bool,
     /// Workgroup memory, in bytes.
     pub memory: u32,
     /// Threads of a workgroup.
@@ -247,10 +250,10 @@ mod tests {
     use super::*;
 
     fn gpu(memory: u32) -> Device {
-        Device { is_cpu: false, memory, threads: 256 }
+        Device { is_cpu: false, coalesced: true, memory, threads: 256 }
     }
 
-    const CPU: Device = Device { is_cpu: true, memory: 32 << 10, threads: 1024 };
+    const CPU: Device = Device { is_cpu: true, coalesced: false, memory: 32 << 10, threads: 1024 };
 
     fn units(key_dim: u32, value_dim: u32, vectors: u32) -> Units {
         let side = |dim: u32| [dim.div_ceil(4 * vectors), vectors];

@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test test-all check tint deny package bench peers
+.PHONY: demo test test-all check tint deny package bench isa peers
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -11,6 +11,7 @@ demo:
 # All tests, on every adapter present; examples and benchmarks run once. Of the random programs those run that add to
 # what is covered.
 test:
+	scripts/isa/setup target/isa || echo "the tests of tests/isa will be ignored"
 	scripts/with-drivers $(CARGO) test --release --locked
 	$(CARGO) test --release --locked --test overflows --config 'profile.release.package.wgpu-kv-cache.overflow-checks=false'
 	scripts/with-drivers $(CARGO) test --release --locked --benches
@@ -49,6 +50,12 @@ package:
 # Another adapter than the first: make bench ADAPTER=llvmpipe
 bench:
 	scripts/with-drivers $(CARGO) bench --locked --bench targets -- $(ADAPTER)
+
+# What the kernels become on an AMD GPU (another: RADV_FORCE_FAMILY=navi31), without one. The driver compiles and
+# executes nothing.
+isa:
+	scripts/isa/setup target/isa
+	KV_CACHE_ISA_TABLE=1 $(CARGO) test --release --locked --test isa
 
 # What people would use instead, beside this crate. The peers take half an hour to build the first time.
 # The Python that runs the numpy one is made here, unless PYTHON names one that has numpy.

@@ -1,5 +1,7 @@
 // read: fp8_e4m3, four elements per load, multiplied by the scale of the side unless it is 1.
 
+#import ../pair/{f16,f16_of_integers}.wgsl as side
+
 fn side_scale() -> f32 {
     if side_scaled {
         return bitcast<f32>(reader_lengths[side_scale_index]);
@@ -7,13 +9,16 @@ fn side_scale() -> f32 {
     return 1.0;
 }
 
+// A code is an f16 whose exponent is 8 too small: sign, four bits of exponent and three of significand move to where f16
+// has them. The largest magnitude is a NaN, so its f16 gets the highest bit of the exponent too.
 fn side_numbers(word: u32) -> vec4<f32> {
-    let code = (vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xffu);
-    let magnitude = code & vec4<u32>(0x7fu);
-    let small = bitcast<vec4<u32>>(vec4<f32>(magnitude) * 0.001953125);
-    let finite = select(small, (magnitude << vec4<u32>(20u)) + vec4<u32>(0x3c000000u), magnitude >= vec4<u32>(8u));
-    let number = select(finite, vec4<u32>(0x7fc00000u), magnitude == vec4<u32>(0x7fu));
-    return bitcast<vec4<f32>>(number | ((code & vec4<u32>(0x80u)) << vec4<u32>(24u)));
+    let nan = ((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
+    let words = vec2<u32>(word << 8u, word);
+    let nans = vec2<u32>(nan << 8u, nan) & vec2<u32>(0x80008000u);
+    let halves = (words & vec2<u32>(0x80008000u)) | ((words & vec2<u32>(0x7f007f00u)) >> vec2<u32>(1u)) | (nans >> vec2<u32>(1u));
+    let even = side_pair(halves.x);
+    let odd = side_pair(halves.y);
+    return vec4<f32>(even.x, odd.x, even.y, odd.y) * 256.0;
 }
 
 fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {

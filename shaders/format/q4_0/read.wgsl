@@ -10,7 +10,8 @@ fn side_block_scale(plane: u32, slot: u32, block: u32) -> f32 {
 
 // Codes in the lower halves of the bytes.
 fn side_codes(word: u32) -> vec4<f32> {
-    return vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(15u)) - 8.0;
+    let bytes = vec4<u32>(word & 0x0f0f0f0fu) >> vec4<u32>(0u, 8u, 16u, 24u);
+    return vec4<f32>(bytes & vec4<u32>(255u)) - 8.0;
 }
 
 fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {

@@ -35,8 +35,7 @@ const WORKGROUPS_WANTED_OF_CPU: u32 = 16;
 /// The most parts in which positions are read, unless a device takes no more of them at once.
 pub(super) const MOST_SPLITS: u32 = 64;
 /// The most rows of a tile.
-const MOST_ROWS: u32 = 16;
-const MOST_ROWS_OF_CPU: u32 = 8;
+const MOST_ROWS: u32 = 8;
 /// Workgroup memory that every device has by WebGPU's default limits, in bytes.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 
@@ -93,8 +92,7 @@ impl Tile {
         let sums = own[1].saturating_mul(value_vectors).max(1);
         let (most_sums, most_held) = if device.coalesced { (MOST_SUMS, MOST_HELD) } else { (MOST_OF_CPU, MOST_OF_CPU) };
         // The weights that a thread makes at once are as many as a row of a tile has for each lane.
-        let most_rows = if device.coalesced { MOST_ROWS } else { MOST_ROWS_OF_CPU };
-        let most = most_sums.checked_div(sums)?.clamp(1, most_rows).min(lanes.saturating_mul(2));
+        let most = most_sums.checked_div(sums)?.clamp(1, MOST_ROWS).min(lanes.saturating_mul(2));
         // Whole tokens, or as few tiles of a token as may be, of the same size.
         let wanted = match most.checked_div(group)? {
             0 => group.div_ceil(group.div_ceil(most)),
@@ -289,7 +287,7 @@ mod tests {
     #[test]
     fn a_thread_of_a_gpu_keeps_four_loads_in_flight_and_its_sums_in_registers() {
         // f16 and q8_0 of 128: 4 query heads of one token, and of 8.
-        for (vectors, tokens, lanes, rows) in [(2, 1, 16, 4), (2, 8, 16, 16), (4, 1, 8, 4), (4, 8, 8, 8)] {
+        for (vectors, tokens, lanes, rows) in [(2, 1, 16, 4), (2, 8, 16, 8), (4, 1, 8, 4), (4, 8, 8, 8)] {
             let tile = Tile::new(4, tokens, units(128, 128, vectors), gpu(16 << 10)).unwrap();
             assert_eq!((tile.lanes, tile.rows, tile.units), (lanes, rows, [1, 1]), "{vectors} {tokens}");
             assert!(!tile.neighbours && tile.rows * vectors <= MOST_SUMS);

@@ -7,6 +7,8 @@
 //          lengths                    see step/lengths
 // Bounds:  the host ensures that every slot of every run lies inside its plane and every token of every run inside the
 //          source window; the kernel drops the units past the end of a run.
+// Choices: `WriteVariant::text` and `SideVariant::choose`. For example, f32 rows into q8_0 take together, narrow and
+//          packed, then stage/blocks and format/q8_0/pack.
 
 #import ../step/workgroup.wgsl
 #import ../grid/{runs,rows}.wgsl

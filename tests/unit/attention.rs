@@ -10,7 +10,7 @@ use crate::{
     read::{
         attention::{
             bound::Params,
-            tiles::{Device, Units},
+            tiles::{COMBINE_BYTES, Device, Units},
         },
         include::tests as reader,
     },
@@ -96,7 +96,8 @@ fn every_variant_reaches_every_backend() {
             }
             assert_eq!(u64::from(workgroup_bytes(&module)), variant.tile.bytes(units), "{variant:?}");
             let config = CacheConfig::new(2, 3, layout.keys.dim, 9).value_dim(layout.values.dim);
-            check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
+            let module = check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
+            assert_eq!(u64::from(workgroup_bytes(&module)), COMBINE_BYTES);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The text of the kernels of an attention.
 
-use super::tiles::Tile;
+use super::tiles::{COMBINE, Tile};
 use crate::{
     CacheConfig, Format,
     kernels::{Link, Shader, no_choice, no_count},
@@ -103,9 +103,6 @@ pub(super) fn attend(read: &str, vectors: [u32; 2], variant: &Variant) -> Shader
     let text = Link { choose: &choose, prelude: &prelude, count: &count }.text("attend/attend.wgsl");
     Shader::new(text, |name| variant.value(name))
 }
-
-/// Threads of a workgroup of combine.
-const COMBINE: u32 = 64;
 
 pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Shader {
     let vectors = config.value_dim.div_ceil(4).checked_next_power_of_two().map_or(COMBINE, |all| all.min(COMBINE));

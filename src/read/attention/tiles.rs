@@ -39,6 +39,11 @@ const MOST_ROWS: u32 = 8;
 /// Workgroup memory that every device has by WebGPU's default limits, in bytes.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 
+/// Threads of a workgroup of `combine`.
+pub(super) const COMBINE: u32 = 64;
+/// Bytes of workgroup memory of `combine`: seven numbers a thread.
+pub(super) const COMBINE_BYTES: u64 = 28 * COMBINE as u64;
+
 /// Turns of loops that Mesa's llvmpipe takes in one invocation, all loops together: after 65 535 it leaves every loop
 /// without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`). Some are left for what is not counted.
 const TURNS_OF_CPU: u64 = 60_000;
@@ -107,14 +112,16 @@ impl Tile {
         let sizes = (1..=wanted).rev().flat_map(|rows| (1..=rows).map(move |rounds| (rows, rounds)));
         // The queries of one row are held if need be, however long.
         let tiles = sizes.map(|(rows, rounds)| tile(rows, rounds, held(rows))).chain([tile(1, 1, true)]);
-        let fits = |tile: &Tile| tile.bytes(units) <= device.memory.min(WORKGROUP_BYTES).into();
+        let memory = u64::from(device.memory.min(WORKGROUP_BYTES));
+        let fits = |tile: &Tile| tile.bytes(units).max(COMBINE_BYTES) <= memory;
         tiles.filter(|tile| tile.rows <= most.max(wanted)).find(fits)
     }
 
-    /// Bytes of workgroup memory of the smallest tile.
+    /// Bytes of workgroup memory that the smallest tile, and the kernel that joins splits, take.
     pub fn least_bytes(units: Units, device: Device) -> u64 {
         let most = Device { memory: WORKGROUP_BYTES, ..device };
-        Tile::new(1, 1, units, most).map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes(units))
+        Tile::new(1, 1, units, most)
+            .map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes(units).max(COMBINE_BYTES))
     }
 
     /// Groups of threads, each of which reads a row of the cache.

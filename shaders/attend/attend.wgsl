@@ -157,7 +157,8 @@ fn attend(
 #for v in VALUE_VECTORS
 #for n in ROUNDS
 #for i in ROUND
-    shared_parts[({i}u * GROUPS + work.group) * PART_STRIDE + work.lane] = sums[({n}u * ROUND + {i}u) * VALUE_VECTORS + {v}u];
+    shared_parts[({i}u * GROUPS + work.group) * PART_STRIDE + work.lane] =
+        sums[({n}u * ROUND + {i}u) * VALUE_VECTORS + {v}u];
 #end
     workgroupBarrier();
     for (var i = local; i < ROUND * LANES; i += WORKGROUP) {

@@ -1,5 +1,5 @@
-// chunk: four positions of each group, from the loads to the sums. `side` is a chunk that every row sees in whole, or one
-// at an edge of what is seen: see/ has what differs.
+// chunk: four positions of each group, from the loads to the sums. `side` is a chunk that every row sees in whole, or
+// one at an edge of what is seen: see/ has what differs.
 
 #import see/{all,some}.wgsl as side
 

@@ -6,9 +6,9 @@
 //          output     strided [sequence, head, token, value_dim]
 // Bounds:  rows past the queries of a sequence are dropped.
 //
-// All splits are read at once: first the largest scores and sums of weights, one split a thread, which a tree joins; then
-// the sums of values, by VECTORS neighbouring threads for each of LANES splits, four loads a thread before the first is
-// used.
+// All splits are read at once: first the largest scores and sums of weights, one split a thread, which a tree joins;
+// then the sums of values, by VECTORS neighbouring threads for each of LANES splits, four loads a thread before the
+// first is used.
 //
 // Before this the host writes WORKGROUP, the threads of a workgroup, and VECTORS, those that read vectors of one split.
 

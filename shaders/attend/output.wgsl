@@ -1,5 +1,5 @@
-// output: writes one vector of a row of the output, which it divides by the sum of the weights. A row that sees nothing is
-// zero.
+// output: writes one vector of a row of the output, which it divides by the sum of the weights. A row that sees nothing
+// is zero.
 
 #import ../format/{bits,f16,bf16}/encode.wgsl as output
 

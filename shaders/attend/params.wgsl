@@ -44,12 +44,15 @@ fn row_of(plane: u32, index: u32, count: u32) -> Row {
     let sequence = plane / cache_heads;
     let token = index / GROUP;
     let head = plane % cache_heads * GROUP + index % GROUP;
+    let query = sequence * params.query_sequence + head * params.query_head + token * params.query_token;
+    let output = sequence * params.output_sequence + head * params.output_head + token * params.output_token;
+    let mask = sequence * params.mask_sequence + head * params.mask_head + token * params.mask_token;
     return Row(
         token < count,
         index,
         token,
-        params.query_offset + sequence * params.query_sequence + head * params.query_head + token * params.query_token,
-        params.output_offset + sequence * params.output_sequence + head * params.output_head + token * params.output_token,
-        params.mask_offset + sequence * params.mask_sequence + head * params.mask_head + token * params.mask_token,
+        params.query_offset + query,
+        params.output_offset + output,
+        params.mask_offset + mask,
     );
 }

@@ -1,5 +1,5 @@
-// side: keys or values. A vector is four elements, 4 i to 4 i + 3; a unit is what one load brings, of as many vectors as
-// `side_unit_vectors` says. What lies past the head size is zero. The host writes the constants and a load from the
+// side: keys or values. A vector is four elements, 4 i to 4 i + 3; a unit is what one load brings, of as many vectors
+// as `side_unit_vectors` says. What lies past the head size is zero. The host writes the constants and a load from the
 // segment of a plane, loads/ makes loads of 4, 8 and 16 bytes of it, the format's read defines `side_at`, and its unit
 // `side_unit_at` and `side_vector`.
 

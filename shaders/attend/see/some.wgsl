@@ -1,5 +1,5 @@
-// some: a row may see none of a position of the chunk. What it does not see has no part in the result, whatever it holds:
-// a weight of UNSEEN marks it.
+// some: a row may see none of a position of the chunk. What it does not see has no part in the result, whatever it
+// holds: a weight of UNSEEN marks it.
 
 #import ../mask/{none,added}.wgsl
 

@@ -94,7 +94,8 @@ fn float_products(elements: vec4<u32>, factor: u32) -> Products {
     let normal = magnitude >= vec4<u32>(0x800000u);
     let subnormal = magnitude << (up & vec4<u32>(31u));
     let x = select(subnormal, (magnitude & vec4<u32>(0x7fffffu)) | vec4<u32>(0x800000u), normal);
-    let exponent = select(vec4<i32>(-149) - vec4<i32>(up), vec4<i32>(magnitude >> vec4<u32>(23u)) - vec4<i32>(150), normal);
+    let above = vec4<i32>(magnitude >> vec4<u32>(23u)) - vec4<i32>(150);
+    let exponent = select(vec4<i32>(-149) - vec4<i32>(up), above, normal);
     let product = float_product(x, y.significand);
     let shift = vec4<u32>(1u) - (product >> vec4<u32>(31u));
     let bits = product << shift;

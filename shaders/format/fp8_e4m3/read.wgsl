@@ -9,13 +9,14 @@ fn side_scale() -> f32 {
     return 1.0;
 }
 
-// A code is an f16 whose exponent is 8 too small: sign, four bits of exponent and three of significand move to where f16
-// has them. The largest magnitude is a NaN, so its f16 gets the highest bit of the exponent too.
+// A code is an f16 whose exponent is 8 too small: sign, four bits of exponent and three of significand move to where
+// f16 has them. The largest magnitude is a NaN, so its f16 gets the highest bit of the exponent too.
 fn side_numbers(word: u32) -> vec4<f32> {
     let nan = ((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u;
     let words = vec2<u32>(word << 8u, word);
     let nans = vec2<u32>(nan << 8u, nan) & vec2<u32>(0x80008000u);
-    let halves = (words & vec2<u32>(0x80008000u)) | ((words & vec2<u32>(0x7f007f00u)) >> vec2<u32>(1u)) | (nans >> vec2<u32>(1u));
+    let magnitudes = (words & vec2<u32>(0x7f007f00u)) | nans;
+    let halves = (words & vec2<u32>(0x80008000u)) | (magnitudes >> vec2<u32>(1u));
     let even = side_pair(halves.x);
     let odd = side_pair(halves.y);
     return vec4<f32>(even.x, odd.x, even.y, odd.y) * 256.0;

@@ -9,6 +9,7 @@ fn side_pair(word: u32) -> vec2<f32> {
     );
     let normal = (magnitude << vec2<u32>(13u)) + vec2<u32>(0x38000000u);
     let finite = select(small, normal, magnitude >= vec2<u32>(0x400u));
-    let number = select(finite, (magnitude << vec2<u32>(13u)) | vec2<u32>(0x7f800000u), magnitude >= vec2<u32>(0x7c00u));
+    let special = (magnitude << vec2<u32>(13u)) | vec2<u32>(0x7f800000u);
+    let number = select(finite, special, magnitude >= vec2<u32>(0x7c00u));
     return bitcast<vec2<f32>>(number | ((half & vec2<u32>(0x8000u)) << vec2<u32>(16u)));
 }

@@ -1,5 +1,5 @@
-// read: one word of codes, four elements in its bytes' lower or upper halves, and the scale of their block. Products are
-// exact: a code has 4 bits and a scale 11.
+// read: one word of codes, four elements in its bytes' lower or upper halves, and the scale of their block. Products
+// are exact: a code has 4 bits and a scale 11.
 
 #import ../pair/{f16,f16_of_integers}.wgsl as side
 

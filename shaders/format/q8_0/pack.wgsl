@@ -14,7 +14,8 @@ fn side_codes(staged: Staged, inverse: u32) -> u32 {
     // A product below a half rounds to 0: the shift leaves nothing of it.
     let shift = vec4<u32>(clamp(-product.exponent, vec4<i32>(1), vec4<i32>(31)));
     let magnitude = (product.significand + (vec4<u32>(1u) << (shift - vec4<u32>(1u)))) >> shift;
-    let code = select(magnitude, ~magnitude + vec4<u32>(1u), (staged.first ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u));
+    let negative = (staged.first ^ vec4<u32>(inverse)) >= vec4<u32>(0x80000000u);
+    let code = select(magnitude, ~magnitude + vec4<u32>(1u), negative);
     let byte = code & vec4<u32>(0xffu);
     return byte.x | (byte.y << 8u) | (byte.z << 16u) | (byte.w << 24u);
 }

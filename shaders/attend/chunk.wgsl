@@ -21,28 +21,30 @@ fn side_chunk(work: Work, base: u32) {
 #end
 #end
 
-    // Columns are positions, so that a row times this is four dot products.
-#for k in KEY_UNITS
-#for j in KEY_UNIT_VECTORS
-    let keys_{k}_{j} = mat4x4<f32>(
-#for p in 4
-        cache_key_vector(key_{k}_of_{p}, {j}u),
-#end
-    );
-#end
-#end
 #for n in ROUNDS
-#for i in ROUND
     {
-        var dots = vec4<f32>();
+#for i in ROUND
+        var dots_{i} = vec4<f32>();
+#end
 #for k in KEY_UNITS
 #for j in KEY_UNIT_VECTORS
-        dots += query_of({n}u * ROUND + {i}u, {k}u * cache_key_unit_vectors + {j}u, work.lane) * keys_{k}_{j};
+        {
+            // Columns are positions, so that a row times this is four dot products.
+            let keys = mat4x4<f32>(
+#for p in 4
+                cache_key_vector(key_{k}_of_{p}, {j}u),
+#end
+            );
+#for i in ROUND
+            dots_{i} += query_of({n}u * ROUND + {i}u, {k}u * cache_key_unit_vectors + {j}u, work.lane) * keys;
+#end
+        }
 #end
 #end
-        shared_parts[({i}u * GROUPS + work.group) * PART_STRIDE + work.lane] = dots;
+#for i in ROUND
+        shared_parts[({i}u * GROUPS + work.group) * PART_STRIDE + work.lane] = dots_{i};
+#end
     }
-#end
     workgroupBarrier();
 #for o in OWNERS
     if work.local + {o}u * WORKGROUP < ROUND * GROUPS {

@@ -46,6 +46,19 @@ const ROW_FOURS = (ROWS + 3u) / 4u;
 const KEY_VECTORS = KEY_UNITS * cache_key_unit_vectors;
 const VALUE_VECTORS = VALUE_UNITS * cache_value_unit_vectors;
 
+// Some lanes have units, or a unit has elements, past the head size.
+const KEY_PADDED = cache_key_dim != LANES * KEY_VECTORS * 4u;
+
+// What lies past the head size is zero, though a clamped unit repeats elements and a block's scale may be infinite: the
+// query is zero there, but zero times infinity is not.
+fn key_inside(key: vec4<f32>, vector: u32) -> vec4<f32> {
+    if KEY_PADDED {
+        let dim = vec4<u32>(4u * vector) + vec4<u32>(0u, 1u, 2u, 3u);
+        return select(vec4<f32>(), key, dim < vec4<u32>(cache_key_dim));
+    }
+    return key;
+}
+
 // Units of a row lie with the lanes alternately (LANE_STEP 1, UNIT_STEP LANES), or each lane has neighbouring ones.
 override KEY_LANE_STEP: u32;
 override KEY_UNIT_STEP: u32;

@@ -29,10 +29,12 @@ fn side_chunk(work: Work, base: u32) {
 #for k in KEY_UNITS
 #for j in KEY_UNIT_VECTORS
         {
+            let unit = work.lane * KEY_LANE_STEP + {k}u * KEY_UNIT_STEP;
+            let vector = unit * cache_key_unit_vectors + {j}u;
             // Columns are positions, so that a row times this is four dot products.
             let keys = mat4x4<f32>(
 #for p in 4
-                cache_key_vector(key_{k}_of_{p}, {j}u),
+                key_inside(cache_key_vector(key_{k}_of_{p}, {j}u), vector),
 #end
             );
 #for i in ROUND

@@ -84,6 +84,10 @@ impl ReferenceCache {
             Placement::Linear => 0,
             Placement::Ring { sinks, .. } => sinks,
         };
+        let most = (0..batch).map(|sequence| cache.written(sequence).len() as u32).max().unwrap_or(0);
+        if queries_of == Queries::Written && most > tokens {
+            return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens: most, bound: tokens }));
+        }
         let mut seen: Vec<Vec<Vec<u32>>> = Vec::new();
         for (sequence, &length) in (0..).zip(cache.lengths()) {
             let written = cache.written(sequence);
@@ -91,13 +95,6 @@ impl ReferenceCache {
                 Queries::Written => written.end - written.start,
                 Queries::Last => tokens,
             };
-            if rows > tokens {
-                return Err(Error::Step(StepError::MoreTokensThanBound {
-                    name: "queries",
-                    tokens: rows,
-                    bound: tokens,
-                }));
-            }
             let mut of_sequence = Vec::new();
             for row in 0..rows {
                 let own = match queries_of {

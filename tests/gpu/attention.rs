@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("attention::shapes_agree_with_the_reference", shapes_agree_with_the_reference),
     ("attention::options_agree_with_the_reference", options_agree_with_the_reference),
     ("attention::windows_of_many_chunks", windows_of_many_chunks),
+    ("attention::an_infinite_key_hides_in_every_head_size", an_infinite_key_hides_in_every_head_size),
     ("attention::the_trace_agrees_with_the_reference", the_trace_agrees_with_the_reference),
     ("attention::nothing_seen_gives_zeros", nothing_seen_gives_zeros),
     ("attention::rows_that_are_not_valid_have_no_part", rows_that_are_not_valid_have_no_part),
@@ -179,6 +180,34 @@ fn windows_of_many_chunks(gpu: &Gpu) -> Outcome {
     DONE
 }
 
+/// Threads without a unit of a row, and padding, do not turn a score of minus infinity into a NaN.
+fn an_infinite_key_hides_in_every_head_size(gpu: &Gpu) -> Outcome {
+    for (format, dim) in
+        [(Format::F32, 12), (Format::F16, 24), (Format::F16, 80), (Format::Q8_0, 20), (Format::Q4_0, 21)]
+    {
+        let config = CacheConfig::new(1, 1, dim, 8).formats(format, Format::F32);
+        let (mut cache, mut reference_cache) = (KvCache::new(&gpu.context, config)?, ReferenceCache::new(config)?);
+        let mut keys = vec![0.5; 5 * dim as usize];
+        // Infinite in f16, as an element or as the scale of a block.
+        keys[2 * dim as usize..3 * dim as usize].fill(1e9);
+        if format == Format::F32 {
+            keys[3 * dim as usize - 1] = f32::INFINITY;
+        }
+        let values = numbers(5 * dim as usize, 2);
+        cache.update(&keys, &values, Write::append(5))?;
+        reference_cache.update(&keys, &values, Write::append(5))?;
+        let queries = vec![-0.5; dim as usize];
+        for reading in [Reading::Coalesced, Reading::Sequential] {
+            let options = Options { reading: Some(reading), ..Options::last(1, 1) };
+            let expected = reference_cache.attend(&options, &queries, None)?;
+            let actual = attend(&cache, &options, &queries, None)?.to_f32();
+            let distance = distance(&expected, &actual);
+            assert!(distance < BOUND, "{format}, {dim}, {reading:?}: {distance:.1e}, {actual:?} for {expected:?}");
+        }
+    }
+    DONE
+}
+
 /// Recorded queries, keys and values of SmolLM2-135M, with 9 query heads on 3 KV heads, in every format.
 fn the_trace_agrees_with_the_reference(gpu: &Gpu) -> Outcome {
     let bytes = include_bytes!("../../traces/smollm2-135m-story.safetensors");
@@ -237,6 +266,11 @@ fn nothing_seen_gives_zeros(gpu: &Gpu) -> Outcome {
         let mask = MaskRows { numbers: &hidden, shape: [1, 1, 1, 2] };
         let output = attend(&cache, &options, &queries, Some(mask))?.to_f32();
         assert!(output.iter().all(|number| *number == 0.0), "{output:?}");
+    }
+    // Sequences of one and two positions, and more queries than that: the first queries see nothing.
+    let both = filled(&gpu.context, CacheConfig::new(2, 1, 8, 8), &[0, 1])?;
+    for reading in [Reading::Coalesced, Reading::Sequential] {
+        check("more queries than positions", &both, &Options { reading: Some(reading), ..Options::last(2, 3) }, None)?;
     }
     DONE
 }

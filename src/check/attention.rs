@@ -84,7 +84,8 @@ impl ReferenceCache {
             Placement::Linear => 0,
             Placement::Ring { sinks, .. } => sinks,
         };
-        let most = (0..batch).map(|sequence| cache.written(sequence).len() as u32).max().unwrap_or(0);
+        let written = (0..batch).map(|sequence| cache.written(sequence));
+        let most = written.map(|rows| rows.end - rows.start).max().unwrap_or(0);
         if queries_of == Queries::Written && most > tokens {
             return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens: most, bound: tokens }));
         }

@@ -2,8 +2,8 @@
 //!
 //! The formats of a kernel's data decide its text, and so does the alignment of the rows: 16 bytes (`wide`) or less
 //! (`narrow`). Sizes are pipeline constants. Positions and lengths are data, so a sequence that grows never needs
-//! another kernel. Each kernel has a folder of its name in `shaders/`. The files here make the text of a kernel: `scatter`
-//! also that of `advance`, and this one that of `positions`.
+//! another kernel. Each kernel has a folder of its name in `shaders/`. The files here make the text of a kernel:
+//! `scatter` also that of `advance`, and this one that of `positions`.
 
 mod files;
 mod gather;

@@ -25,8 +25,8 @@ pub(crate) struct SideVariant {
 }
 
 impl SideVariant {
-    /// Returns the variant for a side of a source. Packed formats are always narrow: a thread reads a few elements of the
-    /// source for each word of codes.
+    /// Returns the variant for a side of a source. Packed formats are always narrow: a thread reads a few elements of
+    /// the source for each word of codes.
     pub fn new(layout: &Layout, side: Side, source: Option<Format>, aligned: bool) -> Self {
         let &SideLayout { format, dim, scale, .. } = layout.side(side);
         let wide = source.is_some() && aligned && dim.is_multiple_of(8) && !format.is_packed();

@@ -53,9 +53,9 @@ impl<'a> WgslNames<'a> {
         self
     }
 
-    /// Binds keys and values as `array<vec4<u32>>` where rows consist of whole 16 bytes, so that each unit of 16 bytes is
-    /// one load. This is for kernels that read units, or 8 and more elements at once; loads of four elements in f16 and
-    /// bf16 become two of a word each.
+    /// Binds keys and values as `array<vec4<u32>>` where rows consist of whole 16 bytes, so that each unit of 16 bytes
+    /// is one load. This is for kernels that read units, or 8 and more elements at once; loads of four elements in f16
+    /// and bf16 become two of a word each.
     #[must_use]
     pub const fn wide(mut self) -> Self {
         self.wide = true;

@@ -1,6 +1,6 @@
 //! What the kernels become on an AMD GPU, without one: registers, spills, workgroup memory and instructions, as Mesa's
-//! RADV reports them. `scripts/isa/setup` sets up the driver, which compiles and executes nothing; without it every test
-//! here is ignored. `make isa` prints the table.
+//! RADV reports them. `scripts/isa/setup` sets up the driver, which compiles and executes nothing; without it every
+//! test here is ignored. `make isa` prints the table.
 //!
 //! The tests run this program again under the driver (`KV_CACHE_ISA_CHILD`), where it creates pipelines and prints
 //! `@@ name` before each, and read what the driver printed between the names.

@@ -1,11 +1,11 @@
 //! Scaled dot-product attention over a layer, reading it in place.
 //!
-//! Built on nothing but [`KvCache::wgsl`](crate::KvCache::wgsl). A workgroup takes a part of the positions of one KV head
-//! for a tile of up to eight rows (a row is a query head of a token), and reads each cached byte of that part once for
-//! them. Groups of threads share a row of the cache and read four positions at a time, 16 bytes a load; see [`Reading`]
-//! and the head of `shaders/attend/attend.wgsl`. With few sequences the positions are split among workgroups, whose
-//! parts a second dispatch joins ("Flash-Decoding", Dao et al., 2023). The softmax is online in f32 (Milakov and
-//! Gimelshein, "Online normalizer calculation for softmax", 2018).
+//! Built on nothing but [`KvCache::wgsl`](crate::KvCache::wgsl). A workgroup takes a part of the positions of one KV
+//! head for a tile of up to eight rows (a row is a query head of a token), and reads each cached byte of that part once
+//! for them. Groups of threads share a row of the cache and read four positions at a time, 16 bytes a load; see
+//! [`Reading`] and the head of `shaders/attend/attend.wgsl`. With few sequences the positions are split among
+//! workgroups, whose parts a second dispatch joins ("Flash-Decoding", Dao et al., 2023). The softmax is online in f32
+//! (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 //!
 //! This is made for decoding and for short prompts, where reading the cache takes the time. At long prompts the
 //! multiply-adds take it: an engine whose device has cooperative matrices (`EXPERIMENTAL_COOPERATIVE_MATRIX`) should

@@ -25,8 +25,8 @@ pub struct Options {
     /// Number of parts that the positions are split into. By default each step chooses it by the size of the device. A
     /// software driver that cannot process so many positions in one part gets more parts.
     pub splits: Option<u32>,
-    /// How threads share the rows of the cache. The default is [`Reading::Sequential`] on a driver that runs on the CPU,
-    /// and [`Reading::Coalesced`] on any other device.
+    /// How threads share the rows of the cache. The default is [`Reading::Sequential`] on a driver that runs on the
+    /// CPU, and [`Reading::Coalesced`] on any other device.
     pub reading: Option<Reading>,
 }
 

@@ -1,5 +1,5 @@
-//! How the work of an attention is cut: what a workgroup and each of its threads take, and splits of the positions. Pure
-//! arithmetic.
+//! How the work of an attention is cut: what a workgroup and each of its threads take, and splits of the positions.
+//! Pure arithmetic.
 
 use crate::{
     read::include::{unit_vectors, units},

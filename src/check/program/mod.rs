@@ -3,6 +3,7 @@
 //! The crate checks itself this way, and `kv-cache verify --random` checks an adapter. An engine can check its own use
 //! of the cache: describe it as a [`Program`] and [`run`](Program::run) it.
 
+mod change;
 mod data;
 mod operation;
 mod run;

@@ -162,7 +162,7 @@ pub fn attentions(adapter: &wgpu::Adapter, whole: bool, table: &mut Table) -> Re
     let (queries, output) = (buffer(context, bytes), buffer(context, bytes));
     let rows =
         |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(4 * HEADS, tokens, DIM) };
-    let tensors = Tensors { queries: rows(&queries), output: rows(&output), mask: None };
+    let tensors = Tensors { queries: rows(&queries), output: rows(&output), mask: None, sink_logits: None };
     let options = Options::new(4 * HEADS, tokens);
     let entry = |binding| wgpu::BindGroupLayoutEntry {
         binding,

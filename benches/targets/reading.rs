@@ -198,7 +198,7 @@ pub fn rows(context: &Context, repetitions: usize, table: &mut Table) -> Result<
             (buffer(context, u64::from(4 * HEADS * DIM) * 4), buffer(context, u64::from(4 * HEADS * DIM) * 4));
         let dense =
             |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(4 * HEADS, 1, DIM) };
-        let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None };
+        let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None, sink_logits: None };
         let attention = Attention::new(&cache, &Options::last(4 * HEADS, 1), &tensors)?;
         let view = cache.view();
         let [from, other] = Side::BOTH.map(|side| view.side(side).segments().next().expect("it has one").buffer);

@@ -147,7 +147,7 @@ impl Engine {
                     .zip(bound)
                     .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
                     .collect();
-                let tensors = Tensors { queries: part(0), output, mask: None };
+                let tensors = Tensors { queries: part(0), output, mask: None, sink_logits: None };
                 Ok(Layer {
                     group: device.create_bind_group(&wgpu::BindGroupDescriptor {
                         label: None,

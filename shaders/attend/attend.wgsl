@@ -2,9 +2,9 @@
 // head of a token; a workgroup computes a tile of ROWS rows of one KV head over a part of the positions, and reads each
 // key and value of that part once.
 //
-// Grid:    x counts splits of the positions, y tiles of rows, z planes [sequence, kv_head]. One workgroup each.
-// Shapes:  queries    strided [sequence, head, token, key_dim]
-//          output     strided [sequence, head, token, value_dim]; or
+// Grid:    x counts splits of the positions, y tiles of rows, z what place/ says. One workgroup each.
+// Shapes:  queries    strided [sequence, head, token, key_dim], or packed [token, head, key_dim]
+//          output     likewise, of value_dim; or
 //          partials   as parts/split has them
 //          mask       broadcast [sequence, head, token, position], added to the scores
 // Bounds:  rows past the queries of a sequence are neither read nor written; only positions that some row sees are
@@ -35,6 +35,7 @@
 
 #import params.wgsl
 #import scores.wgsl
+#import place/{strided,packed}.wgsl
 #import seen.wgsl
 #import parts/{whole,split}.wgsl
 #import queries/{held,staged}.wgsl
@@ -82,14 +83,13 @@ var<private> own_total: array<f32, OWNED>;
 
 // What a thread does.
 struct Work {
-    plane: u32,
-    first_row: u32,
+    place: Place,
+    plane: u32, // of the cache
     local: u32,
     lane: u32,
     group: u32,
     end: u32, // of the positions of the workgroup, as counted by seen_position
     seen: Seen,
-    queries: Queries,
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -99,18 +99,13 @@ fn attend(
     @builtin(local_invocation_index) local: u32,
 ) {
     begin(group, groups, local);
-    let plane = group.z;
-    let sequence = plane / cache_heads;
-    let first_row = group.y * ROWS;
-    let length = cache_length(sequence);
-    let written_from = cache_start(sequence);
-    let queries_of_plane = Queries(plane, length, written_from, count_of(length, written_from));
-    let part = Part(plane, groups.y * ROWS, group.x, groups.x);
-    let seen = seen_by(queries_of_plane, first_row);
-    let share = (seen.count + part.splits * CHUNK - 1u) / (part.splits * CHUNK) * CHUNK;
-    let start = min(part.split * share, seen.count);
+    let place = place_of(group.y, group.z, local);
+    let plane = cache_plane(place.sequence, place.head);
+    let seen = seen_by(place);
+    let share = (seen.count + groups.x * CHUNK - 1u) / (groups.x * CHUNK) * CHUNK;
+    let start = min(group.x * share, seen.count);
     let end = min(start + share, seen.count);
-    let work = Work(plane, first_row, local, local % LANES, local / LANES, end, seen, queries_of_plane);
+    let work = Work(place, plane, local, local % LANES, local / LANES, end, seen);
 
     take_queries(work);
 #for o in OWNED
@@ -183,9 +178,10 @@ fn attend(
         let unit = lane * VALUE_LANE_STEP + {v}u / cache_value_unit_vectors * VALUE_UNIT_STEP;
         let vector = unit * cache_value_unit_vectors + {v}u % cache_value_unit_vectors;
         let index = {n}u * ROUND + i / LANES;
-        let row = row_of(plane, first_row + index, queries_of_plane.count);
+        let row = row_of(place, index);
         if row.inside && vector < cache_value_vectors {
             let joined = shared_weights[index * GROUPS];
+            let part = (((group.z * groups.y + group.y) * ROWS) + index) * groups.x + group.x;
             finish(row, part, vector, sum, joined.x, joined.y);
         }
     }

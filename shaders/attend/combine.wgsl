@@ -1,20 +1,22 @@
 // combine: joins the splits of attend.
 //
-// Grid:    x and z together count rows of a plane, y planes; one workgroup each.
+// Grid:    x and z together count rows of tiles, y is the z of attend's grid; one workgroup each.
 // Shapes:  partials   as parts/split has them
 //          lengths    [sequence], then [sequence] of starts
 //          output     strided [sequence, head, token, value_dim]
-// Bounds:  rows past the queries of a sequence are dropped.
+// Bounds:  rows past the queries of a sequence, and past the tiles, are dropped.
 //
 // All splits are read at once: first the largest scores and sums of weights, one split a thread, which a tree joins;
 // then the sums of values, by VECTORS neighbouring threads for each of LANES splits, four loads a thread before the
 // first is used.
 //
-// Before this the host writes WORKGROUP, the threads of a workgroup, and VECTORS, those that read vectors of one split.
+// Before this the host writes WORKGROUP, the threads of a workgroup, VECTORS, those that read vectors of one split, and
+// ROWS, those of a tile of attend.
 
 #import params.wgsl
 #import scores.wgsl
 #import output.wgsl
+#import place/{strided,packed}.wgsl
 
 override STARTS: u32; // index of the first start
 // As read/read has them.
@@ -27,6 +29,14 @@ const LANES = WORKGROUP / VECTORS;
 @group(0) @binding(3) var<storage, read> partials: array<vec4<f32>>;
 
 @group(0) @binding(5) var<storage, read> lengths: array<u32>;
+
+fn cache_length(sequence: u32) -> u32 {
+    return lengths[sequence];
+}
+
+fn cache_start(sequence: u32) -> u32 {
+    return lengths[STARTS + sequence];
+}
 
 // (Largest score, sum of weights) of splits.
 var<workgroup> stats: array<vec2<f32>, WORKGROUP>;
@@ -44,16 +54,16 @@ fn combine(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let plane = group.y;
-    let sequence = plane / cache_heads;
-    let row = row_of(plane, group.z * groups.x + group.x, count_of(lengths[sequence], lengths[STARTS + sequence]));
-    if !row.inside {
+    let index = group.z * groups.x + group.x;
+    let place = place_of(index / ROWS, group.y, local);
+    let row = row_of(place, index % ROWS);
+    let splits = u32(partials[0].x);
+    let tiles = u32(partials[0].y);
+    if !row.inside || index >= tiles * ROWS {
         return;
     }
-    let splits = u32(partials[0].x);
-    let rows = u32(partials[0].y);
     let stride = cache_value_vectors + 1u;
-    let first = 1u + (plane * rows + row.index) * splits * stride;
+    let first = 1u + (group.y * tiles * ROWS + index) * splits * stride;
 
     var own = vec2<f32>(HIDDEN, 0.0);
     for (var split = local; split < splits; split += WORKGROUP) {
@@ -99,7 +109,7 @@ fn combine(
             workgroupBarrier();
         }
         if lane == 0u && turn + local < cache_value_vectors {
-            write_output(row, vector, parts[local], joined.y);
+            write_output(row, vector, parts[local], joined.x, joined.y);
         }
         workgroupBarrier();
     }

@@ -2,13 +2,16 @@
 // is zero.
 
 #import ../format/{bits,f16,bf16}/encode.wgsl as output
+#import sinks/{none,added}.wgsl
 
 @group(0) @binding(2) var<storage, read_write> output: array<u32>;
 
 override OUTPUT_LANES: u32; // elements of a word: 2 of a 16-bit format, else 1
 
-fn write_output(row: Row, vector: u32, sum: vec4<f32>, weight: f32) {
-    let numbers = select(sum / weight, vec4<f32>(), weight == 0.0);
+// `sum` and `weight` are made with the score `largest`.
+fn write_output(row: Row, vector: u32, sum: vec4<f32>, largest: f32, weight: f32) {
+    let joined = joined_sink(row.head, largest, weight);
+    let numbers = select(sum * joined.x / joined.y, vec4<f32>(), joined.y == 0.0);
     let dim = 4u * vector;
     for (var i = 0u; i < 4u; i += OUTPUT_LANES) {
         if dim + i < cache_value_dim {

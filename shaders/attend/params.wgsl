@@ -19,17 +19,28 @@ struct Params {
     mask_token: u32,
     scale: f32,
     softcap: f32,
-    spare: u32,
+    sink_offset: u32,     // elements before the first sink
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 
-// A query head of a token of a plane.
+// The queries of a sequence for one KV head, and the first row of a tile of them.
+struct Place {
+    sequence: u32,
+    head: u32,      // KV head
+    first_row: u32, // [token, query head of the KV head]
+    before: u32,    // queries of the sequences before it, where queries are packed
+    length: u32,    // of the sequence
+    start: u32,     // position of the first row just written
+    count: u32,     // queries
+}
+
+// A query head of a token.
 struct Row {
     inside: bool,
-    index: u32, // in its plane, [token, query head of the KV head]
     token: u32,
-    query: u32,  // elements before its query, its output and its mask
+    head: u32,
+    query: u32, // elements before its query, its output and its mask
     output: u32,
     mask: u32,
 }
@@ -39,18 +50,19 @@ fn count_of(length: u32, start: u32) -> u32 {
     return select(params.tokens, min(length - start, params.tokens), WRITTEN);
 }
 
-// `count` is that of the plane's sequence.
-fn row_of(plane: u32, index: u32, count: u32) -> Row {
-    let sequence = plane / cache_heads;
-    let token = index / GROUP;
-    let head = plane % cache_heads * GROUP + index % GROUP;
-    let query = sequence * params.query_sequence + head * params.query_head + token * params.query_token;
-    let output = sequence * params.output_sequence + head * params.output_head + token * params.output_token;
-    let mask = sequence * params.mask_sequence + head * params.mask_head + token * params.mask_token;
+// Row `index` of the tile.
+fn row_of(place: Place, index: u32) -> Row {
+    let sequence = place.sequence;
+    let token = (place.first_row + index) / GROUP;
+    let head = place.head * GROUP + (place.first_row + index) % GROUP;
+    let at = place.before + token;
+    let query = sequence * params.query_sequence + head * params.query_head + at * params.query_token;
+    let output = sequence * params.output_sequence + head * params.output_head + at * params.output_token;
+    let mask = sequence * params.mask_sequence + head * params.mask_head + at * params.mask_token;
     return Row(
-        token < count,
-        index,
+        token < place.count,
         token,
+        head,
         params.query_offset + query,
         params.output_offset + output,
         params.mask_offset + mask,

@@ -1,36 +1,21 @@
 // seen: which positions the rows of a tile see.
 
 override CAUSAL: bool;
-override WINDOWED: bool;   // a query sees SINKS positions, and WINDOW up to its own
+override LAG: u32;         // positions up to its own that a query does not see
+override WINDOWED: bool;   // a query sees SINKS positions, and the WINDOW before those
 override WINDOW: u32;
 override SINKS: u32;
 override MASKED: bool;
 
-// The queries of a plane.
-struct Queries {
-    plane: u32,
-    length: u32, // of the sequence
-    start: u32,  // position of the first row just written
-    count: u32,  // rows of queries
-}
-
-// A part of the work on a plane: split `split` of `splits`, where a plane has room for `rows` rows of partial sums.
-struct Part {
-    plane: u32,
-    rows: u32,
-    split: u32,
-    splits: u32,
-}
-
-// Positions up to and with that of the query of a token: it sees none after them.
-fn end_of(queries: Queries, token: u32) -> u32 {
-    if !CAUSAL {
-        return queries.length;
+// Positions up to the last that the query of a token sees.
+fn end_of(place: Place, token: u32) -> u32 {
+    var end = place.length;
+    if CAUSAL && WRITTEN {
+        end = place.start + token + 1u;
+    } else if CAUSAL {
+        end -= min(end, params.tokens - 1u - token);
     }
-    if WRITTEN {
-        return queries.start + token + 1u;
-    }
-    return queries.length - min(queries.length, params.tokens - 1u - token);
+    return end - min(end, LAG);
 }
 
 // What is seen by some row of a tile: positions below `sinks`, and from `first` on, `count` together. Those from
@@ -43,14 +28,14 @@ struct Seen {
     clean_end: u32,
 }
 
-fn seen_by(queries: Queries, first_row: u32) -> Seen {
-    let rows = queries.count * GROUP;
-    if first_row >= rows {
+fn seen_by(place: Place) -> Seen {
+    let rows = place.count * GROUP;
+    if place.first_row >= rows {
         return Seen();
     }
-    let last_row = min(first_row + ROWS, rows) - 1u;
-    let earliest = end_of(queries, first_row / GROUP);
-    let latest = end_of(queries, last_row / GROUP);
+    let last_row = min(place.first_row + ROWS, rows) - 1u;
+    let earliest = end_of(place, place.first_row / GROUP);
+    let latest = end_of(place, last_row / GROUP);
     let sinks = min(SINKS, latest);
     var first = sinks;
     var clean = 0u;
@@ -79,8 +64,8 @@ fn clean_chunks(seen: Seen, start: u32, end: u32) -> vec2<u32> {
     return vec2<u32>(first, first + (last - first) / CHUNK * CHUNK);
 }
 
-fn is_seen(queries: Queries, row: Row, position: u32) -> bool {
-    let end = end_of(queries, row.token);
+fn is_seen(place: Place, row: Row, position: u32) -> bool {
+    let end = end_of(place, row.token);
     let near = !WINDOWED || position < SINKS || end - position <= WINDOW;
     return row.inside && position < end && near;
 }

@@ -3,23 +3,40 @@
 use crate::{
     AttentionError, ConfigError, Error, Placement, RangeError, ReferenceCache, Result, Scale, Side, StepError,
     WriteError,
-    attention::{MaskRows, Options, Queries},
+    attention::{Added, MaskRows, Options, Queries},
 };
 
 impl ReferenceCache {
     /// Computes what [`attend`](crate::attention::attend) computes, in f64 and written from its contract: for each
-    /// query, over each position that it attends to. The output of rows that are no queries is zero.
+    /// query, over each position that it attends to. The output of rows that are no queries is zero. Packed queries give
+    /// a packed output.
     ///
     /// # Errors
     /// The errors of [`attend`](crate::attention::attend) for its arguments.
-    pub fn attend(&self, options: &Options, queries: &[f32], mask: Option<MaskRows<'_>>) -> Result<Vec<f64>> {
-        let cache = self;
+    pub fn attend<'r>(&self, options: &Options, queries: &[f32], added: impl Into<Added<'r>>) -> Result<Vec<f64>> {
+        let (cache, Added { mask, sink_logits }) = (self, added.into());
         let config = cache.config();
         let (batch, num_heads) = (config.batch_size, config.num_heads);
-        let Options { query_heads, tokens, queries: queries_of, causal, scale, softcap, .. } = *options;
+        let Options { query_heads, tokens, queries: queries_of, causal, scale, softcap, lag, packed, .. } = *options;
         let product =
             |axes: [u32; 4]| axes.into_iter().map(u64::from).try_fold(1, u64::checked_mul).unwrap_or(u64::MAX);
-        let expected = product([batch, query_heads, tokens, config.head_dim]);
+        // The positions just written to each sequence, and its number of queries.
+        let written: Vec<_> = (0..batch).map(|sequence| cache.written(sequence)).collect();
+        let counts: Vec<u32> = match queries_of {
+            Queries::Written => written.iter().map(|rows| rows.end - rows.start).collect(),
+            Queries::Last => vec![tokens; batch as usize],
+        };
+        let total = counts.iter().fold(0u32, |total, &count| total.saturating_add(count));
+        if let Some(bound) = packed.filter(|bound| total > *bound) {
+            let name = "packed queries";
+            return Err(Error::Step(StepError::MoreTokensThanBound { name, tokens: total, bound }));
+        }
+        if packed.is_some() && total == 0 {
+            return Err(Error::Write(WriteError::NoTokens));
+        }
+        // What queries, output and mask have an axis for.
+        let (sequences, rows) = if packed.is_some() { (1, total) } else { (batch, tokens) };
+        let expected = product([sequences, query_heads, rows, config.head_dim]);
         if queries.len() as u64 != expected {
             return Err(Error::Attention(AttentionError::TensorLength {
                 name: "queries",
@@ -34,6 +51,10 @@ impl ReferenceCache {
                 expected: product(mask.shape),
                 actual,
             }));
+        }
+        if let Some(logits) = sink_logits.filter(|logits| logits.len() as u64 != u64::from(query_heads)) {
+            let (expected, actual) = (query_heads.into(), logits.len() as u64);
+            return Err(Error::Attention(AttentionError::TensorLength { name: "sink logits", expected, actual }));
         }
         if query_heads == 0 || query_heads % num_heads != 0 {
             return Err(Error::Attention(AttentionError::QueryHeads { query_heads, num_heads }));
@@ -61,14 +82,19 @@ impl ReferenceCache {
             }
             (_, Some(window)) => (window, options.sinks),
         };
+        let limited = options.window.is_some() || config.placement != Placement::Linear;
+        if limited && lag >= window {
+            return Err(Error::Attention(AttentionError::AttentionLag { window, lag }));
+        }
         if let Some(MaskRows { shape, .. }) = mask {
             let right = |at: usize, all: u32| shape[at] == 1 || shape[at] == all;
-            let of_batch = shape[0] == 1 || (batch..=config.max_batch_size).contains(&shape[0]);
-            if !of_batch || !right(1, query_heads) || !right(2, tokens) || shape[3] == 0 {
+            let most = if packed.is_some() { 1 } else { config.max_batch_size };
+            let of_batch = shape[0] == 1 || (sequences..=most).contains(&shape[0]);
+            if !of_batch || !right(1, query_heads) || !right(2, rows) || shape[3] == 0 {
                 return Err(Error::Attention(AttentionError::MaskShape {
-                    batch_size: batch,
+                    batch_size: sequences,
                     query_heads,
-                    tokens,
+                    tokens: rows,
                     shape,
                 }));
             }
@@ -84,28 +110,23 @@ impl ReferenceCache {
             Placement::Linear => 0,
             Placement::Ring { sinks, .. } => sinks,
         };
-        let written = (0..batch).map(|sequence| cache.written(sequence));
-        let most = written.map(|rows| rows.end - rows.start).max().unwrap_or(0);
-        if queries_of == Queries::Written && most > tokens {
+        let most = counts.iter().copied().max().unwrap_or(0);
+        if most > tokens {
             return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens: most, bound: tokens }));
         }
         let mut seen: Vec<Vec<Vec<u32>>> = Vec::new();
         for (sequence, &length) in (0..).zip(cache.lengths()) {
-            let written = cache.written(sequence);
-            let rows = match queries_of {
-                Queries::Written => written.end - written.start,
-                Queries::Last => tokens,
-            };
+            let written = &written[sequence as usize];
             let mut of_sequence = Vec::new();
-            for row in 0..rows {
+            for row in 0..counts[sequence as usize] {
                 let own = match queries_of {
                     _ if !causal => i64::from(length) - 1,
                     Queries::Written => i64::from(written.start) + i64::from(row),
                     Queries::Last => i64::from(length) - i64::from(tokens) + i64::from(row),
                 };
-                let end = u32::try_from(own + 1).unwrap_or(0);
-                let first = end.saturating_sub(window);
-                let ranges = [0..sinks.min(first), first..end];
+                let after = u32::try_from(own + 1).unwrap_or(0);
+                let (first, end) = (after.saturating_sub(window), after.saturating_sub(lag));
+                let ranges = [0..sinks.min(first).min(end), first..end.max(first)];
                 if let Some(position) = ranges.iter().find_map(|range| cache.first_missing(sequence, range.clone())) {
                     return Err(Error::Range(RangeError::Evicted {
                         sequence,
@@ -119,21 +140,30 @@ impl ReferenceCache {
             seen.push(of_sequence);
         }
 
-        let mut output = Vec::new();
-        for sequence in 0..batch {
-            for head in 0..query_heads {
-                let kv_head = head / (query_heads / num_heads);
-                for token in 0..tokens {
-                    let [head_index, heads] = [head, query_heads].map(|number| number as usize);
-                    let row = (sequence as usize * heads + head_index) * tokens as usize + token as usize;
-                    let at = row * config.head_dim as usize;
-                    let query = &queries[at..at + config.head_dim as usize];
+        let [dim, value_dim] = [config.head_dim, config.value_dim].map(|dim| dim as usize);
+        let mut output = vec![0.0; sequences as usize * query_heads as usize * rows as usize * value_dim];
+        let mut before = 0;
+        for (sequence, of_sequence) in (0..).zip(&seen) {
+            for (token, positions) in (0..).zip(of_sequence) {
+                for head in 0..query_heads {
+                    // Index of the row, and where it is in a mask.
+                    let (row, in_mask) = match packed {
+                        Some(_) => {
+                            ((before + token) as usize * query_heads as usize + head as usize, [0, before + token])
+                        }
+                        None => {
+                            let of_head = sequence as usize * query_heads as usize + head as usize;
+                            (of_head * tokens as usize + token as usize, [sequence, token])
+                        }
+                    };
+                    let query = &queries[row * dim..][..dim];
                     // A mask element or score of -3e38 or less hides its position, even if the key or value is NaN. A
                     // score of NaN does not.
                     let hides = |number: f64| number <= -3.0e38;
+                    let kv_head = head / (query_heads / num_heads);
                     let score = |&position: &u32| -> Option<(u32, f64)> {
-                        let added =
-                            mask.map_or(0.0, |mask| f64::from(mask_at(&mask, [sequence, head, token, position])));
+                        let at = [in_mask[0], head, in_mask[1], position];
+                        let added = mask.map_or(0.0, |mask| f64::from(mask_at(&mask, at)));
                         if hides(added) {
                             return None;
                         }
@@ -145,23 +175,22 @@ impl ReferenceCache {
                         }
                         Some((position, score + added)).filter(|(_, score)| !hides(*score))
                     };
-                    let Some(positions) = seen[sequence as usize].get(token as usize) else {
-                        output.extend(vec![0.0; config.value_dim as usize]);
-                        continue;
-                    };
                     let scores: Vec<(u32, f64)> = positions.iter().filter_map(score).collect();
-                    let largest = scores.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
-                    let mut sums = vec![0.0; config.value_dim as usize];
-                    let mut total = 0.0;
+                    let sink =
+                        sink_logits.map(|logits| f64::from(logits[head as usize])).filter(|logit| !hides(*logit));
+                    let largest = scores.iter().map(|(_, score)| *score).chain(sink).fold(f64::NEG_INFINITY, f64::max);
+                    let sums = &mut output[row * value_dim..][..value_dim];
+                    let mut total = sink.map_or(0.0, |logit| (logit - largest).exp());
                     for (position, score) in scores {
                         let weight = (score - largest).exp();
                         total += weight;
                         let value = cache.numbers(Side::Values, sequence, kv_head, position);
                         sums.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * f64::from(value));
                     }
-                    output.extend(sums.into_iter().map(|sum| if total == 0.0 { 0.0 } else { sum / total }));
+                    sums.iter_mut().for_each(|sum| *sum = if total == 0.0 { 0.0 } else { *sum / total });
                 }
             }
+            before += counts[sequence as usize];
         }
         Ok(output)
     }

@@ -48,6 +48,14 @@ pub enum AttentionError {
         /// Sinks asked for.
         wanted_sinks: u32,
     },
+    /// A window that ends before it begins.
+    #[error("a window must be larger than the lag, {lag}, but is {window}")]
+    AttentionLag {
+        /// Positions of the window, counted from the query.
+        window: u32,
+        /// How many of them the query does not attend to.
+        lag: u32,
+    },
     /// A mask that cannot be broadcast.
     #[error("a mask must be [1 or {batch_size}, 1 or {query_heads}, 1 or {tokens}, positions], but is {shape:?}")]
     MaskShape {
@@ -71,7 +79,7 @@ pub enum AttentionError {
     /// A slice of an attention has the wrong number of elements.
     #[error("the {name} must hold {expected} elements, but hold {actual}")]
     TensorLength {
-        /// `queries` or `mask`.
+        /// `queries`, `mask` or `sink logits`.
         name: &'static str,
         /// The product of the shape.
         expected: u64,
@@ -81,7 +89,7 @@ pub enum AttentionError {
     /// A buffer of an attention lacks a usage.
     #[error("the buffer of the {name} must have {needed}, but has {actual:?}")]
     TensorUsage {
-        /// `queries`, `output` or `mask`.
+        /// `queries`, `output`, `mask` or `sink logits`.
         name: &'static str,
         /// The missing usage.
         needed: &'static str,
@@ -93,7 +101,7 @@ pub enum AttentionError {
         "the buffer of the {name} must hold {needed} bytes for this offset, these strides and tokens, but holds {actual}"
     )]
     TensorRange {
-        /// `queries`, `output` or `mask`.
+        /// `queries`, `output`, `mask` or `sink logits`.
         name: &'static str,
         /// Bytes from the buffer's start to the end of the last row, rounded up to 4.
         needed: u64,
@@ -123,7 +131,7 @@ pub enum AttentionError {
         "the output must have a buffer of its own, not that of the {name}: one dispatch cannot read and write one buffer"
     )]
     OutputShared {
-        /// `queries`, `mask` or `cache`.
+        /// `queries`, `mask`, `sink logits` or `cache`.
         name: &'static str,
     },
 }

@@ -56,7 +56,7 @@ pub enum StepError {
     /// An update of more tokens than a bound object has room for.
     #[error("the {name} must have room for the {tokens} tokens of the update, but was bound for {bound}")]
     MoreTokensThanBound {
-        /// `source` or `queries`.
+        /// `source`, `queries`, or `packed queries`, whose tokens are those of all sequences.
         name: &'static str,
         /// Tokens of the update.
         tokens: u32,

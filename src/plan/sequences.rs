@@ -46,12 +46,6 @@ impl Sequences {
         Sequences { starts: lengths.clone(), lengths, oldest: of(&self.oldest) }
     }
 
-    /// The largest number of rows that the last write wrote to a sequence.
-    #[cfg(feature = "attention")]
-    pub fn written(&self) -> u32 {
-        self.lengths.iter().zip(&self.starts).map(|(length, start)| length.saturating_sub(*start)).max().unwrap_or(0)
-    }
-
     /// Number of sequences.
     pub fn count(&self) -> u32 {
         u32::try_from(self.lengths.len()).expect("a batch size is 32 bits wide")

@@ -324,6 +324,7 @@ fn strides_and_halves(gpu: &Gpu) -> Outcome {
             },
             output: RowsIn { buffer: &output, offset: 16, format, strides: Strides::bthd(heads, tokens, dim) },
             mask: None,
+            sink_logits: None,
         };
         let options = Options::last(heads, tokens);
         let attention = Attention::new(&cache, &options, &tensors)?;
@@ -449,7 +450,9 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let (other, useless) = (buffer(256, wgpu::BufferUsages::STORAGE), buffer(256, wgpu::BufferUsages::COPY_DST));
     let dense = |buffer, format, offset| RowsIn { buffer, offset, format, strides: Strides::bhtd(4, 1, 8) };
     let (f32, packed) = (Format::F32, Format::Q8_0);
-    let make = |queries, output| Attention::new(&cache, &base, &Tensors { queries, output, mask: None }).map(drop);
+    let make = |queries, output| {
+        Attention::new(&cache, &base, &Tensors { queries, output, mask: None, sink_logits: None }).map(drop)
+    };
     let refused = [
         (
             make(dense(&short, f32, 0), dense(&other, f32, 0)),
@@ -488,7 +491,8 @@ fn refusals(gpu: &Gpu) -> Outcome {
         make(dense(&good, f32, 0), dense(&storage, f32, 0)),
         Err(Error::Attention(AttentionError::OutputShared { name: "cache" }))
     );
-    let tensors = Tensors { queries: dense(&good, f32, 0), output: dense(&other, f32, 0), mask: None };
+    let tensors =
+        Tensors { queries: dense(&good, f32, 0), output: dense(&other, f32, 0), mask: None, sink_logits: None };
     let attention = Attention::new(&cache, &base, &tensors)?;
     let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     assert_eq!(attention.record(&ring, &mut encoder), Err(Error::Step(StepError::ForeignAttention)));

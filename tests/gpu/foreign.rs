@@ -106,7 +106,8 @@ fn attention(gpu: &Gpu) -> Outcome {
     for index in 0..3 {
         let pick = |at: usize| if at == index { &foreign } else { &own[at] };
         let mask = Mask { buffer: pick(2), offset: 0, shape: [1, 1, 1, 4] };
-        let tensors = Tensors { queries: rows(pick(0), 1), output: rows(pick(1), 1), mask: Some(mask) };
+        let tensors =
+            Tensors { queries: rows(pick(0), 1), output: rows(pick(1), 1), mask: Some(mask), sink_logits: None };
         assert_refused(Attention::new(&cache, &Options::new(1, 1), &tensors));
     }
     DONE

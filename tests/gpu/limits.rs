@@ -62,7 +62,7 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     cache.update(&rows, &rows, Write::at(8000, 1))?;
     let (queries, output) = (storage(&context, &[0; 16]), storage(&context, &[0; 16]));
     let row = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 1, 4) };
-    let tensors = Tensors { queries: row(&queries), output: row(&output), mask: None };
+    let tensors = Tensors { queries: row(&queries), output: row(&output), mask: None, sink_logits: None };
     let options = Options { splits: Some(9), ..Options::last(1, 1) };
     let refused = Attention::new(&cache, &options, &tensors).map(drop);
     assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit: LIMIT, needed: 9, available: 8 })));

@@ -18,6 +18,7 @@ mod formats;
 mod host;
 mod large;
 mod limits;
+mod packed;
 mod programs;
 mod reading;
 mod sequences;
@@ -124,6 +125,7 @@ fn trials() -> Vec<Trial> {
                     reading::TESTS,
                     attention::TESTS,
                     extremes::TESTS,
+                    packed::TESTS,
                     limits::TESTS,
                     submissions::TESTS,
                     sequences::OF_KERNELS,

@@ -59,7 +59,7 @@ impl Engine {
             let source = Source { keys: rows(keys, HEADS), values: rows(values, HEADS), tokens: MOST_TOKENS };
             engine.sources.push(layer.bind_source(&source)?);
             let (queries, output) = (rows(queries, QUERY_HEADS), rows(output, QUERY_HEADS));
-            let tensors = Tensors { queries, output, mask: None };
+            let tensors = Tensors { queries, output, mask: None, sink_logits: None };
             engine.attentions.push(Attention::new(layer, &Options::new(QUERY_HEADS, MOST_TOKENS), &tensors)?);
         }
         engine.buffers = buffers;
@@ -173,7 +173,7 @@ fn what_an_attention_has_no_room_for_is_named(gpu: &Gpu) -> Outcome {
     let bytes = |sequences: u32| vec![0u8; (sequences * 2 * DIM * 4) as usize];
     let (queries, output) = (storage(&gpu.context, &bytes(4)), storage(&gpu.context, &bytes(3)));
     let rows_in = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(1, 2, DIM) };
-    let tensors = Tensors { queries: rows_in(&queries), output: rows_in(&output), mask: None };
+    let tensors = Tensors { queries: rows_in(&queries), output: rows_in(&output), mask: None, sink_logits: None };
     let attention = Attention::new(&cache, &Options::new(1, 2), &tensors)?;
     let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
     let refused = attention.record(&cache, &mut encoder);

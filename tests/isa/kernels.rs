@@ -94,7 +94,7 @@ pub fn create() {
                         format: Format::F32,
                         strides: Strides::bhtd(HEADS * group, tokens, dim),
                     });
-                    let tensors = Tensors { queries, output, mask: None };
+                    let tensors = Tensors { queries, output, mask: None, sink_logits: None };
                     let attention = Attention::new(&cache, &Options::last(HEADS * group, tokens), &tensors).unwrap();
                     name(&format!("attend {format}, {dim}, {group} heads, {tokens} tokens"));
                     attention.record(&cache, &mut encoder()).unwrap();

@@ -19,7 +19,7 @@ fn attentions() {
                     for (window, sinks) in [(None, 0), (Some(1), 0), (Some(u32::MAX), u32::MAX), (Some(3), 1)] {
                         for causal in [true, false] {
                             let (queries, output) = (repeated(&small[0]), repeated(&small[1]));
-                            let tensors = Tensors { queries, output, mask: None };
+                            let tensors = Tensors { queries, output, mask: None, sink_logits: None };
                             let options = Options { splits, window, sinks, causal, ..options(query_heads, tokens) };
                             if let Ok(attention) = Attention::new(cache, &options, &tensors) {
                                 drop(attention.record(cache, &mut encoder(&context)));
@@ -35,11 +35,11 @@ fn attentions() {
             {
                 let strides = Strides { sequence, head, token };
                 let queries = RowsIn { offset, strides, ..repeated(&small[0]) };
-                let tensors = Tensors { queries, output: repeated(&small[1]), mask: None };
+                let tensors = Tensors { queries, output: repeated(&small[1]), mask: None, sink_logits: None };
                 let fits = reach(&queries, [2, 2, 2, 2]) <= 256 && offset % 4 == 0;
                 let made = Attention::new(cache, &options(2, 2), &tensors);
                 assert_eq!(made.is_ok(), fits, "{queries:?}");
-                let tensors = Tensors { queries: tensors.output, output: queries, mask: None };
+                let tensors = Tensors { queries: tensors.output, output: queries, mask: None, sink_logits: None };
                 assert_eq!(Attention::new(cache, &options(2, 2), &tensors).is_ok(), fits, "{queries:?}");
             }
             for batch in [1, 2, u32::MAX] {
@@ -47,7 +47,12 @@ fn attentions() {
                     for (heads, tokens) in [(1, 1), (2, 2), (u32::MAX, u32::MAX), (1, u32::MAX)] {
                         let shape = [batch, heads, tokens, positions];
                         let mask = Some(Mask { buffer: &small[2], offset, shape });
-                        let tensors = Tensors { queries: repeated(&small[0]), output: repeated(&small[1]), mask };
+                        let tensors = Tensors {
+                            queries: repeated(&small[0]),
+                            output: repeated(&small[1]),
+                            mask,
+                            sink_logits: None,
+                        };
                         let elements: u128 = shape[..3].iter().map(|&axis| u128::from(axis)).product();
                         let bytes = elements.saturating_mul(positions.into()).saturating_mul(4);
                         let fits = u128::from(offset).saturating_add(bytes) <= 256 && offset % 4 == 0;
@@ -93,7 +98,12 @@ fn grids_of_a_device_without_limits() {
     for query_heads in NUMBERS.into_iter().chain([16]) {
         for tokens in NUMBERS.into_iter().chain([1 << 27, 1 << 28, 1 << 29]) {
             for splits in [None, Some(1), Some(2)] {
-                let tensors = Tensors { queries: repeated(&small[0]), output: repeated(&small[1]), mask: None };
+                let tensors = Tensors {
+                    queries: repeated(&small[0]),
+                    output: repeated(&small[1]),
+                    mask: None,
+                    sink_logits: None,
+                };
                 let options = Options { splits, ..options(query_heads, tokens) };
                 let rows = u64::from(query_heads) * u64::from(tokens);
                 match Attention::new(&cache, &options, &tensors) {

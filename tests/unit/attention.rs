@@ -10,7 +10,7 @@ use crate::{
     read::{
         attention::{
             bound::Params,
-            tiles::{COMBINE_BYTES, Device, Units},
+            tiles::{COMBINE_BYTES, Device, Units, found_bytes},
         },
         include::tests as reader,
     },
@@ -20,7 +20,7 @@ use crate::{
 
 fn variants(layout: &Layout) -> Vec<Variant> {
     let units = Units::of(layout);
-    let gpu = Device { is_cpu: false, coalesced: true, memory: 16 << 10, threads: 256 };
+    let gpu = Device { is_cpu: false, coalesced: true, memory: 16 << 10, threads: 256, turns: 0 };
     let tile = |group, tokens, device| Tile::new(group, tokens, units, device).unwrap();
     let base = Variant {
         tile: tile(3, 2, gpu),
@@ -29,6 +29,9 @@ fn variants(layout: &Layout) -> Vec<Variant> {
         written: true,
         causal: true,
         window: None,
+        lag: 0,
+        sink_logits: false,
+        packed: None,
         capped: false,
         masked: false,
         queries: Format::F32,
@@ -37,6 +40,8 @@ fn variants(layout: &Layout) -> Vec<Variant> {
     vec![
         base,
         Variant { split: true, masked: true, queries: Format::F16, ..base },
+        Variant { packed: Some(3), sink_logits: true, lag: 2, ..base },
+        Variant { packed: Some(1), sink_logits: true, masked: true, split: true, ..base },
         Variant {
             tile: tile(3, 9, Device { is_cpu: true, coalesced: false, ..gpu }),
             causal: false,
@@ -91,13 +96,16 @@ fn every_variant_reaches_every_backend() {
                 ("mask_token", offset_of!(Params, mask) + 12),
                 ("scale", offset_of!(Params, scale)),
                 ("softcap", offset_of!(Params, softcap)),
+                ("sink_offset", offset_of!(Params, sink_offset)),
             ] {
                 assert_eq!(offset(name), expected, "{name}");
             }
-            assert_eq!(u64::from(workgroup_bytes(&module)), variant.tile.bytes(units), "{variant:?}");
+            let found = |threads| if variant.packed.is_some() { found_bytes(threads) } else { 0 };
+            let bytes = variant.tile.bytes(units) + found(variant.tile.workgroup);
+            assert_eq!(u64::from(workgroup_bytes(&module)), bytes, "{variant:?}");
             let config = CacheConfig::new(2, 3, layout.keys.dim, 9).value_dim(layout.values.dim);
             let module = check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
-            assert_eq!(u64::from(workgroup_bytes(&module)), COMBINE_BYTES);
+            assert_eq!(u64::from(workgroup_bytes(&module)), COMBINE_BYTES + found(COMBINE));
         }
     }
 }

@@ -5,6 +5,6 @@
 fn begin(group: vec3<u32>, groups: vec3<u32>, local: u32) {
 }
 
-fn finish(row: Row, part: Part, vector: u32, sum: vec4<f32>, largest: f32, weight: f32) {
-    write_output(row, vector, sum, weight);
+fn finish(row: Row, part: u32, vector: u32, sum: vec4<f32>, largest: f32, weight: f32) {
+    write_output(row, vector, sum, largest, weight);
 }

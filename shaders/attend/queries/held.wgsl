@@ -7,7 +7,7 @@ var<private> held_queries: array<vec4<f32>, ROWS * KEY_VECTORS>;
 fn take_queries(work: Work) {
 #for r in ROWS
     {
-        let row = row_of(work.plane, work.first_row + {r}u, work.queries.count);
+        let row = row_of(work.place, {r}u);
 #for k in KEY_UNITS
 #for j in KEY_UNIT_VECTORS
         {

@@ -5,7 +5,7 @@
 
 fn side_score(work: Work, row: Row, at: u32, product: f32) -> f32 {
     let position = seen_position(work.seen, min(at, work.end - 1u));
-    if at >= work.end || !is_seen(work.queries, row, position) {
+    if at >= work.end || !is_seen(work.place, row, position) {
         return HIDDEN;
     }
     let added = mask_at(row, position);
@@ -14,7 +14,7 @@ fn side_score(work: Work, row: Row, at: u32, product: f32) -> f32 {
 }
 
 fn side_scores(work: Work, index: u32, at: u32, products: vec4<f32>) -> vec4<f32> {
-    let row = row_of(work.plane, work.first_row + index, work.queries.count);
+    let row = row_of(work.place, index);
     return vec4<f32>(
 #for p in 4
         side_score(work, row, at + {p}u * GROUPS, products[{p}]),

@@ -9,7 +9,7 @@ use console::style;
 use wgpu_kv_cache::{
     BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, SequenceError, Side, Write,
     adapter_label, adapters,
-    attention::{MaskRows, Options, attend},
+    attention::{Added, MaskRows, Options, Queries, attend},
     compare_tensors, find_adapter,
 };
 
@@ -210,21 +210,29 @@ impl Replay {
                 mask_shape,
                 window,
                 sinks,
+                lag,
+                sink_logits,
+                written,
+                packed,
             } => {
                 let options = Options {
                     causal: *causal,
                     window: *window,
                     sinks: *sinks,
+                    lag: *lag,
+                    packed: *packed,
+                    queries: if *written { Queries::Written } else { Queries::Last },
                     scale: *scale,
                     softcap: softcap.filter(|cap| *cap != 0.0),
-                    ..Options::last(*heads, *tokens)
+                    ..Options::new(*heads, *tokens)
                 };
                 let mask = mask.as_ref().map(|Floats(numbers)| {
                     let columns = u32::try_from(numbers.len()).unwrap_or(u32::MAX) / tokens.max(&1);
                     MaskRows { numbers, shape: mask_shape.unwrap_or([1, 1, *tokens, columns]) }
                 });
-                let expected = self.reference_layer(*layer).and_then(|layer| layer.attend(&options, queries, mask));
-                let actual = self.device.layer(*layer).and_then(|layer| attend(layer, &options, queries, mask));
+                let added = Added { mask, sink_logits: sink_logits.as_ref().map(|Floats(logits)| &logits[..]) };
+                let expected = self.reference_layer(*layer).and_then(|layer| layer.attend(&options, queries, added));
+                let actual = self.device.layer(*layer).and_then(|layer| attend(layer, &options, queries, added));
                 agree_attention((expected, actual))
             }
             Operation::Reset {} => {

@@ -39,7 +39,8 @@ pub struct Attention {
     groups: Groups,
     /// By whether positions are split, and whether there is more than one token; made when the first step takes them.
     pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
-    combine: OnceLock<wgpu::ComputePipeline>,
+    /// For each tile.
+    combine: [OnceLock<wgpu::ComputePipeline>; 2],
 }
 
 /// A bind group and its layout.
@@ -63,6 +64,7 @@ struct Shape {
     splits: u32,
     tiles: u32,
     rows: u32,
+    /// Planes, or KV heads where queries are packed.
     planes: u32,
     tile: usize,
 }
@@ -77,7 +79,7 @@ pub(super) struct Params {
     pub mask: [u32; 4],
     pub scale: f32,
     pub softcap: f32,
-    pub spare: u32,
+    pub sink_offset: u32,
 }
 
 impl Attention {
@@ -85,8 +87,8 @@ impl Attention {
     ///
     /// # Errors
     /// [`AttentionError::QueryHeads`]; [`WriteError::NoTokens`]; [`AttentionError::AttentionScale`],
-    /// [`AttentionError::Softcap`], [`AttentionError::Splits`]; [`AttentionError::AttentionWindow`];
-    /// [`AttentionError::MaskShape`]; [`AttentionError::TensorFormat`], [`AttentionError::TensorUsage`],
+    /// [`AttentionError::Softcap`], [`AttentionError::Splits`]; [`AttentionError::AttentionWindow`],
+    /// [`AttentionError::AttentionLag`]; [`AttentionError::MaskShape`]; [`AttentionError::TensorFormat`], [`AttentionError::TensorUsage`],
     /// [`AttentionError::TensorRange`], [`AttentionError::TensorMisaligned`], [`AttentionError::OutputShared`];
     /// [`DeviceError::DeviceLimit`] where a buffer or a grid is larger than the device takes, or a layer of many
     /// segments has more buffers; [`DeviceError::Refused`] where a buffer belongs to another device (of another wgpu
@@ -99,13 +101,13 @@ impl Attention {
     /// them, or by [`warm_up`](Self::warm_up).
     pub fn new(cache: &KvCache, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
         let (context, config) = (cache.context(), *cache.config());
-        let &Options { query_heads, tokens, causal, .. } = options;
+        let &Options { query_heads, tokens, causal, lag, packed, .. } = options;
         let num_heads = config.num_heads;
         let shared = query_heads.checked_div(num_heads).filter(|_| query_heads.is_multiple_of(num_heads));
         let group = shared
             .filter(|&group| group > 0)
             .ok_or(Error::Attention(AttentionError::QueryHeads { query_heads, num_heads }))?;
-        if tokens == 0 {
+        if tokens == 0 || packed == Some(0) {
             return Err(Error::Write(WriteError::NoTokens));
         }
         let scale = options.scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt());
@@ -118,7 +120,8 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let (device, units) = (device_of(context, options.reading), Units::of(&cache.layout));
+        let (device, units) =
+            (device_of(context, options.reading, packed.map(|_| config.max_batch_size)), Units::of(&cache.layout));
         let tile = |tokens| {
             Tile::new(group, tokens, units, device).ok_or_else(|| {
                 Error::Device(DeviceError::DeviceLimit {
@@ -134,39 +137,55 @@ impl Attention {
         }
         check_splits(context, options.splits.unwrap_or(1))?;
 
-        let (shape, most) = (|dim| [config.batch_size, query_heads, tokens, dim], config.max_batch_size);
+        let bound = config.max_batch_size;
+        // Packed queries are those of one sequence.
+        let (sequences, rows, most) = packed.map_or((config.batch_size, tokens, bound), |rows| (1, rows, 1));
+        let shape = |dim| [sequences, query_heads, rows, dim];
         let queries = Window::new(context, &QUERIES, &tensors.queries, shape(config.head_dim), (1, most))?;
         let lanes = tensors.output.format.lanes();
         let output = Window::new(context, &OUTPUT, &tensors.output, shape(config.value_dim), (lanes, most))?;
-        let of_mask = |mask| Window::of_mask(context, mask, [config.batch_size, query_heads, tokens], most);
+        let of_mask = |mask| Window::of_mask(context, mask, [sequences, query_heads, rows], most);
         let mask = tensors.mask.as_ref().map(of_mask).transpose()?;
+        let of_sinks = |sinks| Window::of_sink_logits(context, sinks, query_heads);
+        let sinks = tensors.sink_logits.as_ref().map(of_sinks).transpose()?;
         for (name, shared) in [
             ("queries", tensors.queries.buffer == tensors.output.buffer),
             ("mask", tensors.mask.is_some_and(|mask| mask.buffer == tensors.output.buffer)),
+            ("sink logits", tensors.sink_logits.is_some_and(|sinks| sinks.buffer == tensors.output.buffer)),
             ("cache", cache.storage.contains(tensors.output.buffer)),
         ] {
             if shared {
                 return Err(Error::Attention(AttentionError::OutputShared { name }));
             }
         }
-        let held = |window: &Option<Window<'_>>| window.as_ref().map_or(most, |window| window.sequences);
-        let sequences = [("queries", queries.sequences), ("output", output.sequences), ("mask", held(&mask))];
+        let held = |window: Option<&Window<'_>>| match (packed, window) {
+            (None, Some(window)) => window.sequences,
+            _ => bound,
+        };
+        let of = [("queries", Some(&queries)), ("output", Some(&output)), ("mask", mask.as_ref())];
+        let sequences = of.map(|(name, window)| (name, held(window)));
         let variant = Variant {
             tile: tiles[0],
             group,
             split: false,
             written: options.queries == Queries::Written,
             causal,
-            window,
+            window: window.map(|(window, sinks)| (window.saturating_sub(lag), sinks)),
+            lag,
             capped: options.softcap.is_some(),
             masked: mask.is_some(),
+            sink_logits: sinks.is_some(),
+            packed: packed.map(|_| bound),
             queries: tensors.queries.format,
             output: tensors.output.format,
         };
         let names = WgslNames::new("cache_").group(1).wide();
-        let bound = sequences.iter().map(|&(_, held)| held).fold(most, u32::min);
-        check_grid(context, tokens, group, tiles[1], cache.layout.planes_of(config.batch_size))?;
-        let of_tensors = if mask.is_some() { 3 } else { 2 };
+        let bound = sequences.iter().map(|&(_, held)| held).fold(bound, u32::min);
+        if packed.is_none() {
+            let count = tiles[1].count(group, tokens);
+            check_grid(context, count, tiles[1], cache.layout.planes_of(config.batch_size))?;
+        }
+        let of_tensors = 2u32.saturating_add(mask.is_some().into()).saturating_add(sinks.is_some().into());
         let buffers = cache.wgsl_bindings().saturating_add(of_tensors);
         let available = context.limits().max_storage_buffers_per_shader_stage;
         if buffers > available {
@@ -180,8 +199,14 @@ impl Attention {
         let part_bytes = part_bytes(config.value_dim);
         let room =
             binding_limit(context.limits()).saturating_sub(16).checked_div(part_bytes).expect("a part has bytes");
-        let rows = tiles[0].rows_of(group, 1).max(tiles[1].rows_of(group, tokens));
-        let rows = rows.saturating_mul(cache.layout.planes_of(bound).into());
+        let rows = [(tiles[0], 1), (tiles[1], tokens)].map(|(tile, tokens)| {
+            let count = match packed {
+                Some(rows) => tile.most_packed(group, rows, bound).saturating_mul(num_heads.into()),
+                None => tile.count(group, tokens).saturating_mul(cache.layout.planes_of(bound).into()),
+            };
+            count.saturating_mul(tile.rows.into())
+        });
+        let rows = rows[0].max(rows[1]);
         let least = tiles.map(|tile| tile.least_splits(units, config.slots(), device)).into_iter().fold(1, u32::max);
         let parts = most_parts(options.splits, rows, (least, room), (tiles, device));
         let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
@@ -194,15 +219,19 @@ impl Attention {
             mask: mask.as_ref().map_or([0; 4], |mask| mask.numbers),
             scale,
             softcap,
-            spare: 0,
+            sink_offset: sinks.as_ref().map_or(0, |sinks| sinks.numbers[0]),
         }))?;
 
         let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
         let params = || (0, wgpu::BufferBindingType::Uniform, params.as_entire_binding());
         let partials = |read_only| (3, storage(read_only), window_binding(&partials, &(0..partial_bytes)));
-        let output = || (2, storage(false), output.binding());
-        let group_of = |last| {
-            let mut bound = vec![params(), (1, storage(true), queries.binding()), last];
+        let output = || {
+            let sinks = sinks.as_ref().map(|sinks| (6, storage(true), sinks.binding()));
+            sinks.into_iter().chain([(2, storage(false), output.binding())])
+        };
+        let group_of = |last: &mut dyn Iterator<Item = _>| {
+            let mut bound = vec![params(), (1, storage(true), queries.binding())];
+            bound.extend(last);
             bound.extend(mask.as_ref().map(|mask| (4, storage(true), mask.binding())));
             context.group("attend", &bound)
         };
@@ -214,9 +243,12 @@ impl Attention {
                 &cache.wgsl_layout(&names, wgpu::ShaderStages::COMPUTE)?,
                 &cache.wgsl_entries(&names)?,
             )?,
-            whole: group_of(output())?,
-            split: group_of(partials(false))?,
-            combine: context.group("combine", &[params(), output(), partials(true), lengths])?,
+            whole: group_of(&mut output())?,
+            split: group_of(&mut [partials(false)].into_iter())?,
+            combine: {
+                let bound: Vec<_> = [params(), partials(true), lengths].into_iter().chain(output()).collect();
+                context.group("combine", &bound)?
+            },
         };
         Ok(Attention {
             owner: cache.identity.clone(),
@@ -232,7 +264,7 @@ impl Attention {
             parts,
             groups,
             pipelines: Default::default(),
-            combine: OnceLock::new(),
+            combine: Default::default(),
         })
     }
 
@@ -251,7 +283,7 @@ impl Attention {
             self.attend_pipeline(cache, tile, false)?;
             if self.parts > 0 {
                 self.attend_pipeline(cache, tile, true)?;
-                self.combine_pipeline(cache)?;
+                self.combine_pipeline(cache, tile)?;
             }
         }
         Ok(())
@@ -278,7 +310,7 @@ impl Attention {
         }
         let Shape { splits, tiles, rows, planes, tile } = self.shape(cache, tokens)?;
         let attend = self.attend_pipeline(cache, tile, splits > 1)?;
-        let combine = (splits > 1).then(|| self.combine_pipeline(cache)).transpose()?;
+        let combine = (splits > 1).then(|| self.combine_pipeline(cache, tile)).transpose()?;
         let [x, z] = spread(rows.into(), cache.context().limits())?;
         recorder.in_pass("kv-cache attention", |pass| {
             pass.set_pipeline(attend);
@@ -308,13 +340,12 @@ impl Attention {
             }
         }
         let Options { queries, tokens: bound, causal, .. } = self.options;
-        let tokens = match queries {
-            Queries::Written if cache.awaits_step() => return Err(Error::Step(StepError::StepNotRecorded)),
-            Queries::Written => sequences.written(),
-            Queries::Last => bound,
-        };
-        if tokens > bound {
-            return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens, bound }));
+        if queries == Queries::Written && cache.awaits_step() {
+            return Err(Error::Step(StepError::StepNotRecorded));
+        }
+        let tokens = self.options.most_queries(sequences)?;
+        if self.options.packed.is_some() {
+            self.options.packed_rows(sequences)?;
         }
         let write_pos = cache.write_pos();
         if let Some(positions) = self.mask_positions.filter(|positions| *positions < write_pos) {
@@ -346,9 +377,14 @@ impl Attention {
     fn shape(&self, cache: &KvCache, tokens: u32) -> Result<Shape> {
         let (context, config) = (cache.context(), cache.config());
         let index = usize::from(tokens > 1);
-        let tile = self.tiles[index];
-        let planes = cache.layout.planes_of(config.batch_size);
-        let (tiles, rows) = check_grid(context, tokens, self.variant.group, tile, planes)?;
+        let (tile, group) = (self.tiles[index], self.variant.group);
+        let (tiles, planes) = if self.options.packed.is_some() {
+            let tiles = self.options.packed_tiles(&cache.sequences, |count| tile.count(group, count));
+            (tiles, config.num_heads)
+        } else {
+            (tile.count(group, tokens), cache.layout.planes_of(config.batch_size))
+        };
+        let (tiles, rows) = check_grid(context, tiles, tile, planes)?;
         let workgroups = u64::from(tiles).saturating_mul(planes.into());
         let (device, positions) = (self.device, cache.write_pos().min(config.slots()));
         let of_batch = u64::from(rows).saturating_mul(planes.into());
@@ -387,25 +423,28 @@ impl Attention {
         Ok(made.get_or_init(|| pipeline))
     }
 
-    fn combine_pipeline(&self, cache: &KvCache) -> Result<&wgpu::ComputePipeline> {
-        if let Some(pipeline) = self.combine.get() {
+    fn combine_pipeline(&self, cache: &KvCache, tile: usize) -> Result<&wgpu::ComputePipeline> {
+        let made = &self.combine[tile];
+        if let Some(pipeline) = made.get() {
             return Ok(pipeline);
         }
-        let (variant, config) = (Variant { split: true, ..self.variant }, cache.config());
+        let (variant, config) = (Variant { tile: self.tiles[tile], split: true, ..self.variant }, cache.config());
         let key = format!("combine {variant:?} {:?}", text_layout(&self.layout));
         let text = || Ok(text::combine(config, &variant));
         let pipeline = cache.context().pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
-        Ok(self.combine.get_or_init(|| pipeline))
+        Ok(made.get_or_init(|| pipeline))
     }
 }
 
 /// What of the device decides how work is cut.
-fn device_of(context: &Context, reading: Option<Reading>) -> Device {
+fn device_of(context: &Context, reading: Option<Reading>, packed: Option<u32>) -> Device {
     let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
     let limits = context.limits();
     let threads = limits.max_compute_workgroup_size_x.min(limits.max_compute_invocations_per_workgroup);
     let coalesced = reading.map_or(!is_cpu, |reading| reading == Reading::Coalesced);
-    Device { is_cpu, coalesced, memory: limits.max_compute_workgroup_storage_size, threads }
+    // As `place/packed.wgsl` does, with any number of threads.
+    let turns = packed.map_or(0, |sequences| u64::from(sequences).saturating_mul(2).saturating_add(threads.into()));
+    Device { is_cpu, coalesced, memory: limits.max_compute_workgroup_storage_size, threads, turns }
 }
 
 /// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.
@@ -428,10 +467,9 @@ fn check_splits(context: &Context, splits: u32) -> Result<()> {
 }
 
 /// The tiles of a plane and their rows, where a grid has room for them and for the planes, and 32 bits for the rows.
-fn check_grid(context: &Context, tokens: u32, group: u32, tile: Tile, planes: u32) -> Result<(u32, u32)> {
+fn check_grid(context: &Context, tiles: u64, tile: Tile, planes: u32) -> Result<(u32, u32)> {
     let most = context.limits().max_compute_workgroups_per_dimension;
-    let tiles = tile.count(group, tokens);
-    let rows = tile.rows_of(group, tokens);
+    let rows = tiles.saturating_mul(tile.rows.into());
     for needed in [tiles, planes.into(), rows.div_ceil(most.into())] {
         if needed > u64::from(most) {
             let limit = "max_compute_workgroups_per_dimension";
@@ -459,6 +497,16 @@ fn text_layout(layout: &Layout) -> Layout {
 
 /// Window and sinks that queries see, where that is not all.
 fn visible_window(placement: Placement, options: &Options) -> Result<Option<(u32, u32)>> {
+    let visible = window_and_sinks(placement, options)?;
+    match (visible, options.lag) {
+        (Some((window, _)), lag) if lag >= window => {
+            Err(Error::Attention(AttentionError::AttentionLag { window, lag }))
+        }
+        _ => Ok(visible),
+    }
+}
+
+fn window_and_sinks(placement: Placement, options: &Options) -> Result<Option<(u32, u32)>> {
     match (placement, options.window) {
         (_, Some(0)) => Err(Error::Config(ConfigError::ZeroDimension { name: "window" })),
         (Placement::Linear, None) => Ok(None),

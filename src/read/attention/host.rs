@@ -2,11 +2,11 @@
 
 use super::{
     bound::Attention,
-    options::{Mask, Options, Tensors},
+    options::{Mask, Options, SinkLogits, Tensors},
 };
 use crate::{
     AttentionError, Error, Format, GpuTensor, HostRows, HostTensor, KvCache, Result, RowsIn, Scale, Strides,
-    device::wait::block_on,
+    WriteError, device::wait::block_on,
 };
 
 /// A mask in host memory: see [`Mask`].
@@ -18,13 +18,30 @@ pub struct MaskRows<'a> {
     pub shape: [u32; 4],
 }
 
+/// What joins the scores, in host memory. A mask alone converts to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added<'a> {
+    /// A mask that is added to the scores.
+    pub mask: Option<MaskRows<'a>>,
+    /// A logit of each query head, `[query_heads]`: see [`SinkLogits`].
+    pub sink_logits: Option<&'a [f32]>,
+}
+
+impl<'a> From<Option<MaskRows<'a>>> for Added<'a> {
+    fn from(mask: Option<MaskRows<'a>>) -> Self {
+        Added { mask, sink_logits: None }
+    }
+}
+
 /// Computes the attention of host queries `[batch, query_heads, tokens, head_dim]` over a layer, submits, and waits.
 /// Returns `[batch, query_heads, tokens, value_dim]` in f32. Rows that are no queries, because they lie past the rows
 /// of the last update with [`Queries::Written`](crate::attention::Queries::Written), are not read; their output is
-/// zero.
+/// zero. [Packed](Options::packed) queries are `[rows, query_heads, head_dim]`, with as many rows as the sequences have
+/// queries, and the output is `[1, rows, query_heads, value_dim]`.
 ///
 /// # Errors
-/// [`AttentionError::TensorLength`], and as [`Attention::new`] and [`Attention::record`].
+/// [`AttentionError::TensorLength`], also where packed queries are not as many as those of the sequences;
+/// [`WriteError::NoTokens`] where no sequence has any; and as [`Attention::new`] and [`Attention::record`].
 ///
 /// # Performance
 /// Creates buffers and bind groups for this call only. An engine should keep an [`Attention`] instead.
@@ -32,9 +49,9 @@ pub fn attend<'r>(
     cache: &KvCache,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
-    mask: Option<MaskRows<'_>>,
+    added: impl Into<Added<'r>>,
 ) -> Result<HostTensor> {
-    block_on(Some(cache.context().device()), "attention", attend_async(cache, options, queries, mask))
+    block_on(Some(cache.context().device()), "attention", attend_async(cache, options, queries, added))
 }
 
 /// [`attend`] without blocking; see [`GpuTensor::read_async`].
@@ -45,17 +62,24 @@ pub async fn attend_async<'r>(
     cache: &KvCache,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
-    mask: Option<MaskRows<'_>>,
+    added: impl Into<Added<'r>>,
 ) -> Result<HostTensor> {
+    let Added { mask, sink_logits } = added.into();
     let (queries, context, config) = (queries.into(), cache.context(), cache.config());
     let &Options { query_heads, tokens, .. } = options;
-    let shape = [config.batch_size, query_heads, tokens, config.value_dim];
+    let packed = options.packed.map(|_| options.packed_rows(&cache.sequences)).transpose()?;
+    let [sequences, heads, rows] =
+        packed.map_or([config.batch_size, query_heads, tokens], |rows| [1, query_heads, rows]);
+    if packed == Some(0) {
+        return Err(Error::Write(WriteError::NoTokens));
+    }
     let elements = |shape: &[u32]| {
         shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(axis.into())).unwrap_or(u64::MAX)
     };
     let lengths = [
-        ("queries", elements(&[config.batch_size, query_heads, tokens, config.head_dim]), queries.len() as u64),
+        ("queries", elements(&[sequences, heads, rows, config.head_dim]), queries.len() as u64),
         ("mask", mask.map_or(0, |mask| elements(&mask.shape)), mask.map_or(0, |mask| mask.numbers.len() as u64)),
+        ("sink logits", sink_logits.map_or(0, |_| heads.into()), sink_logits.map_or(0, |logits| logits.len() as u64)),
     ];
     for (name, expected, actual) in lengths {
         if expected != actual {
@@ -64,17 +88,23 @@ pub async fn attend_async<'r>(
     }
     let usage = wgpu::BufferUsages::STORAGE;
     let query_buffer = context.create_filled("queries", queries.bytes(), usage)?;
-    let mask_buffer =
-        mask.map(|mask| context.create_filled("mask", bytemuck::cast_slice(mask.numbers), usage)).transpose()?;
+    let filled = |name, numbers: &[f32]| context.create_filled(name, bytemuck::cast_slice(numbers), usage);
+    let mask_buffer = mask.map(|mask| filled("mask", mask.numbers)).transpose()?;
+    let sink_buffer = sink_logits.map(|logits| filled("sink logits", logits)).transpose()?;
+    let shape = if packed.is_some() { [1, rows, heads] } else { [sequences, heads, rows] };
+    let shape = [shape[0], shape[1], shape[2], config.value_dim];
     let output = GpuTensor::new(context, "attention", shape, Format::F32, Scale::ONE)?;
-    let dense =
-        |buffer, format, dim| RowsIn { buffer, offset: 0, format, strides: Strides::bhtd(query_heads, tokens, dim) };
+    let dense = |buffer, format, dim| {
+        let strides = if packed.is_some() { Strides::bthd } else { Strides::bhtd }(heads, rows, dim);
+        RowsIn { buffer, offset: 0, format, strides }
+    };
     let tensors = Tensors {
         queries: dense(&query_buffer, queries.format(), config.head_dim),
         output: dense(output.buffer(), Format::F32, config.value_dim),
         mask: mask.zip(mask_buffer.as_ref()).map(|(mask, buffer)| Mask { buffer, offset: 0, shape: mask.shape }),
+        sink_logits: sink_buffer.as_ref().map(|buffer| SinkLogits { buffer, offset: 0 }),
     };
-    let attention = Attention::new(cache, options, &tensors)?;
+    let attention = Attention::new(cache, &Options { packed, ..*options }, &tensors)?;
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     attention.record(cache, &mut encoder)?;
     context.submit("attention", encoder)?;

@@ -28,7 +28,7 @@
 //! });
 //! let (queries, output) = (buffer(), buffer());
 //! let dense = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(32, 1, 128) };
-//! let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None };
+//! let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None, sink_logits: None };
 //! let attention = Attention::new(&cache, &Options::new(32, 1), &tensors)?;
 //!
 //! let mut encoder = device.create_command_encoder(&Default::default());
@@ -47,6 +47,6 @@ mod tiles;
 
 pub use self::{
     bound::Attention,
-    host::{MaskRows, attend, attend_async},
-    options::{Mask, Options, Queries, Reading, Tensors},
+    host::{Added, MaskRows, attend, attend_async},
+    options::{Mask, Options, Queries, Reading, SinkLogits, Tensors},
 };

@@ -1,6 +1,6 @@
 //! [`Options`] of an attention, and [`Tensors`]: the buffers that it reads and writes.
 
-use crate::RowsIn;
+use crate::{Error, Result, RowsIn, StepError, device::binding::clamp_u32, plan::sequences::Sequences};
 
 /// Which positions queries attend to, and how scores are computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +18,14 @@ pub struct Options {
     pub window: Option<u32>,
     /// With a window: number of first positions that every query attends to.
     pub sinks: u32,
+    /// Number of positions, the query's own and those before it, that a query does not attend to, as with an attention
+    /// over the newest rows that the caller computes and joins itself. A window is counted from the query as before, so
+    /// it must be larger; in FlashAttention's terms its size is `(window - 1, -lag)`. Sinks within the lag are hidden.
+    pub lag: u32,
+    /// Rows of queries and of the output are packed: `[rows, query_heads, dim]`, where the rows of each sequence follow
+    /// those of the sequence before it, as many as it has queries. At most so many rows in a step. The strides of
+    /// sequences are not used.
+    pub packed: Option<u32>,
     /// Factor of the scores. The default is 1 ÷ √`head_dim`.
     pub scale: Option<f32>,
     /// Replaces scores by `softcap × tanh(score ÷ softcap)`, before the mask is added. It must not be subnormal.
@@ -63,6 +71,8 @@ impl Options {
             causal: true,
             window: None,
             sinks: 0,
+            lag: 0,
+            packed: None,
             scale: None,
             softcap: None,
             splits: None,
@@ -70,14 +80,56 @@ impl Options {
         }
     }
 
+    /// Causal attention of the rows of the last update, [packed](Self::packed): up to `rows` of all sequences together.
+    #[must_use]
+    pub const fn packed(query_heads: u32, rows: u32) -> Self {
+        Options { packed: Some(rows), ..Options::new(query_heads, rows) }
+    }
+
     /// Causal attention of `tokens` queries at the last positions of each sequence, regardless of the last update.
     #[must_use]
     pub const fn last(query_heads: u32, tokens: u32) -> Self {
         Options { queries: Queries::Last, ..Options::new(query_heads, tokens) }
     }
+
+    /// Queries of each sequence.
+    fn counts(&self, sequences: &Sequences) -> impl Iterator<Item = u32> {
+        let Options { queries, tokens, .. } = *self;
+        sequences.lengths.iter().zip(&sequences.starts).map(move |(length, start)| match queries {
+            Queries::Written => length.saturating_sub(*start),
+            Queries::Last => tokens,
+        })
+    }
+
+    /// The most queries that a sequence has; no more than there may be.
+    pub(super) fn most_queries(&self, sequences: &Sequences) -> Result<u32> {
+        let (tokens, bound) = (self.counts(sequences).max().unwrap_or(0), self.tokens);
+        if tokens > bound {
+            return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens, bound }));
+        }
+        Ok(tokens)
+    }
+
+    /// Rows of packed queries of all sequences; no more than there may be.
+    pub(super) fn packed_rows(&self, sequences: &Sequences) -> Result<u32> {
+        let rows = clamp_u32(self.counts(sequences).map(u64::from).fold(0, u64::saturating_add));
+        match self.packed {
+            Some(bound) if rows > bound => {
+                let name = "packed queries";
+                Err(Error::Step(StepError::MoreTokensThanBound { name, tokens: rows, bound }))
+            }
+            _ => Ok(rows),
+        }
+    }
+
+    /// Tiles of packed queries of all sequences, where `tiles_of` tells those of a count.
+    pub(super) fn packed_tiles(&self, sequences: &Sequences, tiles_of: impl Fn(u32) -> u64) -> u64 {
+        self.counts(sequences).map(tiles_of).fold(0, u64::saturating_add)
+    }
 }
 
-/// A mask that is added to the scores, f32, dense: `[1 or batch, 1 or query_heads, 1 or tokens, positions]`.
+/// A mask that is added to the scores, f32, dense: `[1 or batch, 1 or query_heads, 1 or tokens, positions]`, or with
+/// [packed](Options::packed) queries `[1, 1 or query_heads, 1 or rows, positions]`.
 ///
 /// Column `p` belongs to position `p`, so a mask needs at least as many columns as the longest sequence has positions.
 /// Minus infinity, or any number up to −3 × 10³⁸, hides a position: it has no part in the result, even if its key or
@@ -93,14 +145,29 @@ pub struct Mask<'a> {
     pub shape: [u32; 4],
 }
 
+/// One learned number for each query head, `[query_heads]` in f32, that joins the sum of the softmax and has no value: an
+/// attention sink without a position, as gpt-oss has (OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025). It is
+/// neither scaled nor capped. Minus infinity, or any number up to −3 × 10³⁸, adds nothing. A query that attends to no
+/// position gives zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkLogits<'a> {
+    /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.
+    pub buffer: &'a wgpu::Buffer,
+    /// Bytes before the first element; a multiple of 4.
+    pub offset: u64,
+}
+
 /// The caller's buffers that an attention reads and writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Tensors<'a> {
-    /// Queries, `[batch, query_heads, tokens, head_dim]` by strides, in f32, f16 or bf16.
+    /// Queries, `[batch, query_heads, tokens, head_dim]` by strides, in f32, f16 or bf16; or
+    /// [packed](Options::packed).
     pub queries: RowsIn<'a>,
-    /// The output, `[batch, query_heads, tokens, value_dim]` by strides, in f32, f16 or bf16. A 16-bit output needs an
+    /// The output, `[batch, query_heads, tokens, value_dim]` by strides, in f32, f16 or bf16; or packed. A 16-bit output needs an
     /// even `value_dim`, even strides, and an offset of whole words. Rows must not overlap.
     pub output: RowsIn<'a>,
     /// A mask that is added to the scores.
     pub mask: Option<Mask<'a>>,
+    /// A logit of each query head that joins the sum of the softmax.
+    pub sink_logits: Option<SinkLogits<'a>>,
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::options::Mask;
+use super::options::{Mask, SinkLogits};
 use crate::{
     AttentionError, Context, DeviceError, Error, Format, Result, RowsIn, Strides,
     device::binding::{clamp_u32, window, window_binding, window_bytes},
@@ -34,6 +34,12 @@ const MASK: Words = Words {
     offset: "the offset of the mask",
     stride: "a stride of the mask",
     dim: "the columns of the mask",
+};
+const SINK_LOGITS: Words = Words {
+    name: "sink logits",
+    offset: "the offset of the sink logits",
+    stride: "a stride of the sink logits",
+    dim: "the number of sink logits",
 };
 
 /// A tensor of the caller's: what is bound of its buffer, and offset and strides in it, in elements.
@@ -104,6 +110,13 @@ impl<'a> Window<'a> {
         }
         window.sequences = if shape[0] == 1 { most } else { shape[0] };
         Ok(window)
+    }
+
+    /// A number for each query head.
+    pub fn of_sink_logits(context: &Context, sinks: &SinkLogits<'a>, query_heads: u32) -> Result<Self> {
+        let strides = Strides { sequence: 0, head: 0, token: 0 };
+        let rows = RowsIn { buffer: sinks.buffer, offset: sinks.offset, format: Format::F32, strides };
+        Self::check(context, &SINK_LOGITS, &rows, 4, [1, 1, 1, query_heads], 1)
     }
 
     fn check(

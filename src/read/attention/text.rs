@@ -18,8 +18,12 @@ pub(super) struct Variant {
     pub written: bool,
     pub causal: bool,
     pub window: Option<(u32, u32)>,
+    pub lag: u32,
     pub capped: bool,
     pub masked: bool,
+    pub sink_logits: bool,
+    /// Queries are packed; of so many sequences at most.
+    pub packed: Option<u32>,
     pub queries: Format,
     pub output: Format,
 }
@@ -36,6 +40,10 @@ impl Variant {
             "attend/parts" => "whole",
             "attend/mask" if self.masked => "added",
             "attend/mask" => "none",
+            "attend/place" if self.packed.is_some() => "packed",
+            "attend/place" => "strided",
+            "attend/sinks" if self.sink_logits => "added",
+            "attend/sinks" => "none",
             "attend/queries" if self.tile.held => "held",
             "attend/queries" => "staged",
             "attend/see" if name == "whole" => "all",
@@ -58,6 +66,8 @@ impl Variant {
             "WINDOWED" => self.window.is_some().into(),
             "WINDOW" => window.into(),
             "SINKS" => sinks.into(),
+            "LAG" => self.lag.into(),
+            "SEQUENCES" => self.packed?.into(),
             "CAPPED" => self.capped.into(),
             "MASKED" => self.masked.into(),
             "KEY_LANE_STEP" => steps(0)[0].into(),
@@ -107,7 +117,10 @@ pub(super) fn attend(read: &str, vectors: [u32; 2], variant: &Variant) -> Shader
 pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Shader {
     let vectors = config.value_dim.div_ceil(4).checked_next_power_of_two().map_or(COMBINE, |all| all.min(COMBINE));
     let workgroup = |name: &str| match name {
-        "" => format!("const WORKGROUP = {COMBINE}u;\nconst VECTORS = {vectors}u;\n"),
+        "" => format!(
+            "const WORKGROUP = {COMBINE}u;\nconst VECTORS = {vectors}u;\nconst ROWS = {}u;\n",
+            variant.tile.rows
+        ),
         _ => String::new(),
     };
     let count = |word: &str| word.parse().unwrap_or_else(|_| no_count(word));

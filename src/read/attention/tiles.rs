@@ -41,8 +41,13 @@ const WORKGROUP_BYTES: u32 = 16 << 10;
 
 /// Threads of a workgroup of `combine`.
 pub(super) const COMBINE: u32 = 64;
-/// Bytes of workgroup memory of `combine`: seven numbers a thread.
+/// Bytes of workgroup memory of `combine`, without those that find packed queries: seven numbers a thread.
 pub(super) const COMBINE_BYTES: u64 = 28 * COMBINE as u64;
+
+/// Bytes of workgroup memory by which so many threads find packed queries.
+pub(super) const fn found_bytes(threads: u32) -> u64 {
+    (threads as u64).saturating_mul(8).saturating_add(16)
+}
 
 /// Turns of loops that Mesa's llvmpipe takes in one invocation, all loops together: after 65 535 it leaves every loop
 /// without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`). Some are left for what is not counted.
@@ -113,15 +118,20 @@ impl Tile {
         // The queries of one row are held if need be, however long.
         let tiles = sizes.map(|(rows, rounds)| tile(rows, rounds, held(rows))).chain([tile(1, 1, true)]);
         let memory = u64::from(device.memory.min(WORKGROUP_BYTES));
-        let fits = |tile: &Tile| tile.bytes(units).max(COMBINE_BYTES) <= memory;
+        let fits = |tile: &Tile| tile.bytes_of_all(units) <= memory;
         tiles.filter(|tile| tile.rows <= most.max(wanted)).find(fits)
     }
 
     /// Bytes of workgroup memory that the smallest tile, and the kernel that joins splits, take.
     pub fn least_bytes(units: Units, device: Device) -> u64 {
         let most = Device { memory: WORKGROUP_BYTES, ..device };
-        Tile::new(1, 1, units, most)
-            .map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes(units).max(COMBINE_BYTES))
+        Tile::new(1, 1, units, most).map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes_of_all(units))
+    }
+
+    /// Bytes of workgroup memory of the kernel that takes more, with those that find packed queries.
+    fn bytes_of_all(&self, units: Units) -> u64 {
+        let attend = self.bytes(units).saturating_add(found_bytes(self.workgroup));
+        attend.max(COMBINE_BYTES.saturating_add(found_bytes(COMBINE)))
     }
 
     /// Groups of threads, each of which reads a row of the cache.
@@ -144,18 +154,19 @@ impl Tile {
         self.groups().saturating_mul(POSITIONS)
     }
 
+    /// Tiles for queries of sequences, packed: no more than those of `sequences` that have `rows` together.
+    pub fn most_packed(&self, group: u32, rows: u32, sequences: u32) -> u64 {
+        let whole = self.count(group, rows).saturating_add(sequences.into());
+        self.count(group, 1).saturating_mul(rows.into()).min(whole)
+    }
+
     /// Tiles for `tokens` queries of `group` query heads.
     pub fn count(&self, group: u32, tokens: u32) -> u64 {
         // Both are 32 bits wide, so their product fits.
         u64::from(group).saturating_mul(tokens.into()).div_ceil(self.rows.into())
     }
 
-    /// Rows of those tiles.
-    pub fn rows_of(&self, group: u32, tokens: u32) -> u64 {
-        self.count(group, tokens).saturating_mul(self.rows.into())
-    }
-
-    /// Bytes of workgroup memory.
+    /// Bytes of workgroup memory, without those that find packed queries.
     pub fn bytes(&self, units: Units) -> u64 {
         let [rows, round, groups, lanes] = [self.rows, self.round, self.groups(), self.lanes].map(u64::from);
         let parts = round.saturating_mul(groups).saturating_mul(lanes.saturating_add(1)).saturating_mul(16);
@@ -178,8 +189,11 @@ impl Tile {
         let sums = u64::from(self.rounds().saturating_mul(self.units[1]).saturating_mul(units.values[1]));
         let joined =
             over(self.round.saturating_mul(self.lanes)).saturating_mul(u64::from(self.groups()).saturating_add(1));
-        let chunks =
-            TURNS_OF_CPU.saturating_sub(staged).saturating_sub(tree).saturating_sub(sums.saturating_mul(joined));
+        let chunks = TURNS_OF_CPU
+            .saturating_sub(device.turns)
+            .saturating_sub(staged)
+            .saturating_sub(tree)
+            .saturating_sub(sums.saturating_mul(joined));
         u32::try_from(chunks.saturating_mul(self.chunk().into())).unwrap_or(u32::MAX)
     }
 
@@ -208,6 +222,8 @@ pub(super) struct Device {
     pub memory: u32,
     /// Threads of a workgroup.
     pub threads: u32,
+    /// Turns of loops that a thread takes to find its tile.
+    pub turns: u64,
 }
 
 impl Device {
@@ -255,10 +271,10 @@ mod tests {
     use super::*;
 
     fn gpu(memory: u32) -> Device {
-        Device { is_cpu: false, coalesced: true, memory, threads: 256 }
+        Device { is_cpu: false, coalesced: true, memory, threads: 256, turns: 0 }
     }
 
-    const CPU: Device = Device { is_cpu: true, coalesced: false, memory: 32 << 10, threads: 1024 };
+    const CPU: Device = Device { is_cpu: true, coalesced: false, memory: 32 << 10, threads: 1024, turns: 0 };
 
     fn units(key_dim: u32, value_dim: u32, vectors: u32) -> Units {
         let side = |dim: u32| [dim.div_ceil(4 * vectors), vectors];
@@ -278,7 +294,10 @@ mod tests {
                                 assert!(u64::from(memory) < Tile::least_bytes(units, device), "{what}");
                                 continue;
                             };
-                            assert!(tile.bytes(units) <= u64::from(memory.min(WORKGROUP_BYTES)), "{what} {tile:?}");
+                            assert!(
+                                tile.bytes_of_all(units) <= u64::from(memory.min(WORKGROUP_BYTES)),
+                                "{what} {tile:?}"
+                            );
                             assert!(tile.rows.is_multiple_of(tile.round) && tile.workgroup.is_multiple_of(tile.lanes));
                             assert!(tile.lanes.is_power_of_two() && tile.groups().is_power_of_two(), "{what} {tile:?}");
                             assert!((1..=MOST_ROWS).contains(&tile.rows), "{what} {tile:?}");

@@ -164,6 +164,14 @@ pub enum Operation {
         window: Option<u32>,
         #[serde(default)]
         sinks: u32,
+        #[serde(default)]
+        lag: u32,
+        sink_logits: Option<Floats>,
+        /// Queries are the rows of the last update, not the last positions.
+        #[serde(default)]
+        written: bool,
+        /// Queries are packed; at most so many of all sequences.
+        packed: Option<u32>,
     },
     Reset {},
 }

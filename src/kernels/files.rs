@@ -42,6 +42,7 @@ files! {
     "format/f16/f16.wgsl",
     "format/f32/read.wgsl",
     "format/float/float.wgsl",
+    "format/float/reciprocal.wgsl",
     "format/fp8_e4m3/fp8_e4m3.wgsl",
     "format/fp8_e4m3/pack.wgsl",
     "format/fp8_e4m3/read.wgsl",

@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("formats::fp8_is_that_of_ml_dtypes", fp8_is_that_of_ml_dtypes),
     ("formats::products_and_quotients_are_rounded_as_on_the_cpu", products_and_quotients_are_rounded_as_on_the_cpu),
     ("formats::quotients_of_a_driver_that_divides_with_an_error", quotients_of_a_driver_that_divides_with_an_error),
+    ("formats::reciprocals_of_a_driver_that_divides_with_an_error", reciprocals_of_a_driver_that_divides_with_an_error),
     ("formats::numbers_at_the_edges_between_codes", numbers_at_the_edges_between_codes),
     ("formats::what_is_no_number", what_is_no_number),
     ("formats::every_stored_word_is_read", every_stored_word_is_read),
@@ -162,6 +163,13 @@ fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
     DONE
 }
 
+/// A division that errs by some units in the last place.
+const DIVIDED: &str = "
+    fn divided(a: f32, b: f32, units: i32) -> f32 {
+        let quotient = a / b;
+        return select(bitcast<f32>(bitcast<i32>(quotient) + units), f32(units) * 1e-30, quotient == 0.0);
+    }";
+
 /// WGSL lets a driver divide with an error of 2.5 units in the last place, but software drivers divide exactly. This
 /// test adds an error of up to three units to each of the two divisions in the WGSL of the quotient. For half of the
 /// numbers the remainder is close to zero or to the divisor, so the quotient must be corrected by one more.
@@ -175,13 +183,10 @@ fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
         assert_eq!(text.matches(division).count(), 1, "{division}");
         text = text.replace(division, with_an_error);
     }
+    text.push_str(DIVIDED);
     text.push_str(
         "
         var<private> errors: vec2<i32>;
-        fn divided(a: f32, b: f32, units: i32) -> f32 {
-            let quotient = a / b;
-            return select(bitcast<f32>(bitcast<i32>(quotient) + units), f32(units) * 1e-30, quotient == 0.0);
-        }
         @group(0) @binding(0) var<storage, read> pairs: array<vec2<u32>>;
         @group(0) @binding(1) var<storage, read_write> quotients: array<u32>;
         @compute @workgroup_size(49) fn main(
@@ -290,6 +295,66 @@ fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
                 let expected = format.encode_row(numbers, Scale::ONE)?;
                 assert_eq!(actual, expected, "{side} in {format}, row {row}: {numbers:?}");
             }
+        }
+    }
+    DONE
+}
+
+/// As the test above, for the inverses of the scales of blocks.
+fn reciprocals_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
+    const ERRORS: usize = 7;
+    let division = "1.0 / f32(significand)";
+    let text = include_str!("../../shaders/format/float/reciprocal.wgsl");
+    assert_eq!(text.matches(division).count(), 1, "{division}");
+    let mut text = text.replace(division, "divided(1.0, f32(significand), units)");
+    text.push_str(DIVIDED);
+    text.push_str(
+        "
+        var<private> units: i32;
+        @group(0) @binding(0) var<storage, read> numbers: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> inverses: array<u32>;
+        @compute @workgroup_size(7) fn main(
+            @builtin(workgroup_id) group: vec3<u32>,
+            @builtin(local_invocation_index) local: u32,
+        ) {
+            units = i32(local) - 3;
+            inverses[group.x * 7u + local] = float_reciprocal(numbers[group.x]);
+        }",
+    );
+    let mut random = random_words(9);
+    // Powers of two, their neighbours, and any number whose inverse is normal, infinite ones included.
+    let mut numbers: Vec<f32> = (0..253).map(|biased| f32::from_bits(biased << 23)).collect();
+    numbers.extend([22, 21, 20, 1, 0].map(|bit| f32::from_bits(1 << bit)));
+    numbers.extend(numbers.clone().iter().flat_map(|number| [number.next_up(), number.next_down().abs()]));
+    while numbers.len() < 16_384 {
+        numbers.push(f32::from_bits(random() % (253 << 23)));
+    }
+    // Significands whose inverses lie closest to half way between two of f32.
+    let mut near: Vec<u64> = (1u64 << 23..1 << 24).step_by(1021).collect();
+    near.sort_by_key(|significand| {
+        let rest = (1u64 << 48) % (2 * significand);
+        rest.abs_diff(*significand)
+    });
+    numbers.extend(near.iter().take(4096).map(|&significand| significand as f32));
+    numbers.retain(|number| *number > 0.0);
+
+    let given = crate::engine::storage(&gpu.context, bytemuck::cast_slice(&numbers));
+    let inverses = crate::engine::storage(&gpu.context, &vec![0; numbers.len() * ERRORS * 4]);
+    let (pipeline, group) = crate::engine::kernel(&gpu.context, &text, &[&given, &inverses]);
+    let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(numbers.len() as u32, 1, 1);
+    }
+    gpu.context.queue().submit([encoder.finish()]);
+    let inverses: Vec<u32> = crate::engine::read(&gpu.context, &inverses);
+    for (number, inverses) in numbers.iter().zip(inverses.chunks_exact(ERRORS)) {
+        let expected = 1.0 / number;
+        for (error, &actual) in inverses.iter().enumerate() {
+            let same = if expected.is_finite() { actual == expected.to_bits() } else { actual >= 0x7f80_0000 };
+            assert!(same, "1 / {number:?} is {expected:?}, not {actual:#x}; error {}", error as i32 - 3);
         }
     }
     DONE

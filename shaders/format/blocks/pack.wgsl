@@ -1,6 +1,6 @@
 // pack: quantises blocks of 32 elements. A block has one thread for each word of its codes, and every element of the
 // source is read once. Elements past the head size are zero. The pack of the format defines SIDE_BLOCK_WORDS,
-// `side_scale` and `side_codes`.
+// SIDE_UNIT, `side_ordered`, `side_larger`, `side_scale` and `side_codes`.
 //
 // Threads share their results through workgroup memory, with barriers between `side_stage`, `side_put` and
 // `side_finish` (see scatter/write/together).
@@ -10,7 +10,7 @@
 // Bounds:  a unit at or past `run.end`, or past the last block of a row, stores no codes.
 
 #import ../../scatter/write/staged.wgsl
-#import ../float/float.wgsl
+#import ../float/reciprocal.wgsl
 #import ../f16/f16.wgsl
 #import ../../planes/side.wgsl as side
 
@@ -51,46 +51,40 @@ fn side_stage(place: Place, run: Run, unit: u32, local: u32) -> Staged {
             staged.second = side_read_four(place, token, dim + 16u);
         }
     }
-    side_largest[local] = largest_of(staged.first);
-    side_largest_later[local] = largest_of(staged.second);
+    side_largest[local] = side_largest_of(side_ordered(staged.first));
+    side_largest_later[local] = side_largest_of(side_ordered(staged.second));
     return staged;
 }
 
+fn side_largest_of(elements: vec4<u32>) -> u32 {
+    return side_larger(side_larger(elements.x, elements.y), side_larger(elements.z, elements.w));
+}
+
 // Returns the element of largest magnitude of a block, or the first of several. `first` is the block's first thread.
-fn side_largest_of(first: u32) -> u32 {
-    var largest = 0u;
+fn side_largest_from(first: u32) -> u32 {
+    let below = side_largest_of(vec4<u32>(
+        side_largest[first],
+        side_largest[first + 1u],
+        side_largest[first + 2u],
+        side_largest[first + 3u],
+    ));
+    var above = vec4<u32>();
     if SIDE_BLOCK_WORDS == 4u {
-        largest = larger(
-            largest_of(vec4<u32>(
-                side_largest[first],
-                side_largest[first + 1u],
-                side_largest[first + 2u],
-                side_largest[first + 3u],
-            )),
-            largest_of(vec4<u32>(
-                side_largest_later[first],
-                side_largest_later[first + 1u],
-                side_largest_later[first + 2u],
-                side_largest_later[first + 3u],
-            )),
+        above = vec4<u32>(
+            side_largest_later[first],
+            side_largest_later[first + 1u],
+            side_largest_later[first + 2u],
+            side_largest_later[first + 3u],
         );
     } else {
-        largest = larger(
-            largest_of(vec4<u32>(
-                side_largest[first],
-                side_largest[first + 1u],
-                side_largest[first + 2u],
-                side_largest[first + 3u],
-            )),
-            largest_of(vec4<u32>(
-                side_largest[first + 4u],
-                side_largest[first + 5u],
-                side_largest[first + 6u],
-                side_largest[first + 7u],
-            )),
+        above = vec4<u32>(
+            side_largest[first + 4u],
+            side_largest[first + 5u],
+            side_largest[first + 6u],
+            side_largest[first + 7u],
         );
     }
-    return largest;
+    return side_larger(below, side_largest_of(above));
 }
 
 // Whether a block holds an infinity or a NaN. Its scale becomes NaN and its codes zero.
@@ -99,10 +93,32 @@ fn side_is_broken(largest: u32) -> bool {
 }
 
 // Returns 1 ÷ scale, or 0 if the scale is 0 or the quotient overflows.
-fn side_inverse(scale: u32) -> u32 {
+fn side_inverse(largest: u32, scale: u32) -> Inverse {
     let magnitude = scale & 0x7fffffffu;
-    let inverse = float_divide(0x3f800000u, select(scale, 0x3f800000u, magnitude == 0u));
-    return select(inverse, 0u, magnitude == 0u || (inverse & 0x7fffffffu) >= 0x7f800000u);
+    let inverse = float_reciprocal(magnitude);
+    let none = magnitude == 0u || inverse >= 0x7f800000u;
+    // Below 2^-90.
+    let tiny = (largest & 0x7fffffffu) < 0x12800000u;
+    let factor = inverse + (SIDE_UNIT << 23u) - select(0u, 64u << 23u, tiny);
+    return Inverse(
+        scale & 0x80000000u,
+        select(1.0, 0x1p64f, tiny),
+        select(0.0, 0x1p-85f, tiny),
+        select(bitcast<f32>(factor), 0.0, none),
+    );
+}
+
+// The magnitudes of products, rounded to 24 bits, in units of 2^-SIDE_UNIT, truncated.
+fn side_products(elements: vec4<u32>, inverse: Inverse) -> vec4<u32> {
+    let magnitude = elements & vec4<u32>(0x7fffffffu);
+    let normal = bitcast<vec4<f32>>(magnitude) * inverse.normal;
+    let subnormal = vec4<f32>(magnitude) * inverse.subnormal;
+    return vec4<u32>(select(normal, subnormal, magnitude < vec4<u32>(0x800000u)) * inverse.factor);
+}
+
+fn side_signed(products: vec4<u32>, elements: vec4<u32>, inverse: Inverse) -> vec4<u32> {
+    let negative = (elements ^ vec4<u32>(inverse.negative)) >= vec4<u32>(0x80000000u);
+    return select(products, ~products + vec4<u32>(1u), negative);
 }
 
 // Stores the codes, and shares the scale with the thread that stores the scales of the pair.
@@ -113,11 +129,11 @@ fn side_put(place: Place, run: Run, unit: u32, local: u32, staged: Staged) {
     var codes = 0u;
     var half = 0u;
     if token {
-        let largest = side_largest_of(local - part % SIDE_BLOCK_WORDS);
+        let largest = side_largest_from(local - part % SIDE_BLOCK_WORDS);
         let scale = side_scale(largest);
         let broken = side_is_broken(largest);
         half = select(f16_encode(scale), 0x7e00u, broken);
-        codes = select(side_codes(staged, side_inverse(scale)), 0u, broken);
+        codes = select(side_codes(staged, side_inverse(largest, scale)), 0u, broken);
     }
     if place.inside && slot < run.end && part < SIDE_BLOCKS * SIDE_BLOCK_WORDS {
         side_planes[side_codes_at(place.plane, slot, part)] = codes;

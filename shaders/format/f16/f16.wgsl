@@ -1,5 +1,5 @@
-// f16: converts IEEE 754 binary16 to and from the bits of an f32, in integer arithmetic, because drivers differ in how
-// they round and whether they flush subnormals. Agrees with the crate `half` on every input:
+// f16: converts IEEE 754 binary16 to and from the bits of an f32. Drivers differ in how they round conversions and
+// whether they flush subnormals, so this takes integer arithmetic and a sum of f32, which all round alike. Agrees with the crate `half` on every input:
 //   decode   exact; a NaN becomes quiet and keeps its payload
 //   encode   rounds to nearest, ties to even, also to subnormals; magnitudes from 65520 on become infinite; a NaN
 //            becomes quiet and keeps the upper ten bits of its payload
@@ -21,14 +21,9 @@ fn f16_encode(bits: u32) -> u32 {
     let sign = (bits >> 16u) & 0x8000u;
     let magnitude = bits & 0x7fffffffu;
     let normal = (magnitude + 0xfffu + ((magnitude >> 13u) & 1u) - 0x38000000u) >> 13u;
-    // Below 2^-14: shift the significand to units of 2^-24. A shift of 25 or more leaves nothing of it. The clamp also
-    // keeps the shift in range for larger numbers, which do not use the result.
-    let shift = clamp(126u - min(magnitude >> 23u, 125u), 1u, 25u);
-    let significand = (magnitude & 0x7fffffu) | 0x800000u;
-    let quotient = significand >> shift;
-    let rest = significand & ((1u << shift) - 1u);
-    // Round up if the rest is more than half a unit, or exactly half a unit and the quotient is odd.
-    let subnormal = quotient + select(0u, 1u, rest + (quotient & 1u) > (1u << (shift - 1u)));
+    // Below 2^-14, in units of 2^-24: those of f32 from 0.5 on, to which a sum rounds. What a driver may flush is less
+    // than half a unit.
+    let subnormal = bitcast<u32>(bitcast<f32>(min(magnitude, 0x38800000u)) + 0.5) - 0x3f000000u;
     let finite = select(subnormal, normal, magnitude >= 0x38800000u);
     let not_nan = select(finite, 0x7c00u, magnitude >= 0x477ff000u);
     let nan = 0x7e00u | ((magnitude >> 13u) & 0x3ffu);

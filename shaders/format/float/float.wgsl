@@ -38,21 +38,20 @@ fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     return sign | min(finite, 0x7f800000u);
 }
 
-// Returns the upper 32 bits of the 48-bit products of significands. The lowest bit is sticky: it is also set if any of
+// Returns the upper 32 bits of the 48-bit product of significands. The lowest bit is sticky: it is also set if any of
 // the bits below is.
-fn float_product(a: vec4<u32>, b: u32) -> vec4<u32> {
-    let low = (a & vec4<u32>(0xfffu)) * (b & 0xfffu);
-    let middle = (a >> vec4<u32>(12u)) * (b & 0xfffu) + (a & vec4<u32>(0xfffu)) * (b >> 12u) + (low >> vec4<u32>(12u));
-    let high = (((a >> vec4<u32>(12u)) * (b >> 12u)) << vec4<u32>(8u)) + (middle >> vec4<u32>(4u));
-    let rest = (middle & vec4<u32>(0xfu)) | (low & vec4<u32>(0xfffu));
-    return high | select(vec4<u32>(0u), vec4<u32>(1u), rest != vec4<u32>(0u));
+fn float_product(a: u32, b: u32) -> u32 {
+    let low = (a & 0xfffu) * (b & 0xfffu);
+    let middle = (a >> 12u) * (b & 0xfffu) + (a & 0xfffu) * (b >> 12u) + (low >> 12u);
+    let high = (((a >> 12u) * (b >> 12u)) << 8u) + (middle >> 4u);
+    return high | select(0u, 1u, ((middle & 0xfu) | (low & 0xfffu)) != 0u);
 }
 
 fn float_multiply(a: u32, b: u32) -> u32 {
     let sign = (a ^ b) & 0x80000000u;
     let x = float_of(a);
     let y = float_of(b);
-    let product = float_product(vec4<u32>(x.significand), y.significand).x;
+    let product = float_product(x.significand, y.significand);
     let shift = min(countLeadingZeros(product), 1u);
     let rounded = float_round(sign, product << shift, x.exponent + y.exponent + 16 - i32(shift));
     return select(rounded, sign, x.significand == 0u || y.significand == 0u);
@@ -78,29 +77,4 @@ fn float_divide(a: u32, b: u32) -> u32 {
     let sticky = select(0u, 1u, rest != 0);
     let rounded = float_round(sign, (quotient << 7u) | sticky, x.exponent - y.exponent - select(0, 1, halved) - 31);
     return select(rounded, sign, x.significand == 0u);
-}
-
-// The magnitudes of four products, significand × 2^exponent, rounded to 24 bits like f32. Products that would be
-// subnormal keep 24 bits too.
-struct Products {
-    significand: vec4<u32>,
-    exponent: vec4<i32>,
-}
-
-fn float_products(elements: vec4<u32>, factor: u32) -> Products {
-    let y = float_of(factor);
-    let magnitude = elements & vec4<u32>(0x7fffffffu);
-    let up = countLeadingZeros(magnitude | vec4<u32>(1u)) - vec4<u32>(8u);
-    let normal = magnitude >= vec4<u32>(0x800000u);
-    let subnormal = magnitude << (up & vec4<u32>(31u));
-    let x = select(subnormal, (magnitude & vec4<u32>(0x7fffffu)) | vec4<u32>(0x800000u), normal);
-    let above = vec4<i32>(magnitude >> vec4<u32>(23u)) - vec4<i32>(150);
-    let exponent = select(vec4<i32>(-149) - vec4<i32>(up), above, normal);
-    let product = float_product(x, y.significand);
-    let shift = vec4<u32>(1u) - (product >> vec4<u32>(31u));
-    let bits = product << shift;
-    let quotient = bits >> vec4<u32>(8u);
-    let rest = (bits & vec4<u32>(0xffu)) + (quotient & vec4<u32>(1u));
-    let rounded = quotient + select(vec4<u32>(0u), vec4<u32>(1u), rest > vec4<u32>(0x80u));
-    return Products(rounded, exponent + vec4<i32>(y.exponent + 24) - vec4<i32>(shift));
 }

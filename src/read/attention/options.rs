@@ -20,7 +20,7 @@ pub struct Options {
     pub sinks: u32,
     /// Number of positions, the query's own and those before it, that a query does not attend to, as with an attention
     /// over the newest rows that the caller computes and joins itself. A window is counted from the query as before, so
-    /// it must be larger; in FlashAttention's terms its size is `(window - 1, -lag)`. Sinks within the lag are hidden.
+    /// it must be larger; in the terms of `FlashAttention` its size is `(window - 1, -lag)`. Sinks within the lag are hidden.
     pub lag: u32,
     /// Rows of queries and of the output are packed: `[rows, query_heads, dim]`, where the rows of each sequence follow
     /// those of the sequence before it, as many as it has queries. At most so many rows in a step. The strides of
@@ -146,7 +146,7 @@ pub struct Mask<'a> {
 }
 
 /// One learned number for each query head, `[query_heads]` in f32, that joins the sum of the softmax and has no value: an
-/// attention sink without a position, as gpt-oss has (OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025). It is
+/// attention sink without a position, as gpt-oss has (its model card, `OpenAI`, 2025). It is
 /// neither scaled nor capped. Minus infinity, or any number up to −3 × 10³⁸, adds nothing. A query that attends to no
 /// position gives zeros.
 #[derive(Clone, Copy, Debug)]

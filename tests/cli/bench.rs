@@ -10,7 +10,7 @@ fn the_benchmark_measures_every_form_beside_the_devices_copy() {
     let printed = passes(&["bench", "--quick", "--json", "--adapter", "0", "--report", &page]);
     let bench: Value = serde_json::from_str(&printed).unwrap();
     let figures = bench["figures"].as_array().unwrap();
-    for group in ["prefill", "conversion", "decode", "range"] {
+    for group in ["prefill", "conversion", "decode", "range", "attention"] {
         assert!(figures.iter().any(|figure| figure["group"] == group), "{group}");
     }
     for figure in figures {
@@ -18,8 +18,9 @@ fn the_benchmark_measures_every_form_beside_the_devices_copy() {
             assert!(figure[form]["gigabytes_per_second"].as_f64().unwrap() > 0.0, "{figure}");
         }
         assert_eq!(figure["device_copy"]["per_cent_of_device_copy"], 100.0);
-        // A conversion needs arithmetic, so it cannot be done by copies.
-        assert_eq!(figure["copies"].is_null(), figure["group"] == "conversion", "{figure}");
+        // What needs arithmetic cannot be done by copies.
+        let computes = figure["group"] == "conversion" || figure["group"] == "attention";
+        assert_eq!(figure["copies"].is_null(), computes, "{figure}");
         assert!(figure["chosen"] == "kernel" || !figure["copies"].is_null(), "{figure}");
     }
     assert!(bench["cost_model"]["dispatch_ns"].as_f64().unwrap() > 0.0);
@@ -27,7 +28,9 @@ fn the_benchmark_measures_every_form_beside_the_devices_copy() {
     assert_eq!(bench["clock"] == "device", bench["clock_reason"] == "", "{bench}");
 
     let html = std::fs::read_to_string(&page).unwrap();
-    assert_eq!(html.matches("<svg").count(), 5, "two of prefills, one of each other group");
+    assert_eq!(html.matches("<svg").count(), 6, "two of prefills, one of each other group");
+    // No driver on the CPU has a prediction.
+    assert_eq!(bench["prediction"].is_null(), bench["device_type"] == "Cpu", "{bench}");
     assert!(html.contains(bench["adapter"].as_str().unwrap()) && html.contains("max_storage_buffer_binding_size"));
     // The page loads nothing from elsewhere. The only URL is the XML namespace of SVG.
     let elsewhere = html.replace("http://www.w3.org/2000/svg", "");

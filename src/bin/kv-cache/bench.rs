@@ -1,10 +1,12 @@
 //! `kv-cache bench`.
 
+mod attention;
 mod cases;
 mod clock;
 mod compare;
 mod page;
 mod plot;
+mod prediction;
 mod report;
 
 use std::{fs, path::PathBuf};
@@ -12,15 +14,16 @@ use std::{fs, path::PathBuf};
 use clap::Args;
 use wgpu_kv_cache::{adapter_label, adapters, find_adapter};
 
-use self::{cases::Sweep, clock::Stopwatch, report::Report};
+use self::{cases::Sweep, clock::Stopwatch, prediction::Prediction, report::Report};
 use crate::{Failure, output, output::Out};
 
-/// Measure updates and ranges, and compare them with a buffer copy of the same bytes on the device.
+/// Measure updates, ranges and attention, and compare them with a buffer copy of the same bytes on the device.
 ///
 /// Each figure is the median of interleaved submissions after warm-up; the spread is the middle half of the times.
 /// Times are device timestamps if the device supports them, or else wall-clock times from the start of recording to the
 /// end of the wait. Ranges, and updates that do not convert, are measured in both forms, as kernels and as copies; the
-/// arrow marks the one that the calibrated cost model chooses.
+/// arrow marks the one that the calibrated cost model chooses. Attention is measured over 256 to 131072 positions as far
+/// as the cache takes no more than 4 GiB, or 256 MiB on a driver that runs on the CPU.
 #[derive(Args)]
 pub struct Arguments {
     /// Use this adapter instead of the first, by its index or a part of its name, as `kv-cache adapters` prints them.
@@ -57,9 +60,11 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     };
     let stopwatch = Stopwatch::open(&adapter, arguments.wall)?;
     let costs = stopwatch.context().calibrate()?;
-    let sweep = if arguments.quick { Sweep::quick() } else { Sweep::whole() };
+    let is_cpu = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+    let sweep = if arguments.quick { Sweep::quick() } else { Sweep::whole(is_cpu) };
     let mut report = Report::new(&adapter, stopwatch.clock(), stopwatch.reason.clone(), sweep.repetitions, costs);
     report.figures = sweep.measure(&stopwatch, costs, &adapter_label(&adapter.get_info()))?;
+    report.prediction = Prediction::of(&report);
     if let Some(path) = &arguments.report {
         write(path, &page::html(&report))?;
     }

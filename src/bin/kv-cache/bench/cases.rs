@@ -8,6 +8,7 @@ use wgpu_kv_cache::{
 };
 
 use super::{
+    attention::Contexts,
     clock::Stopwatch,
     report::{Figure, Group, HEADS, Measured},
 };
@@ -15,6 +16,8 @@ use crate::{Failure, output, timing};
 
 /// Number of layers in a decoding step.
 const LAYERS: usize = 32;
+/// Bytes of one copy that others are compared with: more than caches hold, and no more than every device's buffers.
+const MOST_COPIED: u64 = 256 << 20;
 /// Number of slots of the cache that ranges are copied from.
 const CAPACITY: u32 = 8192;
 
@@ -24,18 +27,31 @@ pub struct Sweep {
     tokens: Vec<u32>,
     batches: &'static [u32],
     rows: &'static [u32],
+    contexts: Contexts,
 }
 
 impl Sweep {
-    /// All cases.
-    pub fn whole() -> Self {
+    /// All cases. On a driver that runs on the CPU, attention has smaller caches.
+    pub fn whole(is_cpu: bool) -> Self {
         let tokens = (0..=16).map(|power| 1 << power).collect();
-        Sweep { repetitions: 25, tokens, batches: &[1, 8, 32], rows: &[1, 16, 256, 1024, 4096] }
+        let contexts = Contexts {
+            formats: &[Format::F32, Format::F16, Format::Bf16, Format::Fp8E4M3, Format::Q8_0, Format::Q4_0],
+            batches: &[1, 8, 32],
+            positions: (8..=17).map(|power| 1 << power).collect(),
+            most_bytes: if is_cpu { 256 << 20 } else { 4 << 30 },
+        };
+        Sweep { repetitions: 25, tokens, batches: &[1, 8, 32], rows: &[1, 16, 256, 1024, 4096], contexts }
     }
 
     /// Fewer cases, which take less than a minute on a software driver.
     pub fn quick() -> Self {
-        Sweep { repetitions: 9, tokens: vec![1, 16, 256, 1024], batches: &[1, 8], rows: &[1, 256, 2048] }
+        let contexts = Contexts {
+            formats: &[Format::F16, Format::Q8_0],
+            batches: &[1],
+            positions: vec![256, 2048],
+            most_bytes: u64::MAX,
+        };
+        Sweep { repetitions: 9, tokens: vec![1, 16, 256, 1024], batches: &[1, 8], rows: &[1, 256, 2048], contexts }
     }
 
     /// Measures every case, with a progress bar.
@@ -49,7 +65,8 @@ impl Sweep {
             repetitions: self.repetitions,
         };
         let conversions = [(Format::F32, Format::F16), (Format::F32, Format::Bf16), (Format::F16, Format::F32)];
-        let cases = 2 * self.tokens.len() + conversions.len() + self.batches.len() + self.rows.len();
+        let contexts = self.contexts.cases()?;
+        let cases = 2 * self.tokens.len() + conversions.len() + self.batches.len() + self.rows.len() + contexts.len();
         let bar = output::progress(cases as u64, label);
         let mut figures = Vec::with_capacity(cases);
         let mut done = |figure: Figure| {
@@ -70,35 +87,42 @@ impl Sweep {
         for &rows in self.rows {
             done(bench.range(rows)?);
         }
+        for config in contexts {
+            done(bench.attention(config)?);
+        }
         bar.finish_and_clear();
         Ok(figures)
     }
 }
 
 /// The state that all cases share.
-struct Bench<'a> {
+pub struct Bench<'a> {
     stopwatch: &'a Stopwatch,
     /// Contexts whose cost models always choose kernels, and always copies.
     forms: [Context; 2],
     /// The context with the calibrated cost model.
-    model: Context,
+    pub model: Context,
     repetitions: usize,
 }
 
 /// The description of a case, without its times.
-struct Case {
-    group: Group,
-    amount: u32,
-    head_dim: u32,
-    name: String,
-    bytes: u64,
-    chosen: Form,
+pub struct Case {
+    pub group: Group,
+    pub amount: u32,
+    pub head_dim: u32,
+    pub name: String,
+    /// Sequences of an attention.
+    pub batch: u32,
+    /// What it shares a line of a plot with.
+    pub series: String,
+    pub bytes: u64,
+    pub chosen: Form,
 }
 
 type Record<'a> = Box<dyn FnMut(&mut wgpu::CommandEncoder) -> Result<(), Failure> + 'a>;
 
 impl Bench<'_> {
-    fn buffer(&self, bytes: u64) -> wgpu::Buffer {
+    pub fn buffer(&self, bytes: u64) -> wgpu::Buffer {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let size = bytes.next_multiple_of(4);
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
@@ -119,18 +143,21 @@ impl Bench<'_> {
         Ok(times)
     }
 
-    /// Records a buffer copy of `bytes` bytes.
+    /// Records a buffer copy of `bytes` bytes; of many bytes, several copies of the same buffer.
     fn device_copy(&self, bytes: u64) -> Record<'static> {
         let bytes = bytes.next_multiple_of(4);
-        let (from, to) = (self.buffer(bytes), self.buffer(bytes));
+        let once = bytes.min(MOST_COPIED);
+        let (from, to) = (self.buffer(once), self.buffer(once));
         Box::new(move |encoder| {
-            encoder.copy_buffer_to_buffer(&from, 0, &to, 0, bytes);
+            for start in (0..bytes).step_by(MOST_COPIED as usize) {
+                encoder.copy_buffer_to_buffer(&from, 0, &to, 0, once.min(bytes - start));
+            }
             Ok(())
         })
     }
 
     /// Measures `forms` (the kernel and, if possible, copies) and the device's copy of as many bytes.
-    fn figure(&self, case: Case, mut forms: Vec<Record<'_>>) -> Result<Figure, Failure> {
+    pub fn figure(&self, case: Case, mut forms: Vec<Record<'_>>) -> Result<Figure, Failure> {
         forms.push(self.device_copy(case.bytes));
         let times = self.measure(&mut forms)?;
         let (device_copy, forms) = times.split_last().expect("there is one at least");
@@ -140,6 +167,8 @@ impl Bench<'_> {
             amount: case.amount,
             head_dim: case.head_dim,
             case: case.name,
+            batch: case.batch,
+            series: case.series,
             bytes: case.bytes,
             kernel: measured(&forms[0]),
             copies: forms.get(1).map(|times| measured(times)),
@@ -169,6 +198,8 @@ impl Bench<'_> {
             amount: tokens,
             head_dim: dim,
             name: format!("{tokens} × {dim}, {from} to {to}"),
+            batch: 0,
+            series: String::new(),
             bytes: config.bytes_per_token()? * u64::from(tokens),
             chosen,
         };
@@ -209,6 +240,8 @@ impl Bench<'_> {
             amount: batch,
             head_dim: dim,
             name: format!("batch {batch}, {LAYERS} layers × {dim}"),
+            batch: 0,
+            series: String::new(),
             bytes: config.bytes_per_token()? * LAYERS as u64,
             chosen,
         };
@@ -242,6 +275,8 @@ impl Bench<'_> {
             amount: rows,
             head_dim: dim,
             name: format!("{rows} of {CAPACITY} × {dim}"),
+            batch: 0,
+            series: String::new(),
             bytes,
             chosen: full(&self.model)?.range_form(range)?,
         };
@@ -249,7 +284,13 @@ impl Bench<'_> {
     }
 }
 
-fn source<'a>(keys: &'a wgpu::Buffer, values: &'a wgpu::Buffer, format: Format, tokens: u32, dim: u32) -> Source<'a> {
+pub fn source<'a>(
+    keys: &'a wgpu::Buffer,
+    values: &'a wgpu::Buffer,
+    format: Format,
+    tokens: u32,
+    dim: u32,
+) -> Source<'a> {
     let rows_in = |buffer| RowsIn { buffer, offset: 0, format, strides: Strides::bhtd(HEADS, tokens, dim) };
     Source { keys: rows_in(keys), values: rows_in(values), tokens }
 }

@@ -51,6 +51,9 @@ pub fn html(report: &Report) -> String {
                         }
                     }
                 }
+                @if let Some(prediction) = &report.prediction {
+                    p { (prediction.text()) }
+                }
                 footer {
                     "±: half the interquartile range. Per cent: share of the bandwidth of the device's own copy of the "
                     "same bytes in the same run. Tinted: the form that the cost model, calibrated on this device, "
@@ -80,6 +83,8 @@ fn device(report: &Report) -> Markup {
 fn plots(group: Group, figures: &[&Figure]) -> Markup {
     let plot = |caption: String, svg: String| html! { figure { (PreEscaped(svg)) figcaption { (caption) } } };
     let of_dim = |dim: u32| figures.iter().copied().filter(|figure| figure.head_dim == dim).collect::<Vec<_>>();
+    let mut batches: Vec<u32> = figures.iter().map(|figure| figure.batch).collect();
+    batches.dedup();
     html! {
         @match group {
             Group::Prefill => {
@@ -90,6 +95,12 @@ fn plots(group: Group, figures: &[&Figure]) -> Markup {
             Group::Range => (plot("Bandwidth of a range".to_owned(), plot::bandwidth(figures, "rows"))),
             Group::Decode => {
                 (plot("Time of a step through all layers. ●: the cost model's choice".to_owned(), plot::times(figures)))
+            }
+            Group::Attention => {
+                @for batch in batches {
+                    @let figures: Vec<_> = figures.iter().copied().filter(|figure| figure.batch == batch).collect();
+                    (plot(format!("Cache read by an attention of batch {batch}"), plot::series(&figures, "positions")))
+                }
             }
             Group::Conversion => (plot("Time of an update that converts".to_owned(), plot::times(figures))),
         }

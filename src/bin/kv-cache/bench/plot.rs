@@ -11,6 +11,16 @@ const DEVICE: RGBColor = RGBColor(0x9c, 0xa3, 0xaf);
 const INK: RGBColor = RGBColor(0x37, 0x41, 0x51);
 const MESH: RGBColor = RGBColor(0xe5, 0xe7, 0xeb);
 
+/// Colors of the series of a plot.
+const COLORS: [RGBColor; 6] = [
+    KERNEL,
+    COPIES,
+    RGBColor(0xd9, 0x77, 0x06),
+    RGBColor(0xdc, 0x26, 0x26),
+    RGBColor(0x7c, 0x3a, 0xed),
+    RGBColor(0x0e, 0x74, 0x90),
+];
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Outcome = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
@@ -23,19 +33,57 @@ const FORMS: [Form; 3] = [
     ("the device's copy", DEVICE, |figure| Some(figure.device_copy)),
 ];
 
-/// Plots bandwidth over an amount, both on logarithmic scales, with a ring around the form that the model chooses.
+/// A line of a plot.
+struct Line {
+    name: String,
+    color: RGBColor,
+    dashed: bool,
+    points: Vec<(f64, f64)>,
+}
+
+impl Line {
+    fn new(name: &str, color: RGBColor, figures: &[&Figure], of: fn(&Figure) -> Option<Measured>) -> Self {
+        let point = |figure: &&Figure| Some((f64::from(figure.amount), of(figure)?.gigabytes_per_second));
+        let points = figures.iter().filter_map(point).collect();
+        Line { name: name.to_owned(), color, dashed: color == DEVICE, points }
+    }
+}
+
+/// Plots the bandwidth of each form over an amount, with a ring around the form that the model chooses.
 pub fn bandwidth(figures: &[&Figure], amount: &str) -> String {
+    let lines = FORMS.map(|(name, color, of)| Line::new(name, color, figures, of));
+    let chosen = figures.iter().map(|figure| (f64::from(figure.amount), figure.chosen().gigabytes_per_second));
+    lines_over(amount, &lines, &chosen.collect::<Vec<_>>())
+}
+
+/// Plots the bandwidth of the kernel over an amount, a line for each series, beside the device's copy for the first.
+pub fn series(figures: &[&Figure], amount: &str) -> String {
+    let mut names: Vec<&str> = figures.iter().map(|figure| &*figure.series).collect();
+    names.dedup();
+    let of = |name: &str| figures.iter().copied().filter(|figure| figure.series == name).collect::<Vec<_>>();
+    let mut lines: Vec<Line> = names
+        .iter()
+        .zip(COLORS.into_iter().cycle())
+        .map(|(name, color)| Line::new(name, color, &of(name), |figure| Some(figure.kernel)))
+        .collect();
+    let copy = Line::new("the device's copy", DEVICE, &of(names[0]), |figure| Some(figure.device_copy));
+    lines.push(Line { name: format!("{}, {}", copy.name, names[0]), ..copy });
+    lines_over(amount, &lines, &[])
+}
+
+/// Plots lines over an amount, both axes logarithmic.
+fn lines_over(amount: &str, lines: &[Line], chosen: &[(f64, f64)]) -> String {
     draw(|area| {
-        let bandwidths = |figure: &&Figure| FORMS.map(|(_, _, of)| of(figure).map(|form| form.gigabytes_per_second));
-        let all: Vec<f64> = figures.iter().flat_map(bandwidths).flatten().filter(|figure| *figure > 0.0).collect();
-        let low = all.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = all.iter().copied().fold(0.0, f64::max);
-        let (first, last) = (figures[0].amount, figures[figures.len() - 1].amount);
-        let mut chart =
-            ChartBuilder::on(area).margin(12).x_label_area_size(42).y_label_area_size(70).build_cartesian_2d(
-                (f64::from(first)..f64::from(last) * 1.02).log_scale().base(2.0),
-                (low / 1.5..high * 1.8).log_scale(),
-            )?;
+        let points = || lines.iter().flat_map(|line| line.points.iter().copied()).filter(|point| point.1 > 0.0);
+        let low = points().map(|point| point.1).fold(f64::INFINITY, f64::min);
+        let high = points().map(|point| point.1).fold(0.0, f64::max);
+        let first = points().map(|point| point.0).fold(f64::INFINITY, f64::min);
+        let last = points().map(|point| point.0).fold(0.0, f64::max);
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(42)
+            .y_label_area_size(70)
+            .build_cartesian_2d((first..last * 1.02).log_scale().base(2.0), (low / 1.5..high * 1.8).log_scale())?;
         chart
             .configure_mesh()
             .bold_line_style(MESH)
@@ -47,25 +95,23 @@ pub fn bandwidth(figures: &[&Figure], amount: &str) -> String {
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y}"))
             .draw()?;
-        for (name, color, of) in FORMS {
-            let points: Vec<_> = figures
-                .iter()
-                .filter_map(|figure| Some((f64::from(figure.amount), of(figure)?.gigabytes_per_second)))
-                .collect();
+        for line in lines {
+            let (color, points) = (line.color, line.points.clone());
             let legend = move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], color.stroke_width(2));
-            if color == DEVICE {
+            if line.dashed {
                 let dashes = DashedLineSeries::new(points, 7, 4, color.stroke_width(2));
-                chart.draw_series(dashes)?.label(name).legend(legend);
+                chart.draw_series(dashes)?.label(&line.name).legend(legend);
                 continue;
             }
-            chart.draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?.label(name).legend(legend);
+            chart.draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?.label(&line.name).legend(legend);
             chart.draw_series(points.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
         }
-        let chosen = figures.iter().map(|figure| (f64::from(figure.amount), figure.chosen().gigabytes_per_second));
-        chart
-            .draw_series(chosen.map(|point| Circle::new(point, 7, INK.stroke_width(1))))?
-            .label("the cost model's choice")
-            .legend(|(x, y)| Circle::new((x + 9, y), 6, INK.stroke_width(1)));
+        if !chosen.is_empty() {
+            chart
+                .draw_series(chosen.iter().map(|&point| Circle::new(point, 7, INK.stroke_width(1))))?
+                .label("the cost model's choice")
+                .legend(|(x, y)| Circle::new((x + 9, y), 6, INK.stroke_width(1)));
+        }
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)

@@ -11,7 +11,7 @@ use console::style;
 use serde::{Deserialize, Serialize};
 use wgpu_kv_cache::{CostModel, Form, adapter_label};
 
-use super::clock::Clock;
+use super::{clock::Clock, prediction::Prediction};
 use crate::{Failure, output, output::Out, timing};
 
 /// Number of KV heads in every case.
@@ -34,6 +34,9 @@ pub struct Report {
     /// The calibrated cost model, which chooses the forms.
     pub cost_model: CostModel,
     pub figures: Vec<Figure>,
+    /// What a GPU was expected to reach in attention.
+    #[serde(default)]
+    pub prediction: Option<Prediction>,
 }
 
 /// A limit of the device that matters to a cache.
@@ -47,14 +50,20 @@ pub struct Limit {
 #[derive(Serialize, Deserialize)]
 pub struct Figure {
     pub group: Group,
-    /// Tokens of a prefill, rows of a range, sequences of a decoding step.
+    /// Tokens of a prefill, rows of a range, sequences of a decoding step, positions of an attention.
     pub amount: u32,
     pub head_dim: u32,
     pub case: String,
-    /// Bytes written, keys and values together.
+    /// Sequences of an attention.
+    #[serde(default)]
+    pub batch: u32,
+    /// What it shares a line of a plot with.
+    #[serde(default)]
+    pub series: String,
+    /// Bytes written, or read by an attention, keys and values together.
     pub bytes: u64,
     pub kernel: Measured,
-    /// `None` if the formats differ, since copies cannot convert.
+    /// `None` where copies cannot do it: they neither convert nor compute.
     pub copies: Option<Measured>,
     pub device_copy: Measured,
     pub chosen: Chosen,
@@ -68,6 +77,7 @@ pub enum Group {
     Conversion,
     Decode,
     Range,
+    Attention,
 }
 
 /// The form that the cost model chooses.
@@ -90,7 +100,7 @@ pub struct Measured {
 }
 
 impl Group {
-    pub const ALL: [Group; 4] = [Group::Prefill, Group::Conversion, Group::Decode, Group::Range];
+    pub const ALL: [Group; 5] = [Group::Prefill, Group::Conversion, Group::Decode, Group::Range, Group::Attention];
 
     pub const fn title(self) -> &'static str {
         match self {
@@ -98,6 +108,7 @@ impl Group {
             Group::Conversion => "Prefill, converting",
             Group::Decode => "Decode step, f16",
             Group::Range => "Range, f16",
+            Group::Attention => "Attention, one query a sequence, 32 query heads",
         }
     }
 }
@@ -177,6 +188,7 @@ impl Report {
             limits: limits.map(|(name, value)| Limit { name: name.to_owned(), value }).into(),
             cost_model,
             figures: Vec::new(),
+            prediction: None,
         }
     }
 
@@ -227,6 +239,9 @@ impl Report {
                 ]);
             }
             writeln!(out, "\n{}\n{table}", style(group.title()).bold())?;
+        }
+        if let Some(prediction) = &self.prediction {
+            writeln!(out, "\n{}", prediction.text())?;
         }
         writeln!(
             out,

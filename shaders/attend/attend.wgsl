@@ -25,8 +25,8 @@
 //
 // So neighbouring threads load neighbouring bytes, and a thread has 4 × (KEY_UNITS + VALUE_UNITS) loads in flight. Of
 // a row of the tile, a thread computes the part of four dot products that its units give. Workgroup memory adds up the
-// parts of a group; one thread, the owner of (row, group), makes weights of the four sums and keeps the largest score
-// and the sum of weights that its group has seen of the row. Every group thus has an online softmax of its own, and no
+// parts of a group, or shuffles of a subgroup do (share/); one thread, the owner of (row, group), makes weights of the four sums
+// and keeps the largest score and the sum of weights that its group has seen of the row. Every group thus has an online softmax of its own, and no
 // thread waits for another group's. A thread then adds weight × value to the part of the row's sum that its units
 // give, which stays in registers. After the last chunk a tree joins the groups.
 //
@@ -39,6 +39,7 @@
 #import seen.wgsl
 #import parts/{whole,split}.wgsl
 #import queries/{held,staged}.wgsl
+#import share/{memory,subgroup}.wgsl
 #import chunk.wgsl as whole, edge
 
 const GROUPS = WORKGROUP / LANES;
@@ -93,11 +94,10 @@ struct Work {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn attend(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
+fn attend(thread: Thread) {
+    let group = thread.group;
+    let groups = thread.groups;
+    let local = index_of(thread);
     begin(group, groups, local);
     let place = place_of(group.y, group.z, local);
     let plane = cache_plane(place.sequence, place.head);
@@ -125,15 +125,17 @@ fn attend(
         }
     }
 
-    // Joins what the groups have seen of each row: (largest score, sum of weights).
+    // Joins what the groups have seen of each row: (largest score, sum of weights). Others may still read the weights of
+    // the last chunk.
+    workgroupBarrier();
 #for n in ROUNDS
 #for o in OWNERS
-    if local + {o}u * WORKGROUP < ROUND * GROUPS {
-        let at = {n}u * ROUND * GROUPS + local + {o}u * WORKGROUP;
+    if tells(work, {o}u) {
+        let row = {n}u * ROUND + owned_row(work, {o}u);
+        let of_group = owned_group(work, {o}u);
         let largest = own_largest[{n}u * OWNERS + {o}u];
-        shared_weights[at] = vec4<f32>(largest, own_total[{n}u * OWNERS + {o}u], 0.0, 0.0);
-        let row = {n}u * ROUND + (local + {o}u * WORKGROUP) / GROUPS;
-        shared_factors[row / 4u * GROUPS + at % GROUPS][row % 4u] = largest;
+        shared_weights[row * GROUPS + of_group] = vec4<f32>(largest, own_total[{n}u * OWNERS + {o}u], 0.0, 0.0);
+        shared_factors[row / 4u * GROUPS + of_group][row % 4u] = largest;
     }
 #end
 #end

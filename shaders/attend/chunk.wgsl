@@ -43,41 +43,38 @@ fn side_chunk(work: Work, base: u32) {
         }
 #end
 #end
+        share_dots(
+            work,
 #for i in ROUND
-        shared_parts[({i}u * GROUPS + work.group) * PART_STRIDE + work.lane] = dots_{i};
+            dots_{i},
 #end
+        );
     }
-    workgroupBarrier();
 #for o in OWNERS
-    if work.local + {o}u * WORKGROUP < ROUND * GROUPS {
-        let own = work.local + {o}u * WORKGROUP;
-        var dots = vec4<f32>();
-#for l in LANES
-        dots += shared_parts[own * PART_STRIDE + {l}u];
-#end
-        let row = {n}u * ROUND + own / GROUPS;
-        let scores = side_scores(work, row, base + own % GROUPS, dots);
+    if owns(work, {o}u) {
+        let row = {n}u * ROUND + owned_row(work, {o}u);
+        let group = owned_group(work, {o}u);
+        let scores = side_scores(work, row, base + group, owned_dots(work, {o}u));
         let before = own_largest[{n}u * OWNERS + {o}u];
         let largest = max(before, max(max(scores.x, scores.y), max(scores.z, scores.w)));
         let factor = kept(before, largest);
         let weights = weights_of(scores, largest);
         own_largest[{n}u * OWNERS + {o}u] = largest;
         own_total[{n}u * OWNERS + {o}u] = own_total[{n}u * OWNERS + {o}u] * factor + dot(weights, vec4<f32>(1.0));
-        shared_weights[row * GROUPS + own % GROUPS] = side_marked(scores, weights);
-        shared_factors[row / 4u * GROUPS + own % GROUPS][row % 4u] = factor;
+        give_weights(row, group, side_marked(scores, weights), factor);
     }
 #end
-    workgroupBarrier();
+    share_weights(work, {n}u);
 #end
 
     let factors = array<vec4<f32>, ROW_FOURS>(
 #for f in ROW_FOURS
-        shared_factors[{f}u * GROUPS + work.group],
+        given_factors(work, {f}u),
 #end
     );
     var moved = false;
 #for r in ROWS
-    let weights_{r} = shared_weights[{r}u * GROUPS + work.group];
+    let weights_{r} = given_weights(work, {r}u);
     moved = moved || factors[{r} / 4][{r} % 4] != 1.0;
 #end
     if moved {

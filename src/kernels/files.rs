@@ -28,6 +28,8 @@ files! {
     "attend/see/all.wgsl",
     "attend/see/some.wgsl",
     "attend/seen.wgsl",
+    "attend/share/memory.wgsl",
+    "attend/share/subgroup.wgsl",
     "attend/sinks/added.wgsl",
     "attend/sinks/none.wgsl",
     "format/bf16/bf16.wgsl",

@@ -123,7 +123,8 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
     for (placement, reading) in [(Placement::Linear, Reading::Coalesced), (RING, Reading::Sequential)] {
         let config = CacheConfig::new(2, 2, 32, 64).placement(placement);
         let both = filled(&gpu.context, config, &[40, 9])?;
-        let base = Options { reading: Some(reading), ..Options::last(4, 3) };
+        let subgroups = reading == Reading::Coalesced;
+        let base = Options { reading: Some(reading), subgroups, ..Options::last(4, 3) };
         let options = [
             Options { causal: false, ..base },
             Options { scale: Some(0.7), ..base },
@@ -163,8 +164,8 @@ fn options_agree_with_the_reference(gpu: &Gpu) -> Outcome {
 
 /// Chunks that all rows see in whole, and chunks at the edges of windows, sinks and causal ends.
 fn windows_of_many_chunks(gpu: &Gpu) -> Outcome {
-    for (format, reading) in [(Format::F16, Reading::Coalesced), (Format::Q4_0, Reading::Sequential)] {
-        let config = CacheConfig::new(2, 1, 64, 512).formats(format, Format::Q8_0);
+    for (format, dim, reading) in [(Format::F16, 16, Reading::Coalesced), (Format::Q4_0, 32, Reading::Sequential)] {
+        let config = CacheConfig::new(2, 1, dim, 512).formats(format, format);
         let both = filled(&gpu.context, config, &[402, 97])?;
         let base = Options { reading: Some(reading), ..Options::last(2, 5) };
         for options in [

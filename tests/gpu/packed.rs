@@ -68,7 +68,7 @@ fn counts_of_every_kind(gpu: &Gpu) -> Outcome {
         let before: Vec<u32> = (0..batch).map(|sequence| (sequence * 37 + 5) % 90).collect();
         let total: u32 = counts.iter().sum();
         let config =
-            CacheConfig::new(batch, kv_heads, 32, 130).value_dim(40).formats(format, format).placement(placement);
+            CacheConfig::new(batch, kv_heads, 32, 130).value_dim(24).formats(format, format).placement(placement);
         let both = written(gpu, config, &before, counts)?;
         let options = Options { reading: Some(reading), splits: Some(splits), ..Options::packed(heads, total + 3) };
         check(&both, &options, total, Added::default())?;
@@ -138,7 +138,7 @@ fn a_window_ends_before_the_query(gpu: &Gpu) -> Outcome {
         (ring, Reading::Coalesced, Options { lag: 4, window: Some(5), ..Options::last(2, 4) }),
         (ring, Reading::Sequential, Options { lag: 10, causal: false, ..Options::last(2, 4) }),
     ] {
-        let config = CacheConfig::new(2, 1, 32, 256).placement(placement).formats(Format::F16, Format::F32);
+        let config = CacheConfig::new(2, 1, 16, 256).placement(placement).formats(Format::F16, Format::F32);
         let both = written(gpu, config, &[200, 1], &[4, 3])?;
         check(&both, &Options { reading: Some(reading), ..options }, 8, Added::default())?;
         if options.splits.is_some() || options.sinks > 0 {

@@ -95,9 +95,13 @@ pub fn create() {
                         strides: Strides::bhtd(HEADS * group, tokens, dim),
                     });
                     let tensors = Tensors { queries, output, mask: None, sink_logits: None };
-                    let attention = Attention::new(&cache, &Options::last(HEADS * group, tokens), &tensors).unwrap();
-                    name(&format!("attend {format}, {dim}, {group} heads, {tokens} tokens"));
-                    attention.record(&cache, &mut encoder()).unwrap();
+                    for subgroups in [true, false] {
+                        let options = Options { subgroups, ..Options::last(HEADS * group, tokens) };
+                        let attention = Attention::new(&cache, &options, &tensors).unwrap();
+                        let share = if subgroups { "" } else { ", in memory" };
+                        name(&format!("attend {format}, {dim}, {group} heads, {tokens} tokens{share}"));
+                        attention.record(&cache, &mut encoder()).unwrap();
+                    }
                 }
             }
         }

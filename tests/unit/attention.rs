@@ -20,7 +20,7 @@ use crate::{
 
 fn variants(layout: &Layout) -> Vec<Variant> {
     let units = Units::of(layout);
-    let gpu = Device { is_cpu: false, coalesced: true, memory: 16 << 10, threads: 256, turns: 0 };
+    let gpu = Device { is_cpu: false, coalesced: true, memory: 16 << 10, threads: 256, subgroup: 0, packed: None };
     let tile = |group, tokens, device| Tile::new(group, tokens, units, device).unwrap();
     let base = Variant {
         tile: tile(3, 2, gpu),
@@ -40,6 +40,8 @@ fn variants(layout: &Layout) -> Vec<Variant> {
     vec![
         base,
         Variant { split: true, masked: true, queries: Format::F16, ..base },
+        Variant { tile: tile(3, 2, Device { subgroup: 32, ..gpu }), ..base },
+        Variant { tile: tile(8, 1, Device { subgroup: 16, ..gpu }), group: 8, masked: true, split: true, ..base },
         Variant { packed: Some(3), sink_logits: true, lag: 2, ..base },
         Variant { packed: Some(1), sink_logits: true, masked: true, split: true, ..base },
         Variant {
@@ -78,7 +80,9 @@ fn every_variant_reaches_every_backend() {
         let read = reader::text_of(&layout, &names, true);
         for variant in variants(&layout) {
             let program = attend(&read, [units.keys[1], units.values[1]], &variant);
-            let module = check(&(&layout, variant), "attend", &program, Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+            let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+            capabilities.set(Capabilities::SUBGROUP, variant.tile.subgroups);
+            let module = check(&(&layout, variant), "attend", &program, capabilities);
             let (_, params) =
                 module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).expect("it is there");
             let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is a struct") };

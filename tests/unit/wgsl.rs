@@ -67,8 +67,8 @@ pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Shader, capabilit
     hlsl::Writer::new(&mut written, &options, &hlsl::PipelineOptions::default())
         .write(&module, &info, None)
         .unwrap_or_else(|error| panic!("HLSL of {what:?}: {error}"));
-    // OpenGL has no f16.
-    if !capabilities.contains(Capabilities::SHADER_FLOAT16) {
+    // OpenGL has no f16, and no subgroups in this version.
+    if !capabilities.intersects(Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP) {
         let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
         let pipeline = glsl::PipelineOptions { shader_stage: compute, entry_point: name, multiview: None };
         let mut written = String::new();

@@ -120,8 +120,7 @@ impl Attention {
         }
         let window = visible_window(config.placement, options)?;
 
-        let (device, units) =
-            (device_of(context, options.reading, packed.map(|_| config.max_batch_size)), Units::of(&cache.layout));
+        let (device, units) = (device_of(context, options, config.max_batch_size), Units::of(&cache.layout));
         let tile = |tokens| {
             Tile::new(group, tokens, units, device).ok_or_else(|| {
                 Error::Device(DeviceError::DeviceLimit {
@@ -437,14 +436,23 @@ impl Attention {
 }
 
 /// What of the device decides how work is cut.
-fn device_of(context: &Context, reading: Option<Reading>, packed: Option<u32>) -> Device {
-    let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+fn device_of(context: &Context, options: &Options, sequences: u32) -> Device {
+    let info = context.device().adapter_info();
+    let is_cpu = info.device_type == wgpu::DeviceType::Cpu;
     let limits = context.limits();
     let threads = limits.max_compute_workgroup_size_x.min(limits.max_compute_invocations_per_workgroup);
-    let coalesced = reading.map_or(!is_cpu, |reading| reading == Reading::Coalesced);
-    // As `place/packed.wgsl` does, with any number of threads.
-    let turns = packed.map_or(0, |sequences| u64::from(sequences).saturating_mul(2).saturating_add(threads.into()));
-    Device { is_cpu, coalesced, memory: limits.max_compute_workgroup_storage_size, threads, turns }
+    let coalesced = options.reading.map_or(!is_cpu, |reading| reading == Reading::Coalesced);
+    // A browser wants a directive for them that naga refuses.
+    let has_subgroups = context.device().features().contains(wgpu::Features::SUBGROUP) && !cfg!(target_family = "wasm");
+    let subgroup = if has_subgroups && options.subgroups { info.subgroup_min_size } else { 0 };
+    Device {
+        is_cpu,
+        coalesced,
+        memory: limits.max_compute_workgroup_storage_size,
+        threads,
+        subgroup,
+        packed: options.packed.map(|_| sequences),
+    }
 }
 
 /// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.

@@ -36,6 +36,10 @@ pub struct Options {
     /// How threads share the rows of the cache. The default is [`Reading::Sequential`] on a driver that runs on the
     /// CPU, and [`Reading::Coalesced`] on any other device.
     pub reading: Option<Reading>,
+    /// Whether threads share scores by shuffles where the device has `wgpu::Features::SUBGROUP`, outside of browsers, and
+    /// its subgroups hold the threads that share a row. Otherwise they share them in workgroup memory. The default is
+    /// true.
+    pub subgroups: bool,
 }
 
 /// How the threads of a workgroup share the rows of the cache. Both give the same result up to rounding.
@@ -77,6 +81,7 @@ impl Options {
             softcap: None,
             splits: None,
             reading: None,
+            subgroups: true,
         }
     }
 

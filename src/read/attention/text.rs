@@ -40,6 +40,8 @@ impl Variant {
             "attend/parts" => "whole",
             "attend/mask" if self.masked => "added",
             "attend/mask" => "none",
+            "attend/share" if self.tile.subgroups => "subgroup",
+            "attend/share" => "memory",
             "attend/place" if self.packed.is_some() => "packed",
             "attend/place" => "strided",
             "attend/sinks" if self.sink_logits => "added",
@@ -86,6 +88,7 @@ pub(super) fn attend(read: &str, vectors: [u32; 2], variant: &Variant) -> Shader
     let tile = variant.tile;
     let Tile { workgroup, lanes, rows, round, units: [key_units, value_units], .. } = tile;
     let (rounds, owners) = (tile.rounds(), tile.owners());
+    let handing = round.next_power_of_two().ilog2();
     let count = |word: &str| match word {
         "ROWS" => rows,
         "ROUND" => round,
@@ -99,13 +102,20 @@ pub(super) fn attend(read: &str, vectors: [u32; 2], variant: &Variant) -> Shader
         "KEY_UNIT_VECTORS" => vectors[0],
         "VALUE_UNIT_VECTORS" => vectors[1],
         "VALUE_VECTORS" => value_units.saturating_mul(vectors[1]),
+        // The steps by which threads of a subgroup share a round, and the rows that a thread hands on in each.
+        "HANDING_STEPS" => handing,
+        "ADDING_STEPS" => lanes.ilog2().saturating_sub(handing),
+        number if number.starts_with("HANDED_") => {
+            let step: u32 = number.trim_start_matches("HANDED_").parse().unwrap_or_else(|_| no_count(number));
+            1u32 << handing.saturating_sub(step).saturating_sub(1)
+        }
         number => number.parse().unwrap_or_else(|_| no_count(number)),
     };
     let prelude = |name: &str| match name {
         "" => {
             let words = ["ROWS", "ROUND", "OWNERS", "OWNED", "LANES", "KEY_UNITS", "VALUE_UNITS"];
             let sizes: String = words.into_iter().map(|word| format!("const {word} = {}u;\n", count(word))).collect();
-            format!("const WORKGROUP = {workgroup}u;\n{sizes}{read}")
+            format!("const WORKGROUP = {workgroup}u;\nconst HANDING_STEPS = {handing}u;\n{sizes}{read}")
         }
         _ => String::new(),
     };

@@ -83,6 +83,8 @@ pub(super) struct Tile {
     pub neighbours: bool,
     /// Queries are in registers; otherwise in workgroup memory.
     pub held: bool,
+    /// Threads of a row share its scores by shuffles of their subgroup; otherwise in workgroup memory.
+    pub subgroups: bool,
 }
 
 impl Tile {
@@ -111,27 +113,29 @@ impl Tile {
         let tile = |rows: u32, rounds: u32, held| {
             let round = rows.div_ceil(rounds);
             let rows = round.saturating_mul(rounds);
-            Tile { workgroup, lanes, rows, round, units: own, neighbours: !device.coalesced, held }
+            let subgroups = lanes <= device.subgroup && round.next_power_of_two() <= lanes;
+            Tile { workgroup, lanes, rows, round, units: own, neighbours: !device.coalesced, held, subgroups }
         };
         let held = |rows: u32| rows.saturating_mul(own[0]).saturating_mul(key_vectors) <= most_held;
         let sizes = (1..=wanted).rev().flat_map(|rows| (1..=rows).map(move |rounds| (rows, rounds)));
         // The queries of one row are held if need be, however long.
         let tiles = sizes.map(|(rows, rounds)| tile(rows, rounds, held(rows))).chain([tile(1, 1, true)]);
         let memory = u64::from(device.memory.min(WORKGROUP_BYTES));
-        let fits = |tile: &Tile| tile.bytes_of_all(units) <= memory;
+        let fits = |tile: &Tile| tile.bytes_of_all(units, device) <= memory;
         tiles.filter(|tile| tile.rows <= most.max(wanted)).find(fits)
     }
 
     /// Bytes of workgroup memory that the smallest tile, and the kernel that joins splits, take.
     pub fn least_bytes(units: Units, device: Device) -> u64 {
         let most = Device { memory: WORKGROUP_BYTES, ..device };
-        Tile::new(1, 1, units, most).map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes_of_all(units))
+        Tile::new(1, 1, units, most).map_or(u64::MAX, |tile| Tile { held: true, ..tile }.bytes_of_all(units, device))
     }
 
     /// Bytes of workgroup memory of the kernel that takes more, with those that find packed queries.
-    fn bytes_of_all(&self, units: Units) -> u64 {
-        let attend = self.bytes(units).saturating_add(found_bytes(self.workgroup));
-        attend.max(COMBINE_BYTES.saturating_add(found_bytes(COMBINE)))
+    fn bytes_of_all(&self, units: Units, device: Device) -> u64 {
+        let found = |threads| device.packed.map_or(0, |_| found_bytes(threads));
+        let attend = self.bytes(units).saturating_add(found(self.workgroup));
+        attend.max(COMBINE_BYTES.saturating_add(found(COMBINE)))
     }
 
     /// Groups of threads, each of which reads a row of the cache.
@@ -190,7 +194,7 @@ impl Tile {
         let joined =
             over(self.round.saturating_mul(self.lanes)).saturating_mul(u64::from(self.groups()).saturating_add(1));
         let chunks = TURNS_OF_CPU
-            .saturating_sub(device.turns)
+            .saturating_sub(device.finding_turns())
             .saturating_sub(staged)
             .saturating_sub(tree)
             .saturating_sub(sums.saturating_mul(joined));
@@ -222,11 +226,18 @@ pub(super) struct Device {
     pub memory: u32,
     /// Threads of a workgroup.
     pub threads: u32,
-    /// Turns of loops that a thread takes to find its tile.
-    pub turns: u64,
+    /// Threads of the smallest subgroup; 0 where there are no operations on subgroups.
+    pub subgroup: u32,
+    /// Sequences whose tiles a workgroup finds, where queries are packed.
+    pub packed: Option<u32>,
 }
 
 impl Device {
+    /// Turns of loops that a thread takes to find its tile, as `place/packed.wgsl` does, with any number of threads.
+    fn finding_turns(&self) -> u64 {
+        self.packed.map_or(0, |sequences| u64::from(sequences).saturating_mul(2).saturating_add(self.threads.into()))
+    }
+
     /// Workgroups that keep it busy.
     pub fn workgroups_wanted(&self) -> u32 {
         if self.is_cpu { WORKGROUPS_WANTED_OF_CPU } else { WORKGROUPS_WANTED }
@@ -271,10 +282,11 @@ mod tests {
     use super::*;
 
     fn gpu(memory: u32) -> Device {
-        Device { is_cpu: false, coalesced: true, memory, threads: 256, turns: 0 }
+        Device { is_cpu: false, coalesced: true, memory, threads: 256, subgroup: 0, packed: None }
     }
 
-    const CPU: Device = Device { is_cpu: true, coalesced: false, memory: 32 << 10, threads: 1024, turns: 0 };
+    const CPU: Device =
+        Device { is_cpu: true, coalesced: false, memory: 32 << 10, threads: 1024, subgroup: 0, packed: None };
 
     fn units(key_dim: u32, value_dim: u32, vectors: u32) -> Units {
         let side = |dim: u32| [dim.div_ceil(4 * vectors), vectors];
@@ -288,14 +300,15 @@ mod tests {
                 for (dim, vectors) in [(1, 1), (64, 1), (64, 2), (80, 4), (128, 2), (256, 4), (576, 2), (4096, 1)] {
                     let units = units(dim, dim, vectors);
                     for memory in [1 << 10, 2 << 10, 8 << 10, 16 << 10, 32 << 10] {
-                        for device in [gpu(memory), Device { memory, ..CPU }] {
+                        for device in [gpu(memory), Device { packed: Some(9), ..gpu(memory) }, Device { memory, ..CPU }]
+                        {
                             let what = format!("{group} {tokens} {dim} {device:?}");
                             let Some(tile) = Tile::new(group, tokens, units, device) else {
                                 assert!(u64::from(memory) < Tile::least_bytes(units, device), "{what}");
                                 continue;
                             };
                             assert!(
-                                tile.bytes_of_all(units) <= u64::from(memory.min(WORKGROUP_BYTES)),
+                                tile.bytes_of_all(units, device) <= u64::from(memory.min(WORKGROUP_BYTES)),
                                 "{what} {tile:?}"
                             );
                             assert!(tile.rows.is_multiple_of(tile.round) && tile.workgroup.is_multiple_of(tile.lanes));

@@ -82,7 +82,7 @@ pub fn create() {
         }
         for format in [Format::F16, Format::Bf16, Format::Fp8E4M3, Format::Q8_0, Format::Q4_0] {
             for group in [1, 4, 8] {
-                for tokens in [1, 128] {
+                for (tokens, subgroups) in [(1, true), (1, false), (128, true), (128, false)] {
                     let context = context();
                     let config = CacheConfig::new(1, HEADS, dim, 32_768).formats(format, format);
                     let mut cache = KvCache::new(&context, config).unwrap();
@@ -95,13 +95,11 @@ pub fn create() {
                         strides: Strides::bhtd(HEADS * group, tokens, dim),
                     });
                     let tensors = Tensors { queries, output, mask: None, sink_logits: None };
-                    for subgroups in [true, false] {
-                        let options = Options { subgroups, ..Options::last(HEADS * group, tokens) };
-                        let attention = Attention::new(&cache, &options, &tensors).unwrap();
-                        let share = if subgroups { "" } else { ", in memory" };
-                        name(&format!("attend {format}, {dim}, {group} heads, {tokens} tokens{share}"));
-                        attention.record(&cache, &mut encoder()).unwrap();
-                    }
+                    let options = Options { subgroups, ..Options::last(HEADS * group, tokens) };
+                    let attention = Attention::new(&cache, &options, &tensors).unwrap();
+                    let share = if subgroups { "" } else { ", in memory" };
+                    name(&format!("attend {format}, {dim}, {group} heads, {tokens} tokens{share}"));
+                    attention.record(&cache, &mut encoder()).unwrap();
                 }
             }
         }

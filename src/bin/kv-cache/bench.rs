@@ -4,6 +4,8 @@ mod attention;
 mod cases;
 mod clock;
 mod compare;
+mod figure;
+mod measure;
 mod page;
 mod plot;
 mod prediction;
@@ -64,7 +66,9 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let sweep = if arguments.quick { Sweep::quick() } else { Sweep::whole(is_cpu) };
     let mut report = Report::new(&adapter, stopwatch.clock(), stopwatch.reason.clone(), sweep.repetitions, costs);
     report.figures = sweep.measure(&stopwatch, costs, &adapter_label(&adapter.get_info()))?;
-    report.prediction = Prediction::of(&report);
+    if !is_cpu {
+        report.prediction = Prediction::of(&report.adapter, &report.figures);
+    }
     if let Some(path) = &arguments.report {
         write(path, &page::html(&report))?;
     }

@@ -6,8 +6,8 @@ use wgpu_kv_cache::{
 };
 
 use super::{
-    cases::{Bench, Case, source},
-    report::{Figure, Group, HEADS},
+    figure::{Figure, Group, HEADS},
+    measure::{Bench, Case, source},
 };
 use crate::Failure;
 

@@ -5,7 +5,10 @@ use std::io::Write;
 use console::style;
 use serde_json::json;
 
-use super::report::{Figure, Group, Measured, Report, milliseconds};
+use super::{
+    figure::{Figure, Group, Measured, milliseconds},
+    report::Report,
+};
 use crate::{Failure, output, output::Out};
 
 /// One form of a case that is in both reports.

@@ -3,8 +3,9 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
+    figure::{Chosen, Figure, Group, HEADS, Measured, milliseconds},
     plot,
-    report::{Chosen, Figure, Group, HEADS, Measured, Report, milliseconds},
+    report::Report,
 };
 use crate::output;
 

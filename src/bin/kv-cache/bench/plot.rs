@@ -2,7 +2,7 @@
 
 use plotters::{coord::Shift, prelude::*};
 
-use super::report::{Chosen, Figure, Measured};
+use super::figure::{Chosen, Figure, Measured};
 
 const SIZE: (u32, u32) = (600, 360);
 const KERNEL: RGBColor = RGBColor(0x25, 0x63, 0xeb);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Figure, Report};
+use super::figure::Figure;
 
 /// The case that the prediction is about.
 const CASE: &str = "batch 1, 32768 × 128, f16";
@@ -38,10 +38,9 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// `None` on a driver that runs on the CPU, and without the case.
-    pub fn of(report: &Report) -> Option<Self> {
-        let figure = report.figures.iter().find(|figure| figure.case == CASE)?;
-        (report.device_type != "Cpu").then(|| Self::new(&report.adapter, figure))
+    /// For an adapter and what was measured on it. `None` without the case.
+    pub fn of(adapter: &str, figures: &[Figure]) -> Option<Self> {
+        figures.iter().find(|figure| figure.case == CASE).map(|figure| Self::new(adapter, figure))
     }
 
     fn new(adapter: &str, figure: &Figure) -> Self {
@@ -88,7 +87,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{
-        super::report::{Chosen, Group, Measured},
+        super::figure::{Chosen, Group, Measured},
         *,
     };
 

@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test test-all check tint deny package bench isa peers
+.PHONY: demo test test-all check tint deny package bench conversations isa peers
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -50,6 +50,11 @@ package:
 # Another adapter than the first: make bench ADAPTER=llvmpipe
 bench:
 	scripts/with-drivers $(CARGO) bench --locked --bench targets -- $(ADAPTER)
+
+# Requests of a server over one pool of pages. TRACE is a file with a JSON object in each line, whose `hash_ids` name the
+# blocks of a prompt, as https://github.com/kvcache-ai/Mooncake has them.
+conversations:
+	$(CARGO) bench --locked --bench pages -- $(TRACE)
 
 # What the kernels become on an AMD GPU (another: RADV_FORCE_FAMILY=navi31), without one. The driver compiles and
 # executes nothing.

@@ -12,6 +12,8 @@ mod device;
 mod error;
 mod format;
 mod kernels;
+#[cfg(feature = "pages")]
+pub mod pages;
 mod plan;
 mod read;
 mod shape;
@@ -42,8 +44,8 @@ pub use device::{
     tensor::GpuTensor,
 };
 pub use error::{
-    AttentionError, BufferError, ConfigError, DeviceError, Error, RangeError, Result, RowError, SequenceError,
-    StepError, WgslError, WriteError,
+    AttentionError, BufferError, ConfigError, DeviceError, Error, PageError, RangeError, Result, RowError,
+    SequenceError, StepError, WgslError, WriteError,
 };
 pub use format::{Format, HostRows, Side, scale::Scale};
 pub use half;

@@ -5,6 +5,7 @@ mod attention;
 mod buffer;
 mod config;
 mod device;
+mod page;
 mod range;
 mod row;
 mod sequence;
@@ -13,8 +14,8 @@ mod wgsl;
 mod write;
 
 pub use self::{
-    attention::AttentionError, buffer::BufferError, config::ConfigError, device::DeviceError, range::RangeError,
-    row::RowError, sequence::SequenceError, step::StepError, wgsl::WgslError, write::WriteError,
+    attention::AttentionError, buffer::BufferError, config::ConfigError, device::DeviceError, page::PageError,
+    range::RangeError, row::RowError, sequence::SequenceError, step::StepError, wgsl::WgslError, write::WriteError,
 };
 
 /// Why an operation was refused. The state and the bytes of the cache are as they were before the call.
@@ -64,6 +65,9 @@ pub enum Error {
     /// Rows on the host are invalid.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// A sequence of a pool of pages, or what it asks for, is invalid.
+    #[error(transparent)]
+    Page(#[from] PageError),
 }
 
 /// The crate's result.

@@ -1,0 +1,95 @@
+//! [`PageError`].
+
+/// A sequence of a pool of pages, or what it asks for, is invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PageError {
+    /// Pages of a size that is no power of two.
+    #[error("the page size must be a power of two, but is {page_size}")]
+    PageSize {
+        /// Tokens of a page.
+        page_size: u32,
+    },
+    /// A pool without pages or sequences, or with too many.
+    #[error("the number of {name} must be from 1 to 4294967294, but is {number}")]
+    NoPages {
+        /// `pages` or `sequences`.
+        name: &'static str,
+        /// The number given.
+        number: u32,
+    },
+    /// A pool has no room for what a step appends.
+    #[error(
+        "the step needs {needed} more pages, but {free} are free, and {evictable} more that hold prefixes without a sequence"
+    )]
+    OutOfPages {
+        /// Pages that the step needs.
+        needed: u64,
+        /// Pages without references and without a key.
+        free: u32,
+        /// Pages without references that have a key.
+        evictable: u32,
+    },
+    /// More sequences than there are rows in a table.
+    #[error("there must be at most {most} sequences at a time")]
+    TooManySequences {
+        /// The number of rows.
+        most: u32,
+    },
+    /// More tokens of a sequence than positions.
+    #[error("a sequence must have at most 4294967294 tokens, but would have {tokens}")]
+    TooManyTokens {
+        /// The tokens that it would have.
+        tokens: u64,
+    },
+    /// The handle of a sequence that was freed.
+    #[error("the sequence must not be freed, but the one of row {row}, generation {generation}, was")]
+    FreedSequence {
+        /// Its row.
+        row: u32,
+        /// Which of the sequences that had the row it is.
+        generation: u32,
+    },
+    /// The handle of a sequence of another pool.
+    #[error("the sequence must be of this pool, but is of another")]
+    ForeignSequence,
+    /// A sequence that appends twice in one step.
+    #[error("a sequence must appear once in a step, but that of row {row} appears again")]
+    SequenceTwice {
+        /// Its row.
+        row: u32,
+    },
+    /// A step is planned of which nobody has said whether it was submitted.
+    #[error("the step under way must be submitted or dropped first")]
+    StepUnderWay,
+    /// Drafts of which nobody has said how many stay.
+    #[error("the {drafts} drafts of the sequence must be decided first, by accept")]
+    DraftsUndecided {
+        /// How many there are.
+        drafts: u32,
+    },
+    /// More drafts than tokens.
+    #[error("drafts must be among the {tokens} tokens that are appended, but are {drafts}")]
+    MoreDraftsThanTokens {
+        /// Drafts given.
+        drafts: u32,
+        /// Tokens given.
+        tokens: u32,
+    },
+    /// More drafts accepted than there are.
+    #[error("at most the {drafts} undecided drafts of the sequence can be accepted, but {accepted} are")]
+    MoreAccepted {
+        /// Drafts accepted.
+        accepted: u32,
+        /// Drafts of the sequence.
+        drafts: u32,
+    },
+    /// A position after the end of a sequence.
+    #[error("a length must be at most that of the sequence, {length}, but is {position}")]
+    BeyondEnd {
+        /// The length given.
+        position: u32,
+        /// The length of the sequence.
+        length: u32,
+    },
+}

@@ -1,0 +1,586 @@
+//! [`PagedSequences`]: handles of sequences, and the pages and tokens of each.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::{
+    key::PageKey,
+    pool::{Content, PageEvent, Pool},
+    step::{Append, PageCopy, PlannedAppend, PlannedStep, Undo},
+};
+use crate::{PageError, Result};
+
+/// The most tokens of a sequence.
+const MOST_TOKENS: usize = (u32::MAX - 1) as usize;
+
+/// A pool of pages, and how its sequences use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagesConfig {
+    /// Tokens of a page, a power of two.
+    pub page_size: u32,
+    /// Number of pages.
+    pub count: u32,
+    /// The most sequences at a time.
+    pub max_sequences: u32,
+    /// Whether sequences with the same beginning share pages. The default is true.
+    pub share_prefixes: bool,
+}
+
+impl PagesConfig {
+    /// `count` pages of `page_size` tokens for up to `max_sequences` sequences, which share prefixes.
+    #[must_use]
+    pub const fn new(page_size: u32, count: u32, max_sequences: u32) -> Self {
+        PagesConfig { page_size, count, max_sequences, share_prefixes: true }
+    }
+}
+
+/// The handle of a sequence. It is never valid for another: not after the sequence was freed, and not in another pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceId {
+    pool: u64,
+    slot: u32,
+    generation: u32,
+}
+
+impl SequenceId {
+    /// Its row in tables, below `max_sequences`.
+    #[must_use]
+    pub const fn row(&self) -> u32 {
+        self.slot
+    }
+}
+
+/// A new sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// Its handle.
+    pub sequence: SequenceId,
+    /// How many of the tokens have rows already. The sequence begins with these; the others are to be appended.
+    pub cached: u32,
+}
+
+/// What the pages are doing, and how often prefixes were found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageCounts {
+    /// Pages that sequences refer to.
+    pub referenced: u32,
+    /// Free pages with a key, which others may find.
+    pub cached: u32,
+    /// Free pages without a key.
+    pub empty: u32,
+    /// Full pages that [`PagedSequences::add`] looked for.
+    pub queried: u64,
+    /// Those of them that it found.
+    pub hits: u64,
+    /// Pages that lost their key to another use.
+    pub evictions: u64,
+}
+
+#[derive(Debug, Default)]
+struct Sequence {
+    tokens: Vec<u32>,
+    pages: Vec<u32>,
+    /// Of its first pages, as far as they have one.
+    keys: Vec<Numbered>,
+    namespace: Option<Arc<str>>,
+    /// Drafts among the last tokens, of which it is not decided which stay.
+    drafts: u32,
+    /// The last step that it is part of.
+    step: u64,
+    /// It was freed while a step was under way.
+    freed: bool,
+    /// Its rows are of weights that are no longer those of the model, so its pages are not offered.
+    unshared: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    sequence: Option<Sequence>,
+}
+
+/// The bookkeeping of a pool of pages: see the [module](super).
+#[derive(Debug)]
+pub struct PagedSequences {
+    config: PagesConfig,
+    identity: u64,
+    root: PageKey,
+    key_of: fn(&PageKey, &[u32], Option<&str>) -> PageKey,
+    pool: Pool,
+    slots: Vec<Slot>,
+    vacant: Vec<u32>,
+    /// The step under way, if there is one, and how to go back. Reused, so that planning does not allocate.
+    under_way: bool,
+    planned: PlannedStep,
+    undo: Vec<Undo>,
+    steps: u64,
+    queried: u64,
+    hits: u64,
+}
+
+/// A key, and the number of what pages with it hold.
+type Numbered = (PageKey, u64);
+
+fn length_of<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
+}
+
+impl PagedSequences {
+    /// A pool without sequences.
+    ///
+    /// # Errors
+    /// [`PageError::PageSize`] if it is no power of two; [`PageError::NoPages`] if the number of pages or of sequences is
+    /// zero.
+    pub fn new(config: PagesConfig) -> Result<Self> {
+        static POOLS: AtomicU64 = AtomicU64::new(0);
+        let PagesConfig { page_size, count, max_sequences, .. } = config;
+        if !page_size.is_power_of_two() {
+            return Err(PageError::PageSize { page_size }.into());
+        }
+        for (name, number) in [("pages", count), ("sequences", max_sequences)] {
+            if number == 0 || number == u32::MAX {
+                return Err(PageError::NoPages { name, number }.into());
+            }
+        }
+        Ok(PagedSequences {
+            config,
+            identity: POOLS.fetch_add(1, Ordering::Relaxed),
+            root: PageKey::root(),
+            key_of: PageKey::child,
+            pool: Pool::new(page_size, count),
+            slots: (0..max_sequences).map(|_| Slot::default()).collect(),
+            vacant: (0..max_sequences).rev().collect(),
+            under_way: false,
+            planned: PlannedStep::default(),
+            undo: Vec::new(),
+            steps: 0,
+            queried: 0,
+            hits: 0,
+        })
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &PagesConfig {
+        &self.config
+    }
+
+    /// Calls a function whenever a page gets a key or loses it.
+    pub fn listen(&mut self, listener: impl FnMut(&PageEvent) + Send + Sync + 'static) {
+        self.pool.listen(Box::new(listener));
+    }
+
+    fn get(&self, id: SequenceId) -> Result<&Sequence> {
+        let slot = self.slots.get(id.slot as usize).filter(|_| id.pool == self.identity);
+        let Some(slot) = slot else { return Err(PageError::ForeignSequence.into()) };
+        let live = slot.sequence.as_ref().filter(|sequence| slot.generation == id.generation && !sequence.freed);
+        live.ok_or_else(|| PageError::FreedSequence { row: id.slot, generation: id.generation }.into())
+    }
+
+    fn sequence(&mut self, slot: u32) -> &mut Sequence {
+        self.slots[slot as usize].sequence.as_mut().expect("the handle was checked")
+    }
+
+    /// The tokens of a sequence, those of the step under way included.
+    ///
+    /// # Errors
+    /// [`PageError::FreedSequence`], [`PageError::ForeignSequence`].
+    pub fn tokens(&self, id: SequenceId) -> Result<&[u32]> {
+        self.get(id).map(|sequence| &sequence.tokens[..])
+    }
+
+    /// The pages of a sequence: position `p` is in page `p ÷ page_size` of them.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens).
+    pub fn pages(&self, id: SequenceId) -> Result<&[u32]> {
+        self.get(id).map(|sequence| &sequence.pages[..])
+    }
+
+    /// Pages that could be taken now, those that others may still find included.
+    pub const fn free_pages(&self) -> u32 {
+        self.pool.free()
+    }
+
+    /// Pages with a key, free or referred to.
+    pub const fn cached_pages(&self) -> u32 {
+        self.pool.keyed()
+    }
+
+    /// Pages by what they do, and how often prefixes were found.
+    pub fn counts(&self) -> PageCounts {
+        let (free, cached) = (self.pool.free(), self.pool.evictable());
+        PageCounts {
+            referenced: self.config.count.saturating_sub(free),
+            cached,
+            empty: free.saturating_sub(cached),
+            queried: self.queried,
+            hits: self.hits,
+            evictions: self.pool.evictions,
+        }
+    }
+
+    /// The keys of every full page of some tokens.
+    pub fn keys<'a>(&'a self, tokens: &'a [u32], namespace: Option<&'a str>) -> impl Iterator<Item = PageKey> + 'a {
+        self.contents(tokens, namespace).map(|content| content.key)
+    }
+
+    fn contents<'a>(&'a self, tokens: &'a [u32], namespace: Option<&'a str>) -> impl Iterator<Item = Content<'a>> + 'a {
+        let (mut parent, mut prefix) = (self.root, 0u32);
+        tokens.chunks_exact(self.config.page_size as usize).map(move |tokens| {
+            let namespace = namespace.filter(|_| prefix == 0);
+            prefix = prefix.saturating_add(length_of(tokens));
+            let key = (self.key_of)(&parent, tokens, namespace);
+            let content = Content { key, parent, before: 0, tokens, namespace, prefix };
+            parent = key;
+            content
+        })
+    }
+
+    /// Pages that hold the longest prefix of some tokens, with their keys, and the number of pages that were looked for.
+    fn found(&self, tokens: &[u32], namespace: Option<&str>) -> (Vec<(u32, Numbered)>, u32) {
+        if !self.config.share_prefixes {
+            return (Vec::new(), 0);
+        }
+        // One token at least is left to compute.
+        let tokens = &tokens[..tokens.len().saturating_sub(1)];
+        let looked = length_of(tokens).checked_div(self.config.page_size).unwrap_or(0);
+        let mut before = 0;
+        let found = self.contents(tokens, namespace).map_while(|content| {
+            let (page, number) = self.pool.find(&Content { before, ..content })?;
+            before = number;
+            Some((page, (content.key, number)))
+        });
+        (found.collect(), looked)
+    }
+
+    /// How many of these tokens [`add`](Self::add) would find: whole pages, and one token less than all at most.
+    pub fn matched(&self, tokens: &[u32], namespace: Option<&str>) -> u32 {
+        length_of(&self.found(tokens, namespace).0).saturating_mul(self.config.page_size)
+    }
+
+    /// Adds a sequence that begins with those of the tokens whose pages the pool has already. The others are to be
+    /// appended. Prefixes are found in the same namespace only.
+    ///
+    /// # Errors
+    /// [`PageError::TooManySequences`], [`PageError::TooManyTokens`].
+    pub fn add(&mut self, tokens: &[u32], namespace: Option<&str>) -> Result<Added> {
+        if tokens.len() > MOST_TOKENS {
+            return Err(PageError::TooManyTokens { tokens: tokens.len() as u64 }.into());
+        }
+        let slot = self.vacant_slot()?;
+        let (found, looked) = self.found(tokens, namespace);
+        self.queried = self.queried.saturating_add(looked.into());
+        self.hits = self.hits.saturating_add(found.len() as u64);
+        let cached = found.len().saturating_mul(self.config.page_size as usize);
+        found.iter().for_each(|&(page, _)| self.pool.refer(page));
+        let (pages, keys) = found.into_iter().unzip();
+        let tokens = tokens[..cached].to_vec();
+        let sequence = Sequence { tokens, pages, keys, namespace: namespace.map(Arc::from), ..Sequence::default() };
+        Ok(Added { sequence: self.occupy(slot, sequence), cached: u32::try_from(cached).unwrap_or(u32::MAX) })
+    }
+
+    fn vacant_slot(&self) -> Result<u32> {
+        let most = self.config.max_sequences;
+        self.vacant.last().copied().ok_or_else(|| PageError::TooManySequences { most }.into())
+    }
+
+    fn occupy(&mut self, slot: u32, sequence: Sequence) -> SequenceId {
+        self.vacant.pop();
+        let place = &mut self.slots[slot as usize];
+        place.sequence = Some(sequence);
+        SequenceId { pool: self.identity, slot, generation: place.generation }
+    }
+
+    fn check_settled(&self, id: SequenceId) -> Result<&Sequence> {
+        let sequence = self.get(id)?;
+        if self.under_way && sequence.step == self.steps {
+            return Err(PageError::StepUnderWay.into());
+        }
+        Ok(sequence)
+    }
+
+    /// Plans a step: takes the pages of all rows that the sequences append. The caller records the copies and the rows,
+    /// submits, and says so by [`submitted`](Self::submitted), or drops its encoder and calls
+    /// [`dropped`](Self::dropped).
+    ///
+    /// # Errors
+    /// [`PageError::OutOfPages`]; [`PageError::StepUnderWay`]; [`PageError::SequenceTwice`];
+    /// [`PageError::DraftsUndecided`]; [`PageError::MoreDraftsThanTokens`]; [`PageError::TooManyTokens`]; those of
+    /// [`tokens`](Self::tokens). Nothing is changed then.
+    pub fn begin_step(&mut self, appends: &[Append<'_>]) -> Result<&PlannedStep> {
+        if self.under_way {
+            return Err(PageError::StepUnderWay.into());
+        }
+        self.steps = self.steps.saturating_add(1);
+        let (step, size) = (self.steps, self.config.page_size);
+        let mut needed = 0u64;
+        for append in appends {
+            let sequence = self.get(append.sequence)?;
+            if sequence.step == step {
+                return Err(PageError::SequenceTwice { row: append.sequence.slot }.into());
+            }
+            if sequence.drafts > 0 {
+                return Err(PageError::DraftsUndecided { drafts: sequence.drafts }.into());
+            }
+            let tokens = length_of(append.tokens);
+            if append.drafts > tokens {
+                return Err(PageError::MoreDraftsThanTokens { drafts: append.drafts, tokens }.into());
+            }
+            let length = sequence.tokens.len().saturating_add(append.tokens.len());
+            if length > MOST_TOKENS {
+                return Err(PageError::TooManyTokens { tokens: length as u64 }.into());
+            }
+            let pages = (length as u64).div_ceil(size.into()).saturating_sub(sequence.pages.len() as u64);
+            let copies = self.copied_tail(append, step).is_some();
+            needed = needed.saturating_add(pages).saturating_add(copies.into());
+            if let Some((page, _)) = self.tail(append).filter(|_| !copies) {
+                self.pool.claim(page, step);
+            }
+            self.sequence(append.sequence.slot).step = step;
+        }
+        let (free, evictable) = (self.pool.free(), self.pool.evictable());
+        if needed > free.into() {
+            return Err(PageError::OutOfPages { needed, free: free.saturating_sub(evictable), evictable }.into());
+        }
+        // Pages are claimed again, in the same order.
+        self.steps = self.steps.saturating_add(1);
+        self.planned.clear();
+        self.undo.clear();
+        appends.iter().for_each(|append| self.append(append));
+        self.under_way = true;
+        Ok(&self.planned)
+    }
+
+    /// The step under way.
+    pub fn step(&self) -> Option<&PlannedStep> {
+        self.under_way.then_some(&self.planned)
+    }
+
+    /// The last page of a sequence, and the row at which it goes on, if tokens are appended there.
+    fn tail(&self, append: &Append<'_>) -> Option<(u32, u32)> {
+        let sequence = self.slots[append.sequence.slot as usize].sequence.as_ref()?;
+        let at = length_of(&sequence.tokens) & self.config.page_size.saturating_sub(1);
+        sequence.pages.last().copied().filter(|_| at > 0 && !append.tokens.is_empty()).map(|page| (page, at))
+    }
+
+    /// The tail, if it must be copied.
+    fn copied_tail(&self, append: &Append<'_>, step: u64) -> Option<(u32, u32)> {
+        self.tail(append).filter(|&(page, at)| !self.pool.writes_in_place(page, at, step))
+    }
+
+    fn append(&mut self, append: &Append<'_>) {
+        let (step, slot, size) = (self.steps, append.sequence.slot, self.config.page_size);
+        let (tail, copied) = (self.tail(append), self.copied_tail(append, step));
+        let before = tail.map(|(page, _)| (page, self.pool.filled(page)));
+        if let Some((from, rows)) = copied {
+            // The page that is copied keeps its reference until the step is submitted.
+            let to = self.pool.take();
+            self.planned.copies.push(PageCopy { from, to, rows });
+            if let Some(last) = self.sequence(slot).pages.last_mut() {
+                *last = to;
+            }
+        } else if let Some((page, _)) = tail {
+            self.pool.claim(page, step);
+        }
+        let sequence = self.slots[slot as usize].sequence.as_mut().expect("the handle was checked");
+        sequence.step = step;
+        let (start, pages) = (length_of(&sequence.tokens), length_of(&sequence.pages));
+        let drafts = sequence.drafts;
+        self.undo.push(Undo { slot, length: start, pages, tail: before, copied: copied.is_some(), drafts });
+        sequence.tokens.extend_from_slice(append.tokens);
+        sequence.drafts = append.drafts;
+        let end = length_of(&sequence.tokens);
+        while length_of(&sequence.pages) < end.div_ceil(size) {
+            sequence.pages.push(self.pool.take());
+        }
+        let first = start.checked_div(size).unwrap_or(0);
+        let written = if append.tokens.is_empty() { &[][..] } else { &sequence.pages[first as usize..] };
+        for (&page, index) in written.iter().zip(first..) {
+            self.pool.set_filled(page, end.saturating_sub(index.saturating_mul(size)).min(size));
+        }
+        let tokens = end.saturating_sub(start);
+        self.planned.appends.push(PlannedAppend { sequence: append.sequence, start, tokens });
+    }
+
+    /// The commands of the step are in the queue: others may find its full pages from now on, drafts apart. Does nothing
+    /// without a step under way.
+    pub fn submitted(&mut self) {
+        if !std::mem::take(&mut self.under_way) {
+            return;
+        }
+        for index in 0..self.undo.len() {
+            let undo = self.undo[index];
+            if let (true, Some((page, _))) = (undo.copied, undo.tail) {
+                self.pool.release(page);
+            }
+            self.settle(undo.slot);
+        }
+    }
+
+    /// The commands of the step will never run: its sequences go back, and its pages are free. Does nothing without a step
+    /// under way.
+    pub fn dropped(&mut self) {
+        if !std::mem::take(&mut self.under_way) {
+            return;
+        }
+        for index in (0..self.undo.len()).rev() {
+            let undo = self.undo[index];
+            let sequence = self.slots[undo.slot as usize].sequence.as_mut().expect("it stays until the step ends");
+            sequence.tokens.truncate(undo.length as usize);
+            sequence.drafts = undo.drafts;
+            while sequence.pages.len() > undo.pages as usize {
+                sequence.pages.pop().into_iter().for_each(|page| self.pool.release(page));
+            }
+            if let Some((page, filled)) = undo.tail {
+                if undo.copied {
+                    if let Some(copy) = sequence.pages.last_mut() {
+                        self.pool.release(std::mem::replace(copy, page));
+                    }
+                } else {
+                    self.pool.set_filled(page, filled);
+                }
+            }
+            self.settle(undo.slot);
+        }
+    }
+
+    /// Offers the full pages of a sequence, or frees it if that was asked for meanwhile.
+    fn settle(&mut self, slot: u32) {
+        let Some(sequence) = &mut self.slots[slot as usize].sequence else { return };
+        if sequence.freed {
+            self.vacate(slot);
+            return;
+        }
+        if !self.config.share_prefixes || sequence.unshared {
+            return;
+        }
+        let size = self.config.page_size as usize;
+        let settled = sequence.tokens.len().saturating_sub(sequence.drafts as usize);
+        let full = settled.checked_div(size).unwrap_or(0);
+        for index in sequence.keys.len()..full {
+            let start = index.saturating_mul(size);
+            let tokens = &sequence.tokens[start..][..size];
+            let (parent, before) = sequence.keys.last().copied().unwrap_or((self.root, 0));
+            let namespace = sequence.namespace.as_deref().filter(|_| index == 0);
+            let key = (self.key_of)(&parent, tokens, namespace);
+            let prefix = u32::try_from(start.saturating_add(size)).unwrap_or(u32::MAX);
+            let content = Content { key, parent, before, tokens, namespace, prefix };
+            let number = self.pool.offer(sequence.pages[index], &content);
+            sequence.keys.push((key, number));
+        }
+    }
+
+    /// Keeps the first `accepted` of the drafts that a sequence appended, and drops the others.
+    ///
+    /// # Errors
+    /// [`PageError::MoreAccepted`]; [`PageError::StepUnderWay`] before its step is submitted; those of
+    /// [`tokens`](Self::tokens).
+    pub fn accept(&mut self, id: SequenceId, accepted: u32) -> Result<()> {
+        let sequence = self.check_settled(id)?;
+        let drafts = sequence.drafts;
+        let rejected =
+            drafts.checked_sub(accepted).ok_or(crate::Error::Page(PageError::MoreAccepted { accepted, drafts }))?;
+        let length = length_of(&sequence.tokens).saturating_sub(rejected);
+        self.sequence(id.slot).drafts = 0;
+        self.cut(id.slot, length);
+        self.settle(id.slot);
+        Ok(())
+    }
+
+    /// Cuts a sequence to its first tokens. Undecided drafts among those that are left stay undecided.
+    ///
+    /// # Errors
+    /// [`PageError::BeyondEnd`]; [`PageError::StepUnderWay`] while a step appends to it; those of
+    /// [`tokens`](Self::tokens).
+    pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<()> {
+        let sequence = self.check_settled(id)?;
+        let end = length_of(&sequence.tokens);
+        if length > end {
+            return Err(PageError::BeyondEnd { position: length, length: end }.into());
+        }
+        self.cut(id.slot, length);
+        Ok(())
+    }
+
+    fn cut(&mut self, slot: u32, length: u32) {
+        let size = self.config.page_size;
+        let sequence = self.slots[slot as usize].sequence.as_mut().expect("the handle was checked");
+        let dropped = length_of(&sequence.tokens).saturating_sub(length);
+        sequence.drafts = sequence.drafts.saturating_sub(dropped);
+        sequence.tokens.truncate(length as usize);
+        sequence.keys.truncate(length.checked_div(size).unwrap_or(0) as usize);
+        while length_of(&sequence.pages) > length.div_ceil(size) {
+            sequence.pages.pop().into_iter().for_each(|page| self.pool.release(page));
+        }
+    }
+
+    /// Adds a sequence with the first `length` tokens of another, whose pages it shares. Rows are copied when both have
+    /// written to the same page.
+    ///
+    /// # Errors
+    /// [`PageError::BeyondEnd`]; [`PageError::TooManySequences`]; [`PageError::StepUnderWay`] while a step appends to the
+    /// other; [`PageError::DraftsUndecided`]; those of [`tokens`](Self::tokens).
+    pub fn fork(&mut self, from: SequenceId, length: u32) -> Result<SequenceId> {
+        let (size, slot) = (self.config.page_size, self.vacant_slot());
+        let sequence = self.check_settled(from)?;
+        let end = length_of(&sequence.tokens);
+        if length > end {
+            return Err(PageError::BeyondEnd { position: length, length: end }.into());
+        }
+        if sequence.drafts > 0 {
+            return Err(PageError::DraftsUndecided { drafts: sequence.drafts }.into());
+        }
+        let slot = slot?;
+        let full = length.checked_div(size).unwrap_or(0) as usize;
+        let forked = Sequence {
+            tokens: sequence.tokens[..length as usize].to_vec(),
+            pages: sequence.pages[..length.div_ceil(size) as usize].to_vec(),
+            keys: sequence.keys[..full.min(sequence.keys.len())].to_vec(),
+            namespace: sequence.namespace.clone(),
+            unshared: sequence.unshared,
+            ..Sequence::default()
+        };
+        forked.pages.iter().for_each(|&page| self.pool.refer(page));
+        Ok(self.occupy(slot, forked))
+    }
+
+    /// Ends a sequence. Its pages are free once nobody else refers to them, and once the step that it is part of is
+    /// submitted or dropped; its handle is invalid at once.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens).
+    pub fn free(&mut self, id: SequenceId) -> Result<()> {
+        let in_step = self.check_settled(id).map(drop);
+        self.get(id)?;
+        match in_step {
+            Ok(()) => self.vacate(id.slot),
+            Err(_) => self.sequence(id.slot).freed = true,
+        }
+        Ok(())
+    }
+
+    fn vacate(&mut self, slot: u32) {
+        let place = &mut self.slots[slot as usize];
+        place.generation = place.generation.wrapping_add(1);
+        let Some(sequence) = place.sequence.take() else { return };
+        // The last page first: a prefix without its end is worth more than an end without its prefix.
+        sequence.pages.iter().rev().for_each(|&page| self.pool.release(page));
+        self.vacant.push(slot);
+    }
+
+    /// Forgets all keys, as after an update of the model's weights. Pages in use stay with their sequences and are never
+    /// offered again.
+    pub fn clear_prefixes(&mut self) {
+        self.pool.forget_all();
+        for sequence in self.slots.iter_mut().filter_map(|slot| slot.sequence.as_mut()) {
+            sequence.unshared = true;
+            sequence.keys.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/unit/pages.rs"]
+mod tests;

@@ -1,0 +1,501 @@
+//! The bookkeeping of pages, against a model that knows no pages: a sequence is a list of rows.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use super::*;
+use crate::Error;
+
+const SIZE: u32 = 4;
+
+fn pool(count: u32) -> PagedSequences {
+    PagedSequences::new(PagesConfig::new(SIZE, count, 8)).unwrap()
+}
+
+/// Appends tokens in a step of their own.
+fn append(pool: &mut PagedSequences, id: SequenceId, tokens: &[u32]) -> PlannedStep {
+    let step = pool.begin_step(&[Append::new(id, tokens)]).unwrap().clone();
+    pool.submitted();
+    step
+}
+
+/// A sequence with all of its tokens, and how many were cached.
+fn added(pool: &mut PagedSequences, tokens: &[u32]) -> (SequenceId, u32) {
+    let Added { sequence, cached } = pool.add(tokens, None).unwrap();
+    append(pool, sequence, &tokens[cached as usize..]);
+    check(pool);
+    (sequence, cached)
+}
+
+/// Checks that each page is free, or referred to as often as sequences and the step under way have it.
+fn check(pool: &PagedSequences) {
+    let mut references = vec![0; pool.config.count as usize];
+    let sequences = pool.slots.iter().filter_map(|slot| slot.sequence.as_ref());
+    sequences.flat_map(|sequence| &sequence.pages).for_each(|&page| references[page as usize] += 1);
+    for undo in pool.undo.iter().filter(|undo| pool.under_way && undo.copied) {
+        references[undo.tail.unwrap().0 as usize] += 1;
+    }
+    pool.pool.check(&references);
+    let live = pool.slots.iter().filter(|slot| slot.sequence.is_some()).count();
+    assert_eq!(live + pool.vacant.len(), pool.slots.len());
+    let PageCounts { referenced, cached, empty, .. } = pool.counts();
+    assert_eq!(referenced + cached + empty, pool.config.count);
+}
+
+fn refused<T: std::fmt::Debug>(outcome: Result<T>, expected: PageError) {
+    assert_eq!(outcome.map(drop).unwrap_err(), Error::Page(expected));
+}
+
+#[test]
+fn keys_are_those_of_vllm() {
+    // Of `cbor2.dumps([parent, [4, 5, 6, 300], None], canonical=True)` and so on, by hashlib.
+    let first = PageKey::root().child(&[0, 1, 2, 3], None);
+    assert_eq!(first.to_string(), "c49ab11fb576db6f376aef58c24f728a0ba1807e8cac5f940f1a5c4c20741898");
+    let pool = pool(1);
+    let tokens = [0, 1, 2, 3, 4, 5, 6, 300, 70_000];
+    let keys: Vec<_> = pool.keys(&tokens, None).collect();
+    assert_eq!(keys, [first, first.child(&[4, 5, 6, 300], None)]);
+    let salted: Vec<_> = pool.keys(&tokens, Some("x")).collect();
+    assert_eq!(salted, [PageKey::root().child(&tokens[..4], Some("x")), salted[0].child(&tokens[4..8], None)]);
+    assert!(keys.iter().all(|key| !salted.contains(key)));
+    // Every token counts, the last too, and its place.
+    let other = |tokens| PageKey::root().child(tokens, None);
+    assert_ne!(other(&[0, 1, 2, 3]), other(&[0, 1, 2, 4]));
+    assert_ne!(other(&[0, 1, 2, 3]), other(&[1, 0, 2, 3]));
+}
+
+#[test]
+fn a_hit_is_whole_pages_and_leaves_a_token() {
+    let mut pool = pool(16);
+    let tokens: Vec<u32> = (0..12).collect();
+    let (first, cached) = added(&mut pool, &tokens);
+    assert_eq!(cached, 0);
+    for (length, expected) in [(0, 0), (1, 0), (4, 0), (5, 4), (8, 4), (9, 8), (12, 8)] {
+        assert_eq!(pool.matched(&tokens[..length], None), expected, "{length} tokens");
+    }
+    let longer: Vec<u32> = (0..14).collect();
+    assert_eq!(pool.matched(&longer, None), 12);
+    assert_eq!(pool.matched(&longer, Some("x")), 0, "another namespace");
+    let (second, cached) = added(&mut pool, &longer);
+    assert_eq!((cached, &pool.pages(second).unwrap()[..3]), (12, pool.pages(first).unwrap()));
+    assert_eq!((pool.counts().queried, pool.counts().hits), (2 + 3, 3));
+    // Off, nothing is found or offered.
+    let mut alone = PagedSequences::new(PagesConfig { share_prefixes: false, ..*pool.config() }).unwrap();
+    added(&mut alone, &tokens);
+    assert_eq!((alone.matched(&longer, None), alone.cached_pages()), (0, 0));
+}
+
+#[test]
+fn pages_without_a_key_are_taken_first_and_a_prefix_loses_its_end_first() {
+    let mut pool = pool(6);
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let told = events.clone();
+    pool.listen(move |event| told.lock().unwrap().push(event.clone()));
+    let tokens: Vec<u32> = (0..14).collect();
+    let (id, _) = added(&mut pool, &tokens); // pages 0, 1, 2 are full, and 3 is not
+    assert_eq!(pool.pages(id).unwrap(), [0, 1, 2, 3]);
+    pool.free(id).unwrap();
+    check(&pool);
+    let PageCounts { referenced, cached, empty, .. } = pool.counts();
+    assert_eq!((referenced, cached, empty), (0, 3, 3));
+    // First those without a key, the last freed in front; then the end of the prefix.
+    let other: Vec<u32> = (100..120).collect();
+    let (other, _) = added(&mut pool, &other);
+    assert_eq!(pool.pages(other).unwrap(), [3, 4, 5, 2, 1]);
+    let removed: Vec<u32> = events
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|event| if let PageEvent::Removed { prefix, .. } = event { Some(*prefix) } else { None })
+        .collect();
+    assert_eq!((removed, pool.counts().evictions), (vec![12, 8], 2));
+    assert_eq!(pool.matched(&tokens, None), 4);
+    // A hit takes its page out of the queue.
+    assert_eq!(pool.free_pages(), 1);
+    let Added { sequence, cached } = pool.add(&tokens[..5], None).unwrap();
+    assert_eq!((cached, pool.pages(sequence).unwrap(), pool.free_pages()), (4, &[0][..], 0));
+    check(&pool);
+}
+
+#[test]
+fn out_of_pages_changes_nothing() {
+    let mut pool = pool(4);
+    let (first, _) = added(&mut pool, &[1, 2, 3, 4, 5]);
+    let (second, _) = added(&mut pool, &[9, 9, 9, 9, 9]);
+    pool.free(second).unwrap();
+    let before = format!("{pool:?}");
+    let many = [0; 12];
+    refused(pool.begin_step(&[Append::new(first, &many)]), PageError::OutOfPages { needed: 3, free: 1, evictable: 1 });
+    let steps = |text: &str| text.replace(|letter: char| letter.is_ascii_digit(), "");
+    assert_eq!(steps(&format!("{pool:?}")), steps(&before));
+    check(&pool);
+    assert_eq!((pool.tokens(first).unwrap(), pool.cached_pages()), (&[1, 2, 3, 4, 5][..], 2));
+    append(&mut pool, first, &many[..11]);
+    assert_eq!((pool.free_pages(), pool.counts().evictions), (0, 1));
+}
+
+#[test]
+fn a_page_is_offered_when_its_step_is_submitted() {
+    let mut pool = pool(8);
+    let tokens: Vec<u32> = (0..9).collect();
+    let id = pool.add(&tokens, None).unwrap().sequence;
+    pool.begin_step(&[Append::new(id, &tokens)]).unwrap();
+    assert_eq!((pool.matched(&tokens, None), pool.cached_pages()), (0, 0), "its rows never ran");
+    refused(pool.begin_step(&[]), PageError::StepUnderWay);
+    refused(pool.truncate(id, 0), PageError::StepUnderWay);
+    refused(pool.fork(id, 0), PageError::StepUnderWay);
+    pool.dropped();
+    check(&pool);
+    assert_eq!((pool.tokens(id).unwrap().len(), pool.pages(id).unwrap().len(), pool.free_pages()), (0, 0, 8));
+    assert_eq!(pool.matched(&tokens, None), 0);
+    append(&mut pool, id, &tokens);
+    assert_eq!(pool.matched(&tokens, None), 8);
+}
+
+#[test]
+fn drafts_are_offered_once_accepted() {
+    let mut pool = pool(8);
+    let id = pool.add(&[], None).unwrap().sequence;
+    let tokens: Vec<u32> = (0..14).collect();
+    // A step over several page boundaries takes all of its pages.
+    pool.begin_step(&[Append::new(id, &tokens).drafts(11)]).unwrap();
+    assert_eq!(pool.pages(id).unwrap().len(), 4);
+    refused(pool.accept(id, 3), PageError::StepUnderWay);
+    pool.submitted();
+    assert_eq!(pool.matched(&tokens, None), 0);
+    refused(pool.begin_step(&[Append::new(id, &[1])]), PageError::DraftsUndecided { drafts: 11 });
+    refused(pool.fork(id, 2), PageError::DraftsUndecided { drafts: 11 });
+    refused(pool.accept(id, 12), PageError::MoreAccepted { accepted: 12, drafts: 11 });
+    pool.accept(id, 2).unwrap();
+    check(&pool);
+    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id).unwrap().len()), (&tokens[..5], 2));
+    assert_eq!(pool.matched(&tokens, None), 4);
+    refused(pool.accept(id, 1), PageError::MoreAccepted { accepted: 1, drafts: 0 });
+    refused(
+        pool.begin_step(&[Append::new(id, &[1]).drafts(2)]),
+        PageError::MoreDraftsThanTokens { drafts: 2, tokens: 1 },
+    );
+}
+
+#[test]
+fn a_shared_tail_is_copied_once_and_by_the_second_writer() {
+    for both_in_one_step in [false, true] {
+        let mut pool = pool(8);
+        let (a, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6]);
+        let b = pool.fork(a, 6).unwrap();
+        assert_eq!(pool.pages(a).unwrap(), pool.pages(b).unwrap());
+        let copies = if both_in_one_step {
+            let step = pool.begin_step(&[Append::new(a, &[7]), Append::new(b, &[8])]).unwrap().clone();
+            check(&pool);
+            pool.submitted();
+            vec![step.copies]
+        } else {
+            vec![append(&mut pool, a, &[7]).copies, append(&mut pool, b, &[8]).copies]
+        };
+        check(&pool);
+        let tail = pool.pages(a).unwrap()[1];
+        let copy = PageCopy { from: tail, to: pool.pages(b).unwrap()[1], rows: 2 };
+        assert_eq!(copies.concat(), [copy]);
+        assert_ne!(copy.from, copy.to);
+        // Each has a tail of its own now.
+        assert!(append(&mut pool, a, &[9]).copies.is_empty() && append(&mut pool, b, &[9]).copies.is_empty());
+    }
+    // Where the step is dropped, the tail is shared as before.
+    let mut pool = pool(8);
+    let (a, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6]);
+    let b = pool.fork(a, 5).unwrap();
+    let step = pool.begin_step(&[Append::new(b, &[8]), Append::new(a, &[7])]).unwrap();
+    assert_eq!(step.copies.len(), 1, "another row lies behind the fork");
+    pool.dropped();
+    check(&pool);
+    assert_eq!(pool.pages(a).unwrap(), pool.pages(b).unwrap());
+    assert!(append(&mut pool, a, &[7]).copies.is_empty());
+}
+
+#[test]
+fn a_page_with_a_key_never_changes() {
+    let mut pool = pool(8);
+    let (a, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    pool.truncate(a, 6).unwrap();
+    check(&pool);
+    let page = pool.pages(a).unwrap()[1];
+    let step = append(&mut pool, a, &[70, 80]);
+    assert_eq!(step.copies, [PageCopy { from: page, to: pool.pages(a).unwrap()[1], rows: 2 }]);
+    check(&pool);
+    assert_eq!(pool.matched(&[1, 2, 3, 4, 5, 6, 7, 8, 9], None), 8, "what was cut off is still found");
+    assert_eq!(pool.matched(&[1, 2, 3, 4, 5, 6, 70, 80, 9], None), 8);
+}
+
+#[test]
+fn a_freed_handle_is_never_anothers() {
+    let mut pool = pool(8);
+    let (a, _) = added(&mut pool, &[1, 2]);
+    let (row, generation) = (a.slot, a.generation);
+    pool.free(a).unwrap();
+    let gone = PageError::FreedSequence { row, generation };
+    let (b, _) = added(&mut pool, &[3, 4]);
+    assert_eq!((b.row(), pool.tokens(b).unwrap()), (row, &[3, 4][..]));
+    refused(pool.free(a), gone.clone());
+    refused(pool.tokens(a).map(<[u32]>::len), gone.clone());
+    refused(pool.truncate(a, 0), gone.clone());
+    refused(pool.fork(a, 0), gone.clone());
+    refused(pool.accept(a, 0), gone.clone());
+    refused(pool.begin_step(&[Append::new(a, &[])]), gone);
+    let mut other = self::pool(8);
+    refused(other.free(b), PageError::ForeignSequence);
+    check(&pool);
+}
+
+#[test]
+fn bad_input_is_refused() {
+    for page_size in [0, 3, 12] {
+        refused(PagedSequences::new(PagesConfig::new(page_size, 4, 4)), PageError::PageSize { page_size });
+    }
+    refused(PagedSequences::new(PagesConfig::new(4, 0, 4)), PageError::NoPages { name: "pages", number: 0 });
+    refused(PagedSequences::new(PagesConfig::new(4, 4, 0)), PageError::NoPages { name: "sequences", number: 0 });
+    let mut pool = PagedSequences::new(PagesConfig::new(4, 4, 1)).unwrap();
+    let (a, _) = added(&mut pool, &[1, 2]);
+    refused(pool.add(&[1], None), PageError::TooManySequences { most: 1 });
+    refused(pool.fork(a, 1), PageError::TooManySequences { most: 1 });
+    refused(pool.fork(a, 3), PageError::BeyondEnd { position: 3, length: 2 });
+    refused(pool.truncate(a, 3), PageError::BeyondEnd { position: 3, length: 2 });
+    let twice = [Append::new(a, &[1][..]), Append::new(a, &[2])];
+    refused(pool.begin_step(&twice), PageError::SequenceTwice { row: 0 });
+    assert_eq!(pool.tokens(a).unwrap(), [1, 2]);
+    append(&mut pool, a, &[3]);
+}
+
+#[test]
+fn cleared_prefixes_are_never_offered_again() {
+    let mut pool = pool(12);
+    let tokens: Vec<u32> = (0..9).collect();
+    let (a, _) = added(&mut pool, &tokens);
+    let (b, _) = added(&mut pool, &[50, 51, 52, 53, 54]);
+    pool.free(b).unwrap();
+    pool.clear_prefixes();
+    check(&pool);
+    assert_eq!((pool.cached_pages(), pool.matched(&tokens, None)), (0, 0));
+    append(&mut pool, a, &[9, 10, 11, 12]);
+    let c = pool.fork(a, 13).unwrap();
+    append(&mut pool, c, &[13, 14, 15, 16]);
+    assert_eq!(pool.cached_pages(), 0, "rows of the old weights");
+    let (_, cached) = added(&mut pool, &tokens);
+    assert_eq!((cached, pool.matched(&tokens, None)), (0, 8));
+}
+
+#[test]
+fn requests_that_end_in_every_state_leak_no_page() {
+    let mut pool = pool(24);
+    for request in 0..2000u32 {
+        let prompt: Vec<u32> = (0..5 + request % 13).map(|token| token + request % 3).collect();
+        let Added { sequence, cached } = pool.add(&prompt, None).unwrap();
+        if request % 7 == 0 {
+            pool.free(sequence).unwrap();
+            continue;
+        }
+        pool.begin_step(&[Append::new(sequence, &prompt[cached as usize..]).drafts(1)]).unwrap();
+        match request % 5 {
+            // While its step is under way: the pages stay until that ends.
+            0 => {
+                let free = pool.free_pages();
+                pool.free(sequence).unwrap();
+                assert_eq!(pool.free_pages(), free);
+                refused(pool.free(sequence), PageError::FreedSequence { row: 0, generation: sequence.generation });
+                if request % 2 == 0 {
+                    pool.submitted();
+                } else {
+                    pool.dropped();
+                }
+                check(&pool);
+                continue;
+            }
+            1 => pool.dropped(),
+            2 => pool.submitted(),
+            _ => {
+                pool.submitted();
+                pool.accept(sequence, request % 2).unwrap();
+                let fork = pool.fork(sequence, cached).unwrap();
+                pool.free(fork).unwrap();
+            }
+        }
+        pool.free(sequence).unwrap();
+        check(&pool);
+    }
+    assert_eq!((pool.free_pages(), pool.counts().referenced), (24, 0));
+}
+
+/// A model without pages: each sequence is a list of rows. A row is all that it depends on.
+struct Model {
+    rows: HashMap<SequenceId, Vec<u64>>,
+    tokens: HashMap<SequenceId, (Vec<u32>, Option<&'static str>, u64)>,
+    /// What each row of each page holds on the device.
+    device: Vec<u64>,
+    /// Of the weights.
+    epoch: u64,
+}
+
+/// A row depends on the namespace, the weights, and the tokens up to its own.
+fn row(namespace: Option<&str>, epoch: u64, tokens: &[u32]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (namespace, epoch, tokens).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Model {
+    fn compare(&self, pool: &PagedSequences) {
+        for (&id, rows) in &self.rows {
+            let (pages, tokens) = (pool.pages(id).unwrap(), pool.tokens(id).unwrap());
+            assert_eq!(tokens, &self.tokens[&id].0[..rows.len()]);
+            for (position, expected) in rows.iter().enumerate() {
+                let page = pages[position / SIZE as usize] as usize;
+                assert_eq!(self.device[page * SIZE as usize + position % SIZE as usize], *expected, "row {position}");
+            }
+        }
+    }
+
+    /// What the commands of a step do, in their order: copies, then rows.
+    fn run(&mut self, pool: &PagedSequences, step: &PlannedStep) {
+        let size = SIZE as usize;
+        for copy in &step.copies {
+            for row in 0..copy.rows as usize {
+                self.device[copy.to as usize * size + row] = self.device[copy.from as usize * size + row];
+            }
+        }
+        for append in &step.appends {
+            let (tokens, namespace, epoch) = &self.tokens[&append.sequence];
+            for at in append.start as usize..(append.start + append.tokens) as usize {
+                let page = pool.pages(append.sequence).unwrap()[at / size] as usize;
+                self.device[page * size + at % size] = row(*namespace, *epoch, &tokens[..=at]);
+            }
+        }
+    }
+}
+
+/// One byte of the key is left, so that keys collide all the time.
+fn colliding(parent: &PageKey, tokens: &[u32], namespace: Option<&str>) -> PageKey {
+    let PageKey(bytes) = parent.child(tokens, namespace);
+    let mut few = [0; 32];
+    few[0] = bytes[0] % 5;
+    PageKey(few)
+}
+
+fn random_program(seed: u64, collide: bool) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let count = random.u32(4..20);
+    let mut pool = PagedSequences::new(PagesConfig::new(SIZE, count, random.u32(1..6))).unwrap();
+    if collide {
+        pool.key_of = colliding;
+    }
+    let mut model =
+        Model { rows: HashMap::new(), tokens: HashMap::new(), device: vec![0; (count * SIZE) as usize], epoch: 0 };
+    for _ in 0..random.usize(10..40) {
+        // In a fixed order, which a hash map does not have.
+        let mut live: Vec<SequenceId> = model.rows.keys().copied().collect();
+        live.sort_by_key(|id| (id.slot, id.generation));
+        let any = |random: &mut fastrand::Rng| live[random.usize(..live.len())];
+        match random.u32(..if live.is_empty() { 1 } else { 12 }) {
+            0 | 1 => {
+                let namespace = [None, None, Some("x")][random.usize(..3)];
+                let tokens: Vec<u32> = (0..random.u32(0..14)).map(|_| random.u32(..2)).collect();
+                let matched = pool.matched(&tokens, namespace);
+                let Ok(Added { sequence, cached }) = pool.add(&tokens, namespace) else {
+                    assert_eq!(live.len() as u32, pool.config.max_sequences);
+                    continue;
+                };
+                assert_eq!(cached, matched);
+                let of = |at: usize| row(namespace, model.epoch, &tokens[..=at]);
+                model.rows.insert(sequence, (0..cached as usize).map(of).collect());
+                model.tokens.insert(sequence, (tokens[..cached as usize].to_vec(), namespace, model.epoch));
+            }
+            2..=6 => {
+                let mut appended: Vec<(SequenceId, Vec<u32>, u32)> = Vec::new();
+                for &id in &live {
+                    if random.bool() {
+                        continue;
+                    }
+                    let tokens: Vec<u32> = (0..random.u32(0..10)).map(|_| random.u32(..2)).collect();
+                    let drafts = if random.u32(..3) == 0 { random.u32(0..=tokens.len() as u32) } else { 0 };
+                    appended.push((id, tokens, drafts));
+                }
+                let appends: Vec<_> =
+                    appended.iter().map(|(id, tokens, drafts)| Append::new(*id, tokens).drafts(*drafts)).collect();
+                let free = pool.free_pages();
+                let step = match pool.begin_step(&appends) {
+                    Ok(step) => step.clone(),
+                    Err(Error::Page(PageError::OutOfPages { needed, free: empty, evictable })) => {
+                        assert!(needed > u64::from(empty + evictable) && empty + evictable == free);
+                        model.compare(&pool);
+                        continue;
+                    }
+                    Err(error) => panic!("{error}"),
+                };
+                check(&pool);
+                if random.u32(..4) == 0 {
+                    pool.dropped();
+                    check(&pool);
+                    model.compare(&pool);
+                    continue;
+                }
+                for (id, tokens, _) in &appended {
+                    let (all, ..) = model.tokens.get_mut(id).unwrap();
+                    all.truncate(model.rows[id].len());
+                    all.extend(tokens);
+                }
+                model.run(&pool, &step);
+                let freed: Option<SequenceId> = (random.u32(..8) == 0).then(|| any(&mut random));
+                freed.into_iter().for_each(|id| pool.free(id).unwrap());
+                pool.submitted();
+                for (id, _, drafts) in appended {
+                    let (all, namespace, epoch) = &model.tokens[&id];
+                    let mut rows: Vec<u64> = (0..all.len()).map(|at| row(*namespace, *epoch, &all[..=at])).collect();
+                    if drafts > 0 && freed != Some(id) {
+                        let accepted = random.u32(0..=drafts);
+                        pool.accept(id, accepted).unwrap();
+                        rows.truncate(rows.len() - (drafts - accepted) as usize);
+                    }
+                    model.rows.insert(id, rows);
+                }
+                freed.iter().for_each(|id| drop(model.rows.remove(id)));
+            }
+            7 => {
+                let id = any(&mut random);
+                pool.free(id).unwrap();
+                model.rows.remove(&id);
+            }
+            8 | 9 => {
+                let from = any(&mut random);
+                let length = random.usize(0..=model.rows[&from].len());
+                let Ok(to) = pool.fork(from, length as u32) else {
+                    assert_eq!(live.len() as u32, pool.config.max_sequences);
+                    continue;
+                };
+                let rows = model.rows[&from][..length].to_vec();
+                let (tokens, namespace, epoch) = model.tokens[&from].clone();
+                model.rows.insert(to, rows);
+                model.tokens.insert(to, (tokens[..length].to_vec(), namespace, epoch));
+            }
+            10 => {
+                let id = any(&mut random);
+                let length = random.usize(0..=model.rows[&id].len());
+                pool.truncate(id, length as u32).unwrap();
+                model.rows.get_mut(&id).unwrap().truncate(length);
+            }
+            _ => {
+                pool.clear_prefixes();
+                model.epoch += 1;
+            }
+        }
+        check(&pool);
+        model.compare(&pool);
+    }
+}
+
+#[test]
+fn random_programs_agree_with_lists_of_rows() {
+    for seed in 0..20_000 {
+        random_program(seed, seed % 2 == 1);
+    }
+}

@@ -4,9 +4,11 @@
 
 override CAPPED: bool;
 
-// In place of minus infinity: the score of what is not seen. What is no larger is hidden.
+// The score of what is not seen. What is no larger has no weight.
 const HIDDEN = -3.0e38;
 const HIDDEN_BITS = 0xff61b1e6u;
+// In place of a score of minus infinity that is seen.
+const LEAST = -3.2e38;
 // In place of a weight: the position is not seen, and has no part in the result whatever it holds.
 const UNSEEN = -1.0;
 const UNSEEN_BITS = 0xbf800000u;

@@ -86,6 +86,9 @@ impl ReferenceCache {
         if limited && lag >= window {
             return Err(Error::Attention(AttentionError::AttentionLag { window, lag }));
         }
+        if let Some(splits) = options.splits.filter(|splits| !(1..=64).contains(splits)) {
+            return Err(Error::Attention(AttentionError::Splits { splits, most: 64 }));
+        }
         if let Some(MaskRows { shape, .. }) = mask {
             let right = |at: usize, all: u32| shape[at] == 1 || shape[at] == all;
             let most = if packed.is_some() { 1 } else { config.max_batch_size };
@@ -98,10 +101,6 @@ impl ReferenceCache {
                     shape,
                 }));
             }
-            let write_pos = cache.write_pos();
-            if shape[3] < write_pos {
-                return Err(Error::Attention(AttentionError::MaskTooShort { positions: shape[3], write_pos }));
-            }
         }
         let scale = f64::from(scale.unwrap_or_else(|| 1.0 / (config.head_dim as f32).sqrt()));
 
@@ -113,6 +112,10 @@ impl ReferenceCache {
         let most = counts.iter().copied().max().unwrap_or(0);
         if most > tokens {
             return Err(Error::Step(StepError::MoreTokensThanBound { name: "queries", tokens: most, bound: tokens }));
+        }
+        let write_pos = cache.write_pos();
+        if let Some(MaskRows { shape, .. }) = mask.filter(|mask| mask.shape[3] < write_pos) {
+            return Err(Error::Attention(AttentionError::MaskTooShort { positions: shape[3], write_pos }));
         }
         let mut seen: Vec<Vec<Vec<u32>>> = Vec::new();
         for (sequence, &length) in (0..).zip(cache.lengths()) {
@@ -157,8 +160,8 @@ impl ReferenceCache {
                         }
                     };
                     let query = &queries[row * dim..][..dim];
-                    // A mask element or score of -3e38 or less hides its position, even if the key or value is NaN. A
-                    // score of NaN does not.
+                    // A mask element of -3e38 or less hides its position, even if the key or value is NaN. Such a score
+                    // has no weight.
                     let hides = |number: f64| number <= -3.0e38;
                     let kv_head = head / (query_heads / num_heads);
                     let score = |&position: &u32| -> Option<(u32, f64)> {
@@ -173,16 +176,21 @@ impl ReferenceCache {
                         if let Some(cap) = softcap.map(f64::from) {
                             score = cap * (score / cap).tanh();
                         }
-                        Some((position, score + added)).filter(|(_, score)| !hides(*score))
+                        Some((position, score + added))
                     };
                     let scores: Vec<(u32, f64)> = positions.iter().filter_map(score).collect();
                     let sink =
                         sink_logits.map(|logits| f64::from(logits[head as usize])).filter(|logit| !hides(*logit));
-                    let largest = scores.iter().map(|(_, score)| *score).chain(sink).fold(f64::NEG_INFINITY, f64::max);
+                    let largest = scores
+                        .iter()
+                        .map(|(_, score)| *score)
+                        .filter(|score| !hides(*score))
+                        .chain(sink)
+                        .fold(f64::NEG_INFINITY, f64::max);
                     let sums = &mut output[row * value_dim..][..value_dim];
                     let mut total = sink.map_or(0.0, |logit| (logit - largest).exp());
                     for (position, score) in scores {
-                        let weight = (score - largest).exp();
+                        let weight = if hides(score) { 0.0 } else { (score - largest).exp() };
                         total += weight;
                         let value = cache.numbers(Side::Values, sequence, kv_head, position);
                         sums.iter_mut().zip(value).for_each(|(sum, value)| *sum += weight * f64::from(value));

@@ -54,11 +54,11 @@ pub enum StepError {
         batch_size: u32,
     },
     /// An update of more tokens than a bound object has room for.
-    #[error("the {name} must have room for the {tokens} tokens of the update, but was bound for {bound}")]
+    #[error("the {name} must have room for the {tokens} tokens of the step, but were bound for {bound}")]
     MoreTokensThanBound {
         /// `source`, `queries`, or `packed queries`, whose tokens are those of all sequences.
         name: &'static str,
-        /// Tokens of the update.
+        /// Tokens of the update, or of the queries at the last positions.
         tokens: u32,
         /// Tokens that it was bound for.
         bound: u32,

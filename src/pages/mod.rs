@@ -35,14 +35,16 @@
 //! ```
 
 mod free;
+mod id;
 mod key;
 mod pool;
 mod sequences;
 mod step;
 
 pub use self::{
+    id::SequenceId,
     key::PageKey,
     pool::PageEvent,
-    sequences::{Added, PageCounts, PagedSequences, PagesConfig, SequenceId},
+    sequences::{Added, PageCounts, PagedSequences, PagesConfig},
     step::{Append, PageCopy, PlannedAppend, PlannedStep},
 };

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use super::{
+    id::SequenceId,
     key::PageKey,
     pool::{Content, PageEvent, Pool},
     step::{Append, PageCopy, PlannedAppend, PlannedStep, Undo},
@@ -33,22 +34,6 @@ impl PagesConfig {
     #[must_use]
     pub const fn new(page_size: u32, count: u32, max_sequences: u32) -> Self {
         PagesConfig { page_size, count, max_sequences, share_prefixes: true }
-    }
-}
-
-/// The handle of a sequence. It is never valid for another: not after the sequence was freed, and not in another pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SequenceId {
-    pool: u64,
-    slot: u32,
-    generation: u32,
-}
-
-impl SequenceId {
-    /// Its row in tables, below `max_sequences`.
-    #[must_use]
-    pub const fn row(&self) -> u32 {
-        self.slot
     }
 }
 

@@ -1,6 +1,6 @@
 //! [`PlannedStep`]: what the sequences of one forward pass append, and where.
 
-use super::sequences::SequenceId;
+use super::id::SequenceId;
 
 /// Tokens that a sequence appends in a step.
 #[derive(Clone, Copy, Debug)]

@@ -221,6 +221,13 @@ fn refusals(gpu: &Gpu) -> Outcome {
     refused(&both, &options, 16, none, &length("queries", 24, 16));
     let logits = Added { mask: None, sink_logits: Some(&[0.0]) };
     refused(&both, &options, 24, logits, &length("sink logits", 2, 1));
+    for splits in [0, 65] {
+        let options = Options { splits: Some(splits), ..options };
+        refused(&both, &options, 24, none, &Error::Attention(AttentionError::Splits { splits, most: 64 }));
+    }
+    // Of two wrong numbers the counts are told.
+    let short = Some(MaskRows { numbers: &[0.0; 2], shape: [1, 1, 1, 2] }).into();
+    refused(&both, &one, 24, short, &beyond("queries", 2, 1));
     // A window that ends before it begins.
     for (window, lag) in [(3, 3), (1, 9)] {
         let options = Options { window: Some(window), lag, ..options };

@@ -1,5 +1,5 @@
 // some: a row may see none of a position of the chunk. What it does not see has no part in the result, whatever it
-// holds: a weight of UNSEEN marks it.
+// holds: a weight of UNSEEN marks it. A score of minus infinity that it sees has a weight of 0.
 
 #import ../mask/{none,added}.wgsl
 
@@ -10,7 +10,7 @@ fn side_score(work: Work, row: Row, at: u32, product: f32) -> f32 {
     }
     let added = mask_at(row, position);
     let score = nan_of_infinity(capped(product * params.scale) + added);
-    return select(score, HIDDEN, is_hidden(added));
+    return select(select(score, LEAST, is_hidden(score)), HIDDEN, is_hidden(added));
 }
 
 fn side_scores(work: Work, index: u32, at: u32, products: vec4<f32>) -> vec4<f32> {
@@ -25,7 +25,7 @@ fn side_scores(work: Work, index: u32, at: u32, products: vec4<f32>) -> vec4<f32
 fn side_marked(scores: vec4<f32>, weights: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(
 #for p in 4
-        select(weights[{p}], UNSEEN, is_hidden(scores[{p}])),
+        select(weights[{p}], UNSEEN, bitcast<u32>(scores[{p}]) == HIDDEN_BITS),
 #end
     );
 }

@@ -7,7 +7,7 @@ use crate::{Error, Result, RowsIn, StepError, device::binding::clamp_u32, plan::
 pub struct Options {
     /// Number of query heads, a multiple of the KV heads. Query head `h` reads KV head `h ÷ (query_heads ÷ num_heads)`.
     pub query_heads: u32,
-    /// Maximum number of queries of each sequence in a step.
+    /// Maximum number of queries of each sequence in a step, packed or not.
     pub tokens: u32,
     /// Which rows are queries, and at which positions.
     pub queries: Queries,
@@ -23,8 +23,8 @@ pub struct Options {
     /// it must be larger; in the terms of `FlashAttention` its size is `(window - 1, -lag)`. Sinks within the lag are hidden.
     pub lag: u32,
     /// Rows of queries and of the output are packed: `[rows, query_heads, dim]`, where the rows of each sequence follow
-    /// those of the sequence before it, as many as it has queries. At most so many rows in a step. The strides of
-    /// sequences are not used.
+    /// those of the sequence before it, as many as it has queries. At most so many rows in a step, and at most
+    /// [`tokens`](Self::tokens) of each sequence. The strides of sequences are not used.
     pub packed: Option<u32>,
     /// Factor of the scores. The default is 1 ÷ √`head_dim`.
     pub scale: Option<f32>,
@@ -134,7 +134,8 @@ impl Options {
 }
 
 /// A mask that is added to the scores, f32, dense: `[1 or batch, 1 or query_heads, 1 or tokens, positions]`, or with
-/// [packed](Options::packed) queries `[1, 1 or query_heads, 1 or rows, positions]`.
+/// [packed](Options::packed) queries `[1, 1 or query_heads, 1 or rows, positions]`, where the rows are as many as there
+/// may be, and in [`attend`](crate::attention::attend) as many as there are.
 ///
 /// Column `p` belongs to position `p`, so a mask needs at least as many columns as the longest sequence has positions.
 /// Minus infinity, or any number up to −3 × 10³⁸, hides a position: it has no part in the result, even if its key or

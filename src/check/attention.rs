@@ -3,7 +3,7 @@
 use crate::{
     AttentionError, ConfigError, Error, Placement, RangeError, ReferenceCache, Result, Scale, Side, StepError,
     WriteError,
-    attention::{Added, MaskRows, Options, Queries},
+    attention::{Extras, MaskRows, Options, Queries},
 };
 
 impl ReferenceCache {
@@ -13,8 +13,8 @@ impl ReferenceCache {
     ///
     /// # Errors
     /// The errors of [`attend`](crate::attention::attend) for its arguments.
-    pub fn attend<'r>(&self, options: &Options, queries: &[f32], added: impl Into<Added<'r>>) -> Result<Vec<f64>> {
-        let (cache, Added { mask, sink_logits }) = (self, added.into());
+    pub fn attend<'r>(&self, options: &Options, queries: &[f32], extras: impl Into<Extras<'r>>) -> Result<Vec<f64>> {
+        let (cache, Extras { mask, sink_logits }) = (self, extras.into());
         let config = cache.config();
         let (batch, num_heads) = (config.batch_size, config.num_heads);
         let Options { query_heads, tokens, queries: queries_of, causal, scale, softcap, lag, packed, .. } = *options;

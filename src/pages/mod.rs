@@ -19,9 +19,10 @@
 //! ```
 //! use wgpu_kv_cache::pages::{Append, PagedSequences, PagesConfig};
 //!
+//! // Pages of 4 tokens, 16 of them, for up to 8 sequences.
 //! let mut sequences = PagedSequences::new(PagesConfig::new(4, 16, 8))?;
 //! let prompt: Vec<u32> = (0..10).collect();
-//! let first = sequences.add(&prompt, None)?;
+//! let first = sequences.add(&prompt, None)?; // in no namespace
 //! assert_eq!(first.cached, 0);
 //! let step = sequences.begin_step(&[Append::new(first.sequence, &prompt)])?;
 //! assert_eq!((step.appends[0].start, step.appends[0].tokens), (0, 10)); // and no copies

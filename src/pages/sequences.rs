@@ -30,7 +30,8 @@ pub struct PagesConfig {
 }
 
 impl PagesConfig {
-    /// `count` pages of `page_size` tokens for up to `max_sequences` sequences, which share prefixes.
+    /// For example `PagesConfig::new(16, 1024, 64)`: pages of 16 tokens, 1024 of them, for up to 64 sequences, which share
+    /// prefixes.
     #[must_use]
     pub const fn new(page_size: u32, count: u32, max_sequences: u32) -> Self {
         PagesConfig { page_size, count, max_sequences, share_prefixes: true }

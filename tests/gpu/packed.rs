@@ -4,7 +4,7 @@
 use wgpu_kv_cache::{
     AttentionError, CacheConfig, Error, Format, KvCache, Placement, ReferenceCache, RowsIn, StepError, Strides, Write,
     WriteError,
-    attention::{Added, Attention, MaskRows, Options, Queries, Reading, SinkLogits, Tensors, attend},
+    attention::{Attention, Extras, MaskRows, Options, Queries, Reading, SinkLogits, Tensors, attend},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ fn written(gpu: &Gpu, config: CacheConfig, before: &[u32], counts: &[u32]) -> Re
     Ok((cache, reference))
 }
 
-fn check((cache, reference): &Both, options: &Options, rows: u32, added: Added<'_>) -> Outcome {
+fn check((cache, reference): &Both, options: &Options, rows: u32, added: Extras<'_>) -> Outcome {
     let config = cache.config();
     let queries = numbers((rows * options.query_heads * config.head_dim) as usize, 77);
     let failed = |error: Error| format!("{options:?}: {error}");
@@ -71,7 +71,7 @@ fn counts_of_every_kind(gpu: &Gpu) -> Outcome {
             CacheConfig::new(batch, kv_heads, 32, 130).value_dim(24).formats(format, format).placement(placement);
         let both = written(gpu, config, &before, counts)?;
         let options = Options { reading: Some(reading), splits: Some(splits), ..Options::packed(heads, total + 3) };
-        check(&both, &options, total, Added::default())?;
+        check(&both, &options, total, Extras::default())?;
         let mask: Vec<f32> = numbers((heads * total * 130) as usize, 5)
             .into_iter()
             .map(|x| if x > 0.6 { f32::NEG_INFINITY } else { x })
@@ -82,7 +82,7 @@ fn counts_of_every_kind(gpu: &Gpu) -> Outcome {
         }
         // The last positions, whatever was written: equal counts.
         let last = Options { queries: Queries::Last, tokens: 3, packed: Some(3 * batch), ..options };
-        check(&both, &Options { window: Some(11), sinks: 2, ..last }, 3 * batch, Added::default())?;
+        check(&both, &Options { window: Some(11), sinks: 2, ..last }, 3 * batch, Extras::default())?;
     }
     DONE
 }
@@ -94,7 +94,7 @@ fn more_sequences_than_threads(gpu: &Gpu) -> Outcome {
     let total = counts.iter().sum();
     for (splits, reading) in [(1, Reading::Sequential), (2, Reading::Coalesced)] {
         let options = Options { splits: Some(splits), reading: Some(reading), ..Options::packed(3, total) };
-        check(&both, &options, total, Added::default())?;
+        check(&both, &options, total, Extras::default())?;
     }
     DONE
 }
@@ -108,18 +108,18 @@ fn sink_logits_join_the_sum(gpu: &Gpu) -> Outcome {
     for logits in
         [[3.0, -2.0, 0.5, 0.0], [40.0, -40.0, 1.0, f32::NEG_INFINITY], [-3.0e38, -3.4e38, f32::NEG_INFINITY, -2.9e38]]
     {
-        let added = Added { mask: None, sink_logits: Some(&logits) };
+        let added = Extras { mask: None, sink_logits: Some(&logits) };
         check(&both, &packed, 5, added)?;
         check(&both, &strided, 9, added)?;
         // Nothing is seen: zeros, whatever the sinks are.
         let hidden = [f32::NEG_INFINITY; 64];
         let mask = Some(MaskRows { numbers: &hidden, shape: [1, 1, 1, 64] });
-        let output = attend(&both.0, &packed, &[0.5; 5 * 4 * 16], Added { mask, ..added })?;
+        let output = attend(&both.0, &packed, &[0.5; 5 * 4 * 16], Extras { mask, ..added })?;
         assert!(output.to_f32().iter().all(|number| number.to_bits() == 0), "{logits:?}");
     }
     // As in a softmax, an infinite one leaves nothing.
     for logit in [f32::NAN, f32::INFINITY] {
-        let added = Added { mask: None, sink_logits: Some(&[0.0, logit, 0.0, 0.0]) };
+        let added = Extras { mask: None, sink_logits: Some(&[0.0, logit, 0.0, 0.0]) };
         let output = attend(&both.0, &packed, &[0.5; 5 * 4 * 16], added)?.to_f32();
         for (row, numbers) in output.chunks(16).enumerate() {
             assert!(numbers.iter().all(|number| number.is_nan() == (row % 4 == 1)), "row {row}: {numbers:?}");
@@ -140,10 +140,10 @@ fn a_window_ends_before_the_query(gpu: &Gpu) -> Outcome {
     ] {
         let config = CacheConfig::new(2, 1, 16, 256).placement(placement).formats(Format::F16, Format::F32);
         let both = written(gpu, config, &[200, 1], &[4, 3])?;
-        check(&both, &Options { reading: Some(reading), ..options }, 8, Added::default())?;
+        check(&both, &Options { reading: Some(reading), ..options }, 8, Extras::default())?;
         if options.splits.is_some() || options.sinks > 0 {
             let packed = Options { packed: Some(9), ..options };
-            check(&both, &packed, 7, Added::default())?;
+            check(&both, &packed, 7, Extras::default())?;
         }
     }
     // All positions but those of the window's end: nothing is left of the first.
@@ -185,7 +185,7 @@ fn rows_outside_stay(gpu: &Gpu) -> Outcome {
         attention.record(&both.0, &mut encoder)?;
         context.queue().submit([encoder.finish()]);
         let read: Vec<u32> = crate::engine::read(context, &output);
-        let added = Added { mask: None, sink_logits: Some(&logits[1..]) };
+        let added = Extras { mask: None, sink_logits: Some(&logits[1..]) };
         let expected = both.1.attend(&options, &given[..5 * 24], added)?;
         let mut actual = Vec::new();
         for (at, &word) in read.iter().enumerate() {
@@ -201,7 +201,7 @@ fn rows_outside_stay(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-fn refused((cache, reference): &Both, options: &Options, count: usize, added: Added<'_>, expected: &Error) {
+fn refused((cache, reference): &Both, options: &Options, count: usize, added: Extras<'_>, expected: &Error) {
     let queries = numbers(count, 1);
     assert_eq!(attend(cache, options, &queries, added).map(drop), Err(expected.clone()));
     assert_eq!(reference.attend(options, &queries, added).map(drop), Err(expected.clone()));
@@ -212,14 +212,14 @@ fn refusals(gpu: &Gpu) -> Outcome {
     let options = Options::packed(2, 3);
     // Counts beyond the bound, of all sequences and of one.
     let beyond = |name, tokens, bound| Error::Step(StepError::MoreTokensThanBound { name, tokens, bound });
-    let none = Added::default();
+    let none = Extras::default();
     refused(&both, &Options::packed(2, 2), 24, none, &beyond("packed queries", 3, 2));
     let one = Options { tokens: 1, ..options };
     refused(&both, &one, 24, none, &beyond("queries", 2, 1));
     // Another number than the counts say.
     let length = |name, expected, actual| Error::Attention(AttentionError::TensorLength { name, expected, actual });
     refused(&both, &options, 16, none, &length("queries", 24, 16));
-    let logits = Added { mask: None, sink_logits: Some(&[0.0]) };
+    let logits = Extras { mask: None, sink_logits: Some(&[0.0]) };
     refused(&both, &options, 24, logits, &length("sink logits", 2, 1));
     for splits in [0, 65] {
         let options = Options { splits: Some(splits), ..options };

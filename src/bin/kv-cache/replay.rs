@@ -9,7 +9,7 @@ use console::style;
 use wgpu_kv_cache::{
     BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, SequenceError, Side, Write,
     adapter_label, adapters,
-    attention::{Added, MaskRows, Options, Queries, attend},
+    attention::{Extras, MaskRows, Options, Queries, attend},
     compare_tensors, find_adapter,
 };
 
@@ -230,9 +230,9 @@ impl Replay {
                     let columns = u32::try_from(numbers.len()).unwrap_or(u32::MAX) / tokens.max(&1);
                     MaskRows { numbers, shape: mask_shape.unwrap_or([1, 1, *tokens, columns]) }
                 });
-                let added = Added { mask, sink_logits: sink_logits.as_ref().map(|Floats(logits)| &logits[..]) };
-                let expected = self.reference_layer(*layer).and_then(|layer| layer.attend(&options, queries, added));
-                let actual = self.device.layer(*layer).and_then(|layer| attend(layer, &options, queries, added));
+                let extras = Extras { mask, sink_logits: sink_logits.as_ref().map(|Floats(logits)| &logits[..]) };
+                let expected = self.reference_layer(*layer).and_then(|layer| layer.attend(&options, queries, extras));
+                let actual = self.device.layer(*layer).and_then(|layer| attend(layer, &options, queries, extras));
                 agree_attention((expected, actual))
             }
             Operation::Reset {} => {

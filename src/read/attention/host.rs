@@ -20,16 +20,16 @@ pub struct MaskRows<'a> {
 
 /// What joins the scores, in host memory. A mask alone converts to it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Added<'a> {
+pub struct Extras<'a> {
     /// A mask that is added to the scores.
     pub mask: Option<MaskRows<'a>>,
     /// A logit of each query head, `[query_heads]`: see [`SinkLogits`].
     pub sink_logits: Option<&'a [f32]>,
 }
 
-impl<'a> From<Option<MaskRows<'a>>> for Added<'a> {
+impl<'a> From<Option<MaskRows<'a>>> for Extras<'a> {
     fn from(mask: Option<MaskRows<'a>>) -> Self {
-        Added { mask, sink_logits: None }
+        Extras { mask, sink_logits: None }
     }
 }
 
@@ -49,9 +49,9 @@ pub fn attend<'r>(
     cache: &KvCache,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
-    added: impl Into<Added<'r>>,
+    extras: impl Into<Extras<'r>>,
 ) -> Result<HostTensor> {
-    block_on(Some(cache.context().device()), "attention", attend_async(cache, options, queries, added))
+    block_on(Some(cache.context().device()), "attention", attend_async(cache, options, queries, extras))
 }
 
 /// [`attend`] without blocking; see [`GpuTensor::read_async`].
@@ -62,9 +62,9 @@ pub async fn attend_async<'r>(
     cache: &KvCache,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
-    added: impl Into<Added<'r>>,
+    extras: impl Into<Extras<'r>>,
 ) -> Result<HostTensor> {
-    let Added { mask, sink_logits } = added.into();
+    let Extras { mask, sink_logits } = extras.into();
     let (queries, context, config) = (queries.into(), cache.context(), cache.config());
     let &Options { query_heads, tokens, .. } = options;
     let packed = options.packed.map(|_| options.packed_rows(&cache.sequences)).transpose()?;

@@ -17,7 +17,10 @@
 //! written.
 //!
 //! ```
-//! use wgpu_kv_cache::{CacheConfig, Context, Format, KvCache, RowsIn, Strides, Write, attention::{Attention, Options, Tensors}};
+//! use wgpu_kv_cache::{
+//!     CacheConfig, Context, Format, KvCache, RowsIn, Source, Strides, Write,
+//!     attention::{Attention, Options, Tensors},
+//! };
 //!
 //! # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
 //! # let context = Context::new(&device, &queue);
@@ -26,14 +29,16 @@
 //! let buffer = || device.create_buffer(&wgpu::BufferDescriptor {
 //!     label: None, size: 32 * 128 * 4, usage: wgpu::BufferUsages::STORAGE, mapped_at_creation: false,
 //! });
-//! let (queries, output) = (buffer(), buffer());
-//! let dense = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(32, 1, 128) };
-//! let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None, sink_logits: None };
+//! let (keys, values, queries, output) = (buffer(), buffer(), buffer(), buffer()); // yours
+//! let dense = |buffer, heads| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(heads, 1, 128) };
+//! let source = cache.bind_source(&Source { keys: dense(&keys, 8), values: dense(&values, 8), tokens: 1 })?;
+//! let tensors = Tensors { queries: dense(&queries, 32), output: dense(&output, 32), mask: None, sink_logits: None };
 //! let attention = Attention::new(&cache, &Options::new(32, 1), &tensors)?;
 //!
+//! // In every step, behind the kernels that compute the rows:
 //! let mut encoder = device.create_command_encoder(&Default::default());
-//! cache.update(&vec![0.5f32; 8 * 128], &vec![0.5f32; 8 * 128], Write::append(1))?;
-//! attention.record(&cache, &mut encoder)?; // in every step
+//! cache.record_update(&mut encoder, &source, Write::append(1))?;
+//! attention.record(&cache, &mut encoder)?;
 //! queue.submit([encoder.finish()]);
 //! # Ok::<(), wgpu_kv_cache::Error>(())
 //! ```
@@ -47,6 +52,6 @@ mod tiles;
 
 pub use self::{
     bound::Attention,
-    host::{Added, MaskRows, attend, attend_async},
+    host::{Extras, MaskRows, attend, attend_async},
     options::{Mask, Options, Queries, Reading, SinkLogits, Tensors},
 };

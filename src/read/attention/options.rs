@@ -19,12 +19,13 @@ pub struct Options {
     /// With a window: number of first positions that every query attends to.
     pub sinks: u32,
     /// Number of positions, the query's own and those before it, that a query does not attend to, as with an attention
-    /// over the newest rows that the caller computes and joins itself. A window is counted from the query as before, so
+    /// over the newest rows that the caller computes and joins itself; 0 by default. A window, if there is one, is counted from the query as before, so
     /// it must be larger; in the terms of `FlashAttention` its size is `(window - 1, -lag)`. Sinks within the lag are hidden.
     pub lag: u32,
     /// Rows of queries and of the output are packed: `[rows, query_heads, dim]`, where the rows of each sequence follow
     /// those of the sequence before it, as many as it has queries. At most so many rows in a step, and at most
-    /// [`tokens`](Self::tokens) of each sequence. The strides of sequences are not used.
+    /// [`tokens`](Self::tokens) of each sequence. Dense rows have the strides `Strides::bthd(query_heads, rows, dim)`; that
+    /// of sequences is not used.
     pub packed: Option<u32>,
     /// Factor of the scores. The default is 1 ÷ √`head_dim`.
     pub scale: Option<f32>,
@@ -85,7 +86,8 @@ impl Options {
         }
     }
 
-    /// Causal attention of the rows of the last update, [packed](Self::packed): up to `rows` of all sequences together.
+    /// Causal attention of the rows of the last update, packed: up to `rows` of all sequences together, or of one. See the
+    /// [field](Options#structfield.packed).
     #[must_use]
     pub const fn packed(query_heads: u32, rows: u32) -> Self {
         Options { packed: Some(rows), ..Options::new(query_heads, rows) }

@@ -54,7 +54,7 @@ pub enum StepError {
         batch_size: u32,
     },
     /// An update of more tokens than a bound object has room for.
-    #[error("the {name} must have room for the {tokens} tokens of the step, but were bound for {bound}")]
+    #[error("the {name} must have room for the {tokens} tokens of the step, but was bound for {bound}")]
     MoreTokensThanBound {
         /// `source`, `queries`, or `packed queries`, whose tokens are those of all sequences.
         name: &'static str,

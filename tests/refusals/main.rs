@@ -377,7 +377,7 @@ fn bound_sources() {
     refuses(
         &mut cache,
         Error::Step(StepError::MoreTokensThanBound { name: "source", tokens: 2, bound: 1 }),
-        "the source must have room for the 2 tokens of the update, but was bound for 1",
+        "the source must have room for the 2 tokens of the step, but was bound for 1",
         |cache| cache.record_update(&mut encoder, &own, Write::at(0, 2)),
     );
     refuses(

@@ -76,9 +76,9 @@ pub fn check(what: &dyn std::fmt::Debug, kind: &str, program: &Shader, capabilit
             .and_then(|mut writer| writer.write().map(drop))
             .unwrap_or_else(|error| panic!("GLSL of {what:?}: {error}"));
     }
-    // WebGPU has no immediates.
-    if let Some(folder) = std::env::var_os("KV_CACHE_WGSL").filter(|_| !capabilities.contains(Capabilities::IMMEDIATES))
-    {
+    // WebGPU has no immediates, and a browser gets no operations on subgroups.
+    let browsers = !capabilities.intersects(Capabilities::IMMEDIATES | Capabilities::SUBGROUP);
+    if let Some(folder) = std::env::var_os("KV_CACHE_WGSL").filter(|_| browsers) {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let path = std::path::Path::new(&folder).join(format!("{kind}-{:016x}.wgsl", hasher.finish()));

@@ -38,6 +38,7 @@
 mod free;
 mod id;
 mod key;
+mod planning;
 mod pool;
 mod sequences;
 mod step;

@@ -9,12 +9,12 @@ use super::{
     id::SequenceId,
     key::PageKey,
     pool::{Content, PageEvent, Pool},
-    step::{Append, PageCopy, PlannedAppend, PlannedStep, Undo},
+    step::{PlannedStep, Undo},
 };
 use crate::{PageError, Result};
 
 /// The most tokens of a sequence.
-const MOST_TOKENS: usize = (u32::MAX - 1) as usize;
+pub(super) const MOST_TOKENS: usize = (u32::MAX - 1) as usize;
 
 /// A pool of pages, and how its sequences use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,43 +65,43 @@ pub struct PageCounts {
 }
 
 #[derive(Debug, Default)]
-struct Sequence {
-    tokens: Vec<u32>,
-    pages: Vec<u32>,
+pub(super) struct Sequence {
+    pub(super) tokens: Vec<u32>,
+    pub(super) pages: Vec<u32>,
     /// Of its first pages, as far as they have one.
-    keys: Vec<Numbered>,
-    namespace: Option<Arc<str>>,
+    pub(super) keys: Vec<Numbered>,
+    pub(super) namespace: Option<Arc<str>>,
     /// Drafts among the last tokens, of which it is not decided which stay.
-    drafts: u32,
+    pub(super) drafts: u32,
     /// The last step that it is part of.
-    step: u64,
+    pub(super) step: u64,
     /// It was freed while a step was under way.
-    freed: bool,
+    pub(super) freed: bool,
     /// Its rows are of weights that are no longer those of the model, so its pages are not offered.
-    unshared: bool,
+    pub(super) unshared: bool,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+pub(super) struct Slot {
     generation: u32,
-    sequence: Option<Sequence>,
+    pub(super) sequence: Option<Sequence>,
 }
 
 /// The bookkeeping of a pool of pages: see the [module](super).
 #[derive(Debug)]
 pub struct PagedSequences {
-    config: PagesConfig,
+    pub(super) config: PagesConfig,
     identity: u64,
-    root: PageKey,
-    key_of: fn(&PageKey, &[u32], Option<&str>) -> PageKey,
-    pool: Pool,
-    slots: Vec<Slot>,
+    pub(super) root: PageKey,
+    pub(super) key_of: fn(&PageKey, &[u32], Option<&str>) -> PageKey,
+    pub(super) pool: Pool,
+    pub(super) slots: Vec<Slot>,
     vacant: Vec<u32>,
     /// The step under way, if there is one, and how to go back. Reused, so that planning does not allocate.
-    under_way: bool,
-    planned: PlannedStep,
-    undo: Vec<Undo>,
-    steps: u64,
+    pub(super) under_way: bool,
+    pub(super) planned: PlannedStep,
+    pub(super) undo: Vec<Undo>,
+    pub(super) steps: u64,
     queried: u64,
     hits: u64,
 }
@@ -109,7 +109,7 @@ pub struct PagedSequences {
 /// A key, and the number of what pages with it hold.
 type Numbered = (PageKey, u64);
 
-fn length_of<T>(list: &[T]) -> u32 {
+pub(super) fn length_of<T>(list: &[T]) -> u32 {
     u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
@@ -157,14 +157,14 @@ impl PagedSequences {
         self.pool.listen(Box::new(listener));
     }
 
-    fn get(&self, id: SequenceId) -> Result<&Sequence> {
+    pub(super) fn get(&self, id: SequenceId) -> Result<&Sequence> {
         let slot = self.slots.get(id.slot as usize).filter(|_| id.pool == self.identity);
         let Some(slot) = slot else { return Err(PageError::ForeignSequence.into()) };
         let live = slot.sequence.as_ref().filter(|sequence| slot.generation == id.generation && !sequence.freed);
         live.ok_or_else(|| PageError::FreedSequence { row: id.slot, generation: id.generation }.into())
     }
 
-    fn sequence(&mut self, slot: u32) -> &mut Sequence {
+    pub(super) fn sequence(&mut self, slot: u32) -> &mut Sequence {
         self.slots[slot as usize].sequence.as_mut().expect("the handle was checked")
     }
 
@@ -287,177 +287,6 @@ impl PagedSequences {
         Ok(sequence)
     }
 
-    /// Plans a step: takes the pages of all rows that the sequences append. The caller records the copies and the rows,
-    /// submits, and says so by [`submitted`](Self::submitted), or drops its encoder and calls
-    /// [`dropped`](Self::dropped).
-    ///
-    /// # Errors
-    /// [`PageError::OutOfPages`]; [`PageError::StepUnderWay`]; [`PageError::SequenceTwice`];
-    /// [`PageError::DraftsUndecided`]; [`PageError::MoreDraftsThanTokens`]; [`PageError::TooManyTokens`]; those of
-    /// [`tokens`](Self::tokens). Nothing is changed then.
-    pub fn begin_step(&mut self, appends: &[Append<'_>]) -> Result<&PlannedStep> {
-        if self.under_way {
-            return Err(PageError::StepUnderWay.into());
-        }
-        self.steps = self.steps.saturating_add(1);
-        let (step, size) = (self.steps, self.config.page_size);
-        let mut needed = 0u64;
-        for append in appends {
-            let sequence = self.get(append.sequence)?;
-            if sequence.step == step {
-                return Err(PageError::SequenceTwice { row: append.sequence.slot }.into());
-            }
-            if sequence.drafts > 0 {
-                return Err(PageError::DraftsUndecided { drafts: sequence.drafts }.into());
-            }
-            let tokens = length_of(append.tokens);
-            if append.drafts > tokens {
-                return Err(PageError::MoreDraftsThanTokens { drafts: append.drafts, tokens }.into());
-            }
-            let length = sequence.tokens.len().saturating_add(append.tokens.len());
-            if length > MOST_TOKENS {
-                return Err(PageError::TooManyTokens { tokens: length as u64 }.into());
-            }
-            let pages = (length as u64).div_ceil(size.into()).saturating_sub(sequence.pages.len() as u64);
-            let copies = self.copied_tail(append, step).is_some();
-            needed = needed.saturating_add(pages).saturating_add(copies.into());
-            if let Some((page, _)) = self.tail(append).filter(|_| !copies) {
-                self.pool.claim(page, step);
-            }
-            self.sequence(append.sequence.slot).step = step;
-        }
-        let (free, evictable) = (self.pool.free(), self.pool.evictable());
-        if needed > free.into() {
-            return Err(PageError::OutOfPages { needed, free: free.saturating_sub(evictable), evictable }.into());
-        }
-        // Pages are claimed again, in the same order.
-        self.steps = self.steps.saturating_add(1);
-        self.planned.clear();
-        self.undo.clear();
-        appends.iter().for_each(|append| self.append(append));
-        self.under_way = true;
-        Ok(&self.planned)
-    }
-
-    /// The step under way.
-    pub fn step(&self) -> Option<&PlannedStep> {
-        self.under_way.then_some(&self.planned)
-    }
-
-    /// The last page of a sequence, and the row at which it goes on, if tokens are appended there.
-    fn tail(&self, append: &Append<'_>) -> Option<(u32, u32)> {
-        let sequence = self.slots[append.sequence.slot as usize].sequence.as_ref()?;
-        let at = length_of(&sequence.tokens) & self.config.page_size.saturating_sub(1);
-        sequence.pages.last().copied().filter(|_| at > 0 && !append.tokens.is_empty()).map(|page| (page, at))
-    }
-
-    /// The tail, if it must be copied.
-    fn copied_tail(&self, append: &Append<'_>, step: u64) -> Option<(u32, u32)> {
-        self.tail(append).filter(|&(page, at)| !self.pool.writes_in_place(page, at, step))
-    }
-
-    fn append(&mut self, append: &Append<'_>) {
-        let (step, slot, size) = (self.steps, append.sequence.slot, self.config.page_size);
-        let (tail, copied) = (self.tail(append), self.copied_tail(append, step));
-        let before = tail.map(|(page, _)| (page, self.pool.filled(page)));
-        if let Some((from, rows)) = copied {
-            // The page that is copied keeps its reference until the step is submitted.
-            let to = self.pool.take();
-            self.planned.copies.push(PageCopy { from, to, rows });
-            if let Some(last) = self.sequence(slot).pages.last_mut() {
-                *last = to;
-            }
-        } else if let Some((page, _)) = tail {
-            self.pool.claim(page, step);
-        }
-        let sequence = self.slots[slot as usize].sequence.as_mut().expect("the handle was checked");
-        sequence.step = step;
-        let (start, pages) = (length_of(&sequence.tokens), length_of(&sequence.pages));
-        let drafts = sequence.drafts;
-        self.undo.push(Undo { slot, length: start, pages, tail: before, copied: copied.is_some(), drafts });
-        sequence.tokens.extend_from_slice(append.tokens);
-        sequence.drafts = append.drafts;
-        let end = length_of(&sequence.tokens);
-        while length_of(&sequence.pages) < end.div_ceil(size) {
-            sequence.pages.push(self.pool.take());
-        }
-        let first = start.checked_div(size).unwrap_or(0);
-        let written = if append.tokens.is_empty() { &[][..] } else { &sequence.pages[first as usize..] };
-        for (&page, index) in written.iter().zip(first..) {
-            self.pool.set_filled(page, end.saturating_sub(index.saturating_mul(size)).min(size));
-        }
-        let tokens = end.saturating_sub(start);
-        self.planned.appends.push(PlannedAppend { sequence: append.sequence, start, tokens });
-    }
-
-    /// The commands of the step are in the queue: others may find its full pages from now on, drafts apart. Does nothing
-    /// without a step under way.
-    pub fn submitted(&mut self) {
-        if !std::mem::take(&mut self.under_way) {
-            return;
-        }
-        for index in 0..self.undo.len() {
-            let undo = self.undo[index];
-            if let (true, Some((page, _))) = (undo.copied, undo.tail) {
-                self.pool.release(page);
-            }
-            self.settle(undo.slot);
-        }
-    }
-
-    /// The commands of the step will never run: its sequences go back, and its pages are free. Does nothing without a step
-    /// under way.
-    pub fn dropped(&mut self) {
-        if !std::mem::take(&mut self.under_way) {
-            return;
-        }
-        for index in (0..self.undo.len()).rev() {
-            let undo = self.undo[index];
-            let sequence = self.slots[undo.slot as usize].sequence.as_mut().expect("it stays until the step ends");
-            sequence.tokens.truncate(undo.length as usize);
-            sequence.drafts = undo.drafts;
-            while sequence.pages.len() > undo.pages as usize {
-                sequence.pages.pop().into_iter().for_each(|page| self.pool.release(page));
-            }
-            if let Some((page, filled)) = undo.tail {
-                if undo.copied {
-                    if let Some(copy) = sequence.pages.last_mut() {
-                        self.pool.release(std::mem::replace(copy, page));
-                    }
-                } else {
-                    self.pool.set_filled(page, filled);
-                }
-            }
-            self.settle(undo.slot);
-        }
-    }
-
-    /// Offers the full pages of a sequence, or frees it if that was asked for meanwhile.
-    fn settle(&mut self, slot: u32) {
-        let Some(sequence) = &mut self.slots[slot as usize].sequence else { return };
-        if sequence.freed {
-            self.vacate(slot);
-            return;
-        }
-        if !self.config.share_prefixes || sequence.unshared {
-            return;
-        }
-        let size = self.config.page_size as usize;
-        let settled = sequence.tokens.len().saturating_sub(sequence.drafts as usize);
-        let full = settled.checked_div(size).unwrap_or(0);
-        for index in sequence.keys.len()..full {
-            let start = index.saturating_mul(size);
-            let tokens = &sequence.tokens[start..][..size];
-            let (parent, before) = sequence.keys.last().copied().unwrap_or((self.root, 0));
-            let namespace = sequence.namespace.as_deref().filter(|_| index == 0);
-            let key = (self.key_of)(&parent, tokens, namespace);
-            let prefix = u32::try_from(start.saturating_add(size)).unwrap_or(u32::MAX);
-            let content = Content { key, parent, before, tokens, namespace, prefix };
-            let number = self.pool.offer(sequence.pages[index], &content);
-            sequence.keys.push((key, number));
-        }
-    }
-
     /// Keeps the first `accepted` of the drafts that a sequence appended, and drops the others.
     ///
     /// # Errors
@@ -547,7 +376,7 @@ impl PagedSequences {
         Ok(())
     }
 
-    fn vacate(&mut self, slot: u32) {
+    pub(super) fn vacate(&mut self, slot: u32) {
         let place = &mut self.slots[slot as usize];
         place.generation = place.generation.wrapping_add(1);
         let Some(sequence) = place.sequence.take() else { return };

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::*;
-use crate::Error;
+use crate::{
+    Error,
+    pages::step::{Append, PageCopy},
+};
 
 const SIZE: u32 = 4;
 

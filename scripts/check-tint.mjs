@@ -8,8 +8,9 @@ import { create, globals } from "webgpu";
 
 Object.assign(globalThis, globals);
 const folder = path.join(process.env.FOLDER, "wgsl");
-const gpu = create([]);
-const adapter = await gpu.requestAdapter();
+// A global, because Dawn crashes once this is collected.
+globalThis.gpu = create([]);
+const adapter = await globalThis.gpu.requestAdapter();
 if (!adapter) {
     console.error("check-tint: Dawn finds no adapter");
     process.exit(1);

@@ -93,10 +93,9 @@ struct Work {
     seen: Seen,
 }
 
+// In a browser all members of a structure count as different in each thread if one is; barriers depend on these two.
 @compute @workgroup_size(WORKGROUP)
-fn attend(thread: Thread) {
-    let group = thread.group;
-    let groups = thread.groups;
+fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, thread: Thread) {
     let local = index_of(thread);
     begin(group, groups, local);
     let place = place_of(group.y, group.z, local);

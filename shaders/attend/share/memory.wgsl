@@ -2,8 +2,6 @@
 // owner among all threads of the workgroup; a thread owns up to OWNERS of them in a round.
 
 struct Thread {
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) index: u32,
 }
 

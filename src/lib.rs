@@ -25,6 +25,8 @@ mod check;
 #[path = "../tests/unit/wgsl.rs"]
 mod wgsl;
 
+#[cfg(feature = "pages")]
+pub use cache::paged::{PagedConfig, PagedKvCache, PagedLayer, PagedSource};
 pub use cache::{
     batched::BatchedKvCache,
     bound::BoundSource,
@@ -52,7 +54,7 @@ pub use half;
 pub use plan::costs::{CostModel, Form};
 #[cfg(feature = "attention")]
 pub use read::attention;
-pub use read::include::WgslNames;
+pub use read::{include::WgslNames, layer::ReadLayer};
 pub use shape::{
     config::CacheConfig,
     placement::{Placement, Visible},

@@ -6,18 +6,18 @@
 fn side_chunk(work: Work, base: u32) {
     let index = vec4<u32>(base + work.group) + vec4<u32>(0u, GROUPS, 2u * GROUPS, 3u * GROUPS);
 #for p in 4
-    let slot_{p} = cache_slot(seen_position(work.seen, min(index[{p}], work.end - 1u)));
+    let row_{p} = cache_row_at(work.plane, cache_slot(seen_position(work.seen, min(index[{p}], work.end - 1u))));
 #end
 #for k in KEY_UNITS
     let key_unit_{k} = min(work.lane * KEY_LANE_STEP + {k}u * KEY_UNIT_STEP, cache_key_units - 1u);
 #for p in 4
-    let key_{k}_of_{p} = cache_key_unit_at(work.plane, slot_{p}, key_unit_{k});
+    let key_{k}_of_{p} = cache_key_unit_of(row_{p}, key_unit_{k});
 #end
 #end
 #for k in VALUE_UNITS
     let value_unit_{k} = min(work.lane * VALUE_LANE_STEP + {k}u * VALUE_UNIT_STEP, cache_value_units - 1u);
 #for p in 4
-    let value_{k}_of_{p} = cache_value_unit_at(work.plane, slot_{p}, value_unit_{k});
+    let value_{k}_of_{p} = cache_value_unit_of(row_{p}, value_unit_{k});
 #end
 #end
 

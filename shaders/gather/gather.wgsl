@@ -22,7 +22,7 @@ struct Window {
     first_row: u32,     // first row of each plane's output that the window holds
     rows: u32,          // rows of each plane's output that the window holds
     offset: u32,        // elements from the start of the output binding to the window's first row
-    spare_1: u32,
+    output_plane: u32,  // first plane of the output in the window, counted by [sequence, head]
 }
 
 @group(0) @binding(0) var<uniform> window: Window;
@@ -39,6 +39,11 @@ fn part_of(run: Run) -> Part {
     let begin = max(first, window.first_row);
     let end = min(run.token + (run.end - run.start), window.first_row + window.rows);
     return Part(run.first + (begin - first), max(begin, end) - begin, begin - window.first_row);
+}
+
+// The plane of the output, counted inside the window.
+fn output_plane(place: Place) -> u32 {
+    return place.run.sequence * HEADS + place.head - window.output_plane;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)

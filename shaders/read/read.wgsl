@@ -7,15 +7,24 @@
 //     reader_starts     index of the first start
 //     reader_wrap       slots of a ring beyond the sinks
 //
+// and what placement/pages needs.
+//
 // Shapes:  lengths   [sequence], then [sequence] of starts, then the scales of keys and of values as the bits of f32
 
-#import ../placement/{linear,ring}.wgsl
+#import ../placement/{linear,ring,pages}.wgsl
 #import loads/{one,two,four}.wgsl as reader_key, reader_value
 #import ../format/{f32,halves,words,fp8_e4m3,q8_0,q4_0}/read.wgsl as reader_key, reader_value
 #import side.wgsl as reader_key, reader_value
 #import ../format/{words,halves,fp8_e4m3,q8_0,q4_0}/unit.wgsl as reader_key, reader_value
 #import units/{one,two,four}.wgsl as reader_key, reader_value
 #import halves/{none,f16}.wgsl as reader_key, reader_value
+
+// Where a row lies: in which plane of the layer, and in which slot of it. placement/ defines `reader_plane` and
+// `reader_slot`, and `reader_row_at` of these two.
+struct reader_row {
+    plane: u32,
+    slot: u32,
+}
 
 // Positions of a sequence; its next token goes there.
 fn reader_length(sequence: u32) -> u32 {
@@ -36,7 +45,7 @@ fn reader_first_visible(query: u32) -> u32 {
     return max(reader_sinks, query - reader_window + 1u);
 }
 
-// The rows of one sequence and head, for reader_key_at and reader_value_at.
-fn reader_plane(sequence: u32, head: u32) -> u32 {
-    return sequence * reader_heads + head;
+// The row of a sequence, head and position, which must be valid.
+fn reader_row_of(sequence: u32, head: u32, position: u32) -> reader_row {
+    return reader_row_at(reader_plane(sequence, head), reader_slot(position));
 }

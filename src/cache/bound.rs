@@ -43,6 +43,8 @@ pub struct BoundSource {
 pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
     variant: WriteVariant,
+    /// Most rows of a run, if the grid is over rows in every step.
+    short_runs: Option<u32>,
     /// Strides of keys and values that become pipeline constants in steps of one token.
     token_strides: [Option<[u32; 2]>; 2],
     /// Pipelines by [`StepPath`], by whether runs are single rows, and by whether there is one token. Each is created
@@ -96,7 +98,11 @@ impl Writes {
         step: &'a Step,
         (rows, tokens): (u32, u32),
     ) -> Result<Prepared<'a>> {
-        let mut variant = WriteVariant { step: data.path(), single_rows: rows <= 1, ..self.variant };
+        let mut variant = WriteVariant {
+            step: data.path(),
+            run_rows: if rows <= 1 { Some(1) } else { self.short_runs },
+            ..self.variant
+        };
         if tokens == 1 {
             [variant.keys.strides, variant.values.strides] = self.token_strides;
         }
@@ -123,18 +129,20 @@ impl Writes {
         (runs, rows): (u32, u32),
         limits: &wgpu::Limits,
     ) -> Result<[u32; 3]> {
-        let (units, sequences) = (self.variant.units(rows), if chunk.sets_lengths { step.count() } else { 0 });
+        let sequences = if chunk.sets_lengths { step.count() } else { 0 };
         let planes = u64::from(runs).saturating_mul(self.variant.heads_at_once.into());
-        if rows <= 1 {
-            return grid(units.saturating_mul(planes).max(sequences.into()), limits);
+        let run_rows = if rows <= 1 { Some(1) } else { self.short_runs };
+        if let Some(rows) = run_rows {
+            return grid(self.variant.units(rows).saturating_mul(planes).max(sequences.into()), limits);
         }
+        let units = self.variant.units(rows);
         let high = planes.max(sequences.div_ceil(WORKGROUP_SIZE).into());
         grid_of_planes(units, high, limits)
     }
 
     /// Returns the pipeline of a variant, which is created on first use.
     fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
-        let kind = &self.pipelines[variant.step as usize][usize::from(variant.single_rows)];
+        let kind = &self.pipelines[variant.step as usize][usize::from(variant.run_rows == Some(1))];
         let pipeline = &kind[usize::from(variant.keys.strides.is_some())];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
@@ -156,7 +164,8 @@ impl Writes {
         chunks: Vec<BoundChunk>,
         uniform_bytes: u64,
     ) -> Self {
-        Writes { kernel, variant, token_strides: [None; 2], pipelines: Default::default(), chunks, uniform_bytes }
+        let (token_strides, pipelines) = ([None; 2], Default::default());
+        Writes { kernel, variant, short_runs: None, token_strides, pipelines, chunks, uniform_bytes }
     }
 
     /// Creates the chunks of the advance kernel, which reads no source: one per segment, or more if a grid is not high
@@ -170,7 +179,7 @@ impl Writes {
             heads_at_once: layout.heads_at_once(context.limits()),
             has_parts: false,
             step: StepPath::Ring,
-            single_rows: true,
+            run_rows: Some(1),
             cut_by_tokens: false,
         };
         let mut blocks = Vec::new();
@@ -215,7 +224,8 @@ fn sets_lengths(block: &Block) -> bool {
 impl BoundChunk {
     fn new(block: &Block, layout: &Layout, bindings: wgpu::BindGroup) -> Self {
         let (groups, first_token) = (layout.groups_of(&block.planes), block.tokens.start);
-        BoundChunk { groups, first_token, sets_lengths: sets_lengths(block), bindings }
+        let sets_lengths = sets_lengths(block) && !layout.paged;
+        BoundChunk { groups, first_token, sets_lengths, bindings }
     }
 }
 
@@ -250,7 +260,13 @@ impl BoundSource {
 
         let (heads, limit) = (config.num_heads, binding_limit(context.limits()));
         let alignment = context.limits().min_storage_buffer_offset_alignment;
+        // The rows of a block of pages may be any of the source.
+        let rows_of = |block: &Block| match layout.paged {
+            true => Block { planes: 0..layout.planes_of(sequences), tokens: block.tokens.clone() },
+            false => block.clone(),
+        };
         let windows = |block: &Block| {
+            let block = &rows_of(block);
             let keys = source.keys.window(block, heads, config.head_dim, alignment);
             let values = source.values.window(block, heads, config.value_dim, alignment);
             (keys, values)
@@ -261,10 +277,11 @@ impl BoundSource {
             bound && layout.fits_a_grid(&block.planes, context.limits())
         };
         let by_tokens = |block: &Block| {
-            source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
+            layout.paged || source.keys.reaches_by_tokens(block, heads) || source.values.reaches_by_tokens(block, heads)
         };
+        let written = 0..if layout.paged { layout.planes } else { layout.planes_of(sequences) };
         let mut blocks = Vec::new();
-        for (segment, planes) in storage.segments_of(&(0..layout.planes_of(sequences))) {
+        for (segment, planes) in storage.segments_of(&written) {
             let mut parts = Vec::new();
             let block = Block { planes, tokens: 0..source.tokens };
             split(block, &fits, &by_tokens, &mut parts).ok_or(Error::Device(DeviceError::DeviceLimit {
@@ -294,14 +311,14 @@ impl BoundSource {
             heads_at_once: layout.heads_at_once(context.limits()),
             has_parts: blocks.iter().any(|(_, block)| block.planes.start > 0),
             step: StepPath::Ring,
-            single_rows: true,
+            run_rows: Some(1),
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
         let uniforms: Vec<_> = blocks
             .iter()
             .map(|(segment, block)| {
                 let (keys, values) = windows(block);
-                let ([first_sequence, first_head, first_token], _) = block_corners(block, heads);
+                let ([first_sequence, first_head, first_token], _) = block_corners(&rows_of(block), heads);
                 Chunk {
                     first_plane: block.planes.start,
                     planes: block.plane_count(),
@@ -334,7 +351,8 @@ impl BoundSource {
                 Ok(BoundChunk::new(block, layout, bind(context, Entry::Scatter, &bindings)?))
             })
             .collect::<Result<_>>()?;
-        let writes = Writes { token_strides, ..Writes::new(Kernel::Scatter, variant, chunks, buffer.size()) };
+        let writes = Writes::new(Kernel::Scatter, variant, chunks, buffer.size());
+        let writes = Writes { token_strides, short_runs: layout.short_runs(), ..writes };
         let copies = CopySource::new(source, layout);
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, sequences, writes, copies })
     }

@@ -8,6 +8,8 @@ mod calibrate;
 pub(crate) mod checkpoint;
 pub(crate) mod copies;
 pub(crate) mod layer;
+#[cfg(feature = "pages")]
+pub(crate) mod paged;
 pub(crate) mod permutation;
 pub(crate) mod reads;
 pub(crate) mod report;

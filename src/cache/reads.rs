@@ -41,6 +41,8 @@ impl Reads {
     ) -> Result<Self> {
         let (sizes, rows) = (layout.side(side), step.rows);
         let wanted = layout.planes_of(sequences.start)..layout.planes_of(sequences.end);
+        // Rows of pages may lie in any plane.
+        let read = if layout.paged { 0..layout.planes } else { wanted.clone() };
         let output = destination.format.unwrap_or(sizes.format);
         let row_bytes = output.row_bytes(sizes.dim);
         let vectors = row_bytes.is_multiple_of(16) && destination.offset.is_multiple_of(16);
@@ -63,9 +65,10 @@ impl Reads {
         // the output lie in its buffer.
         let row = |row: u64| row.saturating_mul(row_bytes).saturating_add(destination.offset);
         let bytes = |block: &Block| -> (Range<u64>, u64) {
-            let planes = u64::from(count(&(wanted.start..block.planes.start)));
-            let first = planes.saturating_mul(rows.into()).saturating_add(block.tokens.start.into());
-            let block_rows = u64::from(block.plane_count()).saturating_mul(block.token_count().into());
+            let planes = if layout.paged { &wanted } else { &block.planes };
+            let before = u64::from(count(&(wanted.start..planes.start)));
+            let first = before.saturating_mul(rows.into()).saturating_add(block.tokens.start.into());
+            let block_rows = u64::from(count(planes)).saturating_mul(block.token_count().into());
             window(row(first), row(first.saturating_add(block_rows)), alignment)
         };
         let fits = |block: &Block| {
@@ -74,12 +77,16 @@ impl Reads {
         };
         let mut blocks = Vec::new();
         if rows > 0 {
-            for (segment, planes) in storage.segments_of(&wanted) {
+            for (segment, planes) in storage.segments_of(&read) {
                 let mut parts = Vec::new();
                 split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::Device(
                     DeviceError::DeviceLimit {
                         limit: "max_storage_buffer_binding_size",
-                        needed: row_bytes.saturating_add(alignment.into()),
+                        needed: if layout.paged {
+                            u64::from(rows).saturating_mul(row_bytes).saturating_mul(count(&wanted).into())
+                        } else {
+                            row_bytes.saturating_add(alignment.into())
+                        },
                         available: limit,
                     },
                 ))?;
@@ -98,7 +105,7 @@ impl Reads {
                 first_row: block.tokens.start,
                 rows: block.token_count(),
                 offset: output.units_of(bytes(block).1),
-                spare_1: 0,
+                output_plane: if layout.paged { wanted.start } else { block.planes.start },
             })
             .collect();
         let buffer = uniform_buffer(context, &uniforms)?;

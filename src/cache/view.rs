@@ -185,7 +185,7 @@ impl<'a> SideView<'a> {
     /// # Errors
     /// [`SequenceError::IndexOutOfRange`] if the layer has no such sequence or head, or no slot for the position.
     pub fn row(&self, sequence: u32, head: u32, position: u32) -> Result<RowView<'a>> {
-        check_index("sequence", sequence, self.layout.sequences())?;
+        check_index("sequence", sequence, self.layout.groups())?;
         check_index("head", head, self.layout.heads)?;
         let slot = self.slot(position)?;
         let (buffer, plane) = self.storage.plane(self.layout, self.side, sequence, head);

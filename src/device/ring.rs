@@ -78,9 +78,14 @@ impl StepSlot {
 impl StepRing {
     /// Creates slots for steps of up to `runs` runs for each of `batch_size` sequences.
     pub fn new(context: &Context, batch_size: u32, runs: u32) -> Result<Self> {
+        Self::of_slots(context, step_bytes(batch_size, runs), batch_size)
+    }
+
+    /// Creates slots of at least so many bytes, for steps that set the lengths of up to `room` sequences.
+    pub fn of_slots(context: &Context, bytes: u64, room: u32) -> Result<Self> {
         let alignment = context.limits().min_storage_buffer_offset_alignment;
-        let slot_bytes = step_bytes(batch_size, runs).next_multiple_of(alignment.into());
-        let room = batch_size as usize;
+        let slot_bytes = bytes.next_multiple_of(alignment.into());
+        let room = room as usize;
         let mut slots =
             Slots { slot_bytes, room, blocks: Vec::new(), last: None, contents: Vec::new(), next: Vec::new() };
         slots.grow(context)?;
@@ -89,16 +94,23 @@ impl StepRing {
 
     /// Writes a step to a slot, for the commands that are about to be recorded.
     pub fn write(&self, context: &Context, step: &Step) -> Result<StepSlot> {
+        self.write_by(context, |bytes, room| {
+            bytes.extend_from_slice(bytemuck::bytes_of(&step.head(room)));
+            for numbers in [&step.lengths, &step.starts] {
+                bytes.extend_from_slice(bytemuck::cast_slice(numbers));
+                let absent = room.saturating_sub(numbers.len()).saturating_mul(size_of::<u32>());
+                bytes.extend(std::iter::repeat_n(0, absent));
+            }
+            bytes.extend_from_slice(bytemuck::cast_slice(&step.runs));
+        })
+    }
+
+    /// Writes to a slot what `fill` appends, given the number of sequences that a step has room for.
+    pub fn write_by(&self, context: &Context, fill: impl FnOnce(&mut Vec<u8>, usize)) -> Result<StepSlot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let slots = &mut *slots;
         slots.next.clear();
-        slots.next.extend_from_slice(bytemuck::bytes_of(&step.head(slots.room)));
-        for numbers in [&step.lengths, &step.starts] {
-            slots.next.extend_from_slice(bytemuck::cast_slice(numbers));
-            let absent = slots.room.saturating_sub(numbers.len()).saturating_mul(size_of::<u32>());
-            slots.next.extend(std::iter::repeat_n(0, absent));
-        }
-        slots.next.extend_from_slice(bytemuck::cast_slice(&step.runs));
+        fill(&mut slots.next, slots.room);
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;
             let offset = slots.offset(slot);
@@ -116,6 +128,11 @@ impl StepRing {
             offset: u32::try_from(offset).expect("a block of slots stays far below 4 GiB"),
             mark: block.marks[slot].clone(),
         })
+    }
+
+    /// Size of one slot in bytes.
+    pub fn slot_bytes(&self) -> u64 {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).slot_bytes
     }
 
     /// Size of all slots in bytes.

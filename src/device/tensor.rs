@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    Context, Destination, DeviceError, Error, Format, HostTensor, Pair, Result, Scale,
+    Context, Destination, DeviceError, Error, Format, HostTensor, Pair, Result, RowsIn, Scale, Source, Strides,
     device::{
         binding::window_bytes,
         wait::{block_on, channel},
@@ -113,6 +113,17 @@ impl GpuTensor {
 }
 
 impl Pair<GpuTensor> {
+    /// Returns both tensors as a source, whose strides of sequences are zero: all sequences read the same rows.
+    pub(crate) fn source(&self) -> Source<'_> {
+        let [_, heads, tokens, _] = self.keys.shape();
+        let rows = |tensor: &GpuTensor| {
+            let strides = Strides::bhtd(heads, tokens, tensor.format.units(tensor.shape[3]));
+            (tensor.format, Strides { sequence: 0, ..strides })
+        };
+        let side = |tensor, (format, strides)| RowsIn { buffer: GpuTensor::buffer(tensor), offset: 0, format, strides };
+        Source { keys: side(&self.keys, rows(&self.keys)), values: side(&self.values, rows(&self.values)), tokens }
+    }
+
     /// Returns both tensors as destinations.
     pub(crate) fn destinations(&self) -> Pair<Destination<'_>> {
         Pair { keys: self.keys.destination(), values: self.values.destination() }

@@ -18,6 +18,18 @@ pub enum PageError {
         /// The number given.
         number: u32,
     },
+    /// A layer of a paged cache whose placement is not linear.
+    #[error("the layers of a paged cache must have linear placement, but layer {layer} is a ring")]
+    PagesAreLinear {
+        /// The layer.
+        layer: usize,
+    },
+    /// A step of which a layer was not recorded.
+    #[error("all layers of a step must be recorded before it is submitted, but layer {layer} was not")]
+    LayerNotRecorded {
+        /// The first such layer.
+        layer: usize,
+    },
     /// A pool has no room for what a step appends.
     #[error(
         "the step needs {needed} more pages, but {free} are free, and {evictable} more that hold prefixes without a sequence"
@@ -37,10 +49,12 @@ pub enum PageError {
         most: u32,
     },
     /// More tokens of a sequence than positions.
-    #[error("a sequence must have at most 4294967294 tokens, but would have {tokens}")]
+    #[error("a sequence must have at most {most} tokens, but would have {tokens}")]
     TooManyTokens {
         /// The tokens that it would have.
         tokens: u64,
+        /// The most that a sequence has room for: `max_seq_len`.
+        most: u32,
     },
     /// The handle of a sequence that was freed.
     #[error("the sequence must not be freed, but the one of row {row}, generation {generation}, was")]

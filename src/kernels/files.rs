@@ -80,6 +80,8 @@ files! {
     "permute/units/narrow.wgsl",
     "permute/units/wide.wgsl",
     "placement/linear.wgsl",
+    "placement/pages.wgsl",
+    "placement/planes.wgsl",
     "placement/ring.wgsl",
     "planes/narrow.wgsl",
     "planes/packed.wgsl",
@@ -117,6 +119,7 @@ files! {
     "step/ring.wgsl",
     "step/run.wgsl",
     "step/workgroup.wgsl",
+    "table/table.wgsl",
 }
 
 /// Returns the text of a file, given its path below `shaders/`.

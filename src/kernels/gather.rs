@@ -36,7 +36,7 @@ pub(crate) struct Window {
     pub first_row: u32,
     pub rows: u32,
     pub offset: u32,
-    pub spare_1: u32,
+    pub output_plane: u32,
 }
 
 impl GatherVariant {

@@ -37,6 +37,7 @@ pub(crate) enum Kernel {
     Positions { step: StepPath },
     Permute(PermuteVariant),
     Gather(GatherVariant),
+    Table,
 }
 
 /// What all variants of a kernel share: the entry point and the bindings.
@@ -47,6 +48,7 @@ pub(crate) enum Entry {
     Positions,
     Permute { layers: u32 },
     Gather,
+    Table,
 }
 
 /// The WGSL of a kernel and the values of its `override` declarations.
@@ -75,6 +77,7 @@ impl Entry {
             Entry::Positions => "positions",
             Entry::Permute { .. } => "permute",
             Entry::Gather => "gather",
+            Entry::Table => "table",
         }
     }
 
@@ -86,7 +89,7 @@ impl Entry {
         match self {
             Entry::Scatter => vec![Uniform, write, write, write, read, read],
             Entry::Advance => vec![Uniform, write, write, write],
-            Entry::Positions => vec![write],
+            Entry::Positions | Entry::Table => vec![write],
             // The selection and its moves, then lengths, keys and values of each layer.
             Entry::Permute { layers } => {
                 let layers = std::iter::repeat_n([write; 3], layers as usize).flatten();
@@ -106,6 +109,7 @@ impl Kernel {
             Kernel::Positions { .. } => Entry::Positions,
             Kernel::Permute(PermuteVariant { layers, .. }) => Entry::Permute { layers },
             Kernel::Gather(_) => Entry::Gather,
+            Kernel::Table => Entry::Table,
         }
     }
 
@@ -114,6 +118,7 @@ impl Kernel {
         match *self {
             Kernel::Scatter(variant) | Kernel::Advance(variant) => Some(variant.step),
             Kernel::Gather(GatherVariant { step, .. }) | Kernel::Positions { step } => Some(step),
+            Kernel::Table => Some(StepPath::Ring),
             Kernel::Permute(_) => None,
         }
     }
@@ -126,6 +131,10 @@ impl Kernel {
             }
             Kernel::Permute(variant) => Shader::new(variant.text(), |name| variant.value(name)),
             Kernel::Gather(variant) => Shader::new(variant.text(), |name| variant.value(name)),
+            Kernel::Table => {
+                let link = Link { choose: &no_choice, prelude: &no_prelude, count: &no_count };
+                Shader::new(link.text("table/table.wgsl"), |_| None)
+            }
             Kernel::Positions { step } => {
                 let choose = |_: &str, _: &str| step.file();
                 let link = Link { choose: &choose, prelude: &no_prelude, count: &no_count };

@@ -17,8 +17,8 @@ pub(crate) struct WriteVariant {
     /// Whether some chunk does not begin with the first plane of the cache.
     pub has_parts: bool,
     pub step: StepPath,
-    /// Whether every run has at most one row, as in a decoding step.
-    pub single_rows: bool,
+    /// Most rows of a run, if they are few: one in a decoding step, or a page. The grid is then over the rows of all runs.
+    pub run_rows: Option<u32>,
     /// Whether some chunk holds only part of the source's tokens.
     pub cut_by_tokens: bool,
 }
@@ -69,7 +69,7 @@ impl WriteVariant {
         let choose = |choice: &str, name: &str| match (choice, self.side(name)) {
             (choice, Some(side)) => side.choose(choice).unwrap_or_else(|| no_choice(choice, name)),
             ("step", _) => self.step.file(),
-            ("grid", _) if self.single_rows => "rows",
+            ("grid", _) if self.run_rows.is_some() => "rows",
             ("grid", _) => "runs",
             ("scatter/write", _) if self.makes_blocks() => "together",
             ("scatter/write", _) => "alone",
@@ -87,7 +87,7 @@ impl WriteVariant {
             "HEADS" => self.heads.into(),
             "HEADS_AT_ONCE" => self.heads_at_once.into(),
             "HAS_PARTS" => self.has_parts.into(),
-            "UNITS_OF_ROW" => self.units(1),
+            "UNITS_OF_RUN" => self.units(self.run_rows?),
             "CUT_BY_TOKENS" => self.cut_by_tokens.into(),
             _ => return None,
         })

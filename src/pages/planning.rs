@@ -2,7 +2,7 @@
 
 use super::{
     pool::Content,
-    sequences::{MOST_TOKENS, PagedSequences, length_of},
+    sequences::{PagedSequences, length_of},
     step::{Append, PageCopy, PlannedAppend, PlannedStep, Undo},
 };
 use crate::{PageError, Result};
@@ -36,9 +36,7 @@ impl PagedSequences {
                 return Err(PageError::MoreDraftsThanTokens { drafts: append.drafts, tokens }.into());
             }
             let length = sequence.tokens.len().saturating_add(append.tokens.len());
-            if length > MOST_TOKENS {
-                return Err(PageError::TooManyTokens { tokens: length as u64 }.into());
-            }
+            self.check_length(length)?;
             let pages = (length as u64).div_ceil(size.into()).saturating_sub(sequence.pages.len() as u64);
             let copies = self.copied_tail(append, step).is_some();
             needed = needed.saturating_add(pages).saturating_add(copies.into());
@@ -94,8 +92,11 @@ impl PagedSequences {
         let sequence = self.slots[slot as usize].sequence.as_mut().expect("the handle was checked");
         sequence.step = step;
         let (start, pages) = (length_of(&sequence.tokens), length_of(&sequence.pages));
-        let drafts = sequence.drafts;
-        self.undo.push(Undo { slot, length: start, pages, tail: before, copied: copied.is_some(), drafts });
+        let (drafts, told) = (sequence.drafts, sequence.told);
+        if copied.is_some() {
+            sequence.told = told.min(pages.saturating_sub(1));
+        }
+        self.undo.push(Undo { slot, length: start, pages, tail: before, copied: copied.is_some(), drafts, told });
         sequence.tokens.extend_from_slice(append.tokens);
         sequence.drafts = append.drafts;
         let end = length_of(&sequence.tokens);
@@ -136,7 +137,7 @@ impl PagedSequences {
             let undo = self.undo[index];
             let sequence = self.slots[undo.slot as usize].sequence.as_mut().expect("it stays until the step ends");
             sequence.tokens.truncate(undo.length as usize);
-            sequence.drafts = undo.drafts;
+            (sequence.drafts, sequence.told) = (undo.drafts, undo.told);
             while sequence.pages.len() > undo.pages as usize {
                 sequence.pages.pop().into_iter().for_each(|page| self.pool.release(page));
             }

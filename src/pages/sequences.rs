@@ -13,9 +13,6 @@ use super::{
 };
 use crate::{PageError, Result};
 
-/// The most tokens of a sequence.
-pub(super) const MOST_TOKENS: usize = (u32::MAX - 1) as usize;
-
 /// A pool of pages, and how its sequences use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PagesConfig {
@@ -25,6 +22,8 @@ pub struct PagesConfig {
     pub count: u32,
     /// The most sequences at a time.
     pub max_sequences: u32,
+    /// The most tokens of a sequence. The default is 4 294 967 294.
+    pub max_seq_len: u32,
     /// Whether sequences with the same beginning share pages. The default is true.
     pub share_prefixes: bool,
 }
@@ -34,7 +33,24 @@ impl PagesConfig {
     /// prefixes.
     #[must_use]
     pub const fn new(page_size: u32, count: u32, max_sequences: u32) -> Self {
-        PagesConfig { page_size, count, max_sequences, share_prefixes: true }
+        PagesConfig { page_size, count, max_sequences, max_seq_len: u32::MAX - 1, share_prefixes: true }
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`PageError::PageSize`] if it is no power of two; [`PageError::NoPages`] if a number is zero.
+    pub fn validate(&self) -> Result<()> {
+        let &PagesConfig { page_size, count, max_sequences, max_seq_len, .. } = self;
+        if !page_size.is_power_of_two() {
+            return Err(PageError::PageSize { page_size }.into());
+        }
+        for (name, number) in [("pages", count), ("sequences", max_sequences), ("positions", max_seq_len)] {
+            if number == 0 || number == u32::MAX {
+                return Err(PageError::NoPages { name, number }.into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -73,6 +89,8 @@ pub(super) struct Sequence {
     pub(super) namespace: Option<Arc<str>>,
     /// Drafts among the last tokens, of which it is not decided which stay.
     pub(super) drafts: u32,
+    /// How many of its pages, from the first, a table was told of.
+    pub(super) told: u32,
     /// The last step that it is part of.
     pub(super) step: u64,
     /// It was freed while a step was under way.
@@ -117,19 +135,11 @@ impl PagedSequences {
     /// A pool without sequences.
     ///
     /// # Errors
-    /// [`PageError::PageSize`] if it is no power of two; [`PageError::NoPages`] if the number of pages or of sequences is
-    /// zero.
+    /// Those of [`PagesConfig::validate`].
     pub fn new(config: PagesConfig) -> Result<Self> {
         static POOLS: AtomicU64 = AtomicU64::new(0);
         let PagesConfig { page_size, count, max_sequences, .. } = config;
-        if !page_size.is_power_of_two() {
-            return Err(PageError::PageSize { page_size }.into());
-        }
-        for (name, number) in [("pages", count), ("sequences", max_sequences)] {
-            if number == 0 || number == u32::MAX {
-                return Err(PageError::NoPages { name, number }.into());
-            }
-        }
+        config.validate()?;
         Ok(PagedSequences {
             config,
             identity: POOLS.fetch_add(1, Ordering::Relaxed),
@@ -174,6 +184,14 @@ impl PagedSequences {
     /// [`PageError::FreedSequence`], [`PageError::ForeignSequence`].
     pub fn tokens(&self, id: SequenceId) -> Result<&[u32]> {
         self.get(id).map(|sequence| &sequence.tokens[..])
+    }
+
+    /// The length of a sequence, those of the step under way included.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens).
+    pub fn length(&self, id: SequenceId) -> Result<u32> {
+        self.get(id).map(|sequence| length_of(&sequence.tokens))
     }
 
     /// The pages of a sequence: position `p` is in page `p ÷ page_size` of them.
@@ -252,9 +270,7 @@ impl PagedSequences {
     /// # Errors
     /// [`PageError::TooManySequences`], [`PageError::TooManyTokens`].
     pub fn add(&mut self, tokens: &[u32], namespace: Option<&str>) -> Result<Added> {
-        if tokens.len() > MOST_TOKENS {
-            return Err(PageError::TooManyTokens { tokens: tokens.len() as u64 }.into());
-        }
+        self.check_length(tokens.len())?;
         let slot = self.vacant_slot()?;
         let (found, looked) = self.found(tokens, namespace);
         self.queried = self.queried.saturating_add(looked.into());
@@ -265,6 +281,11 @@ impl PagedSequences {
         let tokens = tokens[..cached].to_vec();
         let sequence = Sequence { tokens, pages, keys, namespace: namespace.map(Arc::from), ..Sequence::default() };
         Ok(Added { sequence: self.occupy(slot, sequence), cached: u32::try_from(cached).unwrap_or(u32::MAX) })
+    }
+
+    pub(super) fn check_length(&self, tokens: usize) -> Result<()> {
+        let (tokens, most) = (tokens as u64, self.config.max_seq_len);
+        if tokens > most.into() { Err(PageError::TooManyTokens { tokens, most }.into()) } else { Ok(()) }
     }
 
     fn vacant_slot(&self) -> Result<u32> {
@@ -329,6 +350,7 @@ impl PagedSequences {
         while length_of(&sequence.pages) > length.div_ceil(size) {
             sequence.pages.pop().into_iter().for_each(|page| self.pool.release(page));
         }
+        sequence.told = sequence.told.min(length_of(&sequence.pages));
     }
 
     /// Adds a sequence with the first `length` tokens of another, whose pages it shares. Rows are copied when both have
@@ -383,6 +405,15 @@ impl PagedSequences {
         // The last page first: a prefix without its end is worth more than an end without its prefix.
         sequence.pages.iter().rev().for_each(|&page| self.pool.release(page));
         self.vacant.push(slot);
+    }
+
+    /// The entries of a sequence's row that a table was not told of: the index of the first, and the
+    /// pages. It counts as told of them.
+    pub(crate) fn tell(&mut self, id: SequenceId) -> (u32, &[u32]) {
+        let sequence = self.sequence(id.slot);
+        let first = sequence.told;
+        sequence.told = length_of(&sequence.pages);
+        (first, &sequence.pages[first as usize..])
     }
 
     /// Forgets all keys, as after an update of the model's weights. Pages in use stay with their sequences and are never

@@ -78,4 +78,6 @@ pub(super) struct Undo {
     /// Whether another page is in its place.
     pub copied: bool,
     pub drafts: u32,
+    /// How many of its pages a table was told of before.
+    pub told: u32,
 }

@@ -4,9 +4,13 @@ use std::fmt::Write as _;
 
 use crate::{
     DeviceError, Error, Format, KvCache, Placement, Result, Scale, Side, WgslError,
-    device::binding::window_binding,
+    device::{binding::window_binding, storage::Lengths},
     kernels::{Link, no_choice, no_count},
-    shape::layout::{Layout, SideLayout},
+    read::layer::{Readable, sealed::Read},
+    shape::{
+        layout::{Layout, SideLayout},
+        table::TableLayout,
+    },
 };
 
 /// Prefix, bind group and bindings of the WGSL that [`KvCache::wgsl`] generates.
@@ -158,13 +162,12 @@ impl KvCache {
     /// # Ok::<(), wgpu_kv_cache::Error>(())
     /// ```
     pub fn wgsl(&self, names: &WgslNames<'_>) -> Result<String> {
-        let indices = self.check_names(names)?;
-        Ok(text(&self.layout, names, &indices, self.context.unpacks_halves()))
+        self.readable().wgsl(names)
     }
 
     /// Number of storage buffers that the text binds, all of them read-only.
     pub fn wgsl_bindings(&self) -> u32 {
-        bindings(&self.layout)
+        self.readable().wgsl_bindings()
     }
 
     /// Returns the entries of the bind group's layout.
@@ -172,6 +175,38 @@ impl KvCache {
     /// # Errors
     /// The errors of [`wgsl`](Self::wgsl).
     pub fn wgsl_layout(
+        &self,
+        names: &WgslNames<'_>,
+        visibility: wgpu::ShaderStages,
+    ) -> Result<Vec<wgpu::BindGroupLayoutEntry>> {
+        self.readable().wgsl_layout(names, visibility)
+    }
+
+    /// Returns the entries of the bind group. They remain correct for the lifetime of the cache.
+    ///
+    /// # Errors
+    /// The errors of [`wgsl`](Self::wgsl).
+    pub fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'_>>> {
+        self.readable().wgsl_entries(names)
+    }
+}
+
+impl<'a> Readable<'a> {
+    /// What the text depends on.
+    fn addressed(&self) -> Addressed<'_> {
+        Addressed { layout: self.layout, table: self.table.map(|table| table.layout) }
+    }
+
+    pub(crate) fn wgsl(&self, names: &WgslNames<'_>) -> Result<String> {
+        let indices = self.check_names(names)?;
+        Ok(text(self.addressed(), names, &indices, self.context.unpacks_halves()))
+    }
+
+    pub(crate) fn wgsl_bindings(&self) -> u32 {
+        bindings(self.addressed())
+    }
+
+    pub(crate) fn wgsl_layout(
         &self,
         names: &WgslNames<'_>,
         visibility: wgpu::ShaderStages,
@@ -185,20 +220,29 @@ impl KvCache {
         Ok(self.check_names(names)?.into_iter().map(entry).collect())
     }
 
-    /// Returns the entries of the bind group. They remain correct for the lifetime of the cache.
-    ///
-    /// # Errors
-    /// The errors of [`wgsl`](Self::wgsl).
-    pub fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'_>>> {
-        let lengths = window_binding(&self.storage.lengths.buffer, &self.storage.lengths.range());
+    pub(crate) fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'a>>> {
+        let scales = || {
+            let Lengths { buffer, .. } = &self.storage.lengths;
+            window_binding(buffer, &self.storage.lengths.range())
+        };
         let planes = self.storage.planes().map(wgpu::Buffer::as_entire_binding);
-        let resources = std::iter::once(lengths).chain(planes);
+        let lengths = self.lengths();
+        let separate = self.addressed().scales_apart().then(scales);
+        let resources = std::iter::once(lengths).chain(planes).chain(separate);
         let indices = self.check_names(names)?;
         Ok(indices
             .into_iter()
             .zip(resources)
             .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource })
             .collect())
+    }
+
+    /// The lengths on the device, with what lies behind them.
+    pub(crate) fn lengths(&self) -> wgpu::BindingResource<'a> {
+        match self.table {
+            Some(table) => table.buffer.as_entire_binding(),
+            None => window_binding(&self.storage.lengths.buffer, &self.storage.lengths.range()),
+        }
     }
 
     fn check_names(&self, names: &WgslNames<'_>) -> Result<Vec<u32>> {
@@ -219,12 +263,27 @@ impl KvCache {
     }
 }
 
-/// Number of bindings: the lengths, and the keys and values of each segment.
-fn bindings(layout: &Layout) -> u32 {
+/// A layer, and the block table by which its rows are found if it has pages.
+#[derive(Clone, Copy, Debug)]
+struct Addressed<'a> {
+    layout: &'a Layout,
+    table: Option<TableLayout>,
+}
+
+impl Addressed<'_> {
+    /// Whether the scales have a buffer of their own: that of the lengths belongs to all layers of a paged cache.
+    fn scales_apart(&self) -> bool {
+        let scaled = Side::BOTH.into_iter().any(|side| self.layout.side(side).scale != Scale::ONE);
+        self.table.is_some() && scaled
+    }
+}
+
+/// Number of bindings: the lengths, the keys and values of each segment, and scales where they are apart.
+fn bindings(of: Addressed<'_>) -> u32 {
     let segments =
-        u32::try_from(layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits");
+        u32::try_from(of.layout.segments().count()).expect("a segment holds a plane, of which there are 32 bits");
     // A saturated count exceeds every device's limit.
-    segments.saturating_mul(2).saturating_add(1)
+    segments.saturating_mul(2).saturating_add(1).saturating_add(of.scales_apart().into())
 }
 
 /// By how many words a side is bound and loaded.
@@ -288,11 +347,13 @@ pub(crate) fn units(sizes: &SideLayout) -> u32 {
 }
 
 /// Generates the whole text.
-fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> String {
+fn text(of: Addressed<'_>, names: &WgslNames<'_>, indices: &[u32], unpacks_halves: bool) -> String {
+    let layout = of.layout;
     let side = |name: &str| if name == "reader_key" { Side::Keys } else { Side::Values };
     let choose = |choice: &str, name: &str| {
         let sizes = layout.side(side(name));
         match choice {
+            "placement" if of.table.is_some() => "pages",
             "placement" if layout.placement == Placement::Linear => "linear",
             "placement" => "ring",
             "format/read" => match sizes.format {
@@ -326,11 +387,11 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
         }
     };
     let prelude = |name: &str| match name {
-        "" => constants(layout, names, indices[0]),
+        "" => constants(of, names, indices),
         name => {
             let side = side(name);
             let first = if side == Side::Keys { 1 } else { 2 };
-            side_constants(layout, side) + &segments(layout, side, names, indices[first..].iter().step_by(2))
+            side_constants(of, side) + &segments(layout, side, names, indices[first..].iter().step_by(2))
         }
     };
     let count = |word: &str| word.parse().unwrap_or_else(|_| no_count(word));
@@ -339,29 +400,48 @@ fn text(layout: &Layout, names: &WgslNames<'_>, indices: &[u32], unpacks_halves:
 }
 
 /// Generates the declarations that do not depend on a side.
-fn constants(layout: &Layout, names: &WgslNames<'_>, binding: u32) -> String {
+fn constants(of: Addressed<'_>, names: &WgslNames<'_>, indices: &[u32]) -> String {
+    let layout = of.layout;
     let (window, sinks, wrap) = match layout.placement {
         Placement::Linear => (u32::MAX, 0, 0),
         Placement::Ring { window, sinks, slack } => (window, sinks, window.saturating_add(slack)),
     };
-    let (heads, starts, group) = (layout.heads, layout.sequences(), names.group);
-    format!(
-        "const reader_heads: u32 = {heads}u;
-const reader_window: u32 = {window}u;
-const reader_sinks: u32 = {sinks}u;
-const reader_starts: u32 = {starts}u;
-const reader_wrap: u32 = {wrap}u;
-@group({group}) @binding({binding}) var<storage, read> reader_lengths: array<u32>;
-"
-    )
+    let starts = of.table.map_or_else(|| layout.sequences(), |table| table.start(0));
+    let mut text = String::new();
+    for (name, number) in
+        [("heads", layout.heads), ("window", window), ("sinks", sinks), ("starts", starts), ("wrap", wrap)]
+    {
+        line(&mut text, format_args!("const reader_{name}: u32 = {number}u;"));
+    }
+    if let Some(table) = of.table {
+        for (name, number) in [
+            ("page_size", table.page_size),
+            ("rows", table.row(0)),
+            ("table", table.entry(0, 0)),
+            ("table_width", table.width),
+        ] {
+            line(&mut text, format_args!("const reader_{name}: u32 = {number}u;"));
+        }
+    }
+    let mut bind = |name: &str, binding: u32| {
+        let group = names.group;
+        line(&mut text, format_args!("@group({group}) @binding({binding}) var<storage, read> {name}: array<u32>;"));
+    };
+    bind("reader_lengths", indices[0]);
+    if let Some(&last) = indices.last().filter(|_| of.scales_apart()) {
+        bind("reader_scales", last);
+    }
+    text
 }
 
 /// Generates the constants of a side.
-fn side_constants(layout: &Layout, side: Side) -> String {
+fn side_constants(of: Addressed<'_>, side: Side) -> String {
+    let layout = of.layout;
     let sizes = layout.side(side);
     let SideLayout { format, dim, .. } = *sizes;
     // The scales follow lengths and starts in the buffer of lengths.
     let scale_index = layout.sequences().saturating_mul(2).saturating_add(u32::from(side == Side::Values));
+    let scales = if of.scales_apart() { "reader_scales" } else { "reader_lengths" };
     let mut text = String::new();
     for (name, number) in [
         ("dim", dim.into()),
@@ -371,10 +451,10 @@ fn side_constants(layout: &Layout, side: Side) -> String {
         ("code_words", format.code_words(dim).into()),
         ("scale_words", format.scale_words(dim).into()),
         ("scales_at", sizes.codes_at(layout.slots) / 4),
-        ("scale_index", scale_index.into()),
     ] {
         line(&mut text, format_args!("const side_{name}: u32 = {number}u;"));
     }
+    line(&mut text, format_args!("fn side_scale_bits() -> u32 {{\n    return {scales}[{scale_index}u];\n}}"));
     line(&mut text, format_args!("const side_scaled: bool = {};", sizes.scale != Scale::ONE));
     text
 }
@@ -385,7 +465,7 @@ fn segments<'a>(layout: &Layout, side: Side, names: &WgslNames<'_>, bindings: im
     let load = Load::new(sizes, names.wide);
     let mut text = String::new();
     let mut count = 0u32;
-    for binding in bindings {
+    for binding in bindings.take(layout.segments().count()) {
         line(&mut text, format_args!("@group({group}) @binding({binding})"));
         line(&mut text, format_args!("var<storage, read> side_segment_{count}_planes: array<{}>;", load.ty()));
         count = count.saturating_add(1);

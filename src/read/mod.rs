@@ -3,3 +3,6 @@
 #[cfg(feature = "attention")]
 pub mod attention;
 pub(crate) mod include;
+pub(crate) mod layer;
+#[cfg(feature = "pages")]
+mod paged;

@@ -49,6 +49,8 @@ pub(crate) struct SideLayout {
 pub(crate) struct Layout {
     pub keys: SideLayout,
     pub values: SideLayout,
+    /// Whether groups of planes are pages of a pool, and not sequences.
+    pub paged: bool,
     pub planes: u32,
     pub heads: u32,
     pub slots: u32,
@@ -161,13 +163,16 @@ impl Layout {
                 })
             })?;
         let (slots, placement) = (config.slots(), config.placement);
-        Ok(Layout { keys, values, planes, heads, slots, placement, planes_per_segment: planes })
+        Ok(Layout { keys, values, paged: false, planes, heads, slots, placement, planes_per_segment: planes })
     }
 
     /// Returns the layout with segments that a device with these limits can bind.
     pub fn for_limits(config: &CacheConfig, limits: &wgpu::Limits) -> Result<Self> {
-        let mut layout = Self::unbounded(config)?;
-        let batch = config.max_batch_size;
+        Self::unbounded(config)?.in_segments(limits)
+    }
+
+    fn in_segments(self, limits: &wgpu::Limits) -> Result<Self> {
+        let mut layout = self;
         let wanted = [
             (
                 "max_storage_buffers_per_shader_stage",
@@ -191,7 +196,7 @@ impl Layout {
                 layout.runs().saturating_add(1).into(),
                 limits.max_compute_workgroups_per_dimension.into(),
             ),
-            ("max_storage_buffer_binding_size", step_bytes(batch, layout.runs()), binding_limit(limits)),
+            ("max_storage_buffer_binding_size", layout.step_bytes(), binding_limit(limits)),
             (
                 "max_compute_workgroup_storage_size",
                 layout.workgroup_bytes().into(),
@@ -212,6 +217,14 @@ impl Layout {
         let held = limit_bytes.checked_div(plane_bytes).expect("no dimension is zero");
         layout.planes_per_segment = u32::try_from(held).unwrap_or(u32::MAX).min(layout.planes);
         Ok(layout)
+    }
+
+    /// Size of the largest step: runs of all sequences, or one of each page.
+    pub fn step_bytes(&self) -> u64 {
+        if self.paged {
+            return RUN_BYTES.saturating_mul(self.groups().into()).saturating_add(HEAD_BYTES);
+        }
+        step_bytes(self.groups(), self.runs())
     }
 
     /// Size of the workgroup memory for quantising: three words per thread for each side that is stored in blocks.
@@ -235,6 +248,9 @@ impl Layout {
 
     /// Whether one grid can cover these planes in its y dimension, with the runs of all groups that they belong to.
     pub fn fits_a_grid(&self, planes: &Range<u32>, limits: &wgpu::Limits) -> bool {
+        if self.paged {
+            return true;
+        }
         let (at_once, groups) = (self.heads_at_once(limits), self.groups_of(planes));
         let runs = u64::from(count(&groups)).saturating_mul(self.runs().saturating_add(1).into());
         let high = runs.saturating_mul(at_once.into()) <= limits.max_compute_workgroups_per_dimension.into();
@@ -259,8 +275,25 @@ impl Layout {
         }
     }
 
-    /// Number of sequences that the layer has room for.
+    /// Returns the layout of a pool of pages, with segments that a device with these limits can bind: of a batch whose
+    /// sequences are the pages.
+    #[cfg(feature = "pages")]
+    pub fn of_pages(config: &CacheConfig, limits: &wgpu::Limits) -> Result<Self> {
+        Layout { paged: true, ..Self::unbounded(config)? }.in_segments(limits)
+    }
+
+    /// Number of sequences whose lengths are stored beside the planes. A pool has one table for all layers instead.
     pub fn sequences(&self) -> u32 {
+        if self.paged { 0 } else { self.groups() }
+    }
+
+    /// Most rows of a run, if all runs are short enough for a grid over rows.
+    pub fn short_runs(&self) -> Option<u32> {
+        self.paged.then_some(self.slots)
+    }
+
+    /// Number of groups of planes: of sequences, or of pages.
+    pub fn groups(&self) -> u32 {
         self.planes.checked_div(self.heads).expect("no dimension is zero")
     }
 

@@ -6,5 +6,6 @@ pub(crate) mod config;
 pub(crate) mod layout;
 pub(crate) mod limits;
 pub(crate) mod placement;
+pub(crate) mod table;
 pub(crate) mod tensor;
 pub(crate) mod write;

@@ -19,6 +19,7 @@ mod host;
 mod large;
 mod limits;
 mod packed;
+mod paged;
 mod programs;
 mod reading;
 mod sequences;
@@ -126,6 +127,7 @@ fn trials() -> Vec<Trial> {
                     attention::TESTS,
                     extremes::TESTS,
                     packed::TESTS,
+                    paged::TESTS,
                     limits::TESTS,
                     submissions::TESTS,
                     sequences::OF_KERNELS,

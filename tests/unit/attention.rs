@@ -74,15 +74,16 @@ fn variants(layout: &Layout) -> Vec<Variant> {
 
 #[test]
 fn every_variant_reaches_every_backend() {
-    for layout in reader::layouts() {
+    for addressed in reader::layouts() {
+        let layout = &addressed.0;
         let names = WgslNames::new("cache_").group(1).wide();
-        let units = Units::of(&layout);
-        let read = reader::text_of(&layout, &names, true);
-        for variant in variants(&layout) {
+        let units = Units::of(layout);
+        let read = reader::text_of(&addressed, &names, true);
+        for variant in variants(layout) {
             let program = attend(&read, [units.keys[1], units.values[1]], &variant);
             let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
             capabilities.set(Capabilities::SUBGROUP, variant.tile.subgroups);
-            let module = check(&(&layout, variant), "attend", &program, capabilities);
+            let module = check(&(&addressed, variant), "attend", &program, capabilities);
             let (_, params) =
                 module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params")).expect("it is there");
             let naga::TypeInner::Struct { members, span } = &params.inner else { panic!("Params is a struct") };

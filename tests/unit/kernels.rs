@@ -44,22 +44,24 @@ fn kernels() -> Vec<Kernel> {
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
-            for (step, single_rows, parts) in [
-                (StepPath::Ring, false, (3, false)),
-                (StepPath::Ring, true, (2, true)),
-                (StepPath::Ring, false, (3, true)),
-                (StepPath::Immediate, false, (3, false)),
-                (StepPath::Immediate, true, (2, true)),
+            for (step, run_rows, parts) in [
+                (StepPath::Ring, None, (3, false)),
+                (StepPath::Ring, Some(1), (2, true)),
+                (StepPath::Ring, None, (3, true)),
+                (StepPath::Ring, Some(16), (3, true)),
+                (StepPath::Immediate, None, (3, false)),
+                (StepPath::Immediate, Some(1), (2, true)),
             ] {
                 let (heads_at_once, has_parts) = parts;
-                let cut_by_tokens = single_rows;
+                let cut_by_tokens = run_rows.is_some();
                 let heads = 3;
                 let variant =
-                    WriteVariant { keys, values, heads, heads_at_once, has_parts, step, single_rows, cut_by_tokens };
+                    WriteVariant { keys, values, heads, heads_at_once, has_parts, step, run_rows, cut_by_tokens };
                 kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
             }
         }
     }
+    kernels.push(Kernel::Table);
     for step in [StepPath::Ring, StepPath::Immediate] {
         kernels.push(Kernel::Positions { step });
     }
@@ -170,7 +172,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         heads_at_once: 3,
         has_parts: false,
         step: StepPath::Ring,
-        single_rows: true,
+        run_rows: Some(1),
         cut_by_tokens: true,
     };
     let scatter = Kernel::Scatter(variant(Some(Format::F32)));
@@ -281,7 +283,7 @@ fn mirrors_have_the_offsets_of_the_text() {
             ("first_row", offset_of!(Window, first_row)),
             ("rows", offset_of!(Window, rows)),
             ("offset", offset_of!(Window, offset)),
-            ("spare_1", offset_of!(Window, spare_1)),
+            ("output_plane", offset_of!(Window, output_plane)),
         ],
     );
 }
@@ -317,7 +319,7 @@ fn the_host_counts_units_as_the_text_does() {
             heads_at_once: 3,
             has_parts: false,
             step: StepPath::Ring,
-            single_rows: true,
+            run_rows: Some(1),
             cut_by_tokens: true,
         };
         let constants = Kernel::Scatter(variant).program().constants;
@@ -334,7 +336,7 @@ fn every_file_is_reached_from_a_kernel() {
     };
     let on_disk = files_below(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders")));
     assert_eq!(FILES.iter().map(|(path, _)| (*path).to_owned()).collect::<Vec<_>>(), on_disk, "the list of files");
-    let mut reached: Vec<String> = ["scatter", "advance", "gather", "permute", "positions", "attend", "read"]
+    let mut reached: Vec<String> = ["scatter", "advance", "gather", "permute", "positions", "attend", "read", "table"]
         .map(|kernel| format!("{kernel}/{kernel}.wgsl"))
         .to_vec();
     reached.push("attend/combine.wgsl".to_owned());

@@ -4,7 +4,7 @@
 
 fn side_scale() -> f32 {
     if side_scaled {
-        return bitcast<f32>(reader_lengths[side_scale_index]);
+        return bitcast<f32>(side_scale_bits());
     }
     return 1.0;
 }
@@ -22,6 +22,6 @@ fn side_numbers(word: u32) -> vec4<f32> {
     return vec4<f32>(even.x, odd.x, even.y, odd.y) * 256.0;
 }
 
-fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
-    return side_numbers(side_word(plane, slot * side_code_words + i)) * side_scale();
+fn side_of(row: reader_row, i: u32) -> vec4<f32> {
+    return side_numbers(side_word(row.plane, row.slot * side_code_words + i)) * side_scale();
 }

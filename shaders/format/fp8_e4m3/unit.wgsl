@@ -7,8 +7,8 @@ struct side_unit {
     scale: f32,
 }
 
-fn side_unit_at(plane: u32, slot: u32, u: u32) -> side_unit {
-    return side_unit(side_four(plane, slot * (side_code_words / 4u) + u), side_scale());
+fn side_unit_of(row: reader_row, u: u32) -> side_unit {
+    return side_unit(side_four(row.plane, row.slot * (side_code_words / 4u) + u), side_scale());
 }
 
 fn side_vector(unit: side_unit, j: u32) -> vec4<f32> {

@@ -2,7 +2,7 @@
 
 #import ../pair/{f16,f16_of_integers,bf16}.wgsl as side
 
-fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
-    let words = side_two(plane, slot * side_vectors + i);
+fn side_of(row: reader_row, i: u32) -> vec4<f32> {
+    let words = side_two(row.plane, row.slot * side_vectors + i);
     return vec4<f32>(side_pair(words.x), side_pair(words.y));
 }

@@ -3,8 +3,8 @@
 
 #import ../pair/{f16,f16_of_integers}.wgsl as side
 
-fn side_block_scale(plane: u32, slot: u32, block: u32) -> f32 {
-    let pair = side_pair(side_word(plane, side_scales_at + slot * side_scale_words + block / 2u));
+fn side_block_scale(row: reader_row, block: u32) -> f32 {
+    let pair = side_pair(side_word(row.plane, side_scales_at + row.slot * side_scale_words + block / 2u));
     return select(pair.x, pair.y, block % 2u == 1u);
 }
 
@@ -14,7 +14,7 @@ fn side_codes(word: u32) -> vec4<f32> {
     return vec4<f32>(bytes & vec4<u32>(255u)) - 8.0;
 }
 
-fn side_at(plane: u32, slot: u32, i: u32) -> vec4<f32> {
-    let word = side_word(plane, slot * side_code_words + i / 8u * 4u + i % 4u);
-    return side_codes(word >> (i % 8u / 4u * 4u)) * side_block_scale(plane, slot, i / 8u);
+fn side_of(row: reader_row, i: u32) -> vec4<f32> {
+    let word = side_word(row.plane, row.slot * side_code_words + i / 8u * 4u + i % 4u);
+    return side_codes(word >> (i % 8u / 4u * 4u)) * side_block_scale(row, i / 8u);
 }

@@ -7,9 +7,9 @@ struct side_unit {
     scale: f32,
 }
 
-fn side_unit_at(plane: u32, slot: u32, u: u32) -> side_unit {
-    let words = side_four(plane, slot * (side_code_words / 4u) + u);
-    return side_unit(words, side_block_scale(plane, slot, u / 2u));
+fn side_unit_of(row: reader_row, u: u32) -> side_unit {
+    let words = side_four(row.plane, row.slot * (side_code_words / 4u) + u);
+    return side_unit(words, side_block_scale(row, u / 2u));
 }
 
 fn side_vector(unit: side_unit, j: u32) -> vec4<f32> {

@@ -33,7 +33,7 @@ fn lane_of(place: Place, part: Part, first: u32, element: u32) -> vec2<u32> {
 }
 
 fn gather_unit(place: Place, part: Part, unit: u32) {
-    let plane = place.plane - window.segment_plane;
+    let plane = output_plane(place);
     let first = window.offset + (plane * window.rows + part.row) * DIM;
     let word = first / LANES + unit;
     var lane = lane_of(place, part, first, word * LANES);

@@ -20,6 +20,6 @@ fn gather_unit(place: Place, part: Part, unit: u32) {
     if slot >= place.run.start {
         bits = planes[(place.plane * SLOTS + slot) * ROW_VECTORS + vector];
     }
-    let plane = place.plane - window.segment_plane;
+    let plane = output_plane(place);
     output[window.offset / (4u * LANES) + (plane * window.rows + part.row + row) * ROW_VECTORS + vector] = bits;
 }

@@ -78,7 +78,7 @@ impl KvCache {
         self.step.forget_starts();
         let sequences = one(from);
         let tensors = self.tensors(&step, &sequences, None)?;
-        let source = self.bind_placed(&tensors)?;
+        let source = self.bind_one(&tensors.source())?;
         let transfer = Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place: self.step.clone() };
         Ok(Planned::transfer(self.config.batch_size, transfer))
     }
@@ -254,28 +254,12 @@ impl KvCache {
             }
             let sequences = one(from);
             let tensors = self.tensors(&step, &sequences, None)?;
-            let source = self.bind_placed(&tensors)?;
+            let source = self.bind_one(&tensors.source())?;
             let mut place = Step::default();
             plan_place_stored(&step, batch_size, wanted, &mut place);
             aside.push(Transfer { out: Some(CopyOut { sequences, tensors, step }), source, place });
         }
         Ok(aside)
-    }
-
-    /// Binds scratch rows `[1, kv_head, rows, dim]`.
-    fn bind_placed(&self, tensors: &Pair<GpuTensor>) -> Result<BoundSource> {
-        let [_, heads, tokens, _] = tensors.keys.shape();
-        let rows_in = |tensor: &GpuTensor| {
-            let strides = Strides::bhtd(heads, tokens, tensor.format().units(tensor.shape()[3]));
-            (tensor.format(), strides)
-        };
-        let side = |tensor, (format, strides)| RowsIn { buffer: GpuTensor::buffer(tensor), offset: 0, format, strides };
-        let source = Source {
-            keys: side(&tensors.keys, rows_in(&tensors.keys)),
-            values: side(&tensors.values, rows_in(&tensors.values)),
-            tokens,
-        };
-        self.bind_one(&source)
     }
 
     /// Binds the rows of one sequence. All sequences of the batch read the same rows.

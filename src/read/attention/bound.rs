@@ -3,17 +3,22 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{
-    options::{Options, Queries, Reading, Tensors},
+    options::{Options, Queries, Tensors},
     tensors::{OUTPUT, QUERIES, Window, check_binding},
     text::{self, Variant},
-    tiles::{Device, MOST_SPLITS, Tile, Units, most_parts, splits},
+    tiles::{MOST_SPLITS, Tile, Units, most_parts},
+    work::{Shape, Work, check_grid, check_splits, device_of, part_bytes, text_layout},
 };
 use crate::{
-    AttentionError, ConfigError, Context, DeviceError, Error, KvCache, Placement, RangeError, Recorder, Result, Scale,
-    StepError, WgslNames, WriteError,
-    device::binding::{clamp_u32, window_binding},
+    AttentionError, DeviceError, Error, RangeError, ReadLayer, Recorder, Result, Scale, StepError, WgslNames,
+    WriteError,
+    device::binding::window_binding,
     plan::grid::spread,
-    shape::layout::{Layout, SideLayout, binding_limit},
+    read::layer::Readable,
+    shape::{
+        layout::{Layout, binding_limit},
+        table::TableLayout,
+    },
 };
 
 /// Attention over one layer, bound to the caller's buffers, to be recorded in every step.
@@ -22,20 +27,16 @@ use crate::{
 #[derive(Debug)]
 pub struct Attention {
     owner: Arc<()>,
-    options: Options,
     /// Window and sinks that a query sees, where that is not all.
     window: Option<(u32, u32)>,
     /// Sequences that each tensor holds rows for.
     sequences: [(&'static str, u32); 3],
     mask_positions: Option<u32>,
     layout: Layout,
+    table: Option<TableLayout>,
     names: WgslNames<'static>,
     variant: Variant,
-    device: Device,
-    /// For steps of one token, and of more.
-    tiles: [Tile; 2],
-    /// Rows of partial sums that there is room for.
-    parts: u64,
+    work: Work,
     groups: Groups,
     /// By whether positions are split, and whether there is more than one token; made when the first step takes them.
     pipelines: [[OnceLock<wgpu::ComputePipeline>; 2]; 2],
@@ -56,17 +57,6 @@ struct Groups {
     /// Of the kernel that writes partial sums, and of that which joins them.
     split: Group,
     combine: Group,
-}
-
-/// Sizes of the work of one step.
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    splits: u32,
-    tiles: u32,
-    rows: u32,
-    /// Planes, or KV heads where queries are packed.
-    planes: u32,
-    tile: usize,
 }
 
 /// Mirror of `Params` in `shaders/attend/params.wgsl`.
@@ -99,8 +89,9 @@ impl Attention {
     /// Creates four bind groups. Layers of one context share scratch memory, some megabytes on a large device. Layers
     /// that read and write the same tensors share a small uniform buffer. Pipelines are created when a step first needs
     /// them, or by [`warm_up`](Self::warm_up).
-    pub fn new(cache: &KvCache, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
-        let (context, config) = (cache.context(), *cache.config());
+    pub fn new(layer: &impl ReadLayer, options: &Options, tensors: &Tensors<'_>) -> Result<Self> {
+        let cache = layer.readable();
+        let (context, config) = (cache.context, cache.config);
         let &Options { query_heads, tokens, causal, lag, packed, .. } = options;
         let num_heads = config.num_heads;
         let shared = query_heads.checked_div(num_heads).filter(|_| query_heads.is_multiple_of(num_heads));
@@ -118,9 +109,9 @@ impl Attention {
         if !softcap.is_normal() || softcap <= 0.0 {
             return Err(Error::Attention(AttentionError::Softcap { softcap: Scale::new(softcap) }));
         }
-        let window = visible_window(config.placement, options)?;
+        let window = options.visible_window(config.placement)?;
 
-        let (device, units) = (device_of(context, options, config.max_batch_size), Units::of(&cache.layout));
+        let (device, units) = (device_of(context, options, config.max_batch_size), Units::of(cache.layout));
         let tile = |tokens| {
             Tile::new(group, tokens, units, device).ok_or_else(|| {
                 Error::Device(DeviceError::DeviceLimit {
@@ -234,8 +225,7 @@ impl Attention {
             bound.extend(mask.as_ref().map(|mask| (4, storage(true), mask.binding())));
             context.group("attend", &bound)
         };
-        let lengths = &cache.storage.lengths;
-        let lengths = (5, storage(true), window_binding(&lengths.buffer, &lengths.range()));
+        let lengths = (5, storage(true), cache.lengths());
         let groups = Groups {
             cache: context.group_of(
                 "attend",
@@ -251,16 +241,14 @@ impl Attention {
         };
         Ok(Attention {
             owner: cache.identity.clone(),
-            options: *options,
             window,
             sequences,
             mask_positions: tensors.mask.map(|mask| mask.shape[3]),
             layout: cache.layout.clone(),
+            table: cache.table.map(|table| table.layout),
             names,
             variant,
-            device,
-            tiles,
-            parts,
+            work: Work { options: *options, device, group, tiles, parts },
             groups,
             pipelines: Default::default(),
             combine: Default::default(),
@@ -269,18 +257,19 @@ impl Attention {
 
     /// Maximum number of queries of each sequence.
     pub fn tokens(&self) -> u32 {
-        self.options.tokens
+        self.work.options.tokens
     }
 
     /// Creates every pipeline that a step may need. Without it, the first step that needs one waits for it.
     ///
     /// # Errors
     /// [`StepError::ForeignAttention`]; [`DeviceError::OutOfMemory`]; [`DeviceError::DeviceLost`].
-    pub fn warm_up(&self, cache: &KvCache) -> Result<()> {
+    pub fn warm_up(&self, layer: &impl ReadLayer) -> Result<()> {
+        let cache = layer.readable();
         self.check_owner(cache)?;
         for tile in [0, 1] {
             self.attend_pipeline(cache, tile, false)?;
-            if self.parts > 0 {
+            if self.work.parts > 0 {
                 self.attend_pipeline(cache, tile, true)?;
                 self.combine_pipeline(cache, tile)?;
             }
@@ -302,15 +291,16 @@ impl Attention {
     ///
     /// # Performance
     /// One dispatch, or two where positions are split. Allocates nothing in the steady state.
-    pub fn record(&self, cache: &KvCache, recorder: &mut impl Recorder) -> Result<()> {
+    pub fn record(&self, layer: &impl ReadLayer, recorder: &mut impl Recorder) -> Result<()> {
+        let cache = layer.readable();
         let tokens = self.check(cache)?;
         if tokens == 0 {
             return Ok(());
         }
-        let Shape { splits, tiles, rows, planes, tile } = self.shape(cache, tokens)?;
+        let Shape { splits, tiles, rows, planes, tile } = self.work.shape(cache, tokens)?;
         let attend = self.attend_pipeline(cache, tile, splits > 1)?;
         let combine = (splits > 1).then(|| self.combine_pipeline(cache, tile)).transpose()?;
-        let [x, z] = spread(rows.into(), cache.context().limits())?;
+        let [x, z] = spread(rows.into(), cache.context.limits())?;
         recorder.in_pass("kv-cache attention", |pass| {
             pass.set_pipeline(attend);
             pass.set_bind_group(0, if combine.is_some() { &self.groups.split.1 } else { &self.groups.whole.1 }, &[]);
@@ -325,28 +315,28 @@ impl Attention {
         Ok(())
     }
 
-    fn check_owner(&self, cache: &KvCache) -> Result<()> {
-        if Arc::ptr_eq(&self.owner, &cache.identity) { Ok(()) } else { Err(Error::Step(StepError::ForeignAttention)) }
+    fn check_owner(&self, cache: Readable<'_>) -> Result<()> {
+        if Arc::ptr_eq(&self.owner, cache.identity) { Ok(()) } else { Err(Error::Step(StepError::ForeignAttention)) }
     }
 
     /// Checks a step against the layer, and tells the most rows of queries that a sequence has.
-    fn check(&self, cache: &KvCache) -> Result<u32> {
+    fn check(&self, cache: Readable<'_>) -> Result<u32> {
         self.check_owner(cache)?;
-        let (batch_size, sequences) = (cache.config().batch_size, &cache.sequences);
+        let (batch_size, sequences) = (cache.config.batch_size, cache.sequences);
         for (name, bound) in self.sequences {
             if batch_size > bound {
                 return Err(Error::Step(StepError::BatchBeyondBound { name, bound, batch_size }));
             }
         }
-        let Options { queries, tokens: bound, causal, .. } = self.options;
-        if queries == Queries::Written && cache.awaits_step() {
+        let Options { queries, tokens: bound, causal, .. } = self.work.options;
+        if queries == Queries::Written && cache.awaits_step {
             return Err(Error::Step(StepError::StepNotRecorded));
         }
-        let tokens = self.options.most_queries(sequences)?;
-        if self.options.packed.is_some() {
-            self.options.packed_rows(sequences)?;
+        let tokens = self.work.options.most_queries(sequences)?;
+        if self.work.options.packed.is_some() {
+            self.work.options.packed_rows(sequences)?;
         }
-        let write_pos = cache.write_pos();
+        let write_pos = cache.sequences.longest();
         if let Some(positions) = self.mask_positions.filter(|positions| *positions < write_pos) {
             return Err(Error::Attention(AttentionError::MaskTooShort { positions, write_pos }));
         }
@@ -364,7 +354,7 @@ impl Attention {
                 .max(sinks)
                 .saturating_sub(window.saturating_sub(1))
                 .max(sinks)
-                .max(cache.config().placement.sinks());
+                .max(cache.config.placement.sinks());
             if first < length && first < oldest {
                 return Err(Error::Range(RangeError::Evicted { sequence, position: first, oldest }));
             }
@@ -372,160 +362,29 @@ impl Attention {
         Ok(tokens)
     }
 
-    /// How the work of a step is cut.
-    fn shape(&self, cache: &KvCache, tokens: u32) -> Result<Shape> {
-        let (context, config) = (cache.context(), cache.config());
-        let index = usize::from(tokens > 1);
-        let (tile, group) = (self.tiles[index], self.variant.group);
-        let (tiles, planes) = if self.options.packed.is_some() {
-            let tiles = self.options.packed_tiles(&cache.sequences, |count| tile.count(group, count));
-            (tiles, config.num_heads)
-        } else {
-            (tile.count(group, tokens), cache.layout.planes_of(config.batch_size))
-        };
-        let (tiles, rows) = check_grid(context, tiles, tile, planes)?;
-        let workgroups = u64::from(tiles).saturating_mul(planes.into());
-        let (device, positions) = (self.device, cache.write_pos().min(config.slots()));
-        let of_batch = u64::from(rows).saturating_mul(planes.into());
-        let splits = self.options.splits.unwrap_or_else(|| {
-            let room = self.parts.checked_div(of_batch).expect("a step has rows");
-            let most = clamp_u32(room).min(context.limits().max_compute_workgroups_per_dimension);
-            splits(device.workgroups_wanted(), workgroups, positions).min(most).max(1)
-        });
-        let splits = splits.max(tile.least_splits(Units::of(&cache.layout), positions, device));
-        check_splits(context, splits)?;
-        let parts = of_batch.saturating_mul(splits.into());
-        if splits > 1 && parts > self.parts {
-            // There is room for all that a binding holds.
-            let needed = parts.saturating_mul(part_bytes(config.value_dim)).saturating_add(16);
-            let limit = "max_storage_buffer_binding_size";
-            return Err(Error::Device(DeviceError::DeviceLimit {
-                limit,
-                needed,
-                available: binding_limit(context.limits()),
-            }));
-        }
-        Ok(Shape { splits, tiles, rows, planes, tile: index })
-    }
-
-    fn attend_pipeline(&self, cache: &KvCache, tile: usize, split: bool) -> Result<&wgpu::ComputePipeline> {
+    fn attend_pipeline(&self, cache: Readable<'_>, tile: usize, split: bool) -> Result<&wgpu::ComputePipeline> {
         let made = &self.pipelines[usize::from(split)][tile];
         if let Some(pipeline) = made.get() {
             return Ok(pipeline);
         }
-        let variant = Variant { tile: self.tiles[tile], split, ..self.variant };
+        let variant = Variant { tile: self.work.tiles[tile], split, ..self.variant };
         let (tensors, _) = if split { &self.groups.split } else { &self.groups.whole };
-        let key = format!("attend {variant:?} {:?}", text_layout(&self.layout));
+        let key = format!("attend {variant:?} {:?}", text_layout(&self.layout, self.table));
         let units = Units::of(&self.layout);
         let text = || Ok(text::attend(&cache.wgsl(&self.names)?, [units.keys[1], units.values[1]], &variant));
-        let pipeline = cache.context().pipeline_of("attend", &key, text, &[tensors, &self.groups.cache.0])?;
+        let pipeline = cache.context.pipeline_of("attend", &key, text, &[tensors, &self.groups.cache.0])?;
         Ok(made.get_or_init(|| pipeline))
     }
 
-    fn combine_pipeline(&self, cache: &KvCache, tile: usize) -> Result<&wgpu::ComputePipeline> {
+    fn combine_pipeline(&self, cache: Readable<'_>, tile: usize) -> Result<&wgpu::ComputePipeline> {
         let made = &self.combine[tile];
         if let Some(pipeline) = made.get() {
             return Ok(pipeline);
         }
-        let (variant, config) = (Variant { tile: self.tiles[tile], split: true, ..self.variant }, cache.config());
-        let key = format!("combine {variant:?} {:?}", text_layout(&self.layout));
-        let text = || Ok(text::combine(config, &variant));
-        let pipeline = cache.context().pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
+        let (variant, config) = (Variant { tile: self.work.tiles[tile], split: true, ..self.variant }, cache.config);
+        let key = format!("combine {variant:?} {:?}", text_layout(&self.layout, self.table));
+        let text = || Ok(text::combine(&config, &variant));
+        let pipeline = cache.context.pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
         Ok(made.get_or_init(|| pipeline))
-    }
-}
-
-/// What of the device decides how work is cut.
-fn device_of(context: &Context, options: &Options, sequences: u32) -> Device {
-    let info = context.device().adapter_info();
-    let is_cpu = info.device_type == wgpu::DeviceType::Cpu;
-    let limits = context.limits();
-    let threads = limits.max_compute_workgroup_size_x.min(limits.max_compute_invocations_per_workgroup);
-    let coalesced = options.reading.map_or(!is_cpu, |reading| reading == Reading::Coalesced);
-    // A browser wants a directive for them that naga refuses.
-    let has_subgroups = context.device().features().contains(wgpu::Features::SUBGROUP) && !cfg!(target_family = "wasm");
-    let subgroup = if has_subgroups && options.subgroups { info.subgroup_min_size } else { 0 };
-    Device {
-        is_cpu,
-        coalesced,
-        memory: limits.max_compute_workgroup_storage_size,
-        threads,
-        subgroup,
-        packed: options.packed.map(|_| sequences),
-    }
-}
-
-/// Bytes of the partial sums of one row: its vectors, and the largest score with the sum of weights.
-fn part_bytes(value_dim: u32) -> u64 {
-    u64::from(value_dim.div_ceil(4)).saturating_add(1).saturating_mul(16)
-}
-
-/// Whether a grid is as wide as there are splits.
-fn check_splits(context: &Context, splits: u32) -> Result<()> {
-    let available = context.limits().max_compute_workgroups_per_dimension;
-    if splits > available {
-        let limit = "max_compute_workgroups_per_dimension";
-        return Err(Error::Device(DeviceError::DeviceLimit {
-            limit,
-            needed: splits.into(),
-            available: available.into(),
-        }));
-    }
-    Ok(())
-}
-
-/// The tiles of a plane and their rows, where a grid has room for them and for the planes, and 32 bits for the rows.
-fn check_grid(context: &Context, tiles: u64, tile: Tile, planes: u32) -> Result<(u32, u32)> {
-    let most = context.limits().max_compute_workgroups_per_dimension;
-    let rows = tiles.saturating_mul(tile.rows.into());
-    for needed in [tiles, planes.into(), rows.div_ceil(most.into())] {
-        if needed > u64::from(most) {
-            let limit = "max_compute_workgroups_per_dimension";
-            return Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available: most.into() }));
-        }
-    }
-    let rows = u32::try_from(rows).map_err(|_| {
-        Error::Config(ConfigError::SizeOverflow {
-            what: "rows of queries",
-            factors: format!("{tiles} × {}", tile.rows),
-            bits: 32,
-        })
-    })?;
-    Ok((clamp_u32(tiles), rows))
-}
-
-/// What the text that reads a layer depends on: of scales only whether they are 1.
-fn text_layout(layout: &Layout) -> Layout {
-    let side = |side: &SideLayout| {
-        let scale = if side.scale == Scale::ONE { Scale::ONE } else { Scale::new(f32::INFINITY) };
-        SideLayout { scale, ..*side }
-    };
-    Layout { keys: side(&layout.keys), values: side(&layout.values), ..layout.clone() }
-}
-
-/// Window and sinks that queries see, where that is not all.
-fn visible_window(placement: Placement, options: &Options) -> Result<Option<(u32, u32)>> {
-    let visible = window_and_sinks(placement, options)?;
-    match (visible, options.lag) {
-        (Some((window, _)), lag) if lag >= window => {
-            Err(Error::Attention(AttentionError::AttentionLag { window, lag }))
-        }
-        _ => Ok(visible),
-    }
-}
-
-fn window_and_sinks(placement: Placement, options: &Options) -> Result<Option<(u32, u32)>> {
-    match (placement, options.window) {
-        (_, Some(0)) => Err(Error::Config(ConfigError::ZeroDimension { name: "window" })),
-        (Placement::Linear, None) => Ok(None),
-        (Placement::Linear, Some(window)) => Ok(Some((window, options.sinks))),
-        (Placement::Ring { window, sinks, .. }, None) => Ok(Some((window, sinks))),
-        (Placement::Ring { window, sinks, .. }, Some(wanted)) => {
-            let wanted_sinks = options.sinks;
-            if wanted > window || wanted_sinks > sinks {
-                return Err(Error::Attention(AttentionError::AttentionWindow { window, sinks, wanted, wanted_sinks }));
-            }
-            Ok(Some((wanted, wanted_sinks)))
-        }
     }
 }

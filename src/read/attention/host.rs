@@ -5,7 +5,7 @@ use super::{
     options::{Mask, Options, SinkLogits, Tensors},
 };
 use crate::{
-    AttentionError, Error, Format, GpuTensor, HostRows, HostTensor, KvCache, Result, RowsIn, Scale, Strides,
+    AttentionError, Error, Format, GpuTensor, HostRows, HostTensor, ReadLayer, Result, RowsIn, Scale, Strides,
     WriteError, device::wait::block_on,
 };
 
@@ -46,12 +46,13 @@ impl<'a> From<Option<MaskRows<'a>>> for Extras<'a> {
 /// # Performance
 /// Creates buffers and bind groups for this call only. An engine should keep an [`Attention`] instead.
 pub fn attend<'r>(
-    cache: &KvCache,
+    layer: &impl ReadLayer,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
     extras: impl Into<Extras<'r>>,
 ) -> Result<HostTensor> {
-    block_on(Some(cache.context().device()), "attention", attend_async(cache, options, queries, extras))
+    let device = layer.readable().context.device();
+    block_on(Some(device), "attention", attend_async(layer, options, queries, extras))
 }
 
 /// [`attend`] without blocking; see [`GpuTensor::read_async`].
@@ -59,15 +60,16 @@ pub fn attend<'r>(
 /// # Errors
 /// As [`attend`].
 pub async fn attend_async<'r>(
-    cache: &KvCache,
+    layer: &impl ReadLayer,
     options: &Options,
     queries: impl Into<HostRows<'r>>,
     extras: impl Into<Extras<'r>>,
 ) -> Result<HostTensor> {
     let Extras { mask, sink_logits } = extras.into();
-    let (queries, context, config) = (queries.into(), cache.context(), cache.config());
+    let cache = layer.readable();
+    let (queries, context, config) = (queries.into(), cache.context, cache.config);
     let &Options { query_heads, tokens, .. } = options;
-    let packed = options.packed.map(|_| options.packed_rows(&cache.sequences)).transpose()?;
+    let packed = options.packed.map(|_| options.packed_rows(cache.sequences)).transpose()?;
     let [sequences, heads, rows] =
         packed.map_or([config.batch_size, query_heads, tokens], |rows| [1, query_heads, rows]);
     if packed == Some(0) {
@@ -104,9 +106,9 @@ pub async fn attend_async<'r>(
         mask: mask.zip(mask_buffer.as_ref()).map(|(mask, buffer)| Mask { buffer, offset: 0, shape: mask.shape }),
         sink_logits: sink_buffer.as_ref().map(|buffer| SinkLogits { buffer, offset: 0 }),
     };
-    let attention = Attention::new(cache, &Options { packed, ..*options }, &tensors)?;
+    let attention = Attention::new(layer, &Options { packed, ..*options }, &tensors)?;
     let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    attention.record(cache, &mut encoder)?;
+    attention.record(layer, &mut encoder)?;
     context.submit("attention", encoder)?;
     output.read_async().await
 }

@@ -49,6 +49,7 @@ mod options;
 mod tensors;
 mod text;
 mod tiles;
+mod work;
 
 pub use self::{
     bound::Attention,

@@ -1,6 +1,9 @@
 //! [`Options`] of an attention, and [`Tensors`]: the buffers that it reads and writes.
 
-use crate::{Error, Result, RowsIn, StepError, device::binding::clamp_u32, plan::sequences::Sequences};
+use crate::{
+    AttentionError, ConfigError, Error, Placement, Result, RowsIn, StepError, device::binding::clamp_u32,
+    plan::sequences::Sequences,
+};
 
 /// Which positions queries attend to, and how scores are computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,6 +100,38 @@ impl Options {
     #[must_use]
     pub const fn last(query_heads: u32, tokens: u32) -> Self {
         Options { queries: Queries::Last, ..Options::new(query_heads, tokens) }
+    }
+
+    /// Window and sinks that queries see, where that is not all.
+    pub(super) fn visible_window(&self, placement: Placement) -> Result<Option<(u32, u32)>> {
+        let visible = self.window_and_sinks(placement)?;
+        match (visible, self.lag) {
+            (Some((window, _)), lag) if lag >= window => {
+                Err(Error::Attention(AttentionError::AttentionLag { window, lag }))
+            }
+            _ => Ok(visible),
+        }
+    }
+
+    fn window_and_sinks(&self, placement: Placement) -> Result<Option<(u32, u32)>> {
+        match (placement, self.window) {
+            (_, Some(0)) => Err(Error::Config(ConfigError::ZeroDimension { name: "window" })),
+            (Placement::Linear, None) => Ok(None),
+            (Placement::Linear, Some(window)) => Ok(Some((window, self.sinks))),
+            (Placement::Ring { window, sinks, .. }, None) => Ok(Some((window, sinks))),
+            (Placement::Ring { window, sinks, .. }, Some(wanted)) => {
+                let wanted_sinks = self.sinks;
+                if wanted > window || wanted_sinks > sinks {
+                    return Err(Error::Attention(AttentionError::AttentionWindow {
+                        window,
+                        sinks,
+                        wanted,
+                        wanted_sinks,
+                    }));
+                }
+                Ok(Some((wanted, wanted_sinks)))
+            }
+        }
     }
 
     /// Queries of each sequence.

@@ -1,0 +1,131 @@
+//! [`PagedConfig`]: the shape of a paged cache, and its size.
+
+use crate::{
+    BatchedKvCache, CacheConfig, ConfigError, Error, PageError, Placement, Result,
+    pages::PagesConfig,
+    shape::{layout::Layout, table::TableLayout},
+};
+
+/// Shape of a [`PagedKvCache`](crate::PagedKvCache): its layers, and the pages that they share.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Format, PagedConfig};
+///
+/// // Up to 64 sequences of up to 8192 positions, in 32 layers. A dense cache of this shape would take 64 GiB.
+/// let layer = CacheConfig::new(64, 8, 128, 8192).formats(Format::F16, Format::F16);
+/// let config = PagedConfig::for_bytes(layer, 32, 16, 4 << 30)?;
+/// assert_eq!(config.page_bytes()?, 2 << 20);
+/// assert_eq!(config.pages, 2048);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PagedConfig {
+    /// Shape and formats of each layer, as of a dense cache: `max_batch_size` is the most sequences at a time, and
+    /// `max_seq_len` the most positions of one. The placement is linear.
+    pub layers: Vec<CacheConfig>,
+    /// Tokens of a page, a power of two.
+    pub page_size: u32,
+    /// Number of pages.
+    pub pages: u32,
+    /// Whether sequences with the same beginning share pages. The default is true.
+    pub share_prefixes: bool,
+}
+
+impl PagedConfig {
+    /// `num_layers` layers of one shape over `pages` pages of `page_size` tokens. 16 is a good page size.
+    #[must_use]
+    pub fn new(layer: CacheConfig, num_layers: usize, page_size: u32, pages: u32) -> Self {
+        PagedConfig { layers: vec![layer; num_layers], page_size, pages, share_prefixes: true }
+    }
+
+    /// As many pages as fit `bytes`, keys and values of all layers together.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate); [`PageError::NoPages`] if not even one page fits.
+    pub fn for_bytes(layer: CacheConfig, num_layers: usize, page_size: u32, bytes: u64) -> Result<Self> {
+        BatchedKvCache::check_layers(num_layers)?;
+        let config = Self::new(layer, num_layers, page_size, 1);
+        config.validate()?;
+        let pages = bytes.checked_div(config.page_bytes()?).unwrap_or(0);
+        let config = PagedConfig { pages: u32::try_from(pages).unwrap_or(u32::MAX), ..config };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Bytes of a page, keys and values of all layers together.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn page_bytes(&self) -> Result<u64> {
+        let one = PagedConfig { pages: 1, ..self.clone() };
+        one.bytes()
+    }
+
+    /// Bytes of all pages, keys and values of all layers together.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn bytes(&self) -> Result<u64> {
+        let mut sum = 0u64;
+        for layer in &self.layers {
+            let bytes = Layout::unbounded(&self.stored(layer))?.bytes();
+            sum = sum.checked_add(bytes).ok_or_else(|| {
+                Error::Config(ConfigError::SizeOverflow {
+                    what: "bytes of all layers",
+                    factors: format!("{sum} + {bytes}"),
+                    bits: 64,
+                })
+            })?;
+        }
+        Ok(sum)
+    }
+
+    /// Checks the shape.
+    ///
+    /// # Errors
+    /// [`ConfigError::ZeroDimension`], [`ConfigError::TooManyLayers`], [`ConfigError::LayersDiffer`] if layers differ in
+    /// `max_batch_size` or `max_seq_len`; [`PageError::PagesAreLinear`] if a placement is not linear;
+    /// [`PageError::PageSize`], [`PageError::NoPages`]; [`ConfigError::SizeOverflow`].
+    pub fn validate(&self) -> Result<()> {
+        BatchedKvCache::check_layers(self.layers.len())?;
+        let first = self.first();
+        for (layer, config) in self.layers.iter().enumerate() {
+            for (name, first, actual) in [
+                ("max_batch_size", first.max_batch_size, config.max_batch_size),
+                ("max_seq_len", first.max_seq_len, config.max_seq_len),
+            ] {
+                if actual != first {
+                    return Err(Error::Config(ConfigError::LayersDiffer { layer, name, first, actual }));
+                }
+            }
+            if config.placement != Placement::Linear {
+                return Err(PageError::PagesAreLinear { layer }.into());
+            }
+        }
+        self.books().validate()?;
+        if first.max_seq_len == 0 {
+            return Err(Error::Config(ConfigError::ZeroDimension { name: "max_seq_len" }));
+        }
+        self.bytes().map(drop)
+    }
+
+    pub(super) fn first(&self) -> CacheConfig {
+        self.layers.first().copied().unwrap_or(CacheConfig::new(0, 0, 0, 0))
+    }
+
+    pub(super) fn books(&self) -> PagesConfig {
+        let &PagedConfig { page_size, pages, share_prefixes, .. } = self;
+        PagesConfig { share_prefixes, ..PagesConfig::new(page_size, pages, self.first().max_batch_size) }
+    }
+
+    /// A layer of the pool as a batch whose sequences are the pages.
+    pub(super) fn stored(&self, layer: &CacheConfig) -> CacheConfig {
+        CacheConfig { batch_size: self.pages, max_batch_size: self.pages, max_seq_len: self.page_size, ..*layer }
+    }
+
+    pub(super) fn table(&self) -> TableLayout {
+        let first = self.first();
+        let width = first.max_seq_len.div_ceil(self.page_size.max(1)).min(self.pages);
+        TableLayout { rows: first.max_batch_size, width, page_size: self.page_size }
+    }
+}

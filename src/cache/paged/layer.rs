@@ -1,0 +1,38 @@
+//! [`PagedLayer`]: one layer of a paged cache, as shaders and attention read it.
+
+use super::{PagedKvCache, planes::Planes};
+use crate::{CacheConfig, Context};
+
+/// One layer of a [`PagedKvCache`]: what [attention](crate::attention) and the caller's shaders read.
+///
+/// To them its sequences are those of the last step, in its order, each with all its positions.
+#[derive(Clone, Copy, Debug)]
+pub struct PagedLayer<'a> {
+    pub(crate) cache: &'a PagedKvCache,
+    pub(crate) planes: &'a Planes,
+    /// Shape and formats, with the sequences that there are and that there may be, and the positions that each has room
+    /// for.
+    pub(crate) config: CacheConfig,
+}
+
+impl<'a> PagedLayer<'a> {
+    /// Shape and formats. `batch_size` is the number of sequences of the last step.
+    pub const fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
+    /// The context that the cache was created with.
+    pub const fn context(&self) -> &'a Context {
+        &self.cache.context
+    }
+
+    /// The length of each sequence of the last step, in its order.
+    pub fn lengths(&self) -> &'a [u32] {
+        &self.cache.batch.lengths
+    }
+
+    /// Bytes that keys and values of the layer occupy on the device.
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.planes.layout.bytes()
+    }
+}

@@ -1,0 +1,221 @@
+//! [`PagedKvCache`]: the keys and values of many sequences, in pages that they share.
+
+mod config;
+mod layer;
+mod planes;
+mod rows;
+mod runs;
+mod step;
+mod table;
+mod tails;
+
+pub use self::{config::PagedConfig, layer::PagedLayer, step::PagedSource};
+use self::{planes::Planes, runs::PagedStep, table::Table};
+use crate::{
+    CacheConfig, Context, Error, PerSequenceView, Result, SequenceError,
+    device::ring::StepRing,
+    pages::{Added, PageEvent, PagedSequences, PagesConfig, SequenceId},
+    plan::sequences::Sequences,
+    shape::layout::binding_limit,
+};
+
+/// Smallest slot of a step, in bytes: room for the changes that a step of some hundred sequences makes to the table.
+const LEAST_SLOT_BYTES: u64 = 16 << 10;
+
+/// The keys and values of all layers of a model, for many sequences that come and go: a pool of pages, each with
+/// `page_size` tokens of every layer, `[page, kv_head, page_size, dim]`.
+///
+/// A sequence is a list of pages ([`pages`](crate::pages) has the rules). Sequences with the same beginning share pages.
+/// A block table on the device tells which pages a sequence has, so that attention and the caller's shaders read it like
+/// a dense cache.
+///
+/// A forward pass is a *step*: [`begin_step`](Self::begin_step) takes what each sequence appends, any numbers of tokens,
+/// then every layer records its rows by [`record_update`](Self::record_update) and is read, then the caller submits and
+/// says so by [`submitted`](Self::submitted). The cache records into the caller's command stream and never submits on
+/// this path. Submit steps in the order in which they were begun.
+///
+/// ```
+/// use wgpu_kv_cache::{CacheConfig, Context, Format, PagedConfig, PagedKvCache, RowsIn, Source, Strides, pages::Append};
+///
+/// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+/// let context = Context::new(&device, &queue);
+/// // 2 layers of 4 KV heads of 64; up to 8 sequences of up to 1024 positions; 256 pages of 16 tokens.
+/// let config = PagedConfig::new(CacheConfig::new(8, 4, 64, 1024), 2, 16, 256);
+/// let mut cache = PagedKvCache::new(&context, &config)?;
+///
+/// // Rows of up to 512 tokens, packed: [token, kv_head, dim].
+/// let buffer = || device.create_buffer(&wgpu::BufferDescriptor {
+///     label: None, size: 512 * 4 * 64 * 4, usage: wgpu::BufferUsages::STORAGE, mapped_at_creation: false,
+/// });
+/// let (keys, values) = (buffer(), buffer()); // yours
+/// let rows = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bthd(4, 512, 64) };
+/// let source = Source { keys: rows(&keys), values: rows(&values), tokens: 512 };
+/// let sources = [cache.bind_source(0, &source)?, cache.bind_source(1, &source)?];
+///
+/// let prompt: Vec<u32> = (0..100).collect();
+/// let added = cache.add(&prompt, None)?;
+/// let rest = &prompt[added.cached as usize..]; // what others have not computed
+/// let mut encoder = device.create_command_encoder(&Default::default());
+/// cache.begin_step(&mut encoder, &[Append::new(added.sequence, rest)])?;
+/// for (layer, source) in sources.iter().enumerate() {
+///     // Your kernels compute the rows, then:
+///     cache.record_update(layer, &mut encoder, source)?;
+/// }
+/// queue.submit([encoder.finish()]);
+/// cache.submitted()?;
+/// assert_eq!(cache.sequences().tokens(added.sequence)?, &prompt);
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct PagedKvCache {
+    pub(crate) context: Context,
+    config: PagedConfig,
+    books: PagedSequences,
+    layers: Vec<Planes>,
+    table: Table,
+    /// Slots of all layers, for steps and for changes of the table.
+    ring: StepRing,
+    /// The sequences of the last step, in its order.
+    batch: Sequences,
+    /// Those of the step before, or memory for the next.
+    next_batch: Sequences,
+    step: PagedStep,
+}
+
+impl PagedKvCache {
+    /// Allocates a pool without sequences.
+    ///
+    /// # Errors
+    /// Those of [`PagedConfig::validate`]; [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) and
+    /// [`ConfigError::PlaneTooLarge`](crate::ConfigError::PlaneTooLarge) if the device was created with limits that are
+    /// too small; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) if the device has no memory left;
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost) if the device is lost.
+    pub fn new(context: &Context, config: &PagedConfig) -> Result<Self> {
+        config.validate()?;
+        let first = config.first();
+        let books = PagesConfig { max_seq_len: first.max_seq_len, ..config.books() };
+        let planes = |layer| Planes::new(context, config.stored(layer));
+        let layers: Vec<_> = config.layers.iter().map(planes).collect::<Result<_>>()?;
+        let largest = layers.iter().map(|layer| layer.layout.step_bytes()).fold(0, u64::max);
+        let slot_bytes = largest.max(LEAST_SLOT_BYTES.min(binding_limit(context.limits())));
+        Ok(PagedKvCache {
+            context: context.clone(),
+            config: config.clone(),
+            books: PagedSequences::new(books)?,
+            layers,
+            table: Table::new(context, config.table())?,
+            ring: StepRing::of_slots(context, slot_bytes, 0)?,
+            batch: Sequences::default(),
+            next_batch: Sequences::default(),
+            step: PagedStep::default(),
+        })
+    }
+
+    /// Its shape.
+    pub const fn config(&self) -> &PagedConfig {
+        &self.config
+    }
+
+    /// The context that the cache was created with.
+    pub const fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Number of layers.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The books of the pool: tokens and pages of each sequence, and what could be found or taken.
+    pub const fn sequences(&self) -> &PagedSequences {
+        &self.books
+    }
+
+    /// Bytes that keys and values occupy on the device, summed over all layers.
+    pub fn memory_allocated_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.layout.bytes()).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes that the cache occupies on the device beside keys and values: the block table, scales, and the slots in which
+    /// steps are passed to the device.
+    pub fn overhead_bytes(&self) -> u64 {
+        let scales = self.layers.iter().map(|layer| layer.storage.lengths.buffer.size());
+        scales.chain([self.table.buffer.size(), self.ring.bytes()]).fold(0, u64::saturating_add)
+    }
+
+    /// One layer, as attention and the caller's shaders read it.
+    ///
+    /// # Errors
+    /// [`SequenceError::LayerOutOfRange`] if the cache has no such layer.
+    pub fn layer(&self, layer: usize) -> Result<PagedLayer<'_>> {
+        self.check_layer(layer)?;
+        let config = CacheConfig { batch_size: self.batch.count(), ..self.config.layers[layer] };
+        Ok(PagedLayer { cache: self, planes: &self.layers[layer], config })
+    }
+
+    fn check_layer(&self, layer: usize) -> Result<()> {
+        let num_layers = self.layers.len();
+        if layer < num_layers {
+            Ok(())
+        } else {
+            Err(Error::Sequence(SequenceError::LayerOutOfRange { layer, num_layers }))
+        }
+    }
+
+    /// The position of the first row of each sequence of the step, in its order, `[max_batch_size]` of u32. The buffer is
+    /// valid in the command stream from [`begin_step`](Self::begin_step) until the next one.
+    pub fn positions(&self) -> PerSequenceView<'_> {
+        let bytes = u64::from(self.table.layout.rows).saturating_mul(4);
+        PerSequenceView { buffer: &self.table.buffer, offset: bytes, bytes }
+    }
+
+    /// Adds a sequence; see [`PagedSequences::add`].
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::add`].
+    pub fn add(&mut self, tokens: &[u32], namespace: Option<&str>) -> Result<Added> {
+        self.books.add(tokens, namespace)
+    }
+
+    /// Adds a sequence with the first tokens of another; see [`PagedSequences::fork`].
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::fork`].
+    pub fn fork(&mut self, from: SequenceId, length: u32) -> Result<SequenceId> {
+        self.books.fork(from, length)
+    }
+
+    /// Cuts a sequence; see [`PagedSequences::truncate`].
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::truncate`].
+    pub fn truncate(&mut self, sequence: SequenceId, length: u32) -> Result<()> {
+        self.books.truncate(sequence, length)
+    }
+
+    /// Decides which drafts stay; see [`PagedSequences::accept`].
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::accept`].
+    pub fn accept(&mut self, sequence: SequenceId, accepted: u32) -> Result<()> {
+        self.books.accept(sequence, accepted)
+    }
+
+    /// Ends a sequence; see [`PagedSequences::free`].
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::free`].
+    pub fn free(&mut self, sequence: SequenceId) -> Result<()> {
+        self.books.free(sequence)
+    }
+
+    /// Forgets all prefixes; see [`PagedSequences::clear_prefixes`].
+    pub fn clear_prefixes(&mut self) {
+        self.books.clear_prefixes();
+    }
+
+    /// Calls `listener` whenever a page becomes findable or no longer is; see [`PagedSequences::listen`].
+    pub fn listen(&mut self, listener: impl FnMut(&PageEvent) + Send + Sync + 'static) {
+        self.books.listen(listener);
+    }
+}

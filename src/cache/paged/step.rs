@@ -1,0 +1,228 @@
+//! Steps of a [`PagedKvCache`]: begun for all sequences, recorded layer by layer, submitted or dropped.
+
+use std::sync::Arc;
+
+use super::{PagedKvCache, planes::Planes};
+use crate::{
+    BoundSource, CacheConfig, Error, PageError, Recorder, Result, Source, StepError,
+    device::record::StepData,
+    pages::{Append, PagedSequences, PlannedStep},
+    plan::sequences::Sequences,
+    shape::table::TableLayout,
+};
+
+/// Rows in the caller's buffers, bound to one layer of a [`PagedKvCache`] for its steps.
+#[derive(Debug)]
+pub struct PagedSource {
+    bound: BoundSource,
+    form: SourceForm,
+}
+
+/// How the rows of a step lie in a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SourceForm {
+    /// Those of a sequence follow those of the sequence before it in the step.
+    Packed,
+    /// Each sequence of the step has a stride of its own.
+    Strided,
+}
+
+impl PagedSource {
+    /// Number of rows of each head that the source holds: of all sequences of a step together, or of each.
+    pub fn tokens(&self) -> u32 {
+        self.bound.tokens()
+    }
+
+    /// Bytes that the source occupies on the device; see [`BoundSource::device_bytes`].
+    pub fn device_bytes(&self) -> u64 {
+        self.bound.device_bytes()
+    }
+}
+
+impl PagedKvCache {
+    /// Binds the caller's buffers once to one layer, for [`record_update`](Self::record_update) in every step. The rows of
+    /// a step are packed, `[token, kv_head, dim]` by strides, where those of a sequence follow those of the sequence before
+    /// it in the step: `source.tokens` is the most of all sequences together. Dense rows have the strides
+    /// `Strides::bthd(heads, tokens, dim)`; that of sequences is not used.
+    ///
+    /// # Errors
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); those of
+    /// [`KvCache::bind_source`](crate::KvCache::bind_source).
+    pub fn bind_source(&self, layer: usize, source: &Source<'_>) -> Result<PagedSource> {
+        self.bind(layer, source, 1, SourceForm::Packed)
+    }
+
+    /// Binds buffers like [`bind_source`](Self::bind_source), where each of up to `sequences` sequences of a step has rows
+    /// `[sequence, kv_head, token, dim]` by strides: row `i` of the first axis is sequence `i` of the step. `source.tokens`
+    /// is the most of one sequence. Rows past what a sequence appends are not read.
+    ///
+    /// # Errors
+    /// Those of [`bind_source`](Self::bind_source).
+    pub fn bind_strided_source(&self, layer: usize, sequences: u32, source: &Source<'_>) -> Result<PagedSource> {
+        self.bind(layer, source, sequences, SourceForm::Strided)
+    }
+
+    fn bind(&self, layer: usize, source: &Source<'_>, sequences: u32, form: SourceForm) -> Result<PagedSource> {
+        self.check_layer(layer)?;
+        let planes = &self.layers[layer];
+        let config = CacheConfig { batch_size: sequences, max_batch_size: sequences, ..planes.stored };
+        let bound =
+            BoundSource::new(&self.context, &config, &planes.layout, &planes.storage, &planes.identity, source)?;
+        Ok(PagedSource { bound, form })
+    }
+
+    /// Begins a step: plans what its sequences append, takes their pages, and records the block table, with the lengths
+    /// afterwards and the [`positions`](Self::positions) of the first rows, and copies of rows where a sequence writes to a
+    /// page that another has written to. A sequence of the step may append no tokens, to be read only.
+    ///
+    /// Then record every layer with [`record_update`](Self::record_update), submit, and call
+    /// [`submitted`](Self::submitted); or drop the encoder and call [`dropped`](Self::dropped).
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::begin_step`]; [`PageError::TooManyTokens`] also if all sequences together have more than
+    /// 32 bits count; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). Nothing is changed then.
+    ///
+    /// # Performance
+    /// One dispatch, and one queue write, for all layers.
+    pub fn begin_step(&mut self, recorder: &mut impl Recorder, appends: &[Append<'_>]) -> Result<&PlannedStep> {
+        let total = appends.iter().map(|append| append.tokens.len() as u64).fold(0, u64::saturating_add);
+        if total > u64::from(u32::MAX - 1) {
+            return Err(PageError::TooManyTokens { tokens: total, most: u32::MAX - 1 }.into());
+        }
+        self.books.begin_step(appends)?;
+        if let Err(error) = self.record_step(recorder, appends) {
+            self.books.dropped();
+            self.table.undo();
+            return Err(error);
+        }
+        self.layers.iter_mut().for_each(|layer| layer.recorded = false);
+        Ok(self.planned())
+    }
+
+    /// The step under way.
+    pub(super) fn planned(&self) -> &PlannedStep {
+        self.books.step().expect("a step was begun")
+    }
+
+    fn record_step(&mut self, recorder: &mut impl Recorder, appends: &[Append<'_>]) -> Result<()> {
+        let size = self.config.page_size;
+        self.step.clear();
+        self.table.begin();
+        let batch = &mut self.next_batch;
+        [&mut batch.lengths, &mut batch.starts, &mut batch.oldest].into_iter().for_each(Vec::clear);
+        for (index, append) in (0..).zip(appends) {
+            let tokens = u32::try_from(append.tokens.len()).unwrap_or(u32::MAX);
+            let (row, pages) = (append.sequence.row(), self.books.pages(append.sequence)?);
+            let end = self.books.length(append.sequence)?;
+            let start = end.saturating_sub(tokens);
+            self.step.push(index, pages, size, start, tokens);
+            let (first, told) = self.books.tell(append.sequence);
+            self.table.add(row, [start, end], first, told);
+            batch.lengths.push(end);
+            batch.starts.push(start);
+            batch.oldest.push(0);
+        }
+        self.table.end();
+        if self.layers.iter().any(|layer| layer.storage.segments.len() > 1) {
+            self.step.sort();
+        }
+        let tails = self.prepare_tails()?;
+        let table = self.table.prepare(&self.context, &self.ring)?;
+        tails.record(recorder)?;
+        table.record(recorder);
+        std::mem::swap(&mut self.batch, &mut self.next_batch);
+        Ok(())
+    }
+
+    /// Records the rows of the step for one layer, from a bound source.
+    ///
+    /// # Errors
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); [`StepError::NoStep`] if no step was
+    /// begun, or the layer was recorded; [`StepError::ForeignSource`] if the source is bound to another layer;
+    /// [`StepError::MoreTokensThanBound`], [`StepError::BatchBeyondBound`] if the step is larger than the source;
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    ///
+    /// # Performance
+    /// One dispatch per segment. The first step of a kind creates its pipeline.
+    pub fn record_update(&mut self, layer: usize, recorder: &mut impl Recorder, source: &PagedSource) -> Result<()> {
+        self.check_layer(layer)?;
+        let planes = &self.layers[layer];
+        if self.books.step().is_none() || planes.recorded {
+            return Err(Error::Step(StepError::NoStep { layer }));
+        }
+        if !Arc::ptr_eq(&source.bound.owner, &planes.identity) {
+            return Err(Error::Step(StepError::ForeignSource));
+        }
+        let (tokens, bound) = match source.form {
+            SourceForm::Packed => (self.step.total, source.bound.tokens),
+            SourceForm::Strided => (self.step.longest, source.bound.tokens),
+        };
+        if tokens > bound {
+            return Err(Error::Step(StepError::MoreTokensThanBound { name: "source", tokens, bound }));
+        }
+        let (batch_size, bound) = (self.batch.count(), source.bound.sequences);
+        if source.form == SourceForm::Strided && batch_size > bound {
+            return Err(Error::Step(StepError::BatchBeyondBound { name: "source", bound, batch_size }));
+        }
+        let (step, slot) = &mut self.step.forms[source.form as usize];
+        if !step.runs.is_empty() {
+            let slot = match slot {
+                Some(slot) => slot.clone(),
+                None => slot.insert(self.ring.write(&self.context, step)?).clone(),
+            };
+            let (writes, data) = (source.bound.writes(), StepData::Slot(slot));
+            writes.prepare(&self.context, data, step, (step.longest, tokens))?.record(recorder, "kv-cache update");
+        }
+        self.layers[layer].recorded = true;
+        Ok(())
+    }
+
+    /// The commands of the step are in the queue: other sequences may find its full pages from now on, drafts apart.
+    ///
+    /// # Errors
+    /// [`StepError::NoStep`] if no step was begun; [`PageError::LayerNotRecorded`] if a layer was not recorded, whose rows
+    /// others would then find.
+    pub fn submitted(&mut self) -> Result<()> {
+        if self.books.step().is_none() {
+            return Err(Error::Step(StepError::NoStep { layer: 0 }));
+        }
+        if let Some(layer) = self.layers.iter().position(|layer| !layer.recorded) {
+            return Err(PageError::LayerNotRecorded { layer }.into());
+        }
+        self.end_step(PagedSequences::submitted);
+        Ok(())
+    }
+
+    /// The commands of the step will never run: its sequences go back, and its pages are free. Does nothing without a step
+    /// under way.
+    pub fn dropped(&mut self) {
+        if self.books.step().is_some() {
+            self.table.undo();
+            std::mem::swap(&mut self.batch, &mut self.next_batch);
+            self.end_step(PagedSequences::dropped);
+        }
+    }
+
+    fn end_step(&mut self, end: fn(&mut PagedSequences)) {
+        end(&mut self.books);
+        self.step.clear();
+        self.layers.iter_mut().for_each(|layer| layer.recorded = true);
+    }
+
+    /// Whether the rows of the step under way are not recorded for a layer.
+    pub(crate) fn awaits(&self, layer: &Planes) -> bool {
+        self.books.step().is_some() && !layer.recorded
+    }
+
+    /// What attention knows of the sequences of the last step.
+    pub(crate) const fn batch(&self) -> &Sequences {
+        &self.batch
+    }
+
+    /// The block table.
+    pub(crate) const fn table(&self) -> (TableLayout, &wgpu::Buffer) {
+        (self.table.layout, &self.table.buffer)
+    }
+}

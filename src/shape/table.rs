@@ -1,0 +1,42 @@
+//! [`TableLayout`]: where a block table and the numbers beside it lie in their buffer.
+
+/// Words of the buffer that tells a device which page holds which positions of which sequence. First come three numbers
+/// for each sequence of the last step, in its order: the lengths, then the starts (positions of the first rows just
+/// written), then the rows of the table that the sequences have; and then the table, `[row, page]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TableLayout {
+    /// Rows of the table, one for each sequence that there may be.
+    pub rows: u32,
+    /// Entries of a row.
+    pub width: u32,
+    /// Tokens of a page.
+    pub page_size: u32,
+}
+
+impl TableLayout {
+    /// Index of the length of a sequence of the step.
+    pub const fn length(&self, index: u32) -> u32 {
+        index
+    }
+
+    /// Index of the start of a sequence of the step.
+    pub const fn start(&self, index: u32) -> u32 {
+        self.rows.saturating_add(index)
+    }
+
+    /// Index of the row of a sequence of the step.
+    pub const fn row(&self, index: u32) -> u32 {
+        self.rows.saturating_mul(2).saturating_add(index)
+    }
+
+    /// Index of an entry of the table.
+    pub const fn entry(&self, row: u32, page: u32) -> u32 {
+        self.rows.saturating_mul(3).saturating_add(row.saturating_mul(self.width)).saturating_add(page)
+    }
+
+    /// Bytes of the whole.
+    pub const fn bytes(&self) -> u64 {
+        let table = (self.rows as u64).saturating_mul((self.width as u64).saturating_add(3));
+        table.saturating_mul(4)
+    }
+}

@@ -1,0 +1,154 @@
+//! Paged caches: rows, block tables, attention, copies on write, compared with dense caches and with lists of rows.
+
+use wgpu_kv_cache::{
+    CacheConfig, Context, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Write,
+    attention::{Options, Reading, attend},
+    pages::{Append, SequenceId},
+};
+
+use crate::{DONE, Gpu, Outcome, Test, attention::numbers};
+
+pub const TESTS: &[Test] = &[("paged::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache)];
+
+/// Rows of the tokens of a step, packed `[token, head, dim]`, of keys and of values.
+fn rows(config: &CacheConfig, tokens: u32, seed: u32) -> [Vec<f32>; 2] {
+    let rows = (tokens * config.num_heads) as usize;
+    let keys = numbers(rows * config.head_dim as usize, seed);
+    [keys, numbers(rows * config.value_dim as usize, seed + 100)]
+}
+
+/// Packed rows as `[sequence, head, token, dim]`, with zeros past the counts.
+fn dense(packed: &[f32], heads: u32, dim: u32, counts: &[u32], tokens: u32) -> Vec<f32> {
+    let (heads, dim, tokens) = (heads as usize, dim as usize, tokens as usize);
+    let mut rows = vec![0.0; counts.len() * heads * tokens * dim];
+    let mut from = 0;
+    for (sequence, &count) in counts.iter().enumerate() {
+        for token in 0..count as usize {
+            for head in 0..heads {
+                let to = ((sequence * heads + head) * tokens + token) * dim;
+                rows[to..to + dim].copy_from_slice(&packed[from..from + dim]);
+                from += dim;
+            }
+        }
+    }
+    rows
+}
+
+/// A paged and a dense cache with the same rows.
+struct Both {
+    paged: PagedKvCache,
+    dense: Vec<KvCache>,
+    ids: Vec<SequenceId>,
+    seed: u32,
+}
+
+impl Both {
+    fn new(context: &Context, large: &Context, config: &PagedConfig) -> Result<Self, Error> {
+        let mut paged = PagedKvCache::new(context, config)?;
+        let layers = config.layers.iter();
+        let dense = layers.map(|layer| KvCache::new(large, *layer)).collect::<Result<_, _>>()?;
+        let ids = (0..config.layers[0].max_batch_size)
+            .map(|_| paged.add(&[], None).map(|added| added.sequence))
+            .collect::<Result<_, _>>()?;
+        Ok(Both { paged, dense, ids, seed: 1 })
+    }
+
+    fn append(&mut self, counts: &[u32]) -> Result<(), Error> {
+        let total: u32 = counts.iter().sum();
+        let tokens: Vec<u32> = (0..total).map(|token| token * 7 + self.seed).collect();
+        let mut rest = &tokens[..];
+        let appends: Vec<_> = (self.ids.iter().zip(counts))
+            .map(|(&id, &count)| {
+                let (own, others) = rest.split_at(count as usize);
+                rest = others;
+                Append::new(id, own)
+            })
+            .collect();
+        let of_layers: Vec<_> = self
+            .dense
+            .iter()
+            .enumerate()
+            .map(|(layer, cache)| rows(cache.config(), total, self.seed + layer as u32 * 10))
+            .collect();
+        let packed: Vec<_> = of_layers
+            .iter()
+            .map(|[keys, values]| Pair { keys: HostRows::from(keys), values: HostRows::from(values) })
+            .collect();
+        self.paged.append(&appends, &packed)?;
+        let most = counts.iter().copied().max().unwrap_or(0);
+        for (cache, [keys, values]) in self.dense.iter_mut().zip(&of_layers) {
+            let config = *cache.config();
+            let keys = dense(keys, config.num_heads, config.head_dim, counts, most);
+            let values = dense(values, config.num_heads, config.value_dim, counts, most);
+            cache.update(&keys, &values, Write::append(most).counts(counts))?;
+        }
+        self.seed += 1;
+        Ok(())
+    }
+
+    fn compare(&self) -> Outcome {
+        for (layer, cache) in self.dense.iter().enumerate() {
+            for (sequence, &id) in (0..).zip(&self.ids) {
+                let length = cache.lengths()[sequence as usize];
+                assert_eq!(self.paged.sequences().length(id)?, length);
+                if length == 0 {
+                    continue;
+                }
+                let (paged, dense) = (self.paged.get(layer, id, 0..length)?.read()?, cache.extract(sequence)?.read()?);
+                assert_eq!(paged.keys.bytes(), dense.keys.bytes(), "keys of layer {layer}, sequence {sequence}");
+                assert_eq!(paged.values.bytes(), dense.values.bytes(), "values of layer {layer}, sequence {sequence}");
+            }
+        }
+        DONE
+    }
+
+    fn attend(&self, options: &Options, rows: u32) -> Outcome {
+        for (layer, cache) in self.dense.iter().enumerate() {
+            let queries = numbers((rows * options.query_heads * cache.config().head_dim) as usize, 7);
+            let expected = attend(cache, options, &queries, None)?;
+            let actual = attend(&self.paged.layer(layer)?, options, &queries, None)?;
+            assert_eq!(expected.bytes(), actual.bytes(), "layer {layer}, {options:?}");
+        }
+        DONE
+    }
+}
+
+fn attention_is_that_of_a_dense_cache(gpu: &Gpu) -> Outcome {
+    // Drivers take seconds for each kernel, so each shape has one attention.
+    let packed = Options { splits: Some(1), ..Options::packed(4, 60) };
+    let strided = Options { reading: Some(Reading::Coalesced), splits: Some(3), ..Options::new(4, 60) };
+    let last = Options { window: Some(9), sinks: 2, splits: Some(1), ..Options::last(2, 3) };
+    let (many, few) = (
+        [[5, 0, 33, 1], [1, 1, 1, 1], [0, 20, 3, 1], [2, 1, 0, 40]],
+        [[5, 0, 7, 1], [1; 4], [0, 6, 3, 1], [2, 1, 0, 6]],
+    );
+    for (context, [page_size, pages], formats, dims, counts, options) in [
+        (&gpu.context, [16, 12], [Format::F16, Format::F16], [64, 64], many, packed),
+        (&gpu.context, [4, 50], [Format::Q8_0, Format::Q4_0], [32, 64], many, strided),
+        (&gpu.context, [2, 100], [Format::Fp8E4M3, Format::F32], [20, 6], many, last),
+        // Several segments.
+        (
+            &gpu.small,
+            [4, 30],
+            [Format::F32, Format::F16],
+            [8, 8],
+            few,
+            Options { splits: Some(1), ..Options::packed(2, 13) },
+        ),
+        (&gpu.small, [1, 160], [Format::Bf16, Format::Fp8E4M3], [5, 7], few, Options { splits: Some(2), ..last }),
+    ] {
+        let layer =
+            CacheConfig::new(4, 2, dims[0], 100).value_dim(dims[1]).formats(formats[0], formats[1]).scales(0.5, 2.0);
+        let mut both = Both::new(context, &gpu.context, &PagedConfig::new(layer, 2, page_size, pages))?;
+        for counts in counts {
+            both.append(&counts)?;
+            both.compare()?;
+            let rows = match options {
+                Options { packed: Some(_), .. } => counts.iter().sum(),
+                Options { tokens, .. } => 4 * tokens,
+            };
+            both.attend(&options, rows)?;
+        }
+    }
+    DONE
+}

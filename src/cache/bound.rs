@@ -286,12 +286,13 @@ impl BoundSource {
             let block = Block { planes, tokens: 0..source.tokens };
             split(block, &fits, &by_tokens, &mut parts).ok_or(Error::Device(DeviceError::DeviceLimit {
                 limit: "max_storage_buffer_binding_size",
-                needed: layout
-                    .keys
-                    .row_bytes
-                    .max(layout.values.row_bytes)
-                    .saturating_mul(2)
-                    .saturating_add(alignment.into()),
+                needed: if layout.paged {
+                    let (keys, values) = windows(&Block { planes: 0..layout.planes, tokens: 0..1 });
+                    window_bytes(&keys.bytes).max(window_bytes(&values.bytes))
+                } else {
+                    let row_bytes = layout.keys.row_bytes.max(layout.values.row_bytes);
+                    row_bytes.saturating_mul(2).saturating_add(alignment.into())
+                },
                 available: limit,
             }))?;
             blocks.extend(parts.into_iter().map(|block| (segment, block)));

@@ -75,21 +75,20 @@ impl Reads {
             let (window, _) = bytes(block);
             window_bytes(&window) <= limit && layout.fits_a_grid(&block.planes, context.limits())
         };
+        let refused = |needed| {
+            let limit_name = "max_storage_buffer_binding_size";
+            Error::Device(DeviceError::DeviceLimit { limit: limit_name, needed, available: limit })
+        };
         let mut blocks = Vec::new();
         if rows > 0 {
             for (segment, planes) in storage.segments_of(&read) {
-                let mut parts = Vec::new();
-                split(Block { planes, tokens: 0..rows }, &fits, &|_| false, &mut parts).ok_or(Error::Device(
-                    DeviceError::DeviceLimit {
-                        limit: "max_storage_buffer_binding_size",
-                        needed: if layout.paged {
-                            u64::from(rows).saturating_mul(row_bytes).saturating_mul(count(&wanted).into())
-                        } else {
-                            row_bytes.saturating_add(alignment.into())
-                        },
-                        available: limit,
-                    },
-                ))?;
+                let (whole, mut parts) = (Block { planes, tokens: 0..rows }, Vec::new());
+                if layout.paged && !fits(&whole) {
+                    // Each part of the pages may hold rows of all the output.
+                    return Err(refused(window_bytes(&bytes(&whole).0)));
+                }
+                let least = row_bytes.saturating_add(alignment.into());
+                split(whole, &fits, &|_| false, &mut parts).ok_or_else(|| refused(least))?;
                 blocks.extend(parts.into_iter().map(|block| (segment, block)));
             }
         }

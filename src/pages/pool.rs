@@ -134,6 +134,12 @@ impl Pool {
         self.evictable
     }
 
+    /// How many of some pages sequences refer to.
+    pub fn referenced(&self, pages: impl Iterator<Item = u32>) -> u32 {
+        let referenced = pages.filter(|&page| self.pages[page as usize].references > 0);
+        u32::try_from(referenced.count()).unwrap_or(u32::MAX)
+    }
+
     /// Pages with a key, free or not.
     pub const fn keyed(&self) -> u32 {
         self.keyed

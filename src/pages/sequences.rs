@@ -264,6 +264,25 @@ impl PagedSequences {
         length_of(&self.found(tokens, namespace).0).saturating_mul(self.config.page_size)
     }
 
+    /// Checks that a sequence of these tokens could be [added](Self::add) now, and that there would be pages to append
+    /// those that are not found.
+    ///
+    /// # Errors
+    /// [`PageError::TooManyTokens`], [`PageError::TooManySequences`], [`PageError::OutOfPages`].
+    pub fn check_room(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
+        self.check_length(tokens.len())?;
+        self.vacant_slot()?;
+        let (found, _) = self.found(tokens, namespace);
+        let needed = (tokens.len() as u64).div_ceil(self.config.page_size.into()).saturating_sub(found.len() as u64);
+        // Pages that are found could not be taken.
+        let taken = length_of(&found).saturating_sub(self.pool.referenced(found.iter().map(|&(page, _)| page)));
+        let (free, evictable) = (self.pool.free().saturating_sub(taken), self.pool.evictable().saturating_sub(taken));
+        if needed > free.into() {
+            return Err(PageError::OutOfPages { needed, free: free.saturating_sub(evictable), evictable }.into());
+        }
+        Ok(())
+    }
+
     /// Adds a sequence that begins with those of the tokens whose pages the pool has already. The others are to be
     /// appended. Prefixes are found in the same namespace only.
     ///

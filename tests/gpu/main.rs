@@ -128,6 +128,7 @@ fn trials() -> Vec<Trial> {
                     extremes::TESTS,
                     packed::TESTS,
                     paged::TESTS,
+                    programs::OF_PAGES,
                     limits::TESTS,
                     submissions::TESTS,
                     sequences::OF_KERNELS,

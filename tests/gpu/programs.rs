@@ -5,16 +5,21 @@ use std::collections::HashSet;
 
 use wgpu_kv_cache::{
     Context, CostModel, Format, Placement,
-    program::{Operation, Program},
+    program::{Operation, Program, paged::PagedProgram},
 };
 
 use crate::{DONE, Gpu, Outcome, Test};
 
 #[path = "../../src/bin/kv-cache/random.rs"]
 mod random;
+#[path = "../../src/bin/kv-cache/random_pages.rs"]
+mod random_pages;
 
 pub const TESTS: &[Test] =
     &[("programs::random", random), ("programs::random_in_small_bindings", random_in_small_bindings)];
+
+pub const OF_PAGES: &[Test] =
+    &[("programs::of_pages", of_pages), ("programs::of_pages_in_small_bindings", of_pages_in_small_bindings)];
 
 /// Number of programs drawn per form and device. Seeds never repeat, so an adapter gets 3000 programs in 40 shapes.
 const DRAWN: u64 = 750;
@@ -58,6 +63,53 @@ fn run(context: &Context, device: u64) -> Outcome {
         }
     }
     DONE
+}
+
+fn of_pages(gpu: &Gpu) -> Outcome {
+    run_pages(gpu, &gpu.context, 0)
+}
+
+fn of_pages_in_small_bindings(gpu: &Gpu) -> Outcome {
+    run_pages(gpu, &gpu.small, 1_000_000)
+}
+
+/// Runs programs of paged caches, some of each shape; as many as `KV_CACHE_PAGED_PROGRAMS` says.
+fn run_pages(gpu: &Gpu, context: &Context, first: u64) -> Outcome {
+    let (shapes, each) = match std::env::var("KV_CACHE_PAGED_PROGRAMS").ok() {
+        Some(number) => {
+            let wrong = || format!("KV_CACHE_PAGED_PROGRAMS must be a number, but is {number}");
+            let number = number.parse::<u64>().map_err(|_| wrong())?;
+            (number.div_ceil(random_pages::PROGRAMS_OF_A_SHAPE), random_pages::PROGRAMS_OF_A_SHAPE)
+        }
+        None => (6, 25),
+    };
+    for shape in 0..shapes {
+        // Each shape gets its own context, so that its pipelines are dropped with it.
+        let context = Context::with_costs(context.device(), context.queue(), gpu.costs);
+        for index in 0..each {
+            let seed = first + shape * random_pages::PROGRAMS_OF_A_SHAPE + index;
+            let program = random_pages::program(seed);
+            if let Err(failure) = program.run(&context) {
+                let (program, failure) = shrink_pages(&context, program, failure.to_string());
+                return Err(format!("seed {seed}: {failure}\n{program:#?}").into());
+            }
+        }
+    }
+    DONE
+}
+
+/// Removes operations for as long as the program still fails.
+fn shrink_pages(context: &Context, mut program: PagedProgram, mut failure: String) -> (PagedProgram, String) {
+    let mut index = 0;
+    while index < program.operations.len() {
+        let mut smaller = program.clone();
+        smaller.operations.remove(index);
+        match smaller.run(context) {
+            Err(still) => (program, failure) = (smaller, still.to_string()),
+            Ok(()) => index += 1,
+        }
+    }
+    (program, failure)
 }
 
 /// Limits the head sizes so that a plane fits a small binding. The cache then has several segments.

@@ -54,7 +54,8 @@ impl PagedKvCache {
 
     /// Binds buffers like [`bind_source`](Self::bind_source), where each of up to `sequences` sequences of a step has rows
     /// `[sequence, kv_head, token, dim]` by strides: row `i` of the first axis is sequence `i` of the step. `source.tokens`
-    /// is the most of one sequence. Rows past what a sequence appends are not read.
+    /// is the most of one sequence. Rows past what a sequence appends are not read. One token of all sequences must lie
+    /// within one binding.
     ///
     /// # Errors
     /// Those of [`bind_source`](Self::bind_source).

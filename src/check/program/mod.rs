@@ -6,6 +6,8 @@
 mod change;
 mod data;
 mod operation;
+#[cfg(feature = "pages")]
+pub mod paged;
 mod run;
 
 pub use self::{

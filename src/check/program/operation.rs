@@ -256,6 +256,8 @@ pub enum FailureKind {
         /// Offset of the first changed byte in the caller's buffer.
         byte: usize,
     },
+    /// What the two say of pages or sequences differs.
+    Books(String),
     /// The device failed to set up or to carry out the comparison.
     Device(Error),
 }
@@ -313,6 +315,7 @@ impl fmt::Display for Failure {
             FailureKind::Guard { side, byte } => {
                 write!(f, "byte {byte} of the destination of {side} lies outside the range, but changed")
             }
+            FailureKind::Books(text) => f.write_str(text),
             FailureKind::Device(error) => write!(f, "{error}"),
         }
     }

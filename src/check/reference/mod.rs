@@ -6,7 +6,7 @@
 
 mod difference;
 mod held;
-mod rows;
+pub(super) mod rows;
 mod sequence;
 
 use std::{collections::BTreeMap, ops::Range};

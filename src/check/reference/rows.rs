@@ -6,7 +6,7 @@ use super::Row;
 use crate::{CacheConfig, Format, HostRows, HostTensor, Scale, Side, format::low_half};
 
 /// Converts a row of a source to the stored format of a side.
-pub(super) fn stored_row(config: &CacheConfig, side: Side, source: Format, row: Row) -> Row {
+pub(crate) fn stored_row(config: &CacheConfig, side: Side, source: Format, row: Row) -> Row {
     let stored = config.format(side);
     if source == stored {
         return row;

@@ -1,0 +1,13 @@
+//! Programs of a [paged cache](crate::PagedKvCache), which run on a device and on a reference that knows no block table
+//! and hashes nothing. Both are compared after every operation, and the rows of all sequences at the end.
+
+mod operation;
+mod reference;
+mod rows;
+mod run;
+
+pub use self::{
+    operation::{PagedOperation, PagedOutcome, PagedProgram},
+    rows::TokenRows,
+    run::PagedRun,
+};

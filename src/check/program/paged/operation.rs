@@ -1,0 +1,118 @@
+//! [`PagedProgram`]: what is done to a paged cache.
+
+use super::rows::TokenRows;
+use crate::{Error, HostTensor, PagedConfig, Pair, pages::PageKey};
+
+/// A paged cache and the operations to apply to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PagedProgram {
+    /// Its shape.
+    pub config: PagedConfig,
+    /// The rows of tokens.
+    pub rows: TokenRows,
+    /// The operations, in order.
+    pub operations: Vec<PagedOperation>,
+}
+
+/// One operation of a [`PagedProgram`]. Sequences have names. An operation that breaks a rule must be refused by the
+/// device and by the reference for the same reason, and change neither.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum PagedOperation {
+    /// Looks for the longest cached prefix.
+    Match {
+        /// The tokens.
+        tokens: Vec<u32>,
+        /// Their namespace.
+        namespace: Option<String>,
+    },
+    /// Adds a sequence, and writes the rows of the tokens that were not cached.
+    Add {
+        /// Its name, which no other has.
+        sequence: String,
+        /// Its tokens; maybe none.
+        tokens: Vec<u32>,
+        /// Their namespace.
+        namespace: Option<String>,
+    },
+    /// Appends tokens to several sequences in one step.
+    Step {
+        /// Sequences and tokens.
+        appends: Vec<(String, Vec<u32>)>,
+        /// Whether the commands of the step are dropped instead of submitted.
+        dropped: bool,
+    },
+    /// Appends drafts, of which the first `accepted` stay.
+    Draft {
+        /// The sequence.
+        sequence: String,
+        /// The drafts.
+        tokens: Vec<u32>,
+        /// How many stay.
+        accepted: u32,
+    },
+    /// Adds a sequence with the first tokens of another.
+    Fork {
+        /// The other.
+        from: String,
+        /// Its name.
+        to: String,
+        /// How many; all if absent.
+        length: Option<u32>,
+    },
+    /// Cuts a sequence.
+    Truncate {
+        /// The sequence.
+        sequence: String,
+        /// Its length afterwards.
+        length: u32,
+    },
+    /// Ends a sequence.
+    Free {
+        /// The sequence.
+        sequence: String,
+    },
+    /// Forgets all prefixes.
+    ClearPrefixes,
+    /// Copies the rows of a sequence out of a layer.
+    Rows {
+        /// The sequence.
+        sequence: String,
+        /// The layer.
+        layer: usize,
+    },
+}
+
+/// What an operation gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct PagedOutcome {
+    /// Why it was refused.
+    pub refused: Option<Error>,
+    /// Tokens that were found, of `Match` and `Add`.
+    pub cached: Option<u32>,
+    /// The key of every full page of the tokens, of `Match` and `Add`.
+    pub keys: Vec<PageKey>,
+    /// Tokens of the prefix of each page that was evicted, in order.
+    pub evicted: Vec<u32>,
+    /// Rows, of `Rows`.
+    pub rows: Option<Pair<HostTensor>>,
+}
+
+impl PagedOperation {
+    /// The sequences that must be there.
+    pub(super) fn sequences(&self) -> impl Iterator<Item = &String> {
+        let (one, many) = match self {
+            PagedOperation::Step { appends, .. } => (None, &appends[..]),
+            PagedOperation::Draft { sequence, .. }
+            | PagedOperation::Truncate { sequence, .. }
+            | PagedOperation::Free { sequence }
+            | PagedOperation::Rows { sequence, .. }
+            | PagedOperation::Fork { from: sequence, .. } => (Some(sequence), &[][..]),
+            PagedOperation::Match { .. } | PagedOperation::Add { .. } | PagedOperation::ClearPrefixes => {
+                (None, &[][..])
+            }
+        };
+        one.into_iter().chain(many.iter().map(|(name, _)| name))
+    }
+}

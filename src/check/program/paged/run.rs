@@ -1,0 +1,415 @@
+//! [`PagedRun`]: a paged cache and its reference, side by side.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    super::operation::{Failure, FailureKind},
+    operation::{PagedOperation, PagedOutcome, PagedProgram},
+    reference::PagedReference,
+    rows::{Stored, TokenRows},
+};
+use crate::{
+    CacheConfig, Context, Difference, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair, Result,
+    RowsIn, Side, Source, Strides,
+    pages::{Append, PageEvent, PageKey, SequenceId},
+};
+
+/// A paged cache and its reference. Each operation is done on both, and what they say of pages and lengths is compared.
+#[derive(Debug)]
+pub struct PagedRun {
+    device: PagedKvCache,
+    reference: PagedReference,
+    /// Steps so far: some take their rows from strided buffers, in a compute pass.
+    steps: u32,
+    rows: TokenRows,
+    ids: BTreeMap<String, SequenceId>,
+    /// Tokens of the prefixes of pages that the device evicted.
+    evicted: Arc<Mutex<Vec<u32>>>,
+    stored: Stored,
+}
+
+impl PagedProgram {
+    /// Runs the program on the context's device and on the reference. After every operation, pages, lengths and results
+    /// must be equal, and at the end the rows of all sequences in all layers, bit for bit.
+    ///
+    /// # Errors
+    /// The first [`Failure`].
+    pub fn run(&self, context: &Context) -> Result<(), Failure> {
+        let at = |operation| move |kind| Failure { operation, kind };
+        let mut run =
+            PagedRun::new(context, &self.config, self.rows).map_err(|error| at(0)(FailureKind::Device(error)))?;
+        for (index, operation) in self.operations.iter().enumerate() {
+            // What was refused may have left a later operation without its sequence.
+            if operation.sequences().all(|name| run.ids.contains_key(name)) {
+                run.step(operation).map_err(at(index))?;
+            }
+        }
+        run.compare_rows().map_err(at(self.operations.len()))
+    }
+}
+
+impl PagedRun {
+    /// An empty cache on a device, and its reference.
+    ///
+    /// # Errors
+    /// Those of [`PagedKvCache::new`].
+    pub fn new(context: &Context, config: &PagedConfig, rows: TokenRows) -> Result<Self> {
+        let mut device = PagedKvCache::new(context, config)?;
+        let evicted = Arc::new(Mutex::new(Vec::new()));
+        let noted = evicted.clone();
+        device.listen(move |event| {
+            if let PageEvent::Removed { prefix, .. } = event {
+                noted.lock().unwrap_or_else(PoisonError::into_inner).push(*prefix);
+            }
+        });
+        let reference = PagedReference::new(config);
+        Ok(PagedRun { device, reference, steps: 0, rows, ids: BTreeMap::new(), evicted, stored: Stored::default() })
+    }
+
+    /// The cache.
+    pub const fn cache(&self) -> &PagedKvCache {
+        &self.device
+    }
+
+    /// The sequences, by name.
+    pub const fn sequences(&self) -> &BTreeMap<String, SequenceId> {
+        &self.ids
+    }
+
+    /// Does an operation on both.
+    ///
+    /// # Errors
+    /// What differs between the two.
+    pub fn step(&mut self, operation: &PagedOperation) -> Result<PagedOutcome, FailureKind> {
+        self.evicted.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.reference.evicted.clear();
+        let outcome = self.apply(operation)?;
+        let evicted = std::mem::take(&mut *self.evicted.lock().unwrap_or_else(PoisonError::into_inner));
+        let evicted = if *operation == PagedOperation::ClearPrefixes { Vec::new() } else { evicted };
+        same("evicted prefixes", &self.reference.evicted, &evicted)?;
+        self.compare_books()?;
+        Ok(PagedOutcome { evicted, ..outcome })
+    }
+
+    fn keys(&self, tokens: &[u32], namespace: Option<&str>) -> Vec<PageKey> {
+        self.device.sequences().keys(tokens, namespace).collect()
+    }
+
+    fn id(&self, name: &str) -> Result<SequenceId, FailureKind> {
+        self.ids.get(name).copied().ok_or_else(|| FailureKind::Books(format!("there is no sequence {name:?}")))
+    }
+
+    fn apply(&mut self, operation: &PagedOperation) -> Result<PagedOutcome, FailureKind> {
+        let mut outcome = PagedOutcome::default();
+        match operation {
+            PagedOperation::Match { tokens, namespace } => {
+                let namespace = namespace.as_deref();
+                let cached = self.device.sequences().matched(tokens, namespace);
+                same("cached tokens", &self.reference.matched(tokens, namespace), &cached)?;
+                (outcome.cached, outcome.keys) = (Some(cached), self.keys(tokens, namespace));
+            }
+            PagedOperation::Add { sequence, tokens, namespace } => {
+                if self.ids.contains_key(sequence) {
+                    return Err(FailureKind::Books(format!("there is a sequence {sequence:?} already")));
+                }
+                let namespace = namespace.as_deref();
+                outcome.keys = self.keys(tokens, namespace);
+                let expected = self.reference.check_room(tokens, namespace);
+                let expected = expected.and_then(|()| self.reference.add(sequence, tokens, namespace));
+                let actual = self.device.sequences().check_room(tokens, namespace);
+                let added = actual.and_then(|()| self.device.add(tokens, namespace));
+                let (expected, added) = match (expected, added) {
+                    (Ok(expected), Ok(added)) => (expected, added),
+                    (expected, actual) => return refused(expected, actual),
+                };
+                same("cached tokens", &expected, &added.cached)?;
+                self.ids.insert(sequence.clone(), added.sequence);
+                outcome.cached = Some(added.cached);
+                let rest = tokens[added.cached as usize..].to_vec();
+                return self.append(&[(sequence.clone(), rest, 0)], false, outcome);
+            }
+            PagedOperation::Step { appends, dropped } => {
+                let appends: Vec<_> = appends.iter().map(|(name, tokens)| (name.clone(), tokens.clone(), 0)).collect();
+                return self.append(&appends, *dropped, outcome);
+            }
+            PagedOperation::Draft { sequence, tokens, accepted } => {
+                let drafts = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+                if *accepted > drafts {
+                    let error = PageError::MoreAccepted { accepted: *accepted, drafts };
+                    return Ok(PagedOutcome { refused: Some(error.into()), ..outcome });
+                }
+                let appended = self.append(&[(sequence.clone(), tokens.clone(), drafts)], false, outcome)?;
+                if appended.refused.is_none() {
+                    let id = self.id(sequence)?;
+                    agree(self.reference.accept(sequence, *accepted), self.device.accept(id, *accepted))?;
+                }
+                return Ok(appended);
+            }
+            PagedOperation::Fork { from, to, length } => {
+                if self.ids.contains_key(to) {
+                    return Err(FailureKind::Books(format!("there is a sequence {to:?} already")));
+                }
+                let id = self.id(from)?;
+                let all = self.device.sequences().length(id).map_err(FailureKind::Device)?;
+                let actual = self.device.fork(id, length.unwrap_or(all));
+                match (self.reference.fork(from, to, *length), actual) {
+                    (Ok(()), Ok(forked)) => drop(self.ids.insert(to.clone(), forked)),
+                    (expected, actual) => return refused(expected, actual),
+                }
+            }
+            PagedOperation::Truncate { sequence, length } => {
+                let id = self.id(sequence)?;
+                match (self.reference.truncate(sequence, *length), self.device.truncate(id, *length)) {
+                    (Ok(()), Ok(())) => {}
+                    (expected, actual) => return refused(expected, actual),
+                }
+            }
+            PagedOperation::Free { sequence } => {
+                let id = self.id(sequence)?;
+                self.reference.free(sequence);
+                self.device.free(id).map_err(FailureKind::Device)?;
+                self.ids.remove(sequence);
+                // A handle is never valid again.
+                if self.device.free(id).is_ok() || self.device.sequences().tokens(id).is_ok() {
+                    return Err(FailureKind::Books(format!("the handle of {sequence:?} is valid after it was freed")));
+                }
+            }
+            PagedOperation::ClearPrefixes => {
+                self.reference.clear_prefixes();
+                self.device.clear_prefixes();
+            }
+            PagedOperation::Rows { sequence, layer } => {
+                let id = self.id(sequence)?;
+                let length = self.device.sequences().length(id).map_err(FailureKind::Device)?;
+                let rows = self.device.get(*layer, id, 0..length).and_then(|rows| rows.read());
+                match rows {
+                    Ok(rows) => {
+                        self.compare_sequence(sequence, *layer, &rows)?;
+                        outcome.rows = Some(rows);
+                    }
+                    Err(error) => outcome.refused = Some(error),
+                }
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Appends tokens, the last of which are drafts, to sequences in one step.
+    fn append(
+        &mut self,
+        appends: &[(String, Vec<u32>, u32)],
+        dropped: bool,
+        outcome: PagedOutcome,
+    ) -> Result<PagedOutcome, FailureKind> {
+        let mut bases = Vec::new();
+        let mut planned = Vec::new();
+        for (name, tokens, drafts) in appends {
+            let id = self.id(name)?;
+            let mut all = self.device.sequences().tokens(id).map_err(FailureKind::Device)?.to_vec();
+            let before = all.len();
+            all.extend(tokens);
+            bases.extend_from_slice(&self.rows.bases(&all)[before..]);
+            planned.push(Append::new(id, tokens).drafts(*drafts));
+        }
+        let expected = self.reference.step(appends, dropped);
+        let actual = if dropped { self.drop_step(&planned) } else { self.submit_step(&planned, &bases) };
+        match (expected, actual) {
+            (Ok(()), Ok(())) => Ok(outcome),
+            (expected, actual) => refused(expected, actual),
+        }
+    }
+
+    fn submit_step(&mut self, appends: &[Append<'_>], bases: &[u32]) -> Result<()> {
+        let layers = self.device.config().layers.clone();
+        let rows: Vec<_> = layers
+            .iter()
+            .enumerate()
+            .map(|(layer, config)| Side::BOTH.map(|side| TokenRows::packed(config, side, layer, bases)))
+            .collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|[keys, values]| Pair { keys: HostRows::from(keys), values: HostRows::from(values) })
+            .collect();
+        self.steps += 1;
+        let most = |config: &CacheConfig| config.num_heads * config.head_dim.max(config.value_dim);
+        let numbers = layers.iter().map(most).max().unwrap_or(0) as usize;
+        let longest = appends.iter().map(|append| append.tokens.len()).max().unwrap_or(0) + 1;
+        let bytes = (numbers * appends.len() * longest * 4) as u64;
+        let fits = bytes <= self.device.context().limits().max_storage_buffer_binding_size;
+        if fits && self.steps.is_multiple_of(3) {
+            self.record_strided(appends, &rows)
+        } else {
+            self.device.append(appends, &rows)
+        }
+    }
+
+    /// Records a step into a compute pass, from buffers `[sequence, head, token, dim]` with room for more tokens.
+    fn record_strided(&mut self, appends: &[Append<'_>], rows: &[Pair<HostRows<'_>>]) -> Result<()> {
+        let context = self.device.context().clone();
+        let sequences = appends.len().max(1) as u32;
+        let tokens = appends.iter().map(|append| append.tokens.len()).max().unwrap_or(0) as u32 + 1;
+        let mut sources = Vec::new();
+        for (layer, rows) in rows.iter().enumerate() {
+            let config = self.device.config().layers[layer];
+            let strided = |side: Side| {
+                let (heads, dim) = (config.num_heads as usize, config.dim(side) as usize);
+                let mut bytes = vec![0xffu8; sequences as usize * heads * tokens as usize * dim * 4];
+                let mut packed = rows.side(side).bytes().chunks_exact(dim * 4);
+                for (sequence, append) in appends.iter().enumerate() {
+                    for token in 0..append.tokens.len() {
+                        for head in 0..heads {
+                            let at = ((sequence * heads + head) * tokens as usize + token) * dim * 4;
+                            bytes[at..][..dim * 4]
+                                .copy_from_slice(packed.next().expect("there is a row for each token"));
+                        }
+                    }
+                }
+                context.create_filled("strided rows", &bytes, wgpu::BufferUsages::STORAGE)
+            };
+            let (keys, values) = (strided(Side::Keys)?, strided(Side::Values)?);
+            let rows_in = |buffer, dim| RowsIn {
+                buffer,
+                offset: 0,
+                format: Format::F32,
+                strides: Strides::bhtd(config.num_heads, tokens, dim),
+            };
+            let (keys, values) = (rows_in(&keys, config.head_dim), rows_in(&values, config.value_dim));
+            sources.push(self.device.bind_strided_source(layer, sequences, &Source { keys, values, tokens })?);
+        }
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            self.device.begin_step(&mut pass, appends)?;
+            for (layer, source) in sources.iter().enumerate() {
+                self.device.record_update(layer, &mut pass, source)?;
+            }
+        }
+        context.submit("a step", encoder)?;
+        self.device.submitted()
+    }
+
+    fn drop_step(&mut self, appends: &[Append<'_>]) -> Result<()> {
+        let device = self.device.context().device().clone();
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.device.begin_step(&mut encoder, appends)?;
+        drop(encoder);
+        self.device.dropped();
+        Ok(())
+    }
+
+    /// Compares pages, lengths and tokens of all sequences, and what is free.
+    fn compare_books(&self) -> Result<(), FailureKind> {
+        self.reference.check().map_err(FailureKind::Books)?;
+        let books = self.device.sequences();
+        same("free pages", &self.reference.free_pages(), &(books.free_pages() as usize))?;
+        same("cached pages", &self.reference.cached_pages(), &(books.cached_pages() as usize))?;
+        let names: Vec<_> = self.reference.sequences.keys().collect();
+        same("sequences", &names, &self.ids.keys().collect())?;
+        for (name, held) in &self.reference.sequences {
+            let id = self.id(name)?;
+            let tokens = books.tokens(id).map_err(FailureKind::Device)?;
+            same(&format!("tokens of {name:?}"), &&held.tokens[..], &tokens)?;
+            let pages = books.pages(id).map_err(FailureKind::Device)?;
+            same(&format!("pages of {name:?}"), &&held.pages[..], &pages)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the rows of all sequences in all layers, as they lie in the pages, with those of their tokens.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare_rows(&mut self) -> Result<(), FailureKind> {
+        let size = self.device.config().page_size as usize;
+        for layer in 0..self.device.num_layers() {
+            let storage = self.device.read_storage(layer).map_err(FailureKind::Device)?;
+            let config = self.device.config().layers[layer];
+            for held in self.reference.sequences.values() {
+                let bases = self.rows.bases(&held.tokens);
+                for (position, &base) in bases.iter().enumerate() {
+                    let place = [held.pages[position / size], (position % size) as u32];
+                    compare_row(&mut self.stored, &config, layer, &storage, place, base)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn compare_sequence(&mut self, name: &str, layer: usize, rows: &Pair<HostTensor>) -> Result<(), FailureKind> {
+        let config = self.device.config().layers[layer];
+        let tokens = &self.reference.sequences[name].tokens;
+        for (position, &base) in (0..).zip(&self.rows.bases(tokens)) {
+            compare_row(&mut self.stored, &config, layer, rows, [0, position], base)?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares row `[group, slot]` of tensors `[group, head, slot, dim]`, of all heads, with that of a base.
+fn compare_row(
+    stored: &mut Stored,
+    config: &CacheConfig,
+    layer: usize,
+    tensors: &Pair<HostTensor>,
+    [group, slot]: [u32; 2],
+    base: u32,
+) -> Result<(), FailureKind> {
+    for side in Side::BOTH {
+        let tensor = tensors.side(side);
+        let [_, heads, slots, dim] = tensor.shape();
+        let row_bytes = tensor.format().row_bytes(dim) as usize;
+        let width = tensor.format().unit_bytes() as usize;
+        for head in 0..heads {
+            let at = ((group * heads + head) * slots + slot) as usize * row_bytes;
+            let (expected, actual) = (stored.row(config, side, layer, head, base), &tensor.bytes()[at..][..row_bytes]);
+            let Some(byte) = expected.iter().zip(actual).position(|(a, b)| a != b) else { continue };
+            let element = byte / width;
+            let bits = |bytes: &[u8]| {
+                bytes[element * width..][..width].iter().rev().fold(0, |bits, &byte| (bits << 8) | u32::from(byte))
+            };
+            let (expected, actual) = (bits(expected), bits(actual));
+            let difference = Difference {
+                layer,
+                side,
+                sequence: group as usize,
+                head: head as usize,
+                position: slot as usize,
+                element,
+                format: tensor.format(),
+                expected,
+                actual,
+            };
+            return Err(FailureKind::Element { place: "pages", difference });
+        }
+    }
+    Ok(())
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, actual: &T) -> Result<(), FailureKind> {
+    if expected == actual {
+        Ok(())
+    } else {
+        Err(FailureKind::Books(format!("{what} should be {expected:?}, but are {actual:?}")))
+    }
+}
+
+/// Both refused for the same reason.
+fn refused<T, U>(expected: Result<T>, actual: Result<U>) -> Result<PagedOutcome, FailureKind> {
+    match (expected.err(), actual.err()) {
+        (Some(expected), Some(actual)) if expected == actual => {
+            Ok(PagedOutcome { refused: Some(actual), ..PagedOutcome::default() })
+        }
+        (expected, actual) => Err(FailureKind::Refusal { expected, actual }),
+    }
+}
+
+fn agree(expected: Result<()>, actual: Result<()>) -> Result<(), FailureKind> {
+    if expected == actual {
+        Ok(())
+    } else {
+        Err(FailureKind::Refusal { expected: expected.err(), actual: actual.err() })
+    }
+}

@@ -9,6 +9,7 @@ mod output;
 mod plan;
 mod quality;
 mod random;
+mod random_pages;
 mod replay;
 mod timing;
 mod trace;

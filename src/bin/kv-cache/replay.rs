@@ -1,19 +1,20 @@
 //! `kv-cache replay`.
 
 mod form;
+mod pages;
 
 use std::{fs, io::Write as _, path::PathBuf};
 
 use clap::Args;
 use console::style;
 use wgpu_kv_cache::{
-    BatchedKvCache, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, SequenceError, Side, Write,
-    adapter_label, adapters,
+    BatchedKvCache, CacheConfig, Context, Error, HostTensor, Pair, PerSequence, ReferenceCache, SequenceError, Side,
+    Write, adapter_label, adapters,
     attention::{Extras, MaskRows, Options, Queries, attend},
     compare_tensors, find_adapter,
 };
 
-use self::form::{Floats, Given, Numbers, Operation, Outcome, Program, Rows};
+use self::form::{Floats, Given, Kind, Numbers, Operation, Outcome, Program, Rows, Wrong};
 use crate::{Failure, output::Out};
 
 /// Run a recorded program on an adapter and on the reference, and compare after each operation.
@@ -40,24 +41,39 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let file = |source| Failure::File { path: arguments.file.clone(), source };
     let text = fs::read_to_string(&arguments.file).map_err(file)?;
-    let program: Program = serde_json::from_str(&text)
-        .map_err(|error| Failure::NotProgram { path: arguments.file.clone(), message: error.to_string() })?;
+    let wrong = |message| Failure::NotProgram { path: arguments.file.clone(), message };
+    let not_program = |error: serde_json::Error| wrong(error.to_string());
+    let kind: Kind = serde_json::from_str(&text).map_err(not_program)?;
+    let of_config = |error| match error {
+        Wrong::Config(message) => wrong(message),
+        Wrong::Cache(error) => Failure::Cache(error),
+    };
     let adapter = match &arguments.adapter {
         Some(wanted) => find_adapter(wanted)?,
         None => adapters()?.swap_remove(0),
     };
     let label = adapter_label(&adapter.get_info());
-    let mut replay = Replay::new(&Context::open(&adapter)?, &program)?;
-    let mut results = Vec::with_capacity(program.ops.len());
-    for (index, operation) in program.ops.iter().enumerate() {
-        let outcome = replay.step(operation).map_err(|difference| match difference {
-            Stop::Device(error) => Failure::Cache(error),
-            Stop::Differs(difference) => Failure::Replay { adapter: label.clone(), operation: index, difference },
-        })?;
-        results.push(outcome);
-    }
-    let refused = results.iter().filter(|outcome| !outcome.ok).count();
-    let text = form::results(&results);
+    let context = Context::open(&adapter)?;
+    let stopped = |(operation, stop)| match stop {
+        Stop::Device(error) => Failure::Cache(error),
+        Stop::Differs(difference) => Failure::Replay { adapter: label.clone(), operation, difference },
+    };
+    let (text, operations, refused) = if kind.is_paged() {
+        let program: Program<pages::Operation> = serde_json::from_str(&text).map_err(not_program)?;
+        let config = program.config.paged().map_err(of_config)?;
+        let outcomes = pages::run(&context, &config, &program.ops).map_err(stopped)?;
+        let refused = outcomes.iter().filter(|outcome| !outcome.ok).count();
+        (form::results(&outcomes), outcomes.len(), refused)
+    } else {
+        let program: Program<Operation> = serde_json::from_str(&text).map_err(not_program)?;
+        let mut replay = Replay::new(&context, &program.config.dense().map_err(of_config)?)?;
+        let outcomes = (0..)
+            .zip(&program.ops)
+            .map(|(index, operation)| replay.step(operation).map_err(|stop| stopped((index, stop))))
+            .collect::<Result<Vec<_>, _>>()?;
+        let refused = outcomes.iter().filter(|outcome| !outcome.ok).count();
+        (form::results(&outcomes), outcomes.len(), refused)
+    };
     if let Some(path) = &arguments.out {
         fs::write(path, &text).map_err(|source| Failure::File { path: path.clone(), source })?;
     }
@@ -66,9 +82,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     } else {
         writeln!(
             out,
-            "{} {label}: {} operations, {refused} of them refused, device and reference agree bit for bit",
+            "{} {label}: {operations} operations, {refused} of them refused, device and reference agree bit for bit",
             style("replayed").green().bold(),
-            program.ops.len()
         )?;
     }
     Ok(())
@@ -96,10 +111,9 @@ impl From<Error> for Stop {
 type Both<T> = (Result<T, Error>, Result<T, Error>);
 
 impl Replay {
-    fn new(context: &Context, program: &Program) -> Result<Self, Failure> {
-        let layers = program.config.layers()?;
-        let device = BatchedKvCache::with_layers(context, &layers)?;
-        let reference = layers.into_iter().map(ReferenceCache::new).collect::<Result<_, _>>()?;
+    fn new(context: &Context, layers: &[CacheConfig]) -> Result<Self, Error> {
+        let device = BatchedKvCache::with_layers(context, layers)?;
+        let reference = layers.iter().copied().map(ReferenceCache::new).collect::<Result<_, _>>()?;
         Ok(Replay { device, reference })
     }
 
@@ -325,21 +339,25 @@ fn agree_attention(
         (expected, actual) => return agree((expected.map(drop), actual.map(drop)), None),
     };
     let output = actual.to_f32();
+    within(&expected, &output).map_err(Stop::Differs)?;
+    Ok(Ok(Some(Given::Attention { output: Floats(output), shape: actual.shape() })))
+}
+
+/// Checks that an output of attention is near that of the reference.
+fn within(expected: &[f64], output: &[f32]) -> Result<(), String> {
     let number = |(e, a): &(&f64, &f32)| e.is_finite() && a.is_finite();
-    if let Some(at) = expected.iter().zip(&output).position(|(e, a)| e.is_nan() != a.is_nan()) {
+    if let Some(at) = expected.iter().zip(output).position(|(e, a)| e.is_nan() != a.is_nan()) {
         let (expected, actual) = (expected[at], output[at]);
-        return Err(Stop::Differs(format!("attention: element {at} should be {expected}, but is {actual}")));
+        return Err(format!("attention: element {at} should be {expected}, but is {actual}"));
     }
-    let pairs = || expected.iter().zip(&output).filter(number);
+    let pairs = || expected.iter().zip(output).filter(number);
     let difference: f64 = pairs().map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
     let size: f64 = pairs().map(|(e, _)| e * e).sum();
     let distance = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
     if difference > 0.0 && distance > DISTANCE {
-        return Err(Stop::Differs(format!(
-            "attention: the relative distance must be at most {DISTANCE:e}, but is {distance:e}"
-        )));
+        return Err(format!("attention: the relative distance must be at most {DISTANCE:e}, but is {distance:e}"));
     }
-    Ok(Ok(Some(Given::Attention { output: Floats(output), shape: actual.shape() })))
+    Ok(())
 }
 
 fn parted(expected: Option<Error>, actual: Option<Error>) -> Stop {

@@ -12,7 +12,7 @@ use crate::{
     demo::{chosen, put_through},
     output,
     output::Out,
-    random,
+    random, random_pages,
     trace::Trace,
 };
 
@@ -22,7 +22,8 @@ use crate::{
 /// `layers.{i}.values` for every layer i from 0, each `[batch, kv_head, tokens, dim]` in F32, F16 or BF16.
 ///
 /// With --random, runs programs of all operations over random shapes, formats and placements, and compares results,
-/// lengths and the whole storage with the reference after every operation. A third of the shapes use kernels only, a
+/// lengths and the whole storage with the reference after every operation. As many programs of paged caches compare
+/// pages, prefixes and lengths after every operation, and the rows of all sequences at the end. A third of the shapes use kernels only, a
 /// third use buffer copies wherever they can, and a third use the default cost model of the device.
 #[derive(Args)]
 pub struct Arguments {
@@ -32,7 +33,7 @@ pub struct Arguments {
     /// Number of tokens of the trace that are written at once; the others follow one by one [default: two thirds].
     #[arg(long, value_name = "TOKENS", conflicts_with = "random")]
     prefill: Option<u32>,
-    /// Run this many random programs.
+    /// Run this many random programs, and as many of paged caches.
     #[arg(long, value_name = "N")]
     random: Option<u64>,
     /// Seed of the first program; program i has seed + i. If absent, a random seed is used and printed.
@@ -72,7 +73,7 @@ fn random_programs(arguments: &Arguments, programs: u64, out: &mut Out) -> Resul
         let label = adapter_label(&adapter.get_info());
         let context = Context::open(&adapter)?;
         let bar = output::progress(programs, &label);
-        let (mut operations, mut shape) = (0, None);
+        let (mut operations, mut shape, mut shape_of_pages) = (0, None, None);
         for index in 0..programs {
             let seed = seed.wrapping_add(index);
             let program = random::program(seed);
@@ -92,14 +93,28 @@ fn random_programs(arguments: &Arguments, programs: u64, out: &mut Out) -> Resul
                 Failure::Program { adapter: label.clone(), seed, failure: Box::new(failure) }
             })?;
             operations += program.operations.len();
+            let program = random_pages::program(seed);
+            let number = seed / random_pages::PROGRAMS_OF_A_SHAPE;
+            let of_shape = match &shape_of_pages {
+                Some((known, context)) if *known == number => context,
+                _ => {
+                    let fresh = Context::with_costs(context.device(), context.queue(), *context.costs());
+                    &shape_of_pages.insert((number, fresh)).1
+                }
+            };
+            program.run(of_shape).map_err(|failure| {
+                bar.finish_and_clear();
+                Failure::Program { adapter: label.clone(), seed, failure: Box::new(failure) }
+            })?;
+            operations += program.operations.len();
             bar.inc(1);
         }
         bar.finish_and_clear();
         if !arguments.json {
             writeln!(
                 out,
-                "{} {label}: {programs} programs from seed {seed}, {operations} operations, device and reference agree \
-                 bit for bit",
+                "{} {label}: {programs} programs, and as many of paged caches, from seed {seed}, {operations} operations, \
+                 device and reference agree bit for bit",
                 style("verified").green().bold()
             )?;
             out.flush()?;

@@ -3,21 +3,28 @@
 use super::{PagedKvCache, planes::Planes};
 use crate::{
     BoundSource, CacheConfig, Context, GpuTensor, Pair, Recorder, Result, Side,
-    cache::{bound::Prepared, reads::Reads},
+    cache::reads::Reads,
     device::{
         record::{StepData, dispatch},
         ring::StepSlot,
     },
     pages::PageCopy,
     plan::step::{Run, Step},
+    shape::layout::binding_limit,
 };
 
 /// Copies that can be recorded without failing.
 pub(super) struct Tails {
-    layers: Vec<Tail>,
-    out: Option<StepSlot>,
-    back: Option<(StepSlot, Step)>,
+    parts: Vec<Part>,
     context: Context,
+}
+
+/// Copies of all layers that fit a binding and a grid.
+struct Part {
+    layers: Vec<Tail>,
+    out: StepSlot,
+    back: StepSlot,
+    step: Step,
 }
 
 /// The copies of one layer, through scratch memory: a buffer cannot be read and written in one dispatch.
@@ -28,19 +35,20 @@ struct Tail {
 
 impl Tails {
     pub fn record(self, recorder: &mut impl Recorder) -> Result<()> {
-        let (Some(out), Some((back, step))) = (self.out, self.back) else { return Ok(()) };
         // Everything that can fail comes first.
-        let prepared: Vec<Prepared<'_>> = (self.layers.iter())
-            .map(|tail| {
-                let data = StepData::Slot(back.clone());
-                tail.source.writes().prepare(&self.context, data, &step, (step.longest, tail.source.tokens))
-            })
-            .collect::<Result<_>>()?;
-        for (tail, prepared) in self.layers.iter().zip(prepared) {
-            let Pair { keys, values } = &tail.reads;
-            let data = StepData::Slot(out.clone());
-            dispatch(recorder, "kv-cache copy on write", data, keys.dispatches().chain(values.dispatches()));
-            prepared.record(recorder, "kv-cache copy on write");
+        let prepare = |part: &'_ Part, tail: &'_ Tail| {
+            let (data, rows) = (StepData::Slot(part.back.clone()), (part.step.longest, tail.source.tokens));
+            tail.source.writes().prepare(&self.context, data, &part.step, rows).map(drop)
+        };
+        self.parts.iter().try_for_each(|part| part.layers.iter().try_for_each(|tail| prepare(part, tail)))?;
+        for Part { layers, out, back, step } in &self.parts {
+            for Tail { reads: Pair { keys, values }, source } in layers {
+                let data = StepData::Slot(out.clone());
+                dispatch(recorder, "kv-cache copy on write", data, keys.dispatches().chain(values.dispatches()));
+                let (data, rows) = (StepData::Slot(back.clone()), (step.longest, source.tokens));
+                let prepared = source.writes().prepare(&self.context, data, step, rows);
+                prepared.expect("it was prepared before").record(recorder, "kv-cache copy on write");
+            }
         }
         Ok(())
     }
@@ -61,19 +69,30 @@ fn step_of(copies: &[PageCopy], page: impl Fn(&PageCopy) -> u32) -> Step {
 impl PagedKvCache {
     /// Prepares the copies of the step under way.
     pub(super) fn prepare_tails(&self) -> Result<Tails> {
-        let copies = &self.planned().copies;
-        let mut tails = Tails { layers: Vec::new(), out: None, back: None, context: self.context.clone() };
-        if copies.is_empty() {
-            return Ok(tails);
+        let mut tails = Tails { parts: Vec::new(), context: self.context.clone() };
+        for copies in self.planned().copies.chunks(self.copies_at_once()) {
+            let (out, step) = (step_of(copies, |copy| copy.from), step_of(copies, |copy| copy.to));
+            let slot = self.ring.write(&self.context, &out)?;
+            let layers =
+                self.layers.iter().map(|layer| layer.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
+            let back = self.ring.write(&self.context, &step)?;
+            tails.parts.push(Part { layers, out: slot, back, step });
         }
-        let (out, back) = (step_of(copies, |copy| copy.from), step_of(copies, |copy| copy.to));
-        let slot = self.ring.write(&self.context, &out)?;
-        for layer in &self.layers {
-            tails.layers.push(layer.tail(&self.context, &out, &slot)?);
-        }
-        tails.out = Some(slot);
-        tails.back = Some((self.ring.write(&self.context, &back)?, back));
         Ok(tails)
+    }
+
+    /// Copies whose rows fit a binding, and whose runs a grid is high enough for, in every layer.
+    fn copies_at_once(&self) -> usize {
+        let limits = self.context.limits();
+        let of_layer = |layer: &Planes| {
+            let heads = layer.layout.heads;
+            let bytes = Side::BOTH.map(|side| layer.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
+            let page = bytes.saturating_mul(heads.into()).saturating_mul(self.config.page_size.into());
+            let high = limits.max_compute_workgroups_per_dimension.checked_div(heads).unwrap_or(1);
+            binding_limit(limits).checked_div(page).unwrap_or(1).min(high.into())
+        };
+        let most = self.layers.iter().map(of_layer).min().unwrap_or(1).max(1);
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 }
 

@@ -299,8 +299,13 @@ impl Span {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "operation {}: ", self.operation)?;
-        match &self.kind {
+        write!(f, "operation {}: {}", self.operation, self.kind)
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             FailureKind::Element { place, difference } => write!(f, "{place}: {difference}"),
             FailureKind::Lengths { what, layer, expected, host, device } => {
                 write!(f, "layer {layer}: {what} should be {expected:?}, the host has {host:?}, the device {device:?}")

@@ -2,29 +2,49 @@
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeOwned, Error as _},
+    de::{DeserializeOwned, Error as _, IgnoredAny},
 };
-use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Error, Format, HostTensor, Pair, Placement, StepError};
+use wgpu_kv_cache::{BatchedKvCache, CacheConfig, Error, Format, HostTensor, PagedConfig, Pair, Placement, StepError};
 
 /// A recorded program.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Program {
+pub struct Program<O> {
     pub config: Config,
-    pub ops: Vec<Operation>,
+    pub ops: Vec<O>,
+}
+
+/// Which kind of cache a program is for.
+#[derive(Deserialize)]
+pub struct Kind {
+    config: KindOfConfig,
+}
+
+#[derive(Deserialize)]
+struct KindOfConfig {
+    pages: Option<IgnoredAny>,
+}
+
+impl Kind {
+    /// Whether the cache has pages.
+    pub fn is_paged(&self) -> bool {
+        self.config.pages.is_some()
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     layers: usize,
-    batch_size: u32,
+    batch_size: Option<u32>,
     max_batch_size: Option<u32>,
+    pages: Option<Pages>,
+    max_sequences: Option<u32>,
+    share_prefixes: Option<bool>,
     num_heads: u32,
     head_dim: u32,
     value_dim: Option<u32>,
-    #[serde(default)]
-    max_seq_len: u32,
+    max_seq_len: Option<u32>,
     #[serde(default)]
     key_format: OfLayers<Named>,
     #[serde(default)]
@@ -33,8 +53,14 @@ pub struct Config {
     key_scale: OfLayers<Factor>,
     #[serde(default)]
     value_scale: OfLayers<Factor>,
-    #[serde(default)]
-    placement: OfLayers<Placement>,
+    placement: Option<OfLayers<Placement>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pages {
+    page_size: u32,
+    count: u32,
 }
 
 /// One value for all layers, or one for each.
@@ -225,19 +251,60 @@ pub struct Rows {
 
 impl Config {
     /// Returns the configuration of each layer.
-    pub fn layers(&self) -> Result<Vec<CacheConfig>, Error> {
+    pub fn dense(&self) -> Result<Vec<CacheConfig>, Wrong> {
+        let of_pages =
+            [("max_sequences", self.max_sequences.is_some()), ("share_prefixes", self.share_prefixes.is_some())];
+        refuse(of_pages, "belongs to a cache with `pages`")?;
+        let batch_size = self.batch_size.ok_or(Wrong::Config("missing field `batch_size`".to_owned()))?;
+        let config = CacheConfig::new(batch_size, self.num_heads, self.head_dim, self.max_seq_len.unwrap_or(0))
+            .max_batch_size(self.max_batch_size.unwrap_or(batch_size));
+        self.layers_of(config).map_err(Wrong::Cache)
+    }
+
+    /// Returns the configuration of a paged cache.
+    pub fn paged(&self) -> Result<PagedConfig, Wrong> {
+        let of_batches = [
+            ("batch_size", self.batch_size.is_some()),
+            ("max_batch_size", self.max_batch_size.is_some()),
+            ("placement", self.placement.is_some()),
+        ];
+        refuse(of_batches, "belongs to a cache without `pages`")?;
+        let missing = |name: &str| Wrong::Config(format!("missing field `{name}`"));
+        let &Pages { page_size, count: pages } = self.pages.as_ref().ok_or(missing("pages"))?;
+        let max_sequences = self.max_sequences.ok_or(missing("max_sequences"))?;
+        let room = page_size.saturating_mul(pages).min(u32::MAX - 1);
+        let layer = CacheConfig::new(max_sequences, self.num_heads, self.head_dim, self.max_seq_len.unwrap_or(room));
+        let layers = self.layers_of(layer).map_err(Wrong::Cache)?;
+        Ok(PagedConfig { layers, page_size, pages, share_prefixes: self.share_prefixes.unwrap_or(true) })
+    }
+
+    fn layers_of(&self, config: CacheConfig) -> Result<Vec<CacheConfig>, Error> {
         BatchedKvCache::check_layers(self.layers)?;
-        let config = CacheConfig::new(self.batch_size, self.num_heads, self.head_dim, self.max_seq_len)
-            .max_batch_size(self.max_batch_size.unwrap_or(self.batch_size))
-            .value_dim(self.value_dim.unwrap_or(self.head_dim));
+        let config = config.value_dim(self.value_dim.unwrap_or(self.head_dim));
         let layer = |layer| {
             let layers = self.layers;
             let (Named(keys), Named(values)) =
                 (self.key_format.of(layer, layers)?, self.value_format.of(layer, layers)?);
             let (Factor(key), Factor(value)) = (self.key_scale.of(layer, layers)?, self.value_scale.of(layer, layers)?);
-            Ok(config.formats(keys, values).scales(key, value).placement(self.placement.of(layer, layers)?))
+            Ok(config
+                .formats(keys, values)
+                .scales(key, value)
+                .placement(self.placement.as_ref().map_or(Ok(Placement::Linear), |all| all.of(layer, layers))?))
         };
         (0..self.layers).map(layer).collect()
+    }
+}
+
+/// What is wrong with a configuration.
+pub enum Wrong {
+    Config(String),
+    Cache(Error),
+}
+
+fn refuse<const N: usize>(fields: [(&str, bool); N], why: &str) -> Result<(), Wrong> {
+    match fields.into_iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(Wrong::Config(format!("`{name}` {why}"))),
+        None => Ok(()),
     }
 }
 
@@ -277,8 +344,8 @@ impl Outcome {
 }
 
 /// Formats `{"results": […]}`, with one line per operation.
-pub fn results(outcomes: &[Outcome]) -> String {
-    let line = |outcome: &Outcome| serde_json::to_string(outcome).expect("keys are strings");
+pub fn results<T: Serialize>(outcomes: &[T]) -> String {
+    let line = |outcome: &T| serde_json::to_string(outcome).expect("keys are strings");
     let lines: Vec<String> = outcomes.iter().map(line).collect();
     format!("{{\"results\": [\n{}\n]}}\n", lines.join(",\n"))
 }
@@ -364,6 +431,6 @@ impl<'de> Deserialize<'de> for Floats {
     }
 }
 
-fn yes() -> bool {
+pub fn yes() -> bool {
     true
 }

@@ -7,7 +7,7 @@ mod rows;
 mod run;
 
 pub use self::{
-    operation::{PagedOperation, PagedOutcome, PagedProgram},
+    operation::{PagedOperation, PagedOutcome, PagedProgram, PagedRefusal},
     rows::TokenRows,
     run::PagedRun,
 };

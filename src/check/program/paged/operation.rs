@@ -83,12 +83,39 @@ pub enum PagedOperation {
     },
 }
 
+/// Why an operation was refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PagedRefusal {
+    /// The cache refuses it.
+    #[error(transparent)]
+    Cache(#[from] Error),
+    /// No sequence has this name.
+    #[error("there is no sequence {0:?}")]
+    NoSequence(String),
+    /// A sequence has this name already.
+    #[error("there is a sequence {0:?} already")]
+    SequenceExists(String),
+}
+
+impl PagedRefusal {
+    /// The rule, as [`Error::kind`] names it.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        match self {
+            PagedRefusal::Cache(error) => error.kind(),
+            PagedRefusal::NoSequence(_) => "no_sequence".to_owned(),
+            PagedRefusal::SequenceExists(_) => "sequence_exists".to_owned(),
+        }
+    }
+}
+
 /// What an operation gave.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct PagedOutcome {
     /// Why it was refused.
-    pub refused: Option<Error>,
+    pub refused: Option<PagedRefusal>,
     /// Tokens that were found, of `Match` and `Add`.
     pub cached: Option<u32>,
     /// The key of every full page of the tokens, of `Match` and `Add`.
@@ -114,5 +141,15 @@ impl PagedOperation {
             }
         };
         one.into_iter().chain(many.iter().map(|(name, _)| name))
+    }
+}
+
+impl PagedOperation {
+    /// The name that it gives to a new sequence.
+    pub(super) const fn new_name(&self) -> Option<&String> {
+        match self {
+            PagedOperation::Add { sequence: name, .. } | PagedOperation::Fork { to: name, .. } => Some(name),
+            _ => None,
+        }
     }
 }

@@ -7,13 +7,15 @@ use std::{
 
 use super::{
     super::operation::{Failure, FailureKind},
-    operation::{PagedOperation, PagedOutcome, PagedProgram},
+    operation::{PagedOperation, PagedOutcome, PagedProgram, PagedRefusal},
     reference::PagedReference,
     rows::{Stored, TokenRows},
 };
+#[cfg(feature = "attention")]
+use crate::attention::{Extras, Options, attend};
 use crate::{
-    CacheConfig, Context, Difference, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair, Result,
-    RowsIn, Side, Source, Strides,
+    CacheConfig, Context, Difference, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair,
+    ReferenceCache, Result, RowsIn, Side, Source, Strides, Write,
     pages::{Append, PageEvent, PageKey, SequenceId},
 };
 
@@ -26,6 +28,8 @@ pub struct PagedRun {
     steps: u32,
     rows: TokenRows,
     ids: BTreeMap<String, SequenceId>,
+    /// Handles of sequences that were freed.
+    freed: BTreeMap<String, SequenceId>,
     /// Tokens of the prefixes of pages that the device evicted.
     evicted: Arc<Mutex<Vec<u32>>>,
     stored: Stored,
@@ -42,10 +46,7 @@ impl PagedProgram {
         let mut run =
             PagedRun::new(context, &self.config, self.rows).map_err(|error| at(0)(FailureKind::Device(error)))?;
         for (index, operation) in self.operations.iter().enumerate() {
-            // What was refused may have left a later operation without its sequence.
-            if operation.sequences().all(|name| run.ids.contains_key(name)) {
-                run.step(operation).map_err(at(index))?;
-            }
+            run.step(operation).map_err(at(index))?;
         }
         run.compare_rows().map_err(at(self.operations.len()))
     }
@@ -66,7 +67,16 @@ impl PagedRun {
             }
         });
         let reference = PagedReference::new(config);
-        Ok(PagedRun { device, reference, steps: 0, rows, ids: BTreeMap::new(), evicted, stored: Stored::default() })
+        Ok(PagedRun {
+            device,
+            reference,
+            steps: 0,
+            rows,
+            ids: BTreeMap::new(),
+            freed: BTreeMap::new(),
+            evicted,
+            stored: Stored::default(),
+        })
     }
 
     /// The cache.
@@ -98,12 +108,25 @@ impl PagedRun {
         self.device.sequences().keys(tokens, namespace).collect()
     }
 
+    /// The handle of a sequence that is there.
     fn id(&self, name: &str) -> Result<SequenceId, FailureKind> {
         self.ids.get(name).copied().ok_or_else(|| FailureKind::Books(format!("there is no sequence {name:?}")))
     }
 
+    /// Why an operation on sequences with these names would be refused. A handle that was freed is refused by the cache.
+    fn refused<'a>(&self, mut names: impl Iterator<Item = &'a String>) -> Option<PagedRefusal> {
+        let name = names.find(|name| !self.ids.contains_key(*name))?;
+        let freed = self.freed.get(name).and_then(|&id| self.device.sequences().tokens(id).err());
+        Some(freed.map_or_else(|| PagedRefusal::NoSequence(name.clone()), PagedRefusal::Cache))
+    }
+
     fn apply(&mut self, operation: &PagedOperation) -> Result<PagedOutcome, FailureKind> {
         let mut outcome = PagedOutcome::default();
+        let exists = operation.new_name().filter(|name| self.ids.contains_key(*name));
+        let exists = exists.map(|name| PagedRefusal::SequenceExists(name.clone()));
+        if let Some(refusal) = self.refused(operation.sequences()).or(exists) {
+            return Ok(PagedOutcome { refused: Some(refusal), ..outcome });
+        }
         match operation {
             PagedOperation::Match { tokens, namespace } => {
                 let namespace = namespace.as_deref();
@@ -112,9 +135,6 @@ impl PagedRun {
                 (outcome.cached, outcome.keys) = (Some(cached), self.keys(tokens, namespace));
             }
             PagedOperation::Add { sequence, tokens, namespace } => {
-                if self.ids.contains_key(sequence) {
-                    return Err(FailureKind::Books(format!("there is a sequence {sequence:?} already")));
-                }
                 let namespace = namespace.as_deref();
                 outcome.keys = self.keys(tokens, namespace);
                 let expected = self.reference.check_room(tokens, namespace);
@@ -139,7 +159,7 @@ impl PagedRun {
                 let drafts = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
                 if *accepted > drafts {
                     let error = PageError::MoreAccepted { accepted: *accepted, drafts };
-                    return Ok(PagedOutcome { refused: Some(error.into()), ..outcome });
+                    return Ok(PagedOutcome { refused: Some(PagedRefusal::Cache(error.into())), ..outcome });
                 }
                 let appended = self.append(&[(sequence.clone(), tokens.clone(), drafts)], false, outcome)?;
                 if appended.refused.is_none() {
@@ -149,9 +169,6 @@ impl PagedRun {
                 return Ok(appended);
             }
             PagedOperation::Fork { from, to, length } => {
-                if self.ids.contains_key(to) {
-                    return Err(FailureKind::Books(format!("there is a sequence {to:?} already")));
-                }
                 let id = self.id(from)?;
                 let all = self.device.sequences().length(id).map_err(FailureKind::Device)?;
                 let actual = self.device.fork(id, length.unwrap_or(all));
@@ -172,6 +189,7 @@ impl PagedRun {
                 self.reference.free(sequence);
                 self.device.free(id).map_err(FailureKind::Device)?;
                 self.ids.remove(sequence);
+                self.freed.insert(sequence.clone(), id);
                 // A handle is never valid again.
                 if self.device.free(id).is_ok() || self.device.sequences().tokens(id).is_ok() {
                     return Err(FailureKind::Books(format!("the handle of {sequence:?} is valid after it was freed")));
@@ -190,7 +208,7 @@ impl PagedRun {
                         self.compare_sequence(sequence, *layer, &rows)?;
                         outcome.rows = Some(rows);
                     }
-                    Err(error) => outcome.refused = Some(error),
+                    Err(error) => outcome.refused = Some(error.into()),
                 }
             }
         }
@@ -300,6 +318,73 @@ impl PagedRun {
         Ok(())
     }
 
+    /// Computes attention of packed queries at the last positions of some sequences, in order, on the device and on the
+    /// CPU. Both refuse what breaks a rule.
+    ///
+    /// # Errors
+    /// A refusal of one of the two.
+    #[cfg(feature = "attention")]
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        names: &[String],
+        options: &Options,
+        queries: &[f32],
+        extras: Extras<'_>,
+    ) -> Result<Result<(Vec<f64>, HostTensor), PagedRefusal>, FailureKind> {
+        if let Some(refusal) = self.refused(names.iter()) {
+            return Ok(Err(refusal));
+        }
+        // A step without tokens says which sequences are read.
+        let appends: Vec<_> = names.iter().map(|name| (name.clone(), Vec::new(), 0)).collect();
+        let appended = self.append(&appends, false, PagedOutcome::default())?;
+        if let Some(refusal) = appended.refused {
+            return Ok(Err(refusal));
+        }
+        let actual = self.device.layer(layer).and_then(|layer| attend(&layer, options, queries, extras));
+        let Some(config) = self.device.config().layers.get(layer) else {
+            return Ok(actual.map(|output| (Vec::new(), output)).map_err(PagedRefusal::Cache));
+        };
+        let mut reference = self.dense_reference(layer, &config.clone(), names).map_err(FailureKind::Device)?;
+        match (reference.as_mut().map(|reference| reference.attend(options, queries, extras)), actual) {
+            (Some(Ok(expected)), Ok(actual)) => Ok(Ok((expected, actual))),
+            (Some(Err(expected)), Err(actual)) if expected == actual => Ok(Err(actual.into())),
+            (None, Err(actual)) => Ok(Err(actual.into())),
+            (expected, actual) => {
+                Err(FailureKind::Refusal { expected: expected.and_then(Result::err), actual: actual.err() })
+            }
+        }
+    }
+
+    /// The sequences as a dense batch, if there are any.
+    #[cfg(feature = "attention")]
+    fn dense_reference(&self, layer: usize, config: &CacheConfig, names: &[String]) -> Result<Option<ReferenceCache>> {
+        let tokens: Vec<_> = names.iter().map(|name| &self.reference.sequences[name].tokens).collect();
+        let most = tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let batch = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        let mut reference = ReferenceCache::new(CacheConfig { batch_size: batch, max_batch_size: batch, ..*config })?;
+        if most == 0 {
+            return Ok(Some(reference));
+        }
+        let counts: Vec<u32> = tokens.iter().map(|tokens| tokens.len() as u32).collect();
+        let bases: Vec<_> = tokens.iter().map(|tokens| self.rows.bases(tokens)).collect();
+        let rows = |side: Side| -> Vec<f32> {
+            let row = |base: Option<&u32>, head| {
+                let row = TokenRows::row(side, config.dim(side), base.copied().unwrap_or(0), layer, head);
+                row.collect::<Vec<_>>()
+            };
+            let of_head =
+                |bases: &[u32], head| (0..most).flat_map(|token| row(bases.get(token), head)).collect::<Vec<_>>();
+            bases.iter().flat_map(|bases| (0..config.num_heads).flat_map(|head| of_head(bases, head))).collect()
+        };
+        let write = Write::append(most as u32).counts(&counts);
+        reference.update(&rows(Side::Keys), &rows(Side::Values), write)?;
+        Ok(Some(reference))
+    }
+
     /// Compares pages, lengths and tokens of all sequences, and what is free.
     fn compare_books(&self) -> Result<(), FailureKind> {
         self.reference.check().map_err(FailureKind::Books)?;
@@ -400,7 +485,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, actual: &T) ->
 fn refused<T, U>(expected: Result<T>, actual: Result<U>) -> Result<PagedOutcome, FailureKind> {
     match (expected.err(), actual.err()) {
         (Some(expected), Some(actual)) if expected == actual => {
-            Ok(PagedOutcome { refused: Some(actual), ..PagedOutcome::default() })
+            Ok(PagedOutcome { refused: Some(actual.into()), ..PagedOutcome::default() })
         }
         (expected, actual) => Err(FailureKind::Refusal { expected, actual }),
     }

@@ -18,6 +18,7 @@ test:
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example smallest
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example engine
 	scripts/with-drivers $(CARGO) run --release --locked --quiet --example attention
+	scripts/with-drivers $(CARGO) run --release --locked --quiet --example serve
 
 # The tests, and then every random program that is drawn, 3000 for each adapter.
 test-all: test

@@ -7,6 +7,8 @@
 mod by_hand;
 #[path = "targets/host.rs"]
 mod host;
+#[path = "targets/pages.rs"]
+mod pages;
 #[path = "targets/reading.rs"]
 mod reading;
 
@@ -141,6 +143,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     decode(&context, if whole { repetitions } else { 1 }, whole, &mut table)?;
     reset(&context, repetitions, &mut table)?;
     reading::rows(&context, repetitions, &mut table)?;
+    pages::rows(&context, repetitions, whole, &mut table)?;
     host::rows(whole, &mut table)?;
     host::resources(&adapter, &mut table)?;
     host::attentions(&adapter, whole, &mut table)?;

@@ -419,11 +419,18 @@ impl PagedSequences {
 
     pub(super) fn vacate(&mut self, slot: u32) {
         let place = &mut self.slots[slot as usize];
-        place.generation = place.generation.wrapping_add(1);
         let Some(sequence) = place.sequence.take() else { return };
+        place.generation = place.generation.wrapping_add(1);
         // The last page first: a prefix without its end is worth more than an end without its prefix.
         sequence.pages.iter().rev().for_each(|&page| self.pool.release(page));
         self.vacant.push(slot);
+    }
+
+    /// Ends all sequences and forgets all keys. The step under way, if there is one, is [dropped](Self::dropped).
+    pub fn reset(&mut self) {
+        self.dropped();
+        (0..self.config.max_sequences).for_each(|slot| self.vacate(slot));
+        self.pool.forget_all();
     }
 
     /// The entries of a sequence's row that a table was not told of: the index of the first, and the

@@ -6,7 +6,7 @@ use crate::{
     DeviceError, Error, Format, KvCache, Placement, Result, Scale, Side, WgslError,
     device::{binding::window_binding, storage::Lengths},
     kernels::{Link, no_choice, no_count},
-    read::layer::{Readable, sealed::Read},
+    read::readable::{Readable, sealed::Read},
     shape::{
         layout::{Layout, SideLayout},
         table::TableLayout,

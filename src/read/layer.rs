@@ -1,90 +1,62 @@
 //! [`ReadLayer`]: a layer that shaders of the caller's, and attention, can read.
 
-use std::sync::Arc;
+use crate::{CacheConfig, Context, KvCache, Result, WgslNames, read::readable::sealed::Read};
 
-use crate::{
-    CacheConfig, Context, KvCache,
-    device::storage::Storage,
-    plan::sequences::Sequences,
-    shape::{layout::Layout, table::TableLayout},
-};
-
-/// A layer that [attention](crate::attention) reads: a [`KvCache`], or a layer of a paged cache.
+/// A layer that [attention](crate::attention) and the caller's shaders read: a [`KvCache`], or a layer of a paged cache.
+/// What is written once for all of them takes `&impl ReadLayer`.
 ///
 /// The trait is sealed.
-pub trait ReadLayer: sealed::Read {}
+pub trait ReadLayer: Read {
+    /// The context that the cache was created with.
+    fn context(&self) -> &Context {
+        self.readable().context
+    }
+
+    /// Shape and formats. `batch_size` is the current number of sequences.
+    fn config(&self) -> CacheConfig {
+        self.readable().config
+    }
+
+    /// The length of each sequence.
+    fn lengths(&self) -> &[u32] {
+        &self.readable().sequences.lengths
+    }
+
+    /// WGSL that reads the layer; see [`KvCache::wgsl`].
+    ///
+    /// # Errors
+    /// Those of [`KvCache::wgsl`].
+    fn wgsl(&self, names: &WgslNames<'_>) -> Result<String> {
+        self.readable().wgsl(names)
+    }
+
+    /// Number of storage buffers that the text binds.
+    fn wgsl_bindings(&self) -> u32 {
+        self.readable().wgsl_bindings()
+    }
+
+    /// The entries of the bind group's layout.
+    ///
+    /// # Errors
+    /// Those of [`KvCache::wgsl`].
+    fn wgsl_layout(
+        &self,
+        names: &WgslNames<'_>,
+        visibility: wgpu::ShaderStages,
+    ) -> Result<Vec<wgpu::BindGroupLayoutEntry>> {
+        self.readable().wgsl_layout(names, visibility)
+    }
+
+    /// The entries of the bind group.
+    ///
+    /// # Errors
+    /// Those of [`KvCache::wgsl`].
+    fn wgsl_entries(&self, names: &WgslNames<'_>) -> Result<Vec<wgpu::BindGroupEntry<'_>>> {
+        self.readable().wgsl_entries(names)
+    }
+}
 
 impl ReadLayer for KvCache {}
 
 #[cfg(feature = "pages")]
 impl ReadLayer for crate::PagedLayer<'_> {}
-
-pub(crate) mod sealed {
-    use super::Readable;
-
-    pub trait Read {
-        fn readable(&self) -> Readable<'_>;
-    }
-}
-
-/// What reading needs of a layer.
-#[derive(Clone, Copy, Debug)]
-pub struct Readable<'a> {
-    pub(crate) context: &'a Context,
-    /// Shape and formats, with the sequences that there are and that there may be, and the positions that each has room
-    /// for.
-    pub(crate) config: CacheConfig,
-    pub(crate) layout: &'a Layout,
-    pub(crate) storage: &'a Storage,
-    pub(crate) identity: &'a Arc<()>,
-    pub(crate) sequences: &'a Sequences,
-    /// Whether a step was begun whose rows are not recorded.
-    pub(crate) awaits_step: bool,
-    pub(crate) table: Option<Table<'a>>,
-}
-
-/// The block table of a paged layer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Table<'a> {
-    pub layout: TableLayout,
-    pub buffer: &'a wgpu::Buffer,
-}
-
-impl sealed::Read for KvCache {
-    fn readable(&self) -> Readable<'_> {
-        Readable {
-            context: &self.context,
-            config: *self.config(),
-            layout: &self.layout,
-            storage: &self.storage,
-            identity: &self.identity,
-            sequences: &self.sequences,
-            awaits_step: self.awaits_step(),
-            table: None,
-        }
-    }
-}
-
-#[cfg(feature = "pages")]
-impl sealed::Read for crate::PagedLayer<'_> {
-    fn readable(&self) -> Readable<'_> {
-        read_paged(self)
-    }
-}
-
-/// What reading needs of a layer of a paged cache.
-#[cfg(feature = "pages")]
-pub(crate) fn read_paged<'a>(layer: &crate::PagedLayer<'a>) -> Readable<'a> {
-    let crate::PagedLayer { cache, planes, config } = *layer;
-    let (layout, buffer) = cache.table();
-    Readable {
-        context: &cache.context,
-        config,
-        layout: &planes.layout,
-        storage: &planes.storage,
-        identity: &planes.identity,
-        sequences: cache.batch(),
-        awaits_step: cache.awaits(planes),
-        table: Some(Table { layout, buffer }),
-    }
-}

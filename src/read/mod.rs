@@ -6,3 +6,4 @@ pub(crate) mod include;
 pub(crate) mod layer;
 #[cfg(feature = "pages")]
 mod paged;
+pub(crate) mod readable;

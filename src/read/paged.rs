@@ -2,7 +2,7 @@
 
 use crate::{
     PagedLayer, Result, WgslNames,
-    read::layer::{read_paged, sealed::Read},
+    read::readable::{read_paged, sealed::Read},
 };
 
 /// Reading a layer from the caller's own shaders. A *sequence* is one of the last step, in its order.

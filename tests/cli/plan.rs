@@ -98,3 +98,24 @@ fn broken_plans_are_refused() {
     );
     assert!(fails(&["plan", "/nonexistent.json"], 1).contains("/nonexistent.json: No such file"));
 }
+
+#[test]
+fn a_pool_holds_what_its_bytes_hold() {
+    let sizes = ["plan", "--layers", "32", "--heads", "8", "--head-dim", "128", "--context", "1000,8192"];
+    let plan = json(&[&sizes[..], &["--format", "f16,q4_0", "--pool", "4GiB", "--json"]].concat());
+    let f16 = &plan["pools"][0];
+    assert_eq!((&f16["page_bytes"], &f16["pages"], &f16["tokens"]), (&(2 << 20).into(), &2048.into(), &32_768.into()));
+    assert_eq!((&f16["sequences"][0]["sequences"], &f16["sequences"][1]["sequences"]), (&32.into(), &4.into()));
+    // 72 bytes a row.
+    assert_eq!(plan["pools"][1]["page_bytes"], 32 * 16 * 8 * 2 * 72);
+    assert_eq!(plan["dense"].as_array().unwrap().len(), 4);
+    let told = passes(&[&sizes[..], &["--pool", "1GiB", "--page-size", "64"]].concat());
+    assert!(told.contains("A pool of pages of 64 tokens"), "{told}");
+    for (wrong, words) in
+        [("12 apples", "the unit must be"), ("99999999999TiB", "more than 64 bits"), ("GiB", "no whole number")]
+    {
+        assert!(fails(&[&sizes[..], &["--pool", wrong]].concat(), 2).contains(words), "{wrong}");
+    }
+    assert!(fails(&[&sizes[..], &["--pool", "1KiB"]].concat(), 1).contains("pages"));
+    assert!(fails(&[&sizes[..], &["--pool", "1GiB", "--page-size", "24"]].concat(), 1).contains("power of two"));
+}

@@ -164,6 +164,71 @@ fn positions_near_the_last_replay() {
 }
 
 #[test]
+fn programs_of_pages_replay_on_every_adapter() {
+    let program = serde_json::json!({
+        "config": {"layers": 2, "num_heads": 2, "head_dim": 8, "key_format": "f16", "value_format": ["q8_0", "f32"],
+                   "pages": {"page_size": 4, "count": 8}, "max_sequences": 3},
+        "ops": [
+            {"op": "match", "tokens": [0, 1, 2, 3, 4]},
+            {"op": "add", "sequence": "a", "tokens": [0, 1, 2, 3, 4, 5, 6, 7, 8]},
+            {"op": "add", "sequence": "b", "tokens": [0, 1, 2, 3, 4, 5, 6, 7, 8]},
+            {"op": "append", "sequence": "a", "tokens": [10, 11]},
+            {"op": "fork", "from": "a", "to": "c", "length": 10},
+            {"op": "append", "sequence": "c", "tokens": [1], "namespace": null},
+            {"op": "rows", "sequence": "c", "layer": 1},
+            {"op": "attention", "sequences": ["c", "a"], "heads": 4, "tokens": 1, "queries": vec![0.25; 2 * 4 * 8]},
+            {"op": "free", "sequence": "a"},
+            {"op": "free", "sequence": "a"},
+            {"op": "truncate", "sequence": "b", "length": 20},
+            {"op": "add", "sequence": "d", "tokens": vec![5; 32]},
+            {"op": "draft", "sequence": "b", "tokens": [1, 2, 3, 4], "accepted": 2},
+            {"op": "free", "sequence": "b"},
+            {"op": "free", "sequence": "c"},
+            {"op": "add", "sequence": "d", "tokens": vec![5; 32]},
+            {"op": "add", "sequence": "d", "tokens": []},
+            {"op": "append", "sequence": "x", "tokens": []},
+            {"op": "clear_prefixes"},
+        ],
+    });
+    let path = file("pages.json", program.to_string().as_bytes());
+    for adapter in 0..json(&["adapters", "--json"]).as_array().unwrap().len() {
+        let results = json(&["replay", &path, "--json", "--adapter", &adapter.to_string()]);
+        let of = |index: usize, field: &str| results["results"][index][field].clone();
+        assert_eq!(
+            of(0, "keys"),
+            serde_json::json!(["c49ab11fb576db6f376aef58c24f728a0ba1807e8cac5f940f1a5c4c20741898"])
+        );
+        assert_eq!((of(1, "cached"), of(2, "cached")), (0.into(), 8.into()));
+        assert_eq!(of(2, "pages"), serde_json::json!({"a": [0, 1, 2], "b": [0, 1, 3]}));
+        assert_eq!((of(2, "free_pages"), of(2, "cached_pages")), (4.into(), 2.into()));
+        // The second writer to the tail that was forked gets a copy.
+        assert_eq!(of(5, "pages")["c"], serde_json::json!([0, 1, 4]));
+        assert_eq!(of(6, "shape"), serde_json::json!([1, 2, 11, 8]));
+        // (31 t + 7 p + 3 l + 5 h + i) mod 251, of the last token, head 0.
+        assert_eq!(of(6, "keys")[10 * 8], (31 + 70 + 3) % 251);
+        assert_eq!(of(6, "values")[10 * 8 + 1], -((31 + 70 + 3 + 1) % 251));
+        assert_eq!(of(7, "shape"), serde_json::json!([1, 2, 4, 8]));
+        let kinds: Vec<_> = [9, 10, 11, 16, 17].iter().map(|&index| of(index, "kind")).collect();
+        assert_eq!(kinds, ["freed_sequence", "beyond_end", "out_of_pages", "sequence_exists", "no_sequence"]);
+        assert_eq!(of(15, "evicted"), serde_json::json!([8, 4]), "the end of a prefix goes before its beginning");
+        assert_eq!((of(18, "cached_pages"), of(18, "lengths")), (0.into(), serde_json::json!({"d": 32})));
+    }
+    for (field, value, word) in [
+        ("batch_size", 2.into(), "`batch_size` belongs to a cache without `pages`"),
+        ("max_sequences", serde_json::Value::Null, "missing field `max_sequences`"),
+        ("pages", serde_json::json!({"page_size": 3, "count": 8}), "the page size must be a power of two, but is 3"),
+        ("pages", serde_json::Value::Null, "`max_sequences` belongs to a cache with `pages`"),
+    ] {
+        let mut program = program.clone();
+        program["config"][field] = value;
+        program["ops"] = serde_json::json!([]);
+        let path = file("pages_wrong.json", program.to_string().as_bytes());
+        let told = fails(&["replay", &path], 1);
+        assert!(told.contains(word), "{word}: {told}");
+    }
+}
+
+#[test]
 fn broken_programs_are_refused() {
     let config = r#""config": {"layers": 1, "batch_size": 1, "num_heads": 1, "head_dim": 1, "max_seq_len": 2"#;
     for (text, word) in [

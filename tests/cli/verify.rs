@@ -80,7 +80,10 @@ fn random_programs_are_reproducible() {
     assert_eq!(first, json(&["verify", "--random", "20", "--seed", "5", "--adapter", "0", "--json"]));
     assert_eq!((&first[0]["programs"], &first[0]["seed"]), (&20.into(), &5.into()));
     assert!(first[0]["operations"].as_u64().unwrap() >= 40);
-    assert!(passes(&["verify", "--random", "3", "--adapter", "0"]).contains("3 programs, and as many of paged caches, from seed"));
+    assert!(
+        passes(&["verify", "--random", "3", "--adapter", "0"])
+            .contains("3 programs, and as many of paged caches, from seed")
+    );
     assert!(fails(&["verify", "--random", "0"], 1).contains("--random must be at least 1"));
     assert!(fails(&["verify"], 2).contains("Usage"));
     assert!(fails(&["verify", TRACE, "--random", "3"], 2).contains("cannot be used with"));

@@ -8,6 +8,7 @@
 mod attention;
 mod bugs;
 mod cells;
+mod cells_of_pages;
 mod conversions;
 #[path = "../common/destroyed.rs"]
 mod destroyed;
@@ -172,6 +173,13 @@ fn in_turn(lists: Vec<Vec<Trial>>) -> Vec<Trial> {
 fn cells(gpu: &Arc<Gpu>, label: &str) -> Vec<Trial> {
     let mut trials = Vec::new();
     for format in Format::ALL {
+        for operation in cells::OPERATIONS {
+            let gpu = gpu.clone();
+            trials.push(Trial::test(format!("cells::{operation} × pages × {format} on {label}"), move || {
+                let _alone = gpu.alone();
+                cells_of_pages::cell(&gpu.context, format, operation)
+            }));
+        }
         for (name, placement) in cells::PLACEMENTS {
             for operation in cells::OPERATIONS {
                 let gpu = gpu.clone();

@@ -2,8 +2,8 @@
 //! one segment and in several.
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, DeviceError, Error, Format, HostRows, HostTensor, KvCache, Placement, ReferenceCache,
-    WgslNames, Write, half::f16,
+    CacheConfig, Context, DeviceError, Error, Format, HostRows, HostTensor, KvCache, Placement, ReadLayer,
+    ReferenceCache, WgslNames, Write, half::f16,
 };
 
 use crate::{
@@ -46,7 +46,7 @@ impl How {
 }
 
 /// Runs a caller's shader that copies every visible vector of keys and values, indexed by position.
-pub fn read_by_text(cache: &KvCache, how: How) -> Result<[Vec<f32>; 2], Error> {
+pub fn read_by_text(cache: &impl ReadLayer, how: How) -> Result<[Vec<f32>; 2], Error> {
     let (context, config) = (cache.context(), cache.config());
     let (device, queue) = (context.device(), context.queue());
     let bindings: Vec<u32> = (0..cache.wgsl_bindings()).map(|index| 20 - index).collect();
@@ -60,12 +60,13 @@ pub fn read_by_text(cache: &KvCache, how: How) -> Result<[Vec<f32>; 2], Error> {
     }
     // What vector `i` of the row is.
     let row = "engine7_plane(sequence, head), engine7_slot(position)";
+    let looked_up = "engine7_row_of(sequence, head, position)";
     let read = |side: &str| match how {
         How::Vectors => format!("engine7_{side}(sequence, head, position, i)"),
         How::Halves => format!("vec4<f32>(engine7_{side}_half(sequence, head, position, i))"),
         How::Groups { elements, .. } => {
             let vectors = elements / 4;
-            format!("joined(engine7_{side}_{elements}_at({row}, i / {vectors}u), i % {vectors}u)")
+            format!("joined(engine7_{side}_{elements}_of({looked_up}, i / {vectors}u), i % {vectors}u)")
         }
         How::Units { .. } => format!(
             "engine7_{side}_vector(engine7_{side}_unit_at({row}, i / engine7_{side}_unit_vectors),
@@ -84,7 +85,7 @@ pub fn read_by_text(cache: &KvCache, how: How) -> Result<[Vec<f32>; 2], Error> {
         }
         _ => String::new(),
     };
-    let longest = cache.write_pos();
+    let longest = cache.lengths().iter().copied().max().unwrap_or(0);
     let shader = format!(
         "{enable}
         // The caller's own names. They would collide with the generated WGSL if it had no prefix.

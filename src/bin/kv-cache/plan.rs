@@ -1,5 +1,7 @@
 //! `kv-cache plan`.
 
+mod pool;
+
 use std::{
     fs,
     io::Write,
@@ -11,6 +13,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use wgpu_kv_cache::{CacheConfig, ConfigError, Error, Format, Side};
 
+use self::pool::{Bytes, Pool};
 use crate::{Failure, output, output::Out};
 
 /// Context lengths to plan if none are given and the model names none.
@@ -49,6 +52,12 @@ pub struct Arguments {
     /// Formats, separated by commas: f32, f16, bf16, `fp8_e4m3`, `q8_0`, `q4_0`, or keys/values as in `q8_0/q4_0`.
     #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8_0,q4_0")]
     format: Vec<Formats>,
+    /// Also plan a pool of pages of this many bytes, such as 4GiB.
+    #[arg(long, value_name = "BYTES")]
+    pool: Option<Bytes>,
+    /// Tokens of a page of the pool.
+    #[arg(long, value_name = "TOKENS", default_value = "16", requires = "pool")]
+    page_size: u32,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -163,8 +172,21 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
             }
         }
     }
+    let mut pools = Vec::new();
+    if let Some(bytes) = arguments.pool {
+        for &Formats(keys, values) in &arguments.format {
+            let layer = CacheConfig::new(1, heads, head_dim, 1).value_dim(value_dim).formats(keys, values);
+            pools.push(Pool::new(layer, layers, arguments.page_size, bytes)?);
+        }
+    }
     if arguments.json {
-        output::json(out, &list)?;
+        match arguments.pool {
+            None => output::json(out, &list)?,
+            Some(_) => {
+                let pools: Vec<_> = pools.iter().map(|pool| pool.json(&contexts)).collect();
+                output::json(out, &json!({"dense": list, "pools": pools}))?;
+            }
+        }
         return Ok(());
     }
     let values = if value_dim == head_dim { String::new() } else { format!(" (values {value_dim})") };
@@ -182,6 +204,9 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
             "The model has layers with a sliding window of {} tokens. The plan treats them as full.",
             output::count(window.into())
         )?;
+    }
+    if !pools.is_empty() {
+        pool::print(out, &pools, &contexts)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! [`PagedLayer`]: one layer of a paged cache, as shaders and attention read it.
 
 use super::{PagedKvCache, planes::Planes};
-use crate::{CacheConfig, Context};
+use crate::{CacheConfig, CacheView, Context};
 
 /// One layer of a [`PagedKvCache`]: what [attention](crate::attention) and the caller's shaders read.
 ///
@@ -29,6 +29,12 @@ impl<'a> PagedLayer<'a> {
     /// The length of each sequence of the last step, in its order.
     pub fn lengths(&self) -> &'a [u32] {
         &self.cache.batch.lengths
+    }
+
+    /// The storage itself, `[page, kv_head, page_size, dim]`: its sequences are the pages of the pool, and its positions
+    /// those of a page.
+    pub fn view(&self) -> CacheView<'a> {
+        CacheView::new(&self.planes.storage, &self.planes.layout, &[])
     }
 
     /// Bytes that keys and values of the layer occupy on the device.

@@ -214,6 +214,12 @@ impl PagedKvCache {
         self.books.clear_prefixes();
     }
 
+    /// Ends all sequences and forgets all prefixes. What was recorded and not submitted is [dropped](Self::dropped).
+    pub fn reset(&mut self) {
+        self.dropped();
+        self.books.reset();
+    }
+
     /// Calls `listener` whenever a page becomes findable or no longer is; see [`PagedSequences::listen`].
     pub fn listen(&mut self, listener: impl FnMut(&PageEvent) + Send + Sync + 'static) {
         self.books.listen(listener);

@@ -4,14 +4,14 @@ use std::ops::Range;
 
 use super::PagedKvCache;
 use crate::{
-    CacheConfig, Error, GpuTensor, HostRows, HostTensor, Pair, RangeError, Result, RowsIn, Side, Source, StepError,
-    Strides,
+    CacheConfig, Error, Format, GpuTensor, HostRows, HostTensor, PageError, Pair, RangeError, Result, RowsIn, Scale,
+    Side, Source, StepError, Strides,
     cache::reads::Reads,
     device::{
         record::{StepData, dispatch},
         wait::block_on,
     },
-    pages::{Append, SequenceId},
+    pages::{Added, Append, SequenceId},
     plan::{
         operations::check_rows,
         step::{Run, Step},
@@ -34,35 +34,32 @@ impl PagedKvCache {
     /// # Performance
     /// Uploads the rows into new buffers and binds them. An engine should record steps instead.
     pub fn append(&mut self, appends: &[Append<'_>], rows: &[Pair<HostRows<'_>>]) -> Result<()> {
-        let num_layers = self.layers.len();
-        if rows.len() != num_layers {
-            return Err(Error::Step(StepError::LayerCount { name: "rows", num_layers, actual: rows.len() }));
-        }
+        self.append_by(appends, rows, Strides::bthd)
+    }
+
+    /// Appends rows that lie as `strides` says, given heads, tokens and the units of a row.
+    fn append_by(
+        &mut self,
+        appends: &[Append<'_>],
+        rows: &[Pair<HostRows<'_>>],
+        strides: fn(u32, u32, u32) -> Strides,
+    ) -> Result<()> {
         let tokens = appends.iter().map(|append| append.tokens.len() as u64).fold(0, u64::saturating_add);
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        for (layer, rows) in self.layers.iter().zip(rows) {
-            let config = CacheConfig { batch_size: 1, ..layer.stored };
-            check_rows(&config, Side::Keys, rows.keys, tokens)?;
-            check_rows(&config, Side::Values, rows.values, tokens)?;
-        }
+        self.check_rows(tokens, rows)?;
         let usage = wgpu::BufferUsages::STORAGE;
-        let mut sources = Vec::with_capacity(num_layers);
+        let mut sources = Vec::with_capacity(rows.len());
         for (layer, rows) in rows.iter().enumerate().filter(|_| tokens > 0) {
             let upload = |what, rows: HostRows<'_>| self.context.create_filled(what, rows.bytes(), usage);
             let (keys, values) = (upload("appended keys", rows.keys)?, upload("appended values", rows.values)?);
             let stored = &self.layers[layer].stored;
             let rows_in = |rows: HostRows<'_>, buffer, dim| {
-                let strides = Strides::bthd(stored.num_heads, tokens, rows.format().units(dim));
+                let strides = strides(stored.num_heads, tokens, rows.format().units(dim));
                 RowsIn { buffer, offset: 0, format: rows.format(), strides }
             };
-            sources.push(self.bind_source(
-                layer,
-                &Source {
-                    keys: rows_in(rows.keys, &keys, stored.head_dim),
-                    values: rows_in(rows.values, &values, stored.value_dim),
-                    tokens,
-                },
-            )?);
+            let (keys, values) =
+                (rows_in(rows.keys, &keys, stored.head_dim), rows_in(rows.values, &values, stored.value_dim));
+            sources.push(self.bind_source(layer, &Source { keys, values, tokens })?);
         }
         let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.begin_step(&mut encoder, appends)?;
@@ -75,8 +72,87 @@ impl PagedKvCache {
             self.dropped();
             return Err(error);
         }
+        // A step without tokens has no rows to record.
         self.layers.iter_mut().for_each(|layer| layer.recorded = true);
         self.submitted()
+    }
+
+    /// Checks that there are rows of so many tokens for each layer.
+    fn check_rows(&self, tokens: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
+        let num_layers = self.layers.len();
+        if rows.len() != num_layers {
+            return Err(Error::Step(StepError::LayerCount { name: "rows", num_layers, actual: rows.len() }));
+        }
+        for (layer, rows) in self.layers.iter().zip(rows) {
+            let config = CacheConfig { batch_size: 1, ..layer.stored };
+            check_rows(&config, Side::Keys, rows.keys, tokens)?;
+            check_rows(&config, Side::Values, rows.values, tokens)?;
+        }
+        Ok(())
+    }
+
+    /// Copies all rows of a sequence out of every layer, in the stored formats: `[1, kv_head, length, dim]` for each layer,
+    /// as [`BatchedKvCache::extract`](crate::BatchedKvCache::extract) does for dense caches. Each can be inserted into the
+    /// other.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    pub fn extract(&self, sequence: SequenceId) -> Result<Vec<Pair<GpuTensor>>> {
+        let length = self.books.length(sequence)?;
+        (0..self.layers.len()).map(|layer| self.get(layer, sequence, 0..length)).collect()
+    }
+
+    /// Adds a sequence with rows from elsewhere, and submits. `rows` has keys and values of each layer,
+    /// `[1, kv_head, tokens, dim]`, as [`extract`](Self::extract) or a dense cache gives them. Those of a prefix that is
+    /// cached already are not written.
+    ///
+    /// # Errors
+    /// Those of [`PagedSequences::check_room`](crate::pages::PagedSequences::check_room), [`append`](Self::append).
+    pub fn insert(
+        &mut self,
+        tokens: &[u32],
+        namespace: Option<&str>,
+        rows: &[Pair<HostRows<'_>>],
+    ) -> Result<SequenceId> {
+        let count = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        self.check_rows(count, rows)?;
+        if self.books.step().is_some() {
+            return Err(PageError::StepUnderWay.into());
+        }
+        self.books.check_room(tokens, namespace)?;
+        let added = self.books.add(tokens, namespace)?;
+        let rest = &tokens[added.cached as usize..];
+        // All rows are uploaded, and those of the rest are read.
+        let inserted = self.insert_rest(added, rest, count, rows);
+        if inserted.is_err() {
+            self.books.free(added.sequence)?;
+        }
+        inserted.map(|()| added.sequence)
+    }
+
+    fn insert_rest(&mut self, added: Added, rest: &[u32], tokens: u32, rows: &[Pair<HostRows<'_>>]) -> Result<()> {
+        let heads: Vec<_> = self.layers.iter().map(|layer| layer.layout.heads).collect();
+        let cut = |rows: HostRows<'_>, heads: u32| {
+            let bytes = rows.bytes();
+            let row = bytes.len().checked_div(tokens.max(1) as usize).and_then(|all| all.checked_div(heads as usize));
+            let (row, skipped) = (row.unwrap_or(0), added.cached as usize);
+            let plane = row.saturating_mul(tokens as usize);
+            let of_head = |plane: &[u8]| plane[row.saturating_mul(skipped)..].to_vec();
+            bytes.chunks_exact(plane.max(1)).flat_map(of_head).collect::<Vec<u8>>()
+        };
+        let kept: Vec<_> = (rows.iter().zip(heads))
+            .map(|(rows, heads)| {
+                (cut(rows.keys, heads), cut(rows.values, heads), rows.keys.format(), rows.values.format())
+            })
+            .collect();
+        let stored = |format, bytes| HostRows::Stored { format, bytes };
+        let rows: Vec<_> = (kept.iter())
+            .map(|(keys, values, of_keys, of_values)| Pair {
+                keys: stored(*of_keys, &keys[..]),
+                values: stored(*of_values, &values[..]),
+            })
+            .collect();
+        self.append_by(&[Append::new(added.sequence, rest)], &rows, Strides::bhtd)
     }
 
     /// Copies rows of a sequence into new dense tensors `[1, kv_head, range, dim]`, in the formats of the layer, and
@@ -90,6 +166,30 @@ impl PagedKvCache {
     /// read them in parts then; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory);
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
     pub fn get(&self, layer: usize, sequence: SequenceId, range: Range<u32>) -> Result<Pair<GpuTensor>> {
+        self.read_rows(layer, sequence, &range, None)
+    }
+
+    /// Copies rows like [`get`](Self::get) and converts them to f32, f16 or bf16.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get); [`RangeError::PackedDestination`] if `format` is packed and is not the layer's own.
+    pub fn get_as(
+        &self,
+        layer: usize,
+        sequence: SequenceId,
+        range: Range<u32>,
+        format: Format,
+    ) -> Result<Pair<GpuTensor>> {
+        self.read_rows(layer, sequence, &range, Some(format))
+    }
+
+    fn read_rows(
+        &self,
+        layer: usize,
+        sequence: SequenceId,
+        range: &Range<u32>,
+        format: Option<Format>,
+    ) -> Result<Pair<GpuTensor>> {
         self.check_layer(layer)?;
         let (length, pages) = (self.books.length(sequence)?, self.books.pages(sequence)?);
         if range.start > range.end {
@@ -102,10 +202,16 @@ impl PagedKvCache {
             return Err(Error::Step(StepError::StepNotRecorded));
         }
         let planes = &self.layers[layer];
-        let step = self.rows_of(pages, &range);
+        let step = self.rows_of(pages, range);
         let tensor = |side: Side, what| {
-            let shape = [1, planes.layout.heads, step.rows, planes.stored.dim(side)];
-            GpuTensor::new(&self.context, what, shape, planes.stored.format(side), planes.stored.scale(side))
+            let (shape, stored) =
+                ([1, planes.layout.heads, step.rows, planes.stored.dim(side)], planes.stored.format(side));
+            let wanted = format.unwrap_or(stored);
+            if wanted.is_packed() && wanted != stored {
+                return Err(Error::Range(RangeError::PackedDestination { side, stored, wanted }));
+            }
+            let scale = if wanted == stored { planes.stored.scale(side) } else { Scale::ONE };
+            GpuTensor::new(&self.context, what, shape, wanted, scale)
         };
         let tensors = Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? };
         let destinations = tensors.destinations();

@@ -180,6 +180,23 @@ impl PagedKvCache {
         Ok(())
     }
 
+    /// Says that the caller's own kernels write the rows of the step to one layer, by the pages of each sequence and the
+    /// [view](crate::PagedLayer::view) of the layer. The block table, lengths and positions are there since
+    /// [`begin_step`](Self::begin_step).
+    ///
+    /// # Errors
+    /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); [`StepError::NoStep`] if no step was
+    /// begun, or the layer was recorded.
+    pub fn record_advance(&mut self, layer: usize) -> Result<()> {
+        self.check_layer(layer)?;
+        let planes = &mut self.layers[layer];
+        if self.books.step().is_none() || planes.recorded {
+            return Err(Error::Step(StepError::NoStep { layer }));
+        }
+        planes.recorded = true;
+        Ok(())
+    }
+
     /// The commands of the step are in the queue: other sequences may find its full pages from now on, drafts apart.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::{
     WriteError,
     device::binding::window_binding,
     plan::grid::spread,
-    read::layer::Readable,
+    read::readable::Readable,
     shape::{
         layout::{Layout, binding_limit},
         table::TableLayout,

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     ConfigError, Context, DeviceError, Error, Result, Scale,
     device::binding::clamp_u32,
-    read::layer::Readable,
+    read::readable::Readable,
     shape::{
         layout::{Layout, SideLayout, binding_limit},
         table::TableLayout,

@@ -1,0 +1,91 @@
+//! What a pool of pages holds.
+
+use std::{io::Write, str::FromStr};
+
+use serde_json::{Value, json};
+use wgpu_kv_cache::{CacheConfig, PagedConfig};
+
+use crate::{Failure, output, output::Out};
+
+/// A number of bytes, such as `1500000000` or `4GiB`.
+#[derive(Clone, Copy)]
+pub struct Bytes(u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+        let shift = match text[digits.len()..].trim() {
+            "" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            "TiB" => 40,
+            other => return Err(format!("the unit must be KiB, MiB, GiB or TiB, but is {other:?}")),
+        };
+        let number: u64 = digits.parse().map_err(|_| format!("{digits:?} is no whole number"))?;
+        number.checked_mul(1 << shift).map(Bytes).ok_or_else(|| format!("{text} has more than 64 bits"))
+    }
+}
+
+/// The pool of a model, beside dense caches of the same bytes.
+pub struct Pool {
+    config: PagedConfig,
+    page_bytes: u64,
+    format: String,
+}
+
+impl Pool {
+    /// A pool of so many bytes, for layers of one shape.
+    pub fn new(layer: CacheConfig, layers: u32, page_size: u32, Bytes(bytes): Bytes) -> Result<Self, Failure> {
+        let layer = CacheConfig { max_seq_len: u32::MAX - 1, ..layer };
+        let config = PagedConfig::for_bytes(layer, layers as usize, page_size, bytes)?;
+        let (keys, values) = (layer.key_format, layer.value_format);
+        let format = if keys == values { keys.to_string() } else { format!("{keys}/{values}") };
+        Ok(Pool { page_bytes: config.page_bytes()?, config, format })
+    }
+
+    fn tokens(&self) -> u64 {
+        u64::from(self.config.pages) * u64::from(self.config.page_size)
+    }
+
+    /// Sequences of `context` tokens that fit at a time.
+    fn sequences(&self, context: u32) -> u64 {
+        u64::from(self.config.pages) / u64::from(context.div_ceil(self.config.page_size)).max(1)
+    }
+
+    pub fn json(&self, contexts: &[u32]) -> Value {
+        let sequences: Vec<_> =
+            contexts.iter().map(|&context| json!({"context": context, "sequences": self.sequences(context)})).collect();
+        json!({
+            "format": self.format,
+            "page_size": self.config.page_size,
+            "page_bytes": self.page_bytes,
+            "pages": self.config.pages,
+            "tokens": self.tokens(),
+            "sequences": sequences,
+        })
+    }
+}
+
+/// Prints pools of several formats.
+pub fn print(out: &mut Out, pools: &[Pool], contexts: &[u32]) -> Result<(), Failure> {
+    let of = contexts.iter().map(|&context| format!("sequences of {}", output::count(context.into())));
+    let headings: Vec<String> =
+        ["format", "a page", "pages", "tokens"].map(str::to_owned).into_iter().chain(of).collect();
+    let mut table = output::table(&headings.iter().map(String::as_str).collect::<Vec<_>>(), 1);
+    for pool in pools {
+        let fixed = [
+            pool.format.clone(),
+            output::bytes(pool.page_bytes),
+            output::count(pool.config.pages.into()),
+            output::count(pool.tokens()),
+        ];
+        let of = contexts.iter().map(|&context| output::count(pool.sequences(context)));
+        table.add_row(fixed.into_iter().chain(of));
+    }
+    let size = pools.first().map_or(0, |pool| pool.config.page_size);
+    writeln!(out, "\nA pool of pages of {size} tokens, all layers together:\n\n{table}")?;
+    Ok(())
+}

@@ -80,6 +80,26 @@ pub enum SequenceError {
         /// The first position beyond the sinks that is stored.
         oldest: u32,
     },
+    /// An index of a row to keep is not below the number of rows, or not above the index before it.
+    #[error("the indices of rows to keep must increase and be below {last}, but index {at} of them is {index}")]
+    KeptIndex {
+        /// Which of the indices.
+        at: u32,
+        /// The index.
+        index: u32,
+        /// Number of rows of which some are kept.
+        last: u32,
+    },
+    /// Rows of which some are kept are more than a sequence has.
+    #[error("sequence {sequence} has {length} positions, of which the last {last} cannot be taken")]
+    KeptBeyondLength {
+        /// The sequence; of a paged cache, its row.
+        sequence: u32,
+        /// Number of rows of which some are kept.
+        last: u32,
+        /// Its length.
+        length: u32,
+    },
     /// More queries than a sequence has tokens.
     #[error("sequence {sequence} has {length} tokens, but {queries} queries are asked for")]
     QueriesBeyondLength {

@@ -37,6 +37,7 @@
 
 mod free;
 mod id;
+mod keeping;
 mod key;
 mod planning;
 mod pool;

@@ -118,6 +118,10 @@ impl PagedSequences {
         if !std::mem::take(&mut self.under_way) {
             return;
         }
+        if let Some(kept) = self.kept.take() {
+            self.end_move(&kept);
+            return;
+        }
         for index in 0..self.undo.len() {
             let undo = self.undo[index];
             if let (true, Some((page, _))) = (undo.copied, undo.tail) {
@@ -131,6 +135,10 @@ impl PagedSequences {
     /// under way.
     pub fn dropped(&mut self) {
         if !std::mem::take(&mut self.under_way) {
+            return;
+        }
+        if let Some(kept) = self.kept.take() {
+            self.undo_move(kept);
             return;
         }
         for index in (0..self.undo.len()).rev() {

@@ -199,6 +199,12 @@ impl Pool {
         own.keyed.is_none() && (own.references == 1 || own.filled == at && own.claimed != step)
     }
 
+    /// Whether one sequence alone refers to a page, and nobody may find it.
+    pub fn is_exclusive(&self, page: u32) -> bool {
+        let own = &self.pages[page as usize];
+        own.keyed.is_none() && own.references == 1
+    }
+
     /// Notes that a step will write to a page in place.
     pub fn claim(&mut self, page: u32, step: u64) {
         self.pages[page as usize].claimed = step;

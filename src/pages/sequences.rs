@@ -9,7 +9,7 @@ use super::{
     id::SequenceId,
     key::PageKey,
     pool::{Content, PageEvent, Pool},
-    step::{PlannedStep, Undo},
+    step::{Kept, Numbered, PlannedStep, Undo},
 };
 use crate::{PageError, Result};
 
@@ -119,13 +119,12 @@ pub struct PagedSequences {
     pub(super) under_way: bool,
     pub(super) planned: PlannedStep,
     pub(super) undo: Vec<Undo>,
+    /// Likewise, of a step that moves rows.
+    pub(super) kept: Option<Kept>,
     pub(super) steps: u64,
     queried: u64,
     hits: u64,
 }
-
-/// A key, and the number of what pages with it hold.
-type Numbered = (PageKey, u64);
 
 pub(super) fn length_of<T>(list: &[T]) -> u32 {
     u32::try_from(list.len()).unwrap_or(u32::MAX)
@@ -151,6 +150,7 @@ impl PagedSequences {
             under_way: false,
             planned: PlannedStep::default(),
             undo: Vec::new(),
+            kept: None,
             steps: 0,
             queried: 0,
             hits: 0,

@@ -1,6 +1,6 @@
 //! [`PlannedStep`]: what the sequences of one forward pass append, and where.
 
-use super::id::SequenceId;
+use super::{id::SequenceId, key::PageKey};
 
 /// Tokens that a sequence appends in a step.
 #[derive(Clone, Copy, Debug)]
@@ -79,5 +79,24 @@ pub(super) struct Undo {
     pub copied: bool,
     pub drafts: u32,
     /// How many of its pages a table was told of before.
+    pub told: u32,
+}
+
+/// A key, and the number of what pages with it hold.
+pub(super) type Numbered = (PageKey, u64);
+
+/// How to go back from a step that moves rows: what the sequence had from the first page on that it changes.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub slot: u32,
+    pub first_page: usize,
+    /// Tokens from the first position on that changes.
+    pub start: u32,
+    pub tokens: Vec<u32>,
+    pub pages: Vec<u32>,
+    pub keys: Vec<Numbered>,
+    /// Pages that are written in place, and their filled rows.
+    pub filled: Vec<(u32, u32)>,
+    pub drafts: u32,
     pub told: u32,
 }

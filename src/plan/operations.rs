@@ -24,6 +24,20 @@ fn check_entries(name: &'static str, sequences: &Sequences, actual: usize) -> Re
     }
 }
 
+/// Checks indices of the last rows that are kept, and returns how many of them stay where they are.
+pub(crate) fn kept_prefix(last: u32, indices: &[u32]) -> Result<u32> {
+    let mut before = None;
+    for (at, &index) in (0..).zip(indices) {
+        if index >= last || before.is_some_and(|before| index <= before) {
+            return Err(Error::Sequence(SequenceError::KeptIndex { at, index, last }));
+        }
+        before = Some(index);
+    }
+    let stays = |(at, index): &(u32, &u32)| at == *index;
+    let prefix = (0..).zip(indices).take_while(stays).count();
+    Ok(u32::try_from(prefix).expect("increasing indices below a 32-bit number"))
+}
+
 /// Checks a write against the sequences and plans it.
 pub(crate) fn plan_write(
     config: &CacheConfig,

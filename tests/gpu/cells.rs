@@ -9,7 +9,7 @@ use wgpu_kv_cache::{
 };
 
 /// The rows of the table.
-pub const OPERATIONS: [&str; 17] = [
+pub const OPERATIONS: [&str; 18] = [
     "update",
     "record_advance",
     "get",
@@ -22,6 +22,7 @@ pub const OPERATIONS: [&str; 17] = [
     "repeat",
     "copy_sequence",
     "copy_range",
+    "keep",
     "extract",
     "insert",
     "reset",
@@ -77,6 +78,7 @@ pub fn cell(context: &Context, format: Format, placement: Placement, operation: 
         "repeat" => vec![change(Change::Repeat(2))],
         "copy_sequence" => vec![change(Change::CopySequence { from: 0, to: 1 })],
         "copy_range" => vec![change(Change::CopyRange { from: 0, start: 8, end: 11, to: 1, position: 9 })],
+        "keep" => vec![change(Change::Keep { sequence: 0, last: 3, indices: vec![0, 2] })],
         "extract" => vec![Operation::Extract { sequence: 1 }],
         "insert" => {
             let rows = Rows { key_format: Format::F32, value_format: Format::Bf16, seed: 6 };

@@ -155,6 +155,10 @@ pub fn cell(context: &Context, format: Format, operation: &str) -> Result<(), Fa
             both.paged.free(both.ids[1])?;
             both.ids[1] = both.paged.fork(both.ids[0], 6)?;
         }
+        "keep" => {
+            both.dense.keep(0, 5, &[0, 2, 4])?;
+            both.paged.keep(both.ids[0], 5, &[0, 2, 4])?;
+        }
         "insert" => {
             // From dense to pages and back.
             let rows = both.dense.extract(0)?.read()?;

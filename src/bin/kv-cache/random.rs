@@ -228,7 +228,7 @@ impl Drawing<'_> {
 
     fn change(&mut self) -> Change {
         let (batch, max) = (self.batch(), self.layers[0].max_batch_size);
-        match self.rng.u32(..9) {
+        match self.rng.u32(..10) {
             0..3 => {
                 // Truncate by a few tokens, which a ring's slack may allow, or to any length; all layers to the same.
                 let least = |sequence: usize| self.lengths.iter().map(|lengths| lengths[sequence]).min().unwrap_or(0);
@@ -284,6 +284,23 @@ impl Drawing<'_> {
                     self.select(&sources);
                 }
                 Change::CopySequence { from, to }
+            }
+            8 => {
+                let sequence = self.sequence();
+                let shortest = self.lengths.iter().filter_map(|lengths| lengths.get(sequence as usize)).min();
+                let shortest = shortest.copied().unwrap_or(3);
+                let beyond = self.one_of(10);
+                let last = self.rng.u32(..=(shortest + beyond).min(6));
+                let mut indices: Vec<u32> = (0..last + beyond).filter(|_| self.rng.u32(..3) > 0).collect();
+                if self.one_of(20) == 1 {
+                    indices.reverse();
+                }
+                let dropped = last - (indices.len() as u32).min(last);
+                for lengths in &mut self.lengths {
+                    let kept = lengths.get_mut(sequence as usize);
+                    kept.into_iter().for_each(|length| *length = length.saturating_sub(dropped));
+                }
+                Change::Keep { sequence, last, indices }
             }
             _ => {
                 let (from, to) = (self.sequence(), self.sequence());

@@ -93,7 +93,7 @@ impl Drawing<'_> {
 
     /// Sequences are noted as if nothing were refused; a sequence that is not there is dropped by the program.
     fn operation(&mut self) -> PagedOperation {
-        let choice = if self.sequences.is_empty() { self.rng.u32(..8) } else { self.rng.u32(..40) };
+        let choice = if self.sequences.is_empty() { self.rng.u32(..8) } else { self.rng.u32(..44) };
         match choice {
             0 => PagedOperation::Match { tokens: self.prompt(), namespace: self.namespace() },
             1..8 => {
@@ -145,6 +145,21 @@ impl Drawing<'_> {
                 let (sequence, tokens, _) = self.sequences.swap_remove(index);
                 self.known.push(tokens);
                 PagedOperation::Free { sequence }
+            }
+            40..44 => {
+                let index = self.one();
+                let last = self.up_to((self.sequences[index].1.len() as u32).min(2 * self.page_size + 2));
+                let beyond = u32::from(self.rng.u32(..10) == 0);
+                let indices: Vec<u32> = (0..last + beyond).filter(|_| self.rng.u32(..3) > 0).collect();
+                let own = &mut self.sequences[index].1;
+                if let Some(first) =
+                    own.len().checked_sub(last as usize).filter(|_| indices.iter().all(|&one| one < last))
+                {
+                    let kept: Vec<u32> = indices.iter().map(|&one| own[first + one as usize]).collect();
+                    own.truncate(first);
+                    own.extend(kept);
+                }
+                PagedOperation::Keep { sequence: self.sequences[index].0.clone(), last, indices }
             }
             37 => PagedOperation::ClearPrefixes,
             _ => PagedOperation::Rows {

@@ -179,6 +179,10 @@ impl Replay {
                 let expected = self.on_reference(|reference| reference.copy_sequence(*from, *to));
                 agree((expected, self.device.copy_sequence(*from, *to)), None)
             }
+            Operation::Keep { sequence, last, indices } => {
+                let expected = self.on_reference(|reference| reference.keep(*sequence, *last, indices));
+                agree((expected, self.device.keep(*sequence, *last, indices)), None)
+            }
             Operation::CopyRange { from, start, end, to, position } => {
                 let range = || *start..*end;
                 let expected = self.on_reference(|reference| reference.copy_range(*from, range(), *to, *position));

@@ -179,6 +179,28 @@ impl BatchedKvCache {
         record_each(&mut self.layers, recorder, |_, layer| layer.plan_copy_range(from, &range, to, position))
     }
 
+    /// Applies [`KvCache::keep`] to every layer, or to none.
+    ///
+    /// # Errors
+    /// The errors of [`KvCache::keep`], from any layer.
+    pub fn keep(&mut self, sequence: u32, last: u32, indices: &[u32]) -> Result<()> {
+        self.submit("keeping rows", |cache, encoder| cache.record_keep(encoder, sequence, last, indices))
+    }
+
+    /// Applies [`KvCache::record_keep`] to every layer, or to none.
+    ///
+    /// # Errors
+    /// The errors of [`KvCache::record_keep`], from any layer.
+    pub fn record_keep(
+        &mut self,
+        recorder: &mut impl Recorder,
+        sequence: u32,
+        last: u32,
+        indices: &[u32],
+    ) -> Result<()> {
+        record_each(&mut self.layers, recorder, |_, layer| layer.plan_keep(sequence, last, indices))
+    }
+
     /// Calls [`KvCache::extract`] on every layer and returns the rows in the order of layers.
     ///
     /// # Errors

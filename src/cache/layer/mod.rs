@@ -1,6 +1,7 @@
 //! [`KvCache`]: the keys and values of one layer. This file holds its state and its queries; the submodules hold
 //! updates, ranges, and operations on sequences.
 
+mod keep;
 mod moves;
 mod ranges;
 mod sequence;

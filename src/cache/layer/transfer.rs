@@ -263,7 +263,7 @@ impl KvCache {
     }
 
     /// Binds the rows of one sequence. All sequences of the batch read the same rows.
-    fn bind_one(&self, source: &Source<'_>) -> Result<BoundSource> {
+    pub(super) fn bind_one(&self, source: &Source<'_>) -> Result<BoundSource> {
         let alike = |rows: &RowsIn<'_>| Strides { sequence: 0, ..rows.strides };
         let source = Source {
             keys: RowsIn { strides: alike(&source.keys), ..source.keys },

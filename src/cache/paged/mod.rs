@@ -1,6 +1,7 @@
 //! [`PagedKvCache`]: the keys and values of many sequences, in pages that they share.
 
 mod config;
+mod keep;
 mod layer;
 mod planes;
 mod rows;

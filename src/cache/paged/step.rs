@@ -6,7 +6,7 @@ use super::{PagedKvCache, planes::Planes};
 use crate::{
     BoundSource, CacheConfig, Error, PageError, Recorder, Result, Source, StepError,
     device::record::StepData,
-    pages::{Append, PagedSequences, PlannedStep},
+    pages::{Append, PagedSequences, PlannedStep, SequenceId},
     plan::sequences::Sequences,
     shape::table::TableLayout,
 };
@@ -107,19 +107,28 @@ impl PagedKvCache {
     }
 
     fn record_step(&mut self, recorder: &mut impl Recorder, appends: &[Append<'_>]) -> Result<()> {
-        let size = self.config.page_size;
+        let tokens = |append: &Append<'_>| u32::try_from(append.tokens.len()).unwrap_or(u32::MAX);
+        self.plan_batch(appends.iter().map(|append| (append.sequence, tokens(append))))?;
+        let tails = self.prepare_tails()?;
+        let table = self.table.prepare(&self.context, &self.ring)?;
+        tails.record(recorder)?;
+        table.record(recorder);
+        std::mem::swap(&mut self.batch, &mut self.next_batch);
+        Ok(())
+    }
+
+    /// Plans runs, batch and table of the sequences of a step, each with the number of its new rows.
+    pub(super) fn plan_batch(&mut self, sequences: impl Iterator<Item = (SequenceId, u32)>) -> Result<()> {
         self.step.clear();
         self.table.begin();
         let batch = &mut self.next_batch;
         [&mut batch.lengths, &mut batch.starts, &mut batch.oldest].into_iter().for_each(Vec::clear);
-        for (index, append) in (0..).zip(appends) {
-            let tokens = u32::try_from(append.tokens.len()).unwrap_or(u32::MAX);
-            let (row, pages) = (append.sequence.row(), self.books.pages(append.sequence)?);
-            let end = self.books.length(append.sequence)?;
+        for (index, (sequence, tokens)) in (0..).zip(sequences) {
+            let end = self.books.length(sequence)?;
             let start = end.saturating_sub(tokens);
-            self.step.push(index, pages, size, start, tokens);
-            let (first, told) = self.books.tell(append.sequence);
-            self.table.add(row, [start, end], first, told);
+            self.step.push(index, self.books.pages(sequence)?, self.config.page_size, start, tokens);
+            let (first, told) = self.books.tell(sequence);
+            self.table.add(sequence.row(), [start, end], first, told);
             batch.lengths.push(end);
             batch.starts.push(start);
             batch.oldest.push(0);
@@ -128,11 +137,6 @@ impl PagedKvCache {
         if self.layers.iter().any(|layer| layer.storage.segments.len() > 1) {
             self.step.sort();
         }
-        let tails = self.prepare_tails()?;
-        let table = self.table.prepare(&self.context, &self.ring)?;
-        tails.record(recorder)?;
-        table.record(recorder);
-        std::mem::swap(&mut self.batch, &mut self.next_batch);
         Ok(())
     }
 

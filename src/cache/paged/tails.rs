@@ -15,20 +15,21 @@ use crate::{
 
 /// Copies that can be recorded without failing.
 pub(super) struct Tails {
-    parts: Vec<Part>,
+    pub parts: Vec<Part>,
     context: Context,
 }
 
 /// Copies of all layers that fit a binding and a grid.
-struct Part {
-    layers: Vec<Tail>,
-    out: StepSlot,
-    back: StepSlot,
-    step: Step,
+pub(super) struct Part {
+    pub layers: Vec<Tail>,
+    /// Holds the rows that are copied out, and those that are written.
+    pub out: StepSlot,
+    pub back: StepSlot,
+    pub step: Step,
 }
 
 /// The copies of one layer, through scratch memory: a buffer cannot be read and written in one dispatch.
-struct Tail {
+pub(super) struct Tail {
     reads: Pair<Reads>,
     source: BoundSource,
 }
@@ -83,13 +84,22 @@ impl PagedKvCache {
 
     /// Copies whose rows fit a binding, and whose runs a grid is high enough for, in every layer.
     fn copies_at_once(&self) -> usize {
+        self.runs_at_once(self.config.page_size)
+    }
+
+    /// Likewise, of single rows.
+    pub(super) fn rows_at_once(&self) -> usize {
+        self.runs_at_once(1)
+    }
+
+    fn runs_at_once(&self, rows: u32) -> usize {
         let limits = self.context.limits();
         let of_layer = |layer: &Planes| {
             let heads = layer.layout.heads;
             let bytes = Side::BOTH.map(|side| layer.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
-            let page = bytes.saturating_mul(heads.into()).saturating_mul(self.config.page_size.into());
+            let run = bytes.saturating_mul(heads.into()).saturating_mul(rows.into());
             let high = limits.max_compute_workgroups_per_dimension.checked_div(heads).unwrap_or(1);
-            binding_limit(limits).checked_div(page).unwrap_or(1).min(high.into())
+            binding_limit(limits).checked_div(run).unwrap_or(1).min(high.into())
         };
         let most = self.layers.iter().map(of_layer).min().unwrap_or(1).max(1);
         usize::try_from(most).unwrap_or(usize::MAX)
@@ -97,7 +107,7 @@ impl PagedKvCache {
 }
 
 impl Planes {
-    fn tail(&self, context: &Context, out: &Step, slot: &StepSlot) -> Result<Tail> {
+    pub(super) fn tail(&self, context: &Context, out: &Step, slot: &StepSlot) -> Result<Tail> {
         let tensor = |side: Side| {
             let shape = [1, self.layout.heads, out.rows, self.stored.dim(side)];
             GpuTensor::new(context, "copied rows", shape, self.stored.format(side), self.stored.scale(side))

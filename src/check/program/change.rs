@@ -15,6 +15,7 @@ impl Change {
             Change::Reorder(sources) => device.record_reorder(recorder, sources),
             Change::Repeat(times) => device.record_repeat(recorder, *times),
             &Change::CopySequence { from, to } => device.record_copy_sequence(recorder, from, to),
+            Change::Keep { sequence, last, indices } => device.record_keep(recorder, *sequence, *last, indices),
             &Change::CopyRange { from, start, end, to, position } => {
                 device.record_copy_range(recorder, from, start..end, to, position)
             }
@@ -29,6 +30,7 @@ impl Change {
             Change::Reorder(sources) => reference.reorder(sources),
             Change::Repeat(times) => reference.repeat(*times),
             &Change::CopySequence { from, to } => reference.copy_sequence(from, to),
+            Change::Keep { sequence, last, indices } => reference.keep(*sequence, *last, indices),
             &Change::CopyRange { from, start, end, to, position } => {
                 reference.copy_range(from, start..end, to, position)
             }

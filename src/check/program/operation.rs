@@ -138,6 +138,15 @@ pub enum Change {
         /// The sequence to replace.
         to: u32,
     },
+    /// Keeps some of the last rows of a sequence.
+    Keep {
+        /// The sequence.
+        sequence: u32,
+        /// Number of last rows.
+        last: u32,
+        /// Which of them stay.
+        indices: Vec<u32>,
+    },
     /// [`BatchedKvCache::copy_range`](crate::BatchedKvCache::copy_range).
     CopyRange {
         /// The sequence to copy from.

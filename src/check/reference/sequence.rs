@@ -232,6 +232,58 @@ impl ReferenceCache {
         Ok(())
     }
 
+    /// Reference for [`KvCache::keep`](crate::KvCache::keep).
+    ///
+    /// # Errors
+    /// The errors of [`KvCache::keep`](crate::KvCache::keep) for its arguments.
+    pub fn keep(&mut self, sequence: u32, last: u32, indices: &[u32]) -> Result<()> {
+        self.check_sequence(sequence)?;
+        let wrong = |at: usize| indices[at] >= last || at > 0 && indices[at] <= indices[at - 1];
+        if let Some(at) = (0..indices.len()).find(|&at| wrong(at)) {
+            return Err(Error::Sequence(SequenceError::KeptIndex { at: at as u32, index: indices[at], last }));
+        }
+        let length = self.lengths[sequence as usize];
+        if last > length {
+            return Err(Error::Sequence(SequenceError::KeptBeyondLength { sequence, last, length }));
+        }
+        let first = length - last;
+        let moved: Vec<(u32, u32)> =
+            (first..).zip(indices).map(|(to, index)| (first + index, to)).skip_while(|(from, to)| from == to).collect();
+        let Some(&(_, position)) = moved.first() else {
+            let mut lengths = self.lengths.clone();
+            lengths[sequence as usize] = first + indices.len() as u32;
+            return self.truncate(&lengths[..]);
+        };
+        for &(from, _) in &moved {
+            if self.first_missing(sequence, from..from + 1).is_some() {
+                let oldest = self.oldest_held(sequence, self.sinks());
+                return Err(Error::Range(RangeError::Evicted { sequence, position: from, oldest }));
+            }
+        }
+        let count = moved.len() as u32;
+        let mut counts = vec![0; self.lengths.len()];
+        counts[sequence as usize] = count;
+        let spans = self.spans(&Write::at(position, count).counts(&counts))?;
+        let (old, span) = (self.clone(), &spans[sequence as usize]);
+        self.zero_gap(sequence, span);
+        for side in Side::BOTH {
+            for head in 0..self.config.num_heads {
+                for &(from, to) in &moved {
+                    let rows = if side == Side::Keys { &old.keys } else { &old.values };
+                    let row = rows.get(&[sequence, head, self.slot(from)]).cloned();
+                    let at = [sequence, head, self.slot(to)];
+                    match row {
+                        Some(row) => drop(self.planes(side).insert(at, row)),
+                        None => drop(self.planes(side).remove(&at)),
+                    }
+                }
+            }
+        }
+        self.hold(sequence, span);
+        self.written.clear();
+        Ok(())
+    }
+
     /// Reference for [`KvCache::extract`](crate::KvCache::extract): returns the valid rows of a sequence, `[1, kv_head,
     /// rows, dim]`.
     ///

@@ -157,6 +157,11 @@ pub enum Operation {
         from: u32,
         to: u32,
     },
+    Keep {
+        sequence: u32,
+        last: u32,
+        indices: Vec<u32>,
+    },
     CopyRange {
         from: u32,
         start: u32,

@@ -41,6 +41,11 @@ pub enum Operation {
         tokens: Vec<u32>,
         accepted: u32,
     },
+    Keep {
+        sequence: String,
+        last: u32,
+        indices: Vec<u32>,
+    },
     Fork {
         from: String,
         to: String,
@@ -164,6 +169,9 @@ impl Operation {
             }
             Operation::Draft { sequence, tokens, accepted } => {
                 PagedOperation::Draft { sequence: sequence.clone(), tokens: tokens.clone(), accepted: *accepted }
+            }
+            Operation::Keep { sequence, last, indices } => {
+                PagedOperation::Keep { sequence: sequence.clone(), last: *last, indices: indices.clone() }
             }
             Operation::Fork { from, to, length } => {
                 PagedOperation::Fork { from: from.clone(), to: to.clone(), length: *length }

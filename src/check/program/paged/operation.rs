@@ -51,6 +51,15 @@ pub enum PagedOperation {
         /// How many stay.
         accepted: u32,
     },
+    /// Keeps some of the last rows of a sequence.
+    Keep {
+        /// The sequence.
+        sequence: String,
+        /// Number of last rows.
+        last: u32,
+        /// Which of them stay.
+        indices: Vec<u32>,
+    },
     /// Adds a sequence with the first tokens of another.
     Fork {
         /// The other.
@@ -132,6 +141,7 @@ impl PagedOperation {
         let (one, many) = match self {
             PagedOperation::Step { appends, .. } => (None, &appends[..]),
             PagedOperation::Draft { sequence, .. }
+            | PagedOperation::Keep { sequence, .. }
             | PagedOperation::Truncate { sequence, .. }
             | PagedOperation::Free { sequence }
             | PagedOperation::Rows { sequence, .. }

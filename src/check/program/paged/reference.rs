@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{PageError, PagedConfig, Result};
+use crate::{PageError, PagedConfig, Result, SequenceError};
 
 /// All that decides which rows a page holds: a namespace, and the tokens up to its end.
 type Prefix = (Option<String>, Vec<u32>);
@@ -11,6 +11,8 @@ type Prefix = (Option<String>, Vec<u32>);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held {
     pub tokens: Vec<u32>,
+    /// What the rows of each token begin with.
+    pub bases: Vec<u32>,
     pub pages: Vec<u32>,
     namespace: Option<String>,
     /// Full pages of it that were offered.
@@ -19,13 +21,20 @@ pub(super) struct Held {
     unshared: bool,
 }
 
+/// What others may find in a page: its prefix, when it was offered, and what its rows begin with.
+#[derive(Clone, Debug)]
+struct Key {
+    prefix: Prefix,
+    when: u64,
+    bases: Vec<u32>,
+}
+
 #[derive(Clone, Debug, Default)]
 struct Page {
     references: usize,
     /// Rows written by any sequence.
     filled: usize,
-    /// What others may find in it, and when it was offered.
-    key: Option<(Prefix, u64)>,
+    key: Option<Key>,
 }
 
 /// Sequences by name, and pages.
@@ -74,9 +83,9 @@ impl PagedReference {
         let most = if self.share { tokens.len().saturating_sub(1) / self.size } else { 0 };
         for end in (1..=most).map(|pages| pages * self.size) {
             let prefix: Prefix = (namespace.map(str::to_owned), tokens[..end].to_vec());
-            let offered = |page: u32| self.pages[page as usize].key.as_ref().filter(|(key, _)| *key == prefix);
+            let offered = |page: u32| self.pages[page as usize].key.as_ref().filter(|key| key.prefix == prefix);
             let with_key = (0..self.pages.len() as u32).filter(|&page| offered(page).is_some());
-            let Some(first) = with_key.min_by_key(|&page| offered(page).map(|(_, when)| *when)) else { break };
+            let Some(first) = with_key.min_by_key(|&page| offered(page).map(|key| key.when)) else { break };
             found.push(first);
         }
         found
@@ -110,7 +119,9 @@ impl PagedReference {
         }
         let (cached, offered) = (pages.len() * self.size, pages.len());
         let (tokens, namespace) = (tokens[..cached].to_vec(), namespace.map(str::to_owned));
-        let held = Held { tokens, pages, namespace, offered, ..Held::default() };
+        let keys = pages.iter().filter_map(|&page| self.pages[page as usize].key.as_ref());
+        let bases = keys.flat_map(|key| key.bases.clone()).collect();
+        let held = Held { tokens, bases, pages, namespace, offered, ..Held::default() };
         self.sequences.insert(name.to_owned(), held);
         Ok(cached as u32)
     }
@@ -128,7 +139,7 @@ impl PagedReference {
 
     fn take(&mut self) -> u32 {
         let page = self.free.remove(0);
-        if let Some(((_, tokens), _)) = self.pages[page as usize].key.take() {
+        if let Some(Key { prefix: (_, tokens), .. }) = self.pages[page as usize].key.take() {
             self.evicted.push(tokens.len() as u32);
         }
         self.pages[page as usize] = Page { references: 1, ..Page::default() };
@@ -147,7 +158,7 @@ impl PagedReference {
 
     /// Appends tokens to sequences, the last `drafts` of which are drafts, in one step; or takes the step back, as if its
     /// commands had never run.
-    pub fn step(&mut self, appends: &[(String, Vec<u32>, u32)], dropped: bool) -> Result<()> {
+    pub fn step(&mut self, appends: &[(String, Vec<u32>, u32)], bases: &[u32], dropped: bool) -> Result<()> {
         // All that can be refused comes first. A page is written in place by one sequence of a step.
         let (mut needed, mut claimed) = (0, Vec::new());
         let mut copies = Vec::new();
@@ -173,7 +184,7 @@ impl PagedReference {
             return Err(self.out_of_pages(needed).into());
         }
         let before = self.clone();
-        let mut replaced = Vec::new();
+        let (mut replaced, mut bases) = (Vec::new(), bases.iter().copied());
         for ((name, tokens, drafts), copied) in appends.iter().zip(copies) {
             let mut held = self.sequences[name].clone();
             if copied {
@@ -183,6 +194,7 @@ impl PagedReference {
             }
             let start = held.tokens.len();
             held.tokens.extend(tokens);
+            held.bases.extend(bases.by_ref().take(tokens.len()));
             held.drafts = *drafts as usize;
             while held.pages.len() < held.tokens.len().div_ceil(self.size) {
                 held.pages.push(self.take());
@@ -236,11 +248,54 @@ impl PagedReference {
             let page = &mut self.pages[held.pages[index] as usize];
             if page.key.is_none() {
                 let tokens = held.tokens[..(index + 1) * self.size].to_vec();
-                page.key = Some(((held.namespace.clone(), tokens), self.offers));
+                let bases = held.bases[index * self.size..(index + 1) * self.size].to_vec();
+                page.key = Some(Key { prefix: (held.namespace.clone(), tokens), when: self.offers, bases });
                 self.offers += 1;
             }
         }
         self.sequences.get_mut(name).expect("it is there").offered = full;
+    }
+
+    /// Keeps some of the last rows. `row` is what errors call the sequence.
+    pub fn keep(&mut self, name: &str, row: u32, last: u32, indices: &[u32]) -> Result<()> {
+        let wrong = |at: usize| indices[at] >= last || at > 0 && indices[at] <= indices[at - 1];
+        if let Some(at) = (0..indices.len()).find(|&at| wrong(at)) {
+            return Err(SequenceError::KeptIndex { at: at as u32, index: indices[at], last }.into());
+        }
+        let mut held = self.sequences[name].clone();
+        let length = held.tokens.len() as u32;
+        if last > length {
+            return Err(SequenceError::KeptBeyondLength { sequence: row, last, length }.into());
+        }
+        let first = (length - last) as usize;
+        let kept = |all: &[u32]| indices.iter().map(|&index| all[first + index as usize]).collect::<Vec<_>>();
+        let (tokens, bases) = (kept(&held.tokens), kept(&held.bases));
+        let stay = (0..indices.len()).take_while(|&at| indices[at] as usize == at).count();
+        let (start, end) = (first + stay, first + indices.len());
+        let before = held.pages.clone();
+        let written = if start < end { start / self.size..end.div_ceil(self.size) } else { 0..0 };
+        let alone = |page: &Page| page.key.is_none() && page.references == 1;
+        let replaced: Vec<usize> =
+            written.clone().filter(|&index| !alone(&self.pages[before[index] as usize])).collect();
+        if replaced.len() > self.free.len() {
+            return Err(self.out_of_pages(replaced.len()).into());
+        }
+        held.tokens.truncate(first);
+        held.tokens.extend(tokens);
+        held.bases.truncate(first);
+        held.bases.extend(bases);
+        held.pages.truncate(end.div_ceil(self.size));
+        (held.drafts, held.offered) = (0, held.offered.min(start / self.size));
+        replaced.iter().for_each(|&index| held.pages[index] = self.take());
+        for index in written {
+            self.pages[held.pages[index] as usize].filled = (end - index * self.size).min(self.size);
+        }
+        for index in (0..before.len()).rev().filter(|&index| held.pages.get(index) != Some(&before[index])) {
+            self.release(before[index]);
+        }
+        self.sequences.insert(name.to_owned(), held);
+        self.settle(name);
+        Ok(())
     }
 
     pub fn accept(&mut self, name: &str, accepted: u32) -> Result<()> {
@@ -259,6 +314,7 @@ impl PagedReference {
     fn cut(&mut self, name: &str, length: usize) {
         let mut held = self.sequences[name].clone();
         held.tokens.truncate(length);
+        held.bases.truncate(length);
         held.offered = held.offered.min(length / self.size);
         while held.pages.len() > length.div_ceil(self.size) {
             let page = held.pages.pop().expect("it has pages");
@@ -287,7 +343,8 @@ impl PagedReference {
         let pages = held.pages[..length.div_ceil(self.size)].to_vec();
         pages.iter().for_each(|&page| self.pages[page as usize].references += 1);
         let (tokens, offered) = (held.tokens[..length].to_vec(), held.offered.min(length / self.size));
-        self.sequences.insert(to.to_owned(), Held { tokens, pages, offered, drafts: 0, ..held });
+        let bases = held.bases[..length].to_vec();
+        self.sequences.insert(to.to_owned(), Held { tokens, bases, pages, offered, drafts: 0, ..held });
         Ok(())
     }
 

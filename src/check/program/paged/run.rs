@@ -168,6 +168,14 @@ impl PagedRun {
                 }
                 return Ok(appended);
             }
+            PagedOperation::Keep { sequence, last, indices } => {
+                let id = self.id(sequence)?;
+                let expected = self.reference.keep(sequence, id.row(), *last, indices);
+                match (expected, self.device.keep(id, *last, indices)) {
+                    (Ok(()), Ok(())) => {}
+                    (expected, actual) => return refused(expected, actual),
+                }
+            }
             PagedOperation::Fork { from, to, length } => {
                 let id = self.id(from)?;
                 let all = self.device.sequences().length(id).map_err(FailureKind::Device)?;
@@ -232,7 +240,7 @@ impl PagedRun {
             bases.extend_from_slice(&self.rows.bases(&all)[before..]);
             planned.push(Append::new(id, tokens).drafts(*drafts));
         }
-        let expected = self.reference.step(appends, dropped);
+        let expected = self.reference.step(appends, &bases, dropped);
         let actual = if dropped { self.drop_step(&planned) } else { self.submit_step(&planned, &bases) };
         match (expected, actual) {
             (Ok(()), Ok(())) => Ok(outcome),
@@ -370,7 +378,7 @@ impl PagedRun {
             return Ok(Some(reference));
         }
         let counts: Vec<u32> = tokens.iter().map(|tokens| tokens.len() as u32).collect();
-        let bases: Vec<_> = tokens.iter().map(|tokens| self.rows.bases(tokens)).collect();
+        let bases: Vec<_> = names.iter().map(|name| &self.reference.sequences[name].bases).collect();
         let rows = |side: Side| -> Vec<f32> {
             let row = |base: Option<&u32>, head| {
                 let row = TokenRows::row(side, config.dim(side), base.copied().unwrap_or(0), layer, head);
@@ -413,8 +421,7 @@ impl PagedRun {
             let storage = self.device.read_storage(layer).map_err(FailureKind::Device)?;
             let config = self.device.config().layers[layer];
             for held in self.reference.sequences.values() {
-                let bases = self.rows.bases(&held.tokens);
-                for (position, &base) in bases.iter().enumerate() {
+                for (position, &base) in held.bases.iter().enumerate() {
                     let place = [held.pages[position / size], (position % size) as u32];
                     compare_row(&mut self.stored, &config, layer, &storage, place, base)?;
                 }
@@ -425,8 +432,7 @@ impl PagedRun {
 
     fn compare_sequence(&mut self, name: &str, layer: usize, rows: &Pair<HostTensor>) -> Result<(), FailureKind> {
         let config = self.device.config().layers[layer];
-        let tokens = &self.reference.sequences[name].tokens;
-        for (position, &base) in (0..).zip(&self.rows.bases(tokens)) {
+        for (position, &base) in (0..).zip(&self.reference.sequences[name].bases) {
             compare_row(&mut self.stored, &config, layer, rows, [0, position], base)?;
         }
         Ok(())

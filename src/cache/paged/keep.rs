@@ -1,0 +1,111 @@
+//! Keeps some of the last rows of a sequence, as a tree of drafts needs it.
+
+use super::{PagedKvCache, runs::PagedStep, tails::Part};
+use crate::{
+    Error, PageError, Recorder, Result, SequenceError,
+    pages::SequenceId,
+    plan::{
+        operations::kept_prefix,
+        step::{Run, Step},
+    },
+};
+
+impl PagedKvCache {
+    /// Keeps, of the last `last` rows of a sequence, those at increasing `indices`, in order, and submits; see
+    /// [`KvCache::keep`](crate::KvCache::keep). Undecided drafts are decided: what is kept stays.
+    ///
+    /// # Errors
+    /// Those of [`record_keep`](Self::record_keep); [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    pub fn keep(&mut self, sequence: SequenceId, last: u32, indices: &[u32]) -> Result<()> {
+        let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.record_keep(&mut encoder, sequence, last, indices)?;
+        if let Err(error) = self.context.submit("keeping rows", encoder) {
+            self.dropped();
+            return Err(error);
+        }
+        self.submitted()
+    }
+
+    /// Records [`keep`](Self::keep), as a step of its own: submit and call [`submitted`](Self::submitted), or drop the
+    /// encoder and call [`dropped`](Self::dropped). The sequence is then the only one of the last step.
+    ///
+    /// # Errors
+    /// [`SequenceError::KeptBeyondLength`], [`SequenceError::KeptIndex`]; [`PageError::OutOfPages`] if rows are to be
+    /// written to pages that others have too; [`PageError::StepUnderWay`]; those of
+    /// [`PagedSequences::tokens`](crate::pages::PagedSequences::tokens);
+    /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). Nothing is changed then.
+    ///
+    /// # Performance
+    /// Rows that move are read once into scratch memory and written once: three dispatches a layer.
+    pub fn record_keep(
+        &mut self,
+        recorder: &mut impl Recorder,
+        sequence: SequenceId,
+        last: u32,
+        indices: &[u32],
+    ) -> Result<()> {
+        let length = self.books.length(sequence)?;
+        let prefix = kept_prefix(last, indices)?;
+        let beyond = SequenceError::KeptBeyondLength { sequence: sequence.row(), last, length };
+        let first = length.checked_sub(last).ok_or(Error::Sequence(beyond))?;
+        if self.books.step().is_some() {
+            return Err(PageError::StepUnderWay.into());
+        }
+        let (start, moved) = (first.saturating_add(prefix), &indices[prefix as usize..]);
+        let from: Vec<u32> = moved.iter().map(|index| first.saturating_add(*index)).collect();
+        // Rows move towards the beginning, so a part overwrites nothing that a later one reads.
+        let pages = self.books.pages(sequence)?;
+        let out: Vec<Step> = from.chunks(self.rows_at_once()).map(|part| self.rows_at(pages, part)).collect();
+        self.books.begin_move(sequence, start, &from)?;
+        if let Err(error) = self.record_moved(recorder, sequence, start, out) {
+            self.books.dropped();
+            self.table.undo();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Runs that copy single rows out of a list of pages.
+    fn rows_at(&self, pages: &[u32], positions: &[u32]) -> Step {
+        let (size, mut step) = (self.config.page_size, Step::default());
+        for position in positions {
+            let page = position.checked_div(size).expect("a page has tokens");
+            let slot = position.checked_rem(size).expect("a page has tokens");
+            let (group, end, token) = (pages[page as usize], slot.saturating_add(1), step.rows);
+            step.push(Run { group, sequence: 0, first: slot, start: slot, end, token });
+            step.rows = step.rows.saturating_add(1);
+        }
+        step.runs.sort_unstable_by_key(|run| run.group);
+        step
+    }
+
+    fn record_moved(
+        &mut self,
+        recorder: &mut impl Recorder,
+        sequence: SequenceId,
+        mut start: u32,
+        out: Vec<Step>,
+    ) -> Result<()> {
+        let rows = out.iter().map(|part| part.rows).fold(0, u32::saturating_add);
+        self.plan_batch([(sequence, rows)].into_iter())?;
+        let mut tails = self.prepare_tails()?;
+        for out in out {
+            let mut place = PagedStep::default();
+            place.push(0, self.books.pages(sequence)?, self.config.page_size, start, out.rows);
+            place.sort();
+            start = start.saturating_add(out.rows);
+            let [(step, _), _] = place.forms;
+            let slot = self.ring.write(&self.context, &out)?;
+            let layers =
+                self.layers.iter().map(|layer| layer.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
+            let back = self.ring.write(&self.context, &step)?;
+            tails.parts.push(Part { layers, out: slot, back, step });
+        }
+        let table = self.table.prepare(&self.context, &self.ring)?;
+        tails.record(recorder)?;
+        table.record(recorder);
+        std::mem::swap(&mut self.batch, &mut self.next_batch);
+        Ok(())
+    }
+}

@@ -1,7 +1,9 @@
 //! The table of targets. Each figure of the cache is compared with a baseline in the same run on the same device, as
 //! medians of interleaved repetitions after warm-up. `make bench` prints the table and marks rows that miss.
 //!
-//!     cargo bench --bench targets [-- ADAPTER]
+//!     cargo bench --bench targets [-- ADAPTER [pages]]
+//!
+//! With `pages`, only the rows about pages.
 
 #[path = "targets/by_hand.rs"]
 mod by_hand;
@@ -126,7 +128,8 @@ pub fn bind(
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     // `cargo bench` passes --bench. Without it, as under `cargo test`, one repetition is enough.
     let whole = std::env::args().any(|argument| argument == "--bench");
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let (wanted, part) = (words.next(), words.next());
     let adapter = match wanted {
         Some(name) => find_adapter(&name)?,
         None => adapters()?.swap_remove(0),
@@ -138,6 +141,11 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     println!("medians of {repetitions} interleaved repetitions, wall clock\n");
     println!("  {:<52} {:<44} {:<8} {:>9}", "what", "against", "reach", "measured");
     let mut table = Table::default();
+    if part.as_deref() == Some("pages") {
+        pages::rows(&context, repetitions, whole, &mut table)?;
+        println!("\n{} rows miss", table.missed);
+        return Ok(());
+    }
     prefill(&context, repetitions, &mut table)?;
     range(&context, repetitions, &mut table)?;
     decode(&context, if whole { repetitions } else { 1 }, whole, &mut table)?;

@@ -7,7 +7,7 @@ use wgpu_kv_cache::{
     pages::{Append, SequenceId},
 };
 
-use crate::{DIM, HEADS, LAYERS, Reach, Table, bind, buffer, medians};
+use crate::{DIM, HEADS, LAYERS, Reach, Table, buffer, medians};
 
 /// A paged and a dense cache with the same sequences.
 struct Both {
@@ -24,7 +24,8 @@ struct Both {
 impl Both {
     /// `batch` sequences of `before` positions, to each of which steps append `tokens`, in pages of `page_size`.
     fn new(context: &Context, [batch, before, tokens, page_size]: [u32; 4], layers: usize) -> Result<Self> {
-        let room = before + tokens;
+        // As much memory for each.
+        let room = (before + tokens).next_multiple_of(page_size);
         let config = CacheConfig::new(batch, HEADS, DIM, room).formats(Format::F16, Format::F16);
         let pages = PagedConfig::new(config, layers, page_size, batch * room.div_ceil(page_size));
         let mut paged = PagedKvCache::new(context, &pages)?;
@@ -35,14 +36,14 @@ impl Both {
         let packed =
             |buffer| RowsIn { buffer, offset: 0, format: Format::F16, strides: Strides::bthd(HEADS, most, DIM) };
         let source = Source { keys: packed(&keys), values: packed(&values), tokens: most };
+        // The same rows: each sequence has its tokens after those of the sequence before it.
+        let most_of_one = before.max(tokens);
+        let strided = |buffer| RowsIn { strides: Strides::bthd(HEADS, most_of_one, DIM), ..packed(buffer) };
+        let dense_source = Source { keys: strided(&keys), values: strided(&values), tokens: most_of_one };
         let ids = (0..batch).map(|_| paged.add(&[], None).map(|added| added.sequence)).collect::<Result<_>>()?;
         let mut both = Both {
             paged_sources: (0..layers).map(|layer| paged.bind_source(layer, &source)).collect::<Result<_>>()?,
-            sources: dense
-                .layers()
-                .iter()
-                .map(|layer| bind(layer, &keys, &values, Format::F16, before.max(tokens)))
-                .collect::<Result<_>>()?,
+            sources: dense.layers().iter().map(|layer| layer.bind_source(&dense_source)).collect::<Result<_>>()?,
             paged,
             ids,
             dense,

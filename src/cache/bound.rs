@@ -15,9 +15,9 @@ use crate::{
         source::{SourceWindow, block_corners},
         storage::{Segment, Storage},
     },
-    kernels::{Chunk, Entry, Kernel, SideVariant, StepPath, WriteVariant},
+    kernels::{Chunk, Entry, Kernel, SideVariant, StepPath, WriteGrid, WriteVariant},
     plan::{
-        grid::{Block, grid, grid_of_planes, split},
+        grid::{Block, grid, grid_of_planes, grid_of_runs, split},
         step::Step,
     },
     shape::layout::{Layout, WORKGROUP_SIZE, binding_limit},
@@ -43,8 +43,8 @@ pub struct BoundSource {
 pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
     variant: WriteVariant,
-    /// Most rows of a run, if the grid is over rows in every step.
-    short_runs: Option<u32>,
+    /// The grid of steps whose runs are more than single rows.
+    grid: WriteGrid,
     /// Strides of keys and values that become pipeline constants in steps of one token.
     token_strides: [Option<[u32; 2]>; 2],
     /// Pipelines by [`StepPath`], by whether runs are single rows, and by whether there is one token. Each is created
@@ -98,11 +98,7 @@ impl Writes {
         step: &'a Step,
         (rows, tokens): (u32, u32),
     ) -> Result<Prepared<'a>> {
-        let mut variant = WriteVariant {
-            step: data.path(),
-            run_rows: if rows <= 1 { Some(1) } else { self.short_runs },
-            ..self.variant
-        };
+        let mut variant = WriteVariant { step: data.path(), grid: self.grid_for(rows), ..self.variant };
         if tokens == 1 {
             [variant.keys.strides, variant.values.strides] = self.token_strides;
         }
@@ -131,18 +127,23 @@ impl Writes {
     ) -> Result<[u32; 3]> {
         let sequences = if chunk.sets_lengths { step.count() } else { 0 };
         let planes = u64::from(runs).saturating_mul(self.variant.heads_at_once.into());
-        let run_rows = if rows <= 1 { Some(1) } else { self.short_runs };
-        if let Some(rows) = run_rows {
-            return grid(self.variant.units(rows).saturating_mul(planes).max(sequences.into()), limits);
-        }
-        let units = self.variant.units(rows);
+        let units = self.variant.units(rows.max(1));
         let high = planes.max(sequences.div_ceil(WORKGROUP_SIZE).into());
-        grid_of_planes(units, high, limits)
+        match self.grid_for(rows) {
+            WriteGrid::Rows => grid(units.saturating_mul(planes).max(sequences.into()), limits),
+            WriteGrid::Runs => grid_of_planes(units, high, limits),
+            WriteGrid::ShortRuns => grid_of_runs(units, high, limits),
+        }
+    }
+
+    /// The grid of a step whose runs have at most `rows` rows.
+    const fn grid_for(&self, rows: u32) -> WriteGrid {
+        if rows <= 1 { WriteGrid::Rows } else { self.grid }
     }
 
     /// Returns the pipeline of a variant, which is created on first use.
     fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
-        let kind = &self.pipelines[variant.step as usize][usize::from(variant.run_rows == Some(1))];
+        let kind = &self.pipelines[variant.step as usize][usize::from(variant.grid == WriteGrid::Rows)];
         let pipeline = &kind[usize::from(variant.keys.strides.is_some())];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
@@ -165,7 +166,7 @@ impl Writes {
         uniform_bytes: u64,
     ) -> Self {
         let (token_strides, pipelines) = ([None; 2], Default::default());
-        Writes { kernel, variant, short_runs: None, token_strides, pipelines, chunks, uniform_bytes }
+        Writes { kernel, variant, grid: WriteGrid::Runs, token_strides, pipelines, chunks, uniform_bytes }
     }
 
     /// Creates the chunks of the advance kernel, which reads no source: one per segment, or more if a grid is not high
@@ -179,7 +180,7 @@ impl Writes {
             heads_at_once: layout.heads_at_once(context.limits()),
             has_parts: false,
             step: StepPath::Ring,
-            run_rows: Some(1),
+            grid: WriteGrid::Rows,
             cut_by_tokens: false,
         };
         let mut blocks = Vec::new();
@@ -312,7 +313,7 @@ impl BoundSource {
             heads_at_once: layout.heads_at_once(context.limits()),
             has_parts: blocks.iter().any(|(_, block)| block.planes.start > 0),
             step: StepPath::Ring,
-            run_rows: Some(1),
+            grid: WriteGrid::Rows,
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
         let uniforms: Vec<_> = blocks
@@ -353,7 +354,8 @@ impl BoundSource {
             })
             .collect::<Result<_>>()?;
         let writes = Writes::new(Kernel::Scatter, variant, chunks, buffer.size());
-        let writes = Writes { token_strides, short_runs: layout.short_runs(), ..writes };
+        let grid = if layout.paged { WriteGrid::ShortRuns } else { WriteGrid::Runs };
+        let writes = Writes { token_strides, grid, ..writes };
         let copies = CopySource::new(source, layout);
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, sequences, writes, copies })
     }

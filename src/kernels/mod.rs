@@ -16,7 +16,7 @@ pub(crate) use self::{
     gather::{GatherVariant, Window},
     link::{Link, no_choice, no_count, no_prelude},
     permute::{Move, PermuteVariant, Selection},
-    scatter::{Chunk, WriteVariant},
+    scatter::{Chunk, WriteGrid, WriteVariant},
     side::SideVariant,
 };
 

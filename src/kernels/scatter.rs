@@ -17,10 +17,21 @@ pub(crate) struct WriteVariant {
     /// Whether some chunk does not begin with the first plane of the cache.
     pub has_parts: bool,
     pub step: StepPath,
-    /// Most rows of a run, if they are few: one in a decoding step, or a page. The grid is then over the rows of all runs.
-    pub run_rows: Option<u32>,
+    /// Which runs the grid is made for.
+    pub grid: WriteGrid,
     /// Whether some chunk holds only part of the source's tokens.
     pub cut_by_tokens: bool,
+}
+
+/// Which runs the grid of a kernel that writes is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum WriteGrid {
+    /// Single rows, as in a decoding step.
+    Rows,
+    /// Runs of any length.
+    Runs,
+    /// Many runs that are no longer than a page.
+    ShortRuns,
 }
 
 /// Mirror of `Chunk` in `shaders/scatter/scatter.wgsl`. `Chunk` in `shaders/advance/advance.wgsl` has only the first
@@ -69,7 +80,7 @@ impl WriteVariant {
         let choose = |choice: &str, name: &str| match (choice, self.side(name)) {
             (choice, Some(side)) => side.choose(choice).unwrap_or_else(|| no_choice(choice, name)),
             ("step", _) => self.step.file(),
-            ("grid", _) if self.run_rows.is_some() => "rows",
+            ("grid", _) if self.grid == WriteGrid::Rows => "rows",
             ("grid", _) => "runs",
             ("scatter/write", _) if self.makes_blocks() => "together",
             ("scatter/write", _) => "alone",
@@ -87,7 +98,8 @@ impl WriteVariant {
             "HEADS" => self.heads.into(),
             "HEADS_AT_ONCE" => self.heads_at_once.into(),
             "HAS_PARTS" => self.has_parts.into(),
-            "UNITS_OF_RUN" => self.units(self.run_rows?),
+            "UNITS_OF_ROW" => self.units(1),
+            "SHORT_RUNS" => (self.grid == WriteGrid::ShortRuns).into(),
             "CUT_BY_TOKENS" => self.cut_by_tokens.into(),
             _ => return None,
         })

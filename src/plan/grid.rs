@@ -82,6 +82,22 @@ pub(crate) fn grid_of_planes(units: u64, planes: u64, limits: &wgpu::Limits) -> 
     }
 }
 
+/// Returns the grid for `units` threads in each of `runs` short runs: workgroups in x, and runs spread over y and z.
+///
+/// # Errors
+/// [`DeviceError::DeviceLimit`] if the device does not allow so many workgroups.
+pub(crate) fn grid_of_runs(units: u64, runs: u64, limits: &wgpu::Limits) -> Result<[u32; 3]> {
+    let [y, z] = if runs == 0 { [0, 1] } else { spread(runs, limits)? };
+    let (needed, available) = (workgroups(units), limits.max_compute_workgroups_per_dimension);
+    match u32::try_from(needed) {
+        Ok(x) if x <= available => Ok([x, y, z]),
+        _ => {
+            let (limit, available) = ("max_compute_workgroups_per_dimension", available.into());
+            Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available }))
+        }
+    }
+}
+
 /// Number of workgroups for `units` threads, at least 1.
 fn workgroups(units: u64) -> u64 {
     units.div_ceil(crate::shape::layout::WORKGROUP_SIZE.into()).max(1)

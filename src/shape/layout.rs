@@ -287,11 +287,6 @@ impl Layout {
         if self.paged { 0 } else { self.groups() }
     }
 
-    /// Most rows of a run, if all runs are short enough for a grid over rows.
-    pub fn short_runs(&self) -> Option<u32> {
-        self.paged.then_some(self.slots)
-    }
-
     /// Number of groups of planes: of sequences, or of pages.
     pub fn groups(&self) -> u32 {
         self.planes.checked_div(self.heads).expect("no dimension is zero")

@@ -44,19 +44,18 @@ fn kernels() -> Vec<Kernel> {
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
-            for (step, run_rows, parts) in [
-                (StepPath::Ring, None, (3, false)),
-                (StepPath::Ring, Some(1), (2, true)),
-                (StepPath::Ring, None, (3, true)),
-                (StepPath::Ring, Some(16), (3, true)),
-                (StepPath::Immediate, None, (3, false)),
-                (StepPath::Immediate, Some(1), (2, true)),
+            for (step, grid, parts) in [
+                (StepPath::Ring, WriteGrid::Runs, (3, false)),
+                (StepPath::Ring, WriteGrid::Rows, (2, true)),
+                (StepPath::Ring, WriteGrid::Runs, (3, true)),
+                (StepPath::Ring, WriteGrid::ShortRuns, (3, true)),
+                (StepPath::Immediate, WriteGrid::Runs, (3, false)),
+                (StepPath::Immediate, WriteGrid::Rows, (2, true)),
             ] {
                 let (heads_at_once, has_parts) = parts;
-                let cut_by_tokens = run_rows.is_some();
+                let cut_by_tokens = grid == WriteGrid::Rows;
                 let heads = 3;
-                let variant =
-                    WriteVariant { keys, values, heads, heads_at_once, has_parts, step, run_rows, cut_by_tokens };
+                let variant = WriteVariant { keys, values, heads, heads_at_once, has_parts, step, grid, cut_by_tokens };
                 kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
             }
         }
@@ -172,7 +171,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         heads_at_once: 3,
         has_parts: false,
         step: StepPath::Ring,
-        run_rows: Some(1),
+        grid: WriteGrid::Rows,
         cut_by_tokens: true,
     };
     let scatter = Kernel::Scatter(variant(Some(Format::F32)));
@@ -319,7 +318,7 @@ fn the_host_counts_units_as_the_text_does() {
             heads_at_once: 3,
             has_parts: false,
             step: StepPath::Ring,
-            run_rows: Some(1),
+            grid: WriteGrid::Rows,
             cut_by_tokens: true,
         };
         let constants = Kernel::Scatter(variant).program().constants;

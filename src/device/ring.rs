@@ -131,6 +131,7 @@ impl StepRing {
     }
 
     /// Size of one slot in bytes.
+    #[cfg(feature = "pages")]
     pub fn slot_bytes(&self) -> u64 {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).slot_bytes
     }

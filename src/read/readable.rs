@@ -19,6 +19,7 @@ pub(crate) mod sealed {
 
 /// What reading needs of a layer.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "attention"), allow(dead_code, reason = "attention alone needs some of it"))]
 pub struct Readable<'a> {
     pub(crate) context: &'a Context,
     /// Shape and formats, with the sequences that there are and that there may be, and the positions that each has room

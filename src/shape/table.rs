@@ -13,6 +13,7 @@ pub(crate) struct TableLayout {
     pub page_size: u32,
 }
 
+#[cfg_attr(not(feature = "pages"), allow(dead_code, reason = "pages alone have a table"))]
 impl TableLayout {
     /// Index of the length of a sequence of the step.
     pub const fn length(&self, index: u32) -> u32 {

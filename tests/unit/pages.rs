@@ -40,7 +40,7 @@ fn check(pool: &PagedSequences) {
     for undo in pool.undo.iter().filter(|undo| pool.under_way && undo.copied) {
         references[undo.tail.unwrap().0 as usize] += 1;
     }
-    for kept in pool.kept.iter() {
+    if let Some(kept) = &pool.kept {
         let own = &pool.slots[kept.slot as usize].sequence.as_ref().unwrap().pages[kept.first_page..];
         let left = kept.pages.iter().enumerate().filter(|&(index, page)| own.get(index) != Some(page));
         left.for_each(|(_, &page)| references[page as usize] += 1);

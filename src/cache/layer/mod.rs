@@ -348,7 +348,6 @@ impl KvCache {
     }
 
     /// Whether a step was begun that is not yet recorded for this layer.
-    #[cfg(feature = "attention")]
     pub(crate) const fn awaits_step(&self) -> bool {
         self.awaits_step
     }

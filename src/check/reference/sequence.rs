@@ -238,9 +238,10 @@ impl ReferenceCache {
     /// The errors of [`KvCache::keep`](crate::KvCache::keep) for its arguments.
     pub fn keep(&mut self, sequence: u32, last: u32, indices: &[u32]) -> Result<()> {
         self.check_sequence(sequence)?;
+        let number = |count: usize| u32::try_from(count).expect("increasing indices below a 32-bit number");
         let wrong = |at: usize| indices[at] >= last || at > 0 && indices[at] <= indices[at - 1];
         if let Some(at) = (0..indices.len()).find(|&at| wrong(at)) {
-            return Err(Error::Sequence(SequenceError::KeptIndex { at: at as u32, index: indices[at], last }));
+            return Err(Error::Sequence(SequenceError::KeptIndex { at: number(at), index: indices[at], last }));
         }
         let length = self.lengths[sequence as usize];
         if last > length {
@@ -251,7 +252,7 @@ impl ReferenceCache {
             (first..).zip(indices).map(|(to, index)| (first + index, to)).skip_while(|(from, to)| from == to).collect();
         let Some(&(_, position)) = moved.first() else {
             let mut lengths = self.lengths.clone();
-            lengths[sequence as usize] = first + indices.len() as u32;
+            lengths[sequence as usize] = first + number(indices.len());
             return self.truncate(&lengths[..]);
         };
         for &(from, _) in &moved {
@@ -260,7 +261,7 @@ impl ReferenceCache {
                 return Err(Error::Range(RangeError::Evicted { sequence, position: from, oldest }));
             }
         }
-        let count = moved.len() as u32;
+        let count = number(moved.len());
         let mut counts = vec![0; self.lengths.len()];
         counts[sequence as usize] = count;
         let spans = self.spans(&Write::at(position, count).counts(&counts))?;

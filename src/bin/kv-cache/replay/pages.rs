@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use wgpu_kv_cache::{
     Context, PagedConfig,
     attention::{Extras, MaskRows, Options},
-    program::paged::{PagedOperation, PagedOutcome, PagedRun, TokenRows},
+    program::paged::{PagedOperation, PagedOutcome, PagedRefusal, PagedRun, TokenRows},
 };
 
 use super::{
@@ -143,7 +143,7 @@ impl Operation {
         let keys = named.keys.iter().map(ToString::to_string).collect();
         Ok(Outcome {
             ok: named.refused.is_none(),
-            kind: named.refused.as_ref().map(|refusal| refusal.kind()),
+            kind: named.refused.as_ref().map(PagedRefusal::kind),
             error: named.refused.as_ref().map(ToString::to_string),
             cached: named.cached,
             keys: (finds && named.refused.is_none()).then_some(keys),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::rows::number;
 use crate::{PageError, PagedConfig, Result, SequenceError};
 
 /// All that decides which rows a page holds: a namespace, and the tokens up to its end.
@@ -84,7 +85,7 @@ impl PagedReference {
         for end in (1..=most).map(|pages| pages * self.size) {
             let prefix: Prefix = (namespace.map(str::to_owned), tokens[..end].to_vec());
             let offered = |page: u32| self.pages[page as usize].key.as_ref().filter(|key| key.prefix == prefix);
-            let with_key = (0..self.pages.len() as u32).filter(|&page| offered(page).is_some());
+            let with_key = (0..number(self.pages.len())).filter(|&page| offered(page).is_some());
             let Some(first) = with_key.min_by_key(|&page| offered(page).map(|key| key.when)) else { break };
             found.push(first);
         }
@@ -92,7 +93,7 @@ impl PagedReference {
     }
 
     pub fn matched(&self, tokens: &[u32], namespace: Option<&str>) -> u32 {
-        (self.found(tokens, namespace).len() * self.size) as u32
+        number(self.found(tokens, namespace).len() * self.size)
     }
 
     fn check_vacant(&self) -> Result<()> {
@@ -106,8 +107,9 @@ impl PagedReference {
     }
 
     fn out_of_pages(&self, needed: usize) -> PageError {
-        let evictable = self.free.iter().filter(|&&page| self.pages[page as usize].key.is_some()).count() as u32;
-        PageError::OutOfPages { needed: needed as u64, free: self.free.len() as u32 - evictable, evictable }
+        let keyed = self.free.iter().filter(|&&page| self.pages[page as usize].key.is_some());
+        let evictable = number(keyed.count());
+        PageError::OutOfPages { needed: needed as u64, free: number(self.free.len()) - evictable, evictable }
     }
 
     /// Adds a sequence that begins with what is found of the tokens.
@@ -123,7 +125,7 @@ impl PagedReference {
         let bases = keys.flat_map(|key| key.bases.clone()).collect();
         let held = Held { tokens, bases, pages, namespace, offered, ..Held::default() };
         self.sequences.insert(name.to_owned(), held);
-        Ok(cached as u32)
+        Ok(number(cached))
     }
 
     /// Whether a sequence of all of the tokens can be added.
@@ -140,7 +142,7 @@ impl PagedReference {
     fn take(&mut self) -> u32 {
         let page = self.free.remove(0);
         if let Some(Key { prefix: (_, tokens), .. }) = self.pages[page as usize].key.take() {
-            self.evicted.push(tokens.len() as u32);
+            self.evicted.push(number(tokens.len()));
         }
         self.pages[page as usize] = Page { references: 1, ..Page::default() };
         page
@@ -260,10 +262,10 @@ impl PagedReference {
     pub fn keep(&mut self, name: &str, row: u32, last: u32, indices: &[u32]) -> Result<()> {
         let wrong = |at: usize| indices[at] >= last || at > 0 && indices[at] <= indices[at - 1];
         if let Some(at) = (0..indices.len()).find(|&at| wrong(at)) {
-            return Err(SequenceError::KeptIndex { at: at as u32, index: indices[at], last }.into());
+            return Err(SequenceError::KeptIndex { at: number(at), index: indices[at], last }.into());
         }
         let mut held = self.sequences[name].clone();
-        let length = held.tokens.len() as u32;
+        let length = number(held.tokens.len());
         if last > length {
             return Err(SequenceError::KeptBeyondLength { sequence: row, last, length }.into());
         }
@@ -302,7 +304,7 @@ impl PagedReference {
         let held = &self.sequences[name];
         let drafts = held.drafts;
         if accepted as usize > drafts {
-            return Err(PageError::MoreAccepted { accepted, drafts: drafts as u32 }.into());
+            return Err(PageError::MoreAccepted { accepted, drafts: number(drafts) }.into());
         }
         let length = held.tokens.len() - (drafts - accepted as usize);
         self.sequences.get_mut(name).expect("it is there").drafts = 0;
@@ -326,7 +328,7 @@ impl PagedReference {
     pub fn truncate(&mut self, name: &str, length: u32) -> Result<()> {
         let end = self.sequences[name].tokens.len();
         if length as usize > end {
-            return Err(PageError::BeyondEnd { position: length, length: end as u32 }.into());
+            return Err(PageError::BeyondEnd { position: length, length: number(end) }.into());
         }
         self.cut(name, length as usize);
         Ok(())
@@ -337,7 +339,7 @@ impl PagedReference {
         let end = held.tokens.len();
         let length = length.map_or(end, |length| length as usize);
         if length > end {
-            return Err(PageError::BeyondEnd { position: length as u32, length: end as u32 }.into());
+            return Err(PageError::BeyondEnd { position: number(length), length: number(end) }.into());
         }
         self.check_vacant()?;
         let pages = held.pages[..length.div_ceil(self.size)].to_vec();
@@ -363,10 +365,10 @@ impl PagedReference {
     /// Checks that every page is free or referred to, as often as sequences have it.
     pub fn check(&self) -> std::result::Result<(), String> {
         for (page, own) in self.pages.iter().enumerate() {
-            let number = page as u32;
-            let of = |held: &Held| held.pages.iter().filter(|&&other| other == number).count();
+            let at = number(page);
+            let of = |held: &Held| held.pages.iter().filter(|&&other| other == at).count();
             let references: usize = self.sequences.values().map(of).sum();
-            let free = self.free.iter().filter(|&&other| other == number).count();
+            let free = self.free.iter().filter(|&&other| other == at).count();
             if references != own.references || free != usize::from(references == 0) {
                 return Err(format!(
                     "page {page} has {references} references, is counted {own:?}, and {free} times free"

@@ -16,6 +16,11 @@ pub enum TokenRows {
     Prefix,
 }
 
+/// A number of tokens, pages or sequences, all of which are counted in 32 bits.
+pub(super) fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("a program is small")
+}
+
 /// Numbers repeat after as many.
 const PERIOD: u32 = 251;
 
@@ -31,7 +36,7 @@ impl TokenRows {
                     hash >> 8
                 }
             };
-            (number % u64::from(PERIOD)) as u32
+            u32::try_from(number % u64::from(PERIOD)).expect("it is below a period")
         };
         (0..).zip(tokens).map(base).collect()
     }

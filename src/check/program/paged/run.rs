@@ -9,14 +9,18 @@ use super::{
     super::operation::{Failure, FailureKind},
     operation::{PagedOperation, PagedOutcome, PagedProgram, PagedRefusal},
     reference::PagedReference,
-    rows::{Stored, TokenRows},
+    rows::{Stored, TokenRows, number},
+};
+use crate::{
+    CacheConfig, Context, Difference, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair, Result,
+    RowsIn, Side, Source, Strides,
+    pages::{Append, PageEvent, PageKey, SequenceId},
+    shape::tensor::host_len,
 };
 #[cfg(feature = "attention")]
-use crate::attention::{Extras, Options, attend};
 use crate::{
-    CacheConfig, Context, Difference, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair,
-    ReferenceCache, Result, RowsIn, Side, Source, Strides, Write,
-    pages::{Append, PageEvent, PageKey, SequenceId},
+    ReferenceCache, Write,
+    attention::{Extras, Options, attend},
 };
 
 /// A paged cache and its reference. Each operation is done on both, and what they say of pages and lengths is compared.
@@ -275,8 +279,8 @@ impl PagedRun {
     /// Records a step into a compute pass, from buffers `[sequence, head, token, dim]` with room for more tokens.
     fn record_strided(&mut self, appends: &[Append<'_>], rows: &[Pair<HostRows<'_>>]) -> Result<()> {
         let context = self.device.context().clone();
-        let sequences = appends.len().max(1) as u32;
-        let tokens = appends.iter().map(|append| append.tokens.len()).max().unwrap_or(0) as u32 + 1;
+        let sequences = number(appends.len().max(1));
+        let tokens = number(appends.iter().map(|append| append.tokens.len()).max().unwrap_or(0)) + 1;
         let mut sources = Vec::new();
         for (layer, rows) in rows.iter().enumerate() {
             let config = self.device.config().layers[layer];
@@ -377,7 +381,7 @@ impl PagedRun {
         if most == 0 {
             return Ok(Some(reference));
         }
-        let counts: Vec<u32> = tokens.iter().map(|tokens| tokens.len() as u32).collect();
+        let counts: Vec<u32> = tokens.iter().map(|tokens| number(tokens.len())).collect();
         let bases: Vec<_> = names.iter().map(|name| &self.reference.sequences[name].bases).collect();
         let rows = |side: Side| -> Vec<f32> {
             let row = |base: Option<&u32>, head| {
@@ -388,7 +392,7 @@ impl PagedRun {
                 |bases: &[u32], head| (0..most).flat_map(|token| row(bases.get(token), head)).collect::<Vec<_>>();
             bases.iter().flat_map(|bases| (0..config.num_heads).flat_map(|head| of_head(bases, head))).collect()
         };
-        let write = Write::append(most as u32).counts(&counts);
+        let write = Write::append(number(most)).counts(&counts);
         reference.update(&rows(Side::Keys), &rows(Side::Values), write)?;
         Ok(Some(reference))
     }
@@ -422,7 +426,7 @@ impl PagedRun {
             let config = self.device.config().layers[layer];
             for held in self.reference.sequences.values() {
                 for (position, &base) in held.bases.iter().enumerate() {
-                    let place = [held.pages[position / size], (position % size) as u32];
+                    let place = [held.pages[position / size], number(position % size)];
                     compare_row(&mut self.stored, &config, layer, &storage, place, base)?;
                 }
             }
@@ -451,7 +455,7 @@ fn compare_row(
     for side in Side::BOTH {
         let tensor = tensors.side(side);
         let [_, heads, slots, dim] = tensor.shape();
-        let row_bytes = tensor.format().row_bytes(dim) as usize;
+        let row_bytes = host_len(tensor.format().row_bytes(dim));
         let width = tensor.format().unit_bytes() as usize;
         for head in 0..heads {
             let at = ((group * heads + head) * slots + slot) as usize * row_bytes;

@@ -247,6 +247,7 @@ fn record(both: &mut Both) -> Result<(), Failed> {
     }
     context.queue().submit([encoder.finish()]);
     both.paged.submitted()?;
+    assert_eq!(positions(&both.paged)[..3], [starts[0], starts[1], 0], "positions of the first rows");
     let mut strided = Side::BOTH.map(|side| vec![0.0; 2 * 2 * 3 * config.dim(side) as usize]);
     for (side, strided) in Side::BOTH.into_iter().zip(&mut strided) {
         let dim = config.dim(side) as usize;
@@ -259,6 +260,50 @@ fn record(both: &mut Both) -> Result<(), Failed> {
     }
     both.dense.update(&strided[0], &strided[1], Write::append(3).counts(&[3, 1]))?;
     Ok(())
+}
+
+/// What a shader finds in the buffer of positions.
+fn positions(cache: &PagedKvCache) -> Vec<u32> {
+    let (context, positions) = (cache.context(), cache.positions());
+    let device = context.device();
+    let text = "@group(0) @binding(0) var<storage, read> source: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> to: array<u32>;
+        @compute @workgroup_size(4) fn main(@builtin(local_invocation_index) i: u32) { to[i] = source[i]; }";
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: None,
+        source: wgpu::ShaderSource::Wgsl(text.into()),
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: None,
+        compilation_options: wgpu::PipelineCompilationOptions::default(),
+        cache: None,
+    });
+    let out = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 16,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    let bindings = device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &[
+            wgpu::BindGroupEntry { binding: 0, resource: positions.binding() },
+            wgpu::BindGroupEntry { binding: 1, resource: out.as_entire_binding() },
+        ],
+    });
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &bindings, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+    }
+    context.queue().submit([encoder.finish()]);
+    crate::engine::read(context, &out)
 }
 
 /// Rows that the caller writes into the storage, where the view says.

@@ -109,7 +109,7 @@ fn every_variant_reaches_every_backend() {
             let bytes = variant.tile.bytes(units) + found(variant.tile.workgroup);
             assert_eq!(u64::from(workgroup_bytes(&module)), bytes, "{variant:?}");
             let config = CacheConfig::new(2, 3, layout.keys.dim, 9).value_dim(layout.values.dim);
-            let module = check(&variant, "combine", &combine(&config, &variant), Capabilities::empty());
+            let module = check(&variant, "combine", &combine(&config, 2, &variant), Capabilities::empty());
             assert_eq!(u64::from(workgroup_bytes(&module)), COMBINE_BYTES + found(COMBINE));
         }
     }

@@ -166,8 +166,9 @@ impl PagedKvCache {
     /// The position of the first row of each sequence of the step, in its order, `[max_batch_size]` of u32. The buffer is
     /// valid in the command stream from [`begin_step`](Self::begin_step) until the next one.
     pub fn positions(&self) -> PerSequenceView<'_> {
-        let bytes = u64::from(self.table.layout.rows).saturating_mul(4);
-        PerSequenceView { buffer: &self.table.buffer, offset: bytes, bytes }
+        let (offset, rows) = (self.table.layout.start(0), self.table.layout.rows);
+        let [offset, bytes] = [offset, rows].map(|words| u64::from(words).saturating_mul(4));
+        PerSequenceView { buffer: &self.table.buffer, offset, bytes }
     }
 
     /// Adds a sequence; see [`PagedSequences::add`].

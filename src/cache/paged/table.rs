@@ -55,10 +55,10 @@ impl Table {
             let limit = "max_storage_buffer_binding_size";
             return Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available }));
         }
-        let rows = usize::try_from(layout.rows).map_err(|_| {
+        let room = usize::try_from(layout.room()).map_err(|_| {
             Error::Config(ConfigError::SizeOverflow {
                 what: "rows of the table",
-                factors: layout.rows.to_string(),
+                factors: layout.room().to_string(),
                 bits: usize::BITS,
             })
         })?;
@@ -69,7 +69,7 @@ impl Table {
             bindings: bind(context, Entry::Table, &[buffer.as_entire_binding()])?,
             pipeline: context.pipeline(Kernel::Table)?,
             buffer,
-            numbers: vec![0; rows.saturating_mul(3)],
+            numbers: vec![0; room.saturating_mul(3)],
             changes: Vec::new(),
             before: Vec::new(),
             count: 0,

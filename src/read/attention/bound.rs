@@ -383,7 +383,8 @@ impl Attention {
         }
         let (variant, config) = (Variant { tile: self.work.tiles[tile], split: true, ..self.variant }, cache.config);
         let key = format!("combine {variant:?} {:?}", text_layout(&self.layout, self.table));
-        let text = || Ok(text::combine(&config, &variant));
+        let starts = self.table.map_or(config.max_batch_size, |table| table.start(0));
+        let text = || Ok(text::combine(&config, starts, &variant));
         let pipeline = cache.context.pipeline_of("combine", &key, text, &[&self.groups.combine.0])?;
         Ok(made.get_or_init(|| pipeline))
     }

@@ -124,7 +124,8 @@ pub(super) fn attend(read: &str, vectors: [u32; 2], variant: &Variant) -> Shader
     Shader::new(text, |name| variant.value(name))
 }
 
-pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Shader {
+/// `starts` is the index of the first start behind the lengths.
+pub(super) fn combine(config: &CacheConfig, starts: u32, variant: &Variant) -> Shader {
     let vectors = config.value_dim.div_ceil(4).checked_next_power_of_two().map_or(COMBINE, |all| all.min(COMBINE));
     let workgroup = |name: &str| match name {
         "" => format!(
@@ -138,7 +139,7 @@ pub(super) fn combine(config: &CacheConfig, variant: &Variant) -> Shader {
     let text = Link { choose: &choose, prelude: &workgroup, count: &count }.text("attend/combine.wgsl");
     Shader::new(text, |name| {
         Some(match name {
-            "STARTS" => config.max_batch_size.into(),
+            "STARTS" => starts.into(),
             "cache_heads" => config.num_heads.into(),
             "cache_value_dim" => config.value_dim.into(),
             "cache_value_vectors" => config.value_dim.div_ceil(4).into(),

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("packed::sink_logits_join_the_sum", sink_logits_join_the_sum),
     ("packed::a_window_ends_before_the_query", a_window_ends_before_the_query),
     ("packed::rows_outside_stay", rows_outside_stay),
+    ("packed::queries_before_the_beginning_see_nothing", queries_before_the_beginning_see_nothing),
     ("packed::refusals", refusals),
 ];
 
@@ -124,6 +125,17 @@ fn sink_logits_join_the_sum(gpu: &Gpu) -> Outcome {
         for (row, numbers) in output.chunks(16).enumerate() {
             assert!(numbers.iter().all(|number| number.is_nan() == (row % 4 == 1)), "row {row}: {numbers:?}");
         }
+    }
+    DONE
+}
+
+fn queries_before_the_beginning_see_nothing(gpu: &Gpu) -> Outcome {
+    // More queries at the last positions than there are positions: of some rows of a tile, all, and none.
+    let config = CacheConfig::new(3, 1, 8, 16);
+    let both = written(gpu, config, &[1, 3, 7], &[0, 0, 0])?;
+    for (reading, packed) in [(Reading::Coalesced, None), (Reading::Sequential, Some(15))] {
+        let options = Options { packed, reading: Some(reading), splits: Some(1), ..Options::last(2, 5) };
+        check(&both, &options, 15, Extras::default())?;
     }
     DONE
 }

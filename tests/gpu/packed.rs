@@ -130,12 +130,13 @@ fn sink_logits_join_the_sum(gpu: &Gpu) -> Outcome {
 }
 
 fn queries_before_the_beginning_see_nothing(gpu: &Gpu) -> Outcome {
-    // More queries at the last positions than there are positions: of some rows of a tile, all, and none.
-    let config = CacheConfig::new(3, 1, 8, 16);
+    // More queries at the last positions than there are positions. A tile has several tokens: some of them lie before the
+    // beginning, and others see positions.
+    let config = CacheConfig::new(3, 1, 64, 16);
     let both = written(gpu, config, &[1, 3, 7], &[0, 0, 0])?;
-    for (reading, packed) in [(Reading::Coalesced, None), (Reading::Sequential, Some(15))] {
-        let options = Options { packed, reading: Some(reading), splits: Some(1), ..Options::last(2, 5) };
-        check(&both, &options, 15, Extras::default())?;
+    for (reading, packed) in [(Reading::Coalesced, None), (Reading::Sequential, Some(18))] {
+        let options = Options { packed, reading: Some(reading), splits: Some(1), ..Options::last(1, 6) };
+        check(&both, &options, 18, Extras::default())?;
     }
     DONE
 }

@@ -223,6 +223,41 @@ fn a_shared_tail_is_copied_once_and_by_the_second_writer() {
 }
 
 #[test]
+fn a_sequence_alone_goes_on_in_place() {
+    let mut pool = pool(4);
+    let (id, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6, 7]);
+    pool.truncate(id, 5).unwrap();
+    // Rows that nobody has any more are in the way.
+    let step = append(&mut pool, id, &[8]);
+    assert_eq!((step.copies.len(), pool.pages(id).unwrap()), (0, &[0, 1][..]));
+    check(&pool);
+}
+
+#[test]
+fn rows_that_move_leave_pages_that_others_may_find() {
+    let mut pool = pool(3);
+    let tokens = [1, 2, 3, 4, 5, 6, 7];
+    let (id, _) = added(&mut pool, &tokens);
+    // Rows from position 2 on become those at 4 and 6. The first page has a key, so two rows of it are copied.
+    let step = pool.begin_move(id, 2, &[4, 6]).unwrap().clone();
+    assert_eq!(step.copies, [PageCopy { from: 0, to: 2, rows: 2 }]);
+    check(&pool);
+    pool.dropped();
+    check(&pool);
+    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id).unwrap()), (&tokens[..], &[0, 1][..]));
+    pool.begin_move(id, 2, &[4, 6]).unwrap();
+    pool.submitted();
+    check(&pool);
+    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id).unwrap()), (&[1, 2, 5, 7][..], &[2][..]));
+    assert_eq!(pool.matched(&tokens, None), 4);
+    // Without a page for the copy nothing changes.
+    let other = append(&mut pool, id, &[8, 9, 9, 9, 9]).appends[0].sequence;
+    let counts = pool.counts();
+    refused(pool.begin_move(other, 2, &[4]).cloned(), PageError::OutOfPages { needed: 1, free: 0, evictable: 0 });
+    assert_eq!((pool.counts(), pool.pages(id).unwrap().len()), (counts, 3));
+}
+
+#[test]
 fn a_page_with_a_key_never_changes() {
     let mut pool = pool(8);
     let (a, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);

@@ -61,6 +61,8 @@ fn keys_are_those_of_vllm() {
     // Of `cbor2.dumps([parent, [4, 5, 6, 300], None], canonical=True)` and so on, by hashlib.
     let first = PageKey::root().child(&[0, 1, 2, 3], None);
     assert_eq!(first.to_string(), "c49ab11fb576db6f376aef58c24f728a0ba1807e8cac5f940f1a5c4c20741898");
+    let in_namespace = PageKey::root().child(&[0, 1, 2, 3], Some("x"));
+    assert_eq!(in_namespace.to_string(), "143b2f2505bc5063f640241c092b49032ad625dde8236733d7c54ce7bac80b94");
     let pool = pool(1);
     let tokens = [0, 1, 2, 3, 4, 5, 6, 300, 70_000];
     let keys: Vec<_> = pool.keys(&tokens, None).collect();

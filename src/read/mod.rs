@@ -4,6 +4,4 @@
 pub mod attention;
 pub(crate) mod include;
 pub(crate) mod layer;
-#[cfg(feature = "pages")]
-mod paged;
 pub(crate) mod readable;

@@ -59,23 +59,17 @@ impl sealed::Read for KvCache {
 #[cfg(feature = "pages")]
 impl sealed::Read for crate::PagedLayer<'_> {
     fn readable(&self) -> Readable<'_> {
-        read_paged(self)
-    }
-}
-
-/// What reading needs of a layer of a paged cache.
-#[cfg(feature = "pages")]
-pub(crate) fn read_paged<'a>(layer: &crate::PagedLayer<'a>) -> Readable<'a> {
-    let crate::PagedLayer { cache, planes, config } = *layer;
-    let (layout, buffer) = cache.table();
-    Readable {
-        context: &cache.context,
-        config,
-        layout: &planes.layout,
-        storage: &planes.storage,
-        identity: &planes.identity,
-        sequences: cache.batch(),
-        awaits_step: cache.awaits(planes),
-        table: Some(Table { layout, buffer }),
+        let crate::PagedLayer { cache, planes, config } = *self;
+        let (layout, buffer) = cache.table();
+        Readable {
+            context: &cache.context,
+            config,
+            layout: &planes.layout,
+            storage: &planes.storage,
+            identity: &planes.identity,
+            sequences: cache.batch(),
+            awaits_step: cache.awaits(planes),
+            table: Some(Table { layout, buffer }),
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::{CacheConfig, CacheView, Context};
 
 /// One layer of a [`PagedKvCache`]: what [attention](crate::attention) and the caller's shaders read.
 ///
-/// To them its sequences are those of the last step, in its order, each with all its positions.
+/// [`ReadLayer`](crate::ReadLayer) has the functions that make WGSL for it. To shaders its sequences are those of the last step, in its order, each with all its positions.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedLayer<'a> {
     pub(crate) cache: &'a PagedKvCache,

@@ -13,16 +13,18 @@ pub enum PageError {
     /// A pool without pages or sequences, or with too many.
     #[error("the number of {name} must be from 1 to 4294967294, but is {number}")]
     NoPages {
-        /// `pages` or `sequences`.
+        /// `pages`, `sequences`, `positions` or `groups`.
         name: &'static str,
         /// The number given.
         number: u32,
     },
-    /// A layer of a paged cache whose placement is not linear.
-    #[error("the layers of a paged cache must have linear placement, but layer {layer} is a ring")]
-    PagesAreLinear {
-        /// The layer.
-        layer: usize,
+    /// A group of layers that there is not.
+    #[error("the group must be below {groups}, but is {group}")]
+    NoGroup {
+        /// The group given.
+        group: usize,
+        /// Number of groups.
+        groups: usize,
     },
     /// A step of which a layer was not recorded.
     #[error("all layers of a step must be recorded before it is submitted, but layer {layer} was not")]

@@ -1,67 +1,24 @@
 //! [`PagedSequences`]: handles of sequences, and the pages and tokens of each.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
+    config::PagesConfig,
+    group::Group,
+    held::{Held, length_of},
     id::SequenceId,
     key::PageKey,
-    pool::{Content, PageEvent, Pool},
-    step::{Kept, Numbered, PlannedStep, Undo},
+    pool::{PageEvent, Pool},
+    prefixes::Prefix,
+    step::{Kept, PlannedStep, Returned, Undo, UndoGroup},
 };
-use crate::{PageError, Result};
-
-/// A pool of pages, and how its sequences use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PagesConfig {
-    /// Tokens of a page, a power of two.
-    pub page_size: u32,
-    /// Number of pages.
-    pub count: u32,
-    /// The most sequences at a time.
-    pub max_sequences: u32,
-    /// The most tokens of a sequence. The default is 4 294 967 294.
-    pub max_seq_len: u32,
-    /// Whether sequences with the same beginning share pages. The default is true.
-    pub share_prefixes: bool,
-}
-
-impl PagesConfig {
-    /// For example `PagesConfig::new(16, 1024, 64)`: pages of 16 tokens, 1024 of them, for up to 64 sequences, which share
-    /// prefixes.
-    #[must_use]
-    pub const fn new(page_size: u32, count: u32, max_sequences: u32) -> Self {
-        PagesConfig { page_size, count, max_sequences, max_seq_len: u32::MAX - 1, share_prefixes: true }
-    }
-
-    /// Checks the numbers.
-    ///
-    /// # Errors
-    /// [`PageError::PageSize`] if it is no power of two; [`PageError::NoPages`] if a number is zero.
-    pub fn validate(&self) -> Result<()> {
-        let &PagesConfig { page_size, count, max_sequences, max_seq_len, .. } = self;
-        if !page_size.is_power_of_two() {
-            return Err(PageError::PageSize { page_size }.into());
-        }
-        for (name, number) in [("pages", count), ("sequences", max_sequences), ("positions", max_seq_len)] {
-            if number == 0 || number == u32::MAX {
-                return Err(PageError::NoPages { name, number }.into());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A new sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Added {
-    /// Its handle.
-    pub sequence: SequenceId,
-    /// How many of the tokens have rows already. The sequence begins with these; the others are to be appended.
-    pub cached: u32,
-}
+use crate::{PageError, RangeError, Result, SequenceError};
 
 /// What the pages are doing, and how often prefixes were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,14 +40,13 @@ pub struct PageCounts {
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
     pub(super) tokens: Vec<u32>,
-    pub(super) pages: Vec<u32>,
-    /// Of its first pages, as far as they have one.
-    pub(super) keys: Vec<Numbered>,
+    /// Of each group. All have as many pages.
+    pub(super) held: Vec<Held>,
+    /// What its first pages hold, as far as others may know.
+    pub(super) prefixes: Vec<Prefix>,
     pub(super) namespace: Option<Arc<str>>,
     /// Drafts among the last tokens, of which it is not decided which stay.
     pub(super) drafts: u32,
-    /// How many of its pages, from the first, a table was told of.
-    pub(super) told: u32,
     /// The last step that it is part of.
     pub(super) step: u64,
     /// It was freed while a step was under way.
@@ -109,6 +65,7 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub struct PagedSequences {
     pub(super) config: PagesConfig,
+    pub(super) groups: Vec<Group>,
     identity: u64,
     pub(super) root: PageKey,
     pub(super) key_of: fn(&PageKey, &[u32], Option<&str>) -> PageKey,
@@ -119,15 +76,20 @@ pub struct PagedSequences {
     pub(super) under_way: bool,
     pub(super) planned: PlannedStep,
     pub(super) undo: Vec<Undo>,
+    pub(super) undo_groups: Vec<UndoGroup>,
+    pub(super) returned: Vec<Returned>,
     /// Likewise, of a step that moves rows.
     pub(super) kept: Option<Kept>,
     pub(super) steps: u64,
-    queried: u64,
-    hits: u64,
+    pub(super) queried: u64,
+    pub(super) hits: u64,
 }
 
-pub(super) fn length_of<T>(list: &[T]) -> u32 {
-    u32::try_from(list.len()).unwrap_or(u32::MAX)
+impl Sequence {
+    /// Number of its pages in each group.
+    pub(super) fn pages(&self) -> u32 {
+        self.held.first().map_or(0, |held| length_of(&held.pages))
+    }
 }
 
 impl PagedSequences {
@@ -137,19 +99,22 @@ impl PagedSequences {
     /// Those of [`PagesConfig::validate`].
     pub fn new(config: PagesConfig) -> Result<Self> {
         static POOLS: AtomicU64 = AtomicU64::new(0);
-        let PagesConfig { page_size, count, max_sequences, .. } = config;
         config.validate()?;
+        let PagesConfig { page_size, count, max_sequences, .. } = config;
         Ok(PagedSequences {
-            config,
             identity: POOLS.fetch_add(1, Ordering::Relaxed),
             root: PageKey::root(),
             key_of: PageKey::child,
-            pool: Pool::new(page_size, count),
+            pool: Pool::new(page_size, count, config.groups.len()),
+            groups: config.groups.iter().map(|&placement| Group::new(placement, page_size)).collect(),
+            config,
             slots: (0..max_sequences).map(|_| Slot::default()).collect(),
             vacant: (0..max_sequences).rev().collect(),
             under_way: false,
             planned: PlannedStep::default(),
             undo: Vec::new(),
+            undo_groups: Vec::new(),
+            returned: Vec::new(),
             kept: None,
             steps: 0,
             queried: 0,
@@ -194,12 +159,36 @@ impl PagedSequences {
         self.get(id).map(|sequence| length_of(&sequence.tokens))
     }
 
-    /// The pages of a sequence: position `p` is in page `p ÷ page_size` of them.
+    /// The pages of a sequence in a group of layers: position `p` is in page `p ÷ page_size` of them. Those before the
+    /// window of the group are [`RETURNED`](super::RETURNED).
     ///
     /// # Errors
-    /// As [`tokens`](Self::tokens).
-    pub fn pages(&self, id: SequenceId) -> Result<&[u32]> {
-        self.get(id).map(|sequence| &sequence.pages[..])
+    /// As [`tokens`](Self::tokens); [`PageError::NoGroup`].
+    pub fn pages(&self, id: SequenceId, group: usize) -> Result<&[u32]> {
+        self.held(id, group).map(|held| &held.pages[..])
+    }
+
+    pub(super) fn held(&self, id: SequenceId, group: usize) -> Result<&Held> {
+        let groups = self.config.groups.len();
+        self.get(id)?.held.get(group).ok_or_else(|| PageError::NoGroup { group, groups }.into())
+    }
+
+    /// The first position beyond the sinks of which a group has the row.
+    ///
+    /// # Errors
+    /// As [`pages`](Self::pages).
+    pub fn oldest(&self, id: SequenceId, group: usize) -> Result<u32> {
+        Ok(self.held(id, group)?.oldest(&self.groups[group]))
+    }
+
+    /// Whether a group has all rows of some positions.
+    pub(crate) fn check_range(&self, id: SequenceId, group: usize, positions: &Range<u32>) -> Result<()> {
+        let (held, own) = (self.held(id, group)?, &self.groups[group]);
+        if held.lacks(positions, own) {
+            let (sequence, position, oldest) = (id.slot, positions.start, held.oldest(own));
+            return Err(RangeError::Evicted { sequence, position, oldest }.into());
+        }
+        Ok(())
     }
 
     /// Pages that could be taken now, those that others may still find included.
@@ -225,94 +214,17 @@ impl PagedSequences {
         }
     }
 
-    /// The keys of every full page of some tokens.
-    pub fn keys<'a>(&'a self, tokens: &'a [u32], namespace: Option<&'a str>) -> impl Iterator<Item = PageKey> + 'a {
-        self.contents(tokens, namespace).map(|content| content.key)
-    }
-
-    fn contents<'a>(&'a self, tokens: &'a [u32], namespace: Option<&'a str>) -> impl Iterator<Item = Content<'a>> + 'a {
-        let (mut parent, mut prefix) = (self.root, 0u32);
-        tokens.chunks_exact(self.config.page_size as usize).map(move |tokens| {
-            let namespace = namespace.filter(|_| prefix == 0);
-            prefix = prefix.saturating_add(length_of(tokens));
-            let key = (self.key_of)(&parent, tokens, namespace);
-            let content = Content { key, parent, before: 0, tokens, namespace, prefix };
-            parent = key;
-            content
-        })
-    }
-
-    /// Pages that hold the longest prefix of some tokens, with their keys, and the number of pages that were looked for.
-    fn found(&self, tokens: &[u32], namespace: Option<&str>) -> (Vec<(u32, Numbered)>, u32) {
-        if !self.config.share_prefixes {
-            return (Vec::new(), 0);
-        }
-        // One token at least is left to compute.
-        let tokens = &tokens[..tokens.len().saturating_sub(1)];
-        let looked = length_of(tokens).checked_div(self.config.page_size).unwrap_or(0);
-        let mut before = 0;
-        let found = self.contents(tokens, namespace).map_while(|content| {
-            let (page, number) = self.pool.find(&Content { before, ..content })?;
-            before = number;
-            Some((page, (content.key, number)))
-        });
-        (found.collect(), looked)
-    }
-
-    /// How many of these tokens [`add`](Self::add) would find: whole pages, and one token less than all at most.
-    pub fn matched(&self, tokens: &[u32], namespace: Option<&str>) -> u32 {
-        length_of(&self.found(tokens, namespace).0).saturating_mul(self.config.page_size)
-    }
-
-    /// Checks that a sequence of these tokens could be [added](Self::add) now, and that there would be pages to append
-    /// those that are not found.
-    ///
-    /// # Errors
-    /// [`PageError::TooManyTokens`], [`PageError::TooManySequences`], [`PageError::OutOfPages`].
-    pub fn check_room(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
-        self.check_length(tokens.len())?;
-        self.vacant_slot()?;
-        let (found, _) = self.found(tokens, namespace);
-        let needed = (tokens.len() as u64).div_ceil(self.config.page_size.into()).saturating_sub(found.len() as u64);
-        // Pages that are found could not be taken.
-        let taken = length_of(&found).saturating_sub(self.pool.referenced(found.iter().map(|&(page, _)| page)));
-        let (free, evictable) = (self.pool.free().saturating_sub(taken), self.pool.evictable().saturating_sub(taken));
-        if needed > free.into() {
-            return Err(PageError::OutOfPages { needed, free: free.saturating_sub(evictable), evictable }.into());
-        }
-        Ok(())
-    }
-
-    /// Adds a sequence that begins with those of the tokens whose pages the pool has already. The others are to be
-    /// appended. Prefixes are found in the same namespace only.
-    ///
-    /// # Errors
-    /// [`PageError::TooManySequences`], [`PageError::TooManyTokens`].
-    pub fn add(&mut self, tokens: &[u32], namespace: Option<&str>) -> Result<Added> {
-        self.check_length(tokens.len())?;
-        let slot = self.vacant_slot()?;
-        let (found, looked) = self.found(tokens, namespace);
-        self.queried = self.queried.saturating_add(looked.into());
-        self.hits = self.hits.saturating_add(found.len() as u64);
-        let cached = found.len().saturating_mul(self.config.page_size as usize);
-        found.iter().for_each(|&(page, _)| self.pool.refer(page));
-        let (pages, keys) = found.into_iter().unzip();
-        let tokens = tokens[..cached].to_vec();
-        let sequence = Sequence { tokens, pages, keys, namespace: namespace.map(Arc::from), ..Sequence::default() };
-        Ok(Added { sequence: self.occupy(slot, sequence), cached: u32::try_from(cached).unwrap_or(u32::MAX) })
-    }
-
     pub(super) fn check_length(&self, tokens: usize) -> Result<()> {
         let (tokens, most) = (tokens as u64, self.config.max_seq_len);
         if tokens > most.into() { Err(PageError::TooManyTokens { tokens, most }.into()) } else { Ok(()) }
     }
 
-    fn vacant_slot(&self) -> Result<u32> {
+    pub(super) fn vacant_slot(&self) -> Result<u32> {
         let most = self.config.max_sequences;
         self.vacant.last().copied().ok_or_else(|| PageError::TooManySequences { most }.into())
     }
 
-    fn occupy(&mut self, slot: u32, sequence: Sequence) -> SequenceId {
+    pub(super) fn occupy(&mut self, slot: u32, sequence: Sequence) -> SequenceId {
         self.vacant.pop();
         let place = &mut self.slots[slot as usize];
         place.sequence = Some(sequence);
@@ -344,17 +256,36 @@ impl PagedSequences {
         Ok(())
     }
 
-    /// Cuts a sequence to its first tokens. Undecided drafts among those that are left stay undecided.
-    ///
-    /// # Errors
-    /// [`PageError::BeyondEnd`]; [`PageError::StepUnderWay`] while a step appends to it; those of
-    /// [`tokens`](Self::tokens).
-    pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<()> {
-        let sequence = self.check_settled(id)?;
+    /// Checks that a sequence cut to a length has the pages that its queries would read.
+    pub(super) fn check_cut(&self, id: SequenceId, length: u32) -> Result<()> {
+        let sequence = self.get(id)?;
         let end = length_of(&sequence.tokens);
         if length > end {
             return Err(PageError::BeyondEnd { position: length, length: end }.into());
         }
+        for (own, held) in self.groups.iter().zip(&sequence.held) {
+            // What is read, and the page that the next row goes to.
+            let tail = length.checked_div(own.page_size()).unwrap_or(0);
+            let there = own.pages(length) == tail || held.page(tail).is_some();
+            if !there || held.lacks(&own.window(length), own) {
+                let (oldest, sinks) = (held.oldest(own), own.sinks());
+                let shortest = own.shortest(oldest);
+                return Err(
+                    SequenceError::RollbackEvicted { sequence: id.slot, length, shortest, sinks, oldest }.into()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts a sequence to its first tokens. Undecided drafts among those that are left stay undecided.
+    ///
+    /// # Errors
+    /// [`PageError::BeyondEnd`]; [`SequenceError::RollbackEvicted`] where a group has returned pages that queries after the
+    /// cut would read; [`PageError::StepUnderWay`] while a step appends to it; those of [`tokens`](Self::tokens).
+    pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<()> {
+        self.check_settled(id)?;
+        self.check_cut(id, length)?;
         self.cut(id.slot, length);
         Ok(())
     }
@@ -365,40 +296,49 @@ impl PagedSequences {
         let dropped = length_of(&sequence.tokens).saturating_sub(length);
         sequence.drafts = sequence.drafts.saturating_sub(dropped);
         sequence.tokens.truncate(length as usize);
-        sequence.keys.truncate(length.checked_div(size).unwrap_or(0) as usize);
-        while length_of(&sequence.pages) > length.div_ceil(size) {
-            sequence.pages.pop().into_iter().for_each(|page| self.pool.release(page));
+        let full = length.checked_div(size).unwrap_or(0) as usize;
+        while sequence.prefixes.len() > full {
+            sequence.prefixes.pop().into_iter().for_each(|prefix| self.pool.prefixes.release(prefix));
         }
-        sequence.told = sequence.told.min(length_of(&sequence.pages));
+        let pages = length.div_ceil(size);
+        for index in (pages..sequence.pages()).rev() {
+            for held in &mut sequence.held {
+                held.page(index).into_iter().for_each(|page| self.pool.release(page));
+            }
+        }
+        for (own, held) in self.groups.iter().zip(&mut sequence.held) {
+            held.cut(length, own);
+        }
     }
 
     /// Adds a sequence with the first `length` tokens of another, whose pages it shares. Rows are copied when both have
     /// written to the same page.
     ///
     /// # Errors
-    /// [`PageError::BeyondEnd`]; [`PageError::TooManySequences`]; [`PageError::StepUnderWay`] while a step appends to the
-    /// other; [`PageError::DraftsUndecided`]; those of [`tokens`](Self::tokens).
+    /// [`PageError::BeyondEnd`]; [`SequenceError::RollbackEvicted`] as of [`truncate`](Self::truncate);
+    /// [`PageError::TooManySequences`]; [`PageError::StepUnderWay`] while a step appends to the other;
+    /// [`PageError::DraftsUndecided`]; those of [`tokens`](Self::tokens).
     pub fn fork(&mut self, from: SequenceId, length: u32) -> Result<SequenceId> {
         let (size, slot) = (self.config.page_size, self.vacant_slot());
-        let sequence = self.check_settled(from)?;
-        let end = length_of(&sequence.tokens);
-        if length > end {
-            return Err(PageError::BeyondEnd { position: length, length: end }.into());
-        }
+        self.check_settled(from)?;
+        self.check_cut(from, length)?;
+        let sequence = self.get(from)?;
         if sequence.drafts > 0 {
             return Err(PageError::DraftsUndecided { drafts: sequence.drafts }.into());
         }
         let slot = slot?;
         let full = length.checked_div(size).unwrap_or(0) as usize;
+        let of_group = |(own, held): (&Group, &Held)| held.forked(length, own);
         let forked = Sequence {
             tokens: sequence.tokens[..length as usize].to_vec(),
-            pages: sequence.pages[..length.div_ceil(size) as usize].to_vec(),
-            keys: sequence.keys[..full.min(sequence.keys.len())].to_vec(),
+            held: self.groups.iter().zip(&sequence.held).map(of_group).collect(),
+            prefixes: sequence.prefixes[..full.min(sequence.prefixes.len())].to_vec(),
             namespace: sequence.namespace.clone(),
             unshared: sequence.unshared,
             ..Sequence::default()
         };
-        forked.pages.iter().for_each(|&page| self.pool.refer(page));
+        forked.held.iter().flat_map(Held::there).for_each(|page| self.pool.refer(page));
+        forked.prefixes.iter().for_each(|&prefix| self.pool.prefixes.refer(prefix));
         Ok(self.occupy(slot, forked))
     }
 
@@ -421,8 +361,12 @@ impl PagedSequences {
         let place = &mut self.slots[slot as usize];
         let Some(sequence) = place.sequence.take() else { return };
         place.generation = place.generation.wrapping_add(1);
-        // The last page first: a prefix without its end is worth more than an end without its prefix.
-        sequence.pages.iter().rev().for_each(|&page| self.pool.release(page));
+        // The last pages first: a prefix without its end is worth more than an end without its prefix. A hit needs pages of
+        // all groups, so those of one index go together, where vLLM frees one group after the other.
+        for index in (0..sequence.pages()).rev() {
+            sequence.held.iter().filter_map(|held| held.page(index)).for_each(|page| self.pool.release(page));
+        }
+        sequence.prefixes.into_iter().for_each(|prefix| self.pool.prefixes.release(prefix));
         self.vacant.push(slot);
     }
 
@@ -433,13 +377,13 @@ impl PagedSequences {
         self.pool.forget_all();
     }
 
-    /// The entries of a sequence's row that a table was not told of: the index of the first, and the
-    /// pages. It counts as told of them.
-    pub(crate) fn tell(&mut self, id: SequenceId) -> (u32, &[u32]) {
-        let sequence = self.sequence(id.slot);
-        let first = sequence.told;
-        sequence.told = length_of(&sequence.pages);
-        (first, &sequence.pages[first as usize..])
+    /// The entries of a sequence's row in the table of a group that the table was not told of: the index of the first, and
+    /// the pages. It counts as told of them.
+    pub(crate) fn tell(&mut self, id: SequenceId, group: usize) -> (u32, &[u32]) {
+        let held = &mut self.sequence(id.slot).held[group];
+        let first = held.told;
+        held.told = length_of(&held.pages);
+        (first, &held.pages[first as usize..])
     }
 
     /// Forgets all keys, as after an update of the model's weights. Pages in use stay with their sequences and are never
@@ -448,7 +392,7 @@ impl PagedSequences {
         self.pool.forget_all();
         for sequence in self.slots.iter_mut().filter_map(|slot| slot.sequence.as_mut()) {
             sequence.unshared = true;
-            sequence.keys.clear();
+            sequence.prefixes.drain(..).for_each(|prefix| self.pool.prefixes.release(prefix));
         }
     }
 }

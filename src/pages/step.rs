@@ -1,6 +1,6 @@
 //! [`PlannedStep`]: what the sequences of one forward pass append, and where.
 
-use super::{id::SequenceId, key::PageKey};
+use super::{id::SequenceId, prefixes::Prefix};
 
 /// Tokens that a sequence appends in a step.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,15 @@ impl<'a> Append<'a> {
     pub const fn drafts(self, drafts: u32) -> Self {
         Append { drafts, ..self }
     }
+}
+
+/// What the rows of a step are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepKind {
+    /// Of all tokens that are appended.
+    Append,
+    /// Of those that are valid afterwards: none of those that a window has passed already.
+    Insert,
 }
 
 /// Rows of a page that must be copied, in all layers, before the rows of the step are written.
@@ -73,17 +82,34 @@ pub(super) struct Undo {
     /// Its length and its number of pages before.
     pub length: u32,
     pub pages: u32,
+    pub drafts: u32,
+}
+
+/// Likewise, of one group of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UndoGroup {
+    pub group: usize,
     /// Its last page before and that page's filled rows, if rows were appended to it.
     pub tail: Option<(u32, u32)>,
     /// Whether another page is in its place.
     pub copied: bool,
-    pub drafts: u32,
-    /// How many of its pages a table was told of before.
+    /// How many of its pages a table was told of before, and what else it knew of them.
     pub told: u32,
+    pub first: u32,
+    pub from: u32,
 }
 
-/// A key, and the number of what pages with it hold.
-pub(super) type Numbered = (PageKey, u64);
+/// A page that a sequence returned at the beginning of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Returned {
+    pub slot: u32,
+    pub group: usize,
+    pub index: u32,
+    pub page: u32,
+    pub filled: u32,
+    /// Index of the first page that the group had before.
+    pub first: u32,
+}
 
 /// How to go back from a step that moves rows: what the sequence had from the first page on that it changes.
 #[derive(Debug)]
@@ -93,10 +119,10 @@ pub(super) struct Kept {
     /// Tokens from the first position on that changes.
     pub start: u32,
     pub tokens: Vec<u32>,
-    pub pages: Vec<u32>,
-    pub keys: Vec<Numbered>,
+    /// Pages of each group, and how many of all its pages a table was told of.
+    pub pages: Vec<(Vec<u32>, u32)>,
+    pub prefixes: Vec<Prefix>,
     /// Pages that are written in place, and their filled rows.
     pub filled: Vec<(u32, u32)>,
     pub drafts: u32,
-    pub told: u32,
 }

@@ -41,6 +41,14 @@ pub(crate) struct Table<'a> {
     pub buffer: &'a wgpu::Buffer,
 }
 
+impl Readable<'_> {
+    /// The most positions that queries may attend to.
+    #[cfg(feature = "attention")]
+    pub(crate) fn positions(&self) -> u32 {
+        if self.table.is_some() { self.config.max_seq_len } else { self.config.slots() }
+    }
+}
+
 impl sealed::Read for KvCache {
     fn readable(&self) -> Readable<'_> {
         Readable {
@@ -59,16 +67,16 @@ impl sealed::Read for KvCache {
 #[cfg(feature = "pages")]
 impl sealed::Read for crate::PagedLayer<'_> {
     fn readable(&self) -> Readable<'_> {
-        let crate::PagedLayer { cache, planes, config } = *self;
-        let (layout, buffer) = cache.table();
+        let crate::PagedLayer { cache, layer, planes, config } = *self;
+        let (layout, buffer) = cache.table(layer.place.group);
         Readable {
             context: &cache.context,
             config,
             layout: &planes.layout,
             storage: &planes.storage,
-            identity: &planes.identity,
-            sequences: cache.batch(),
-            awaits_step: cache.awaits(planes),
+            identity: &layer.identity,
+            sequences: cache.batch(layer.place.group),
+            awaits_step: cache.awaits(layer),
             table: Some(Table { layout, buffer }),
         }
     }

@@ -134,15 +134,7 @@ impl Layout {
                 max_batch_size: batch,
             }));
         }
-        if let Placement::Ring { window, sinks, slack } = config.placement {
-            window.checked_add(sinks).and_then(|rows| rows.checked_add(slack)).ok_or_else(|| {
-                Error::Config(ConfigError::SizeOverflow {
-                    what: "slots of one plane",
-                    factors: format!("{sinks} + {window} + {slack}"),
-                    bits: 32,
-                })
-            })?;
-        }
+        config.placement.check()?;
         let planes = batch.checked_mul(heads).ok_or_else(|| {
             Error::Config(ConfigError::SizeOverflow {
                 what: "number of planes",

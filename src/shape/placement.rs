@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::{ConfigError, Error, Result};
+
 /// Maps the positions of a sequence to slots of its planes.
 ///
 /// ```
@@ -104,6 +106,22 @@ pub(crate) fn count(range: &Range<u32>) -> u32 {
 pub(crate) const PIECES: u32 = 3;
 
 impl Placement {
+    /// Checks that a ring has a window, and that its slots can be counted.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Placement::Ring { window, sinks, slack } = *self else { return Ok(()) };
+        if window == 0 {
+            return Err(Error::Config(ConfigError::ZeroDimension { name: "window" }));
+        }
+        let slots = window.checked_add(sinks).and_then(|rows| rows.checked_add(slack));
+        slots.map(drop).ok_or_else(|| {
+            Error::Config(ConfigError::SizeOverflow {
+                what: "slots of one plane",
+                factors: format!("{sinks} + {window} + {slack}"),
+                bits: 32,
+            })
+        })
+    }
+
     /// Returns the slot of a position.
     #[must_use]
     pub const fn slot(&self, position: u32) -> u32 {

@@ -6,7 +6,7 @@ const ALIGNMENT: u32 = 64;
 
 /// Words of the buffer that tells a device which page holds which positions of which sequence. First come three numbers
 /// for each sequence of the last step, in its order, each list padded: the lengths, then the starts (positions of the first
-/// rows just written), then the rows of the table that the sequences have. Then comes the table, `[row, page]`.
+/// rows just written), then the rows of the table that the sequences have. Then come the tables, `[group, row, page]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TableLayout {
     /// Rows of the table, one for each sequence that there may be.
@@ -15,6 +15,10 @@ pub(crate) struct TableLayout {
     pub width: u32,
     /// Tokens of a page.
     pub page_size: u32,
+    /// Number of tables, one for each group of layers.
+    pub groups: u32,
+    /// The one that is meant.
+    pub group: u32,
 }
 
 #[cfg_attr(not(feature = "pages"), allow(dead_code, reason = "pages alone have a table"))]
@@ -41,13 +45,19 @@ impl TableLayout {
 
     /// Index of an entry of the table.
     pub const fn entry(&self, row: u32, page: u32) -> u32 {
+        let row = self.group.saturating_mul(self.rows).saturating_add(row);
         self.room().saturating_mul(3).saturating_add(row.saturating_mul(self.width)).saturating_add(page)
+    }
+
+    /// With the table of a group.
+    pub const fn of(self, group: u32) -> Self {
+        TableLayout { group, ..self }
     }
 
     /// Bytes of the whole.
     pub const fn bytes(&self) -> u64 {
         let numbers = (self.room() as u64).saturating_mul(3);
-        let table = (self.rows as u64).saturating_mul(self.width as u64);
+        let table = (self.rows as u64).saturating_mul(self.width as u64).saturating_mul(self.groups as u64);
         numbers.saturating_add(table).saturating_mul(4)
     }
 }

@@ -229,11 +229,54 @@ fn programs_of_pages_replay_on_every_adapter() {
 }
 
 #[test]
+fn programs_of_windows_over_pages_replay() {
+    // Layer 0 keeps the last 5 positions and the first, in a group of its own.
+    let tokens: Vec<u32> = (0..12).collect();
+    let rows = |tokens: usize, add: f32| -> Vec<f32> { (0..2 * tokens * 4).map(|i| i as f32 + add).collect() };
+    let program = serde_json::json!({
+        "config": {"layers": 2, "num_heads": 1, "head_dim": 4, "pages": {"page_size": 4, "count": 9},
+                   "max_sequences": 2, "window": [5, null], "sinks": 1},
+        "ops": [
+            {"op": "add", "sequence": "a", "tokens": tokens},
+            {"op": "append", "sequence": "a", "tokens": [50], "keys": rows(1, 0.5), "values": rows(1, 100.5)},
+            {"op": "rows", "sequence": "a", "layer": 0},
+            {"op": "rows", "sequence": "a", "layer": 1},
+            {"op": "attention", "sequences": ["a"], "layer": 0, "heads": 1, "tokens": 1, "queries": [1, 0, 0, 0]},
+            {"op": "attention", "sequences": ["a"], "layer": 0, "heads": 1, "tokens": 2, "window": 6,
+             "queries": [1, 0, 0, 0, 1, 0, 0, 0]},
+            {"op": "truncate", "sequence": "a", "length": 9},
+            {"op": "append", "sequence": "a", "tokens": [1], "keys": [1], "values": rows(1, 0.0)},
+            {"op": "append", "sequence": "a", "tokens": [1], "keys": rows(1, 0.0)},
+            {"op": "draft", "sequence": "a", "tokens": [7, 8], "accepted": 1, "keys": rows(2, 0.5), "values": rows(2, 0.25)},
+            {"op": "rows", "sequence": "a", "layer": 1},
+            {"op": "free", "sequence": "a"},
+            {"op": "add", "sequence": "b", "tokens": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]},
+        ],
+    });
+    let path = file("windows.json", program.to_string().as_bytes());
+    let results = json(&["replay", &path, "--json"]);
+    let of = |index: usize, field: &str| results["results"][index][field].clone();
+    assert_eq!(of(0, "pages"), serde_json::json!({"a": [[0, 1, 2], [3, 4, 5]]}));
+    // The query at 12 sees from 8 on, and position 0.
+    assert_eq!(of(1, "pages"), serde_json::json!({"a": [[0, null, 2, 6], [3, 4, 5, 7]]}));
+    assert_eq!((of(1, "free_pages"), of(1, "cached_pages")), (2.into(), 6.into()));
+    assert_eq!(of(2, "positions"), serde_json::json!([[0, 8, 9, 10, 11, 12]]));
+    assert_eq!(of(2, "keys").as_array().unwrap()[20..], [0.5, 1.5, 2.5, 3.5]);
+    assert_eq!(of(3, "values").as_array().unwrap()[48..], [104.5, 105.5, 106.5, 107.5]);
+    assert_eq!(of(4, "shape"), serde_json::json!([1, 1, 1, 4]));
+    let kinds: Vec<_> = [5, 6, 7, 8].iter().map(|&index| of(index, "kind")).collect();
+    assert_eq!(kinds, ["attention_window", "rollback_evicted", "slice_length", "slice_length"]);
+    assert_eq!((of(9, "lengths"), of(10, "keys")[13 * 4].clone()), (serde_json::json!({"a": 14}), 8.5.into()));
+    // All that a hit of 8 needs is there: of the window the first page and the second.
+    assert_eq!((of(12, "cached"), of(12, "ok")), (8.into(), true.into()));
+}
+
+#[test]
 fn broken_programs_are_refused() {
     let config = r#""config": {"layers": 1, "batch_size": 1, "num_heads": 1, "head_dim": 1, "max_seq_len": 2"#;
     for (text, word) in [
         (format!("{{{config}}}, \"ops\": [], \"more\": 1}}"), "unknown field `more`"),
-        (format!("{{{config}, \"window\": 1}}, \"ops\": []}}"), "unknown field `window`"),
+        (format!("{{{config}, \"window\": 1}}, \"ops\": []}}"), "`window` belongs to a cache with `pages`"),
         (format!("{{{config}}}, \"ops\": [{{\"op\": \"reset\", \"layer\": 1}}]}}"), "unknown field `layer`"),
         (format!("{{{config}}}, \"ops\": [{{\"op\": \"swap\"}}]}}"), "unknown variant `swap`"),
         (format!("{{{config}}}, \"ops\": [{{\"op\": \"repeat\"}}]}}"), "missing field `times`"),

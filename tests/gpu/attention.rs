@@ -109,6 +109,9 @@ fn shapes_agree_with_the_reference(gpu: &Gpu) -> Outcome {
         (1, 1, 2, 576, 512, 1, None, sequential),
         (3, 2, 2, 1, 1, 40, Some(2), coalesced),
         (1, 1, 4, 44, 20, 2, None, coalesced),
+        // More splits than the kernel that joins them reads at once.
+        (1, 1, 2, 64, 64, 1, Some(5), coalesced),
+        (1, 2, 2, 32, 128, 1, Some(23), sequential),
     ] {
         let config = CacheConfig::new(batch, kv_heads, dim, 200).value_dim(value_dim);
         let counts: Vec<u32> = (0..batch).map(|sequence| 130 - 61 * sequence).collect();
@@ -174,6 +177,7 @@ fn windows_of_many_chunks(gpu: &Gpu) -> Outcome {
             Options { window: Some(130), sinks: 37, splits: Some(2), ..base },
             Options { window: Some(3), sinks: 70, splits: Some(1), ..base },
             Options { window: Some(400), sinks: 2, splits: Some(1), ..base },
+            Options { window: Some(390), splits: Some(1), ..base },
         ] {
             check(&format!("{format}, {options:?}"), &both, &options, None)?;
         }

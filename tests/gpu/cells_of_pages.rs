@@ -166,7 +166,10 @@ pub fn cell(context: &Context, format: Format, operation: &str) -> Result<(), Fa
             let stored = [Pair { keys: rows.keys.rows(), values: rows.values.rows() }];
             let other = both.paged.insert(&tokens, Some("other"), &stored)?;
             let again = both.paged.insert(&tokens, None, &stored)?;
-            assert_eq!(both.paged.sequences().pages(again)?[..2], both.paged.sequences().pages(both.ids[0])?[..2]);
+            assert_eq!(
+                both.paged.sequences().pages(again, 0)?[..2],
+                both.paged.sequences().pages(both.ids[0], 0)?[..2]
+            );
             let back = both.paged.extract(other)?.remove(0).read()?;
             both.dense.insert(2, 11, back.keys.rows(), back.values.rows())?;
             same(&both.dense.extract(2)?, &both.dense.extract(0)?)?;
@@ -318,7 +321,7 @@ fn advance(both: &mut Both) -> Result<(), Failed> {
     both.paged.begin_step(&mut encoder, &[Append::new(both.ids[0], &[3]), Append::new(both.ids[1], &[2])])?;
     for (sequence, &id) in (0..).zip(&both.ids) {
         let position = lengths[sequence as usize];
-        let (page, slot) = (both.paged.sequences().pages(id)?[position as usize / 4], position % 4);
+        let (page, slot) = (both.paged.sequences().pages(id, 0)?[position as usize / 4], position % 4);
         let stored = both.dense.extract(sequence)?.read()?;
         for side in Side::BOTH {
             let (tensor, view) = (stored.side(side), both.paged.layer(0)?.view().side(side));

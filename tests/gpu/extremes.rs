@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("extremes::what_is_hidden_has_no_part", what_is_hidden_has_no_part),
     ("extremes::a_score_of_minus_infinity_has_no_weight", a_score_of_minus_infinity_has_no_weight),
     ("extremes::a_nan_that_is_seen_is_told", a_nan_that_is_seen_is_told),
+    ("extremes::a_query_of_nan_stays_in_its_head", a_query_of_nan_stays_in_its_head),
     ("extremes::tiles_fill_the_workgroup_memory", tiles_fill_the_workgroup_memory),
     ("extremes::a_device_with_little_workgroup_memory", a_device_with_little_workgroup_memory),
     ("extremes::sinks_of_the_ring_that_an_attention_does_not_see", sinks_of_the_ring_that_an_attention_does_not_see),
@@ -163,6 +164,23 @@ fn a_nan_that_is_seen_is_told(gpu: &Gpu) -> Outcome {
 }
 
 /// 32 rows of 64 or more elements take, with their scores, more than the 16 384 bytes that WebGPU guarantees.
+/// The last vector of a head's query ends inside of the next one's.
+fn a_query_of_nan_stays_in_its_head(gpu: &Gpu) -> Outcome {
+    for (head_dim, tokens) in [(3, 1), (46, 2)] {
+        let (cache, of_reference) = filled(&gpu.context, CacheConfig::new(1, 1, head_dim, 16), &[9])?;
+        let of_head = (head_dim * tokens) as usize;
+        let mut queries = numbers(2 * of_head, 5);
+        queries[of_head..].fill(f32::NAN);
+        let options = Options::last(2, tokens);
+        let expected = of_reference.attend(&options, &queries, None)?;
+        let actual = attend(&cache, &options, &queries, None)?.to_f32();
+        let (of_first, of_second) = actual.split_at(actual.len() / 2);
+        assert!(distance(&expected[..of_first.len()], of_first) < BOUND, "{head_dim}: {of_first:?}");
+        assert!(of_second.iter().all(|number| number.is_nan()), "{of_second:?}");
+    }
+    DONE
+}
+
 fn tiles_fill_the_workgroup_memory(gpu: &Gpu) -> Outcome {
     for (heads, dim, tokens) in [(32, 64, 1), (32, 48, 2), (16, 128, 2), (1, 128, 16), (4, 120, 5)] {
         let both = filled(&gpu.context, CacheConfig::new(1, 1, dim, 80), &[70])?;

@@ -27,6 +27,7 @@ mod sequences;
 mod steps;
 mod submissions;
 mod waiting;
+mod windows_of_pages;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -129,6 +130,7 @@ fn trials() -> Vec<Trial> {
                     extremes::TESTS,
                     packed::TESTS,
                     paged::TESTS,
+                    windows_of_pages::TESTS,
                     programs::OF_PAGES,
                     limits::TESTS,
                     submissions::TESTS,

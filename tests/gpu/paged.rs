@@ -1,9 +1,9 @@
 //! Paged caches: rows, block tables, attention, copies on write, compared with dense caches and with lists of rows.
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Write,
+    CacheConfig, Context, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Placement, Side, Write,
     attention::{Options, Reading, attend},
-    pages::{Append, SequenceId},
+    pages::{Append, RETURNED, SequenceId},
 };
 
 use crate::{DONE, Gpu, Outcome, Test, attention::numbers};
@@ -35,25 +35,26 @@ fn dense(packed: &[f32], heads: u32, dim: u32, counts: &[u32], tokens: u32) -> V
 }
 
 /// A paged and a dense cache with the same rows.
-struct Both {
-    paged: PagedKvCache,
+pub struct Both {
+    pub paged: PagedKvCache,
     dense: Vec<KvCache>,
-    ids: Vec<SequenceId>,
+    pub ids: Vec<SequenceId>,
     seed: u32,
 }
 
 impl Both {
-    fn new(context: &Context, large: &Context, config: &PagedConfig) -> Result<Self, Error> {
+    pub fn new(context: &Context, large: &Context, config: &PagedConfig) -> Result<Self, Error> {
         let mut paged = PagedKvCache::new(context, config)?;
         let layers = config.layers.iter();
-        let dense = layers.map(|layer| KvCache::new(large, *layer)).collect::<Result<_, _>>()?;
+        let dense =
+            layers.map(|layer| KvCache::new(large, layer.placement(Placement::Linear))).collect::<Result<_, _>>()?;
         let ids = (0..config.layers[0].max_batch_size)
             .map(|_| paged.add(&[], None).map(|added| added.sequence))
             .collect::<Result<_, _>>()?;
         Ok(Both { paged, dense, ids, seed: 1 })
     }
 
-    fn append(&mut self, counts: &[u32]) -> Result<(), Error> {
+    pub fn append(&mut self, counts: &[u32]) -> Result<(), Error> {
         let total: u32 = counts.iter().sum();
         let tokens: Vec<u32> = (0..total).map(|token| token * 7 + self.seed).collect();
         let mut rest = &tokens[..];
@@ -86,7 +87,8 @@ impl Both {
         Ok(())
     }
 
-    fn compare(&self) -> Outcome {
+    /// Compares the rows that are there.
+    pub fn compare(&self) -> Outcome {
         for (layer, cache) in self.dense.iter().enumerate() {
             for (sequence, &id) in (0..).zip(&self.ids) {
                 let length = cache.lengths()[sequence as usize];
@@ -94,15 +96,28 @@ impl Both {
                 if length == 0 {
                     continue;
                 }
-                let (paged, dense) = (self.paged.get(layer, id, 0..length)?.read()?, cache.extract(sequence)?.read()?);
-                assert_eq!(paged.keys.bytes(), dense.keys.bytes(), "keys of layer {layer}, sequence {sequence}");
-                assert_eq!(paged.values.bytes(), dense.values.bytes(), "values of layer {layer}, sequence {sequence}");
+                let pages = self.paged.sequences().pages(id, self.paged.layer(layer)?.group())?;
+                let returned = pages.iter().rposition(|page| *page == RETURNED).map_or(0, |last| last as u32 + 1);
+                let oldest = returned * self.paged.config().page_size;
+                let (paged, dense) =
+                    (self.paged.get(layer, id, oldest..length)?.read()?, cache.extract(sequence)?.read()?);
+                for side in Side::BOTH {
+                    let [_, heads, _, _] = dense.side(side).shape();
+                    let (all, rows) = (dense.side(side).bytes(), heads * length);
+                    let row = all.len() / rows as usize;
+                    let expected: Vec<u8> = all
+                        .chunks(length as usize * row)
+                        .flat_map(|head| &head[oldest as usize * row..])
+                        .copied()
+                        .collect();
+                    assert_eq!(paged.side(side).bytes(), expected, "{side} of layer {layer}, sequence {sequence}");
+                }
             }
         }
         DONE
     }
 
-    fn attend(&self, options: &Options, rows: u32) -> Outcome {
+    pub fn attend(&self, options: &Options, rows: u32) -> Outcome {
         for (layer, cache) in self.dense.iter().enumerate() {
             let queries = numbers((rows * options.query_heads * cache.config().head_dim) as usize, 7);
             let expected = attend(cache, options, &queries, None)?;

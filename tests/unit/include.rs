@@ -18,7 +18,7 @@ pub fn layouts() -> Vec<(Layout, Option<TableLayout>)> {
                     let whole = Layout::unbounded(&config).unwrap();
                     layouts.push((Layout { planes_per_segment: 4, ..whole.clone() }, None));
                     if placement == Placement::Linear {
-                        let table = TableLayout { rows: 3, width: 5, page_size: 8 };
+                        let table = TableLayout { rows: 3, width: 5, page_size: 8, groups: 1, group: 0 };
                         let config = CacheConfig { max_batch_size: 5, max_seq_len: 8, ..config };
                         let pages = Layout { paged: true, ..Layout::unbounded(&config).unwrap() };
                         layouts.push((Layout { planes_per_segment: 4, ..pages.clone() }, Some(table)));

@@ -1,4 +1,4 @@
-//! The bookkeeping of pages, against a model that knows no pages: a sequence is a list of rows.
+//! The bookkeeping of pages.
 
 use std::{
     collections::HashMap,
@@ -8,8 +8,16 @@ use std::{
 use super::*;
 use crate::{
     Error,
-    pages::step::{Append, PageCopy},
+    pages::{
+        Added, RETURNED,
+        step::{Append, PageCopy},
+    },
 };
+
+#[path = "random_pages.rs"]
+mod random;
+#[path = "windows_of_pages.rs"]
+mod windows;
 
 const SIZE: u32 = 4;
 
@@ -32,20 +40,29 @@ fn added(pool: &mut PagedSequences, tokens: &[u32]) -> (SequenceId, u32) {
     (sequence, cached)
 }
 
-/// Checks that each page is free, or referred to as often as sequences and the step under way have it.
+/// Checks that each page is free, or referred to as often as sequences and the step under way have it, and that what pages
+/// hold is used as often as pages and sequences have it.
 fn check(pool: &PagedSequences) {
     let mut references = vec![0; pool.config.count as usize];
-    let sequences = pool.slots.iter().filter_map(|slot| slot.sequence.as_ref());
-    sequences.flat_map(|sequence| &sequence.pages).for_each(|&page| references[page as usize] += 1);
-    for undo in pool.undo.iter().filter(|undo| pool.under_way && undo.copied) {
+    let mut uses = HashMap::new();
+    for sequence in pool.slots.iter().filter_map(|slot| slot.sequence.as_ref()) {
+        sequence.held.iter().flat_map(Held::there).for_each(|page| references[page as usize] += 1);
+        sequence.prefixes.iter().for_each(|&prefix| *uses.entry(prefix).or_default() += 1);
+        assert!(sequence.held.iter().all(|held| held.pages.len() as u32 == sequence.pages()));
+    }
+    for undo in pool.undo_groups.iter().filter(|undo| pool.under_way && undo.copied) {
         references[undo.tail.unwrap().0 as usize] += 1;
     }
     if let Some(kept) = &pool.kept {
-        let own = &pool.slots[kept.slot as usize].sequence.as_ref().unwrap().pages[kept.first_page..];
-        let left = kept.pages.iter().enumerate().filter(|&(index, page)| own.get(index) != Some(page));
-        left.for_each(|(_, &page)| references[page as usize] += 1);
+        let sequence = pool.slots[kept.slot as usize].sequence.as_ref().unwrap();
+        for (held, (pages, _)) in sequence.held.iter().zip(&kept.pages) {
+            let own = &held.pages[kept.first_page..];
+            let left = pages.iter().enumerate().filter(|&(index, page)| own.get(index) != Some(page));
+            left.filter(|&(_, &page)| page != RETURNED).for_each(|(_, &page)| references[page as usize] += 1);
+        }
+        kept.prefixes.iter().for_each(|&prefix| *uses.entry(prefix).or_default() += 1);
     }
-    pool.pool.check(&references);
+    pool.pool.check(&references, uses);
     let live = pool.slots.iter().filter(|slot| slot.sequence.is_some()).count();
     assert_eq!(live + pool.vacant.len(), pool.slots.len());
     let PageCounts { referenced, cached, empty, .. } = pool.counts();
@@ -89,10 +106,10 @@ fn a_hit_is_whole_pages_and_leaves_a_token() {
     assert_eq!(pool.matched(&longer, None), 12);
     assert_eq!(pool.matched(&longer, Some("x")), 0, "another namespace");
     let (second, cached) = added(&mut pool, &longer);
-    assert_eq!((cached, &pool.pages(second).unwrap()[..3]), (12, pool.pages(first).unwrap()));
+    assert_eq!((cached, &pool.pages(second, 0).unwrap()[..3]), (12, pool.pages(first, 0).unwrap()));
     assert_eq!((pool.counts().queried, pool.counts().hits), (2 + 3, 3));
     // Off, nothing is found or offered.
-    let mut alone = PagedSequences::new(PagesConfig { share_prefixes: false, ..*pool.config() }).unwrap();
+    let mut alone = PagedSequences::new(PagesConfig { share_prefixes: false, ..pool.config().clone() }).unwrap();
     added(&mut alone, &tokens);
     assert_eq!((alone.matched(&longer, None), alone.cached_pages()), (0, 0));
 }
@@ -105,7 +122,7 @@ fn pages_without_a_key_are_taken_first_and_a_prefix_loses_its_end_first() {
     pool.listen(move |event| told.lock().unwrap().push(event.clone()));
     let tokens: Vec<u32> = (0..14).collect();
     let (id, _) = added(&mut pool, &tokens); // pages 0, 1, 2 are full, and 3 is not
-    assert_eq!(pool.pages(id).unwrap(), [0, 1, 2, 3]);
+    assert_eq!(pool.pages(id, 0).unwrap(), [0, 1, 2, 3]);
     pool.free(id).unwrap();
     check(&pool);
     let PageCounts { referenced, cached, empty, .. } = pool.counts();
@@ -113,7 +130,7 @@ fn pages_without_a_key_are_taken_first_and_a_prefix_loses_its_end_first() {
     // First those without a key, the last freed in front; then the end of the prefix.
     let other: Vec<u32> = (100..120).collect();
     let (other, _) = added(&mut pool, &other);
-    assert_eq!(pool.pages(other).unwrap(), [3, 4, 5, 2, 1]);
+    assert_eq!(pool.pages(other, 0).unwrap(), [3, 4, 5, 2, 1]);
     let removed: Vec<u32> = events
         .lock()
         .unwrap()
@@ -125,7 +142,7 @@ fn pages_without_a_key_are_taken_first_and_a_prefix_loses_its_end_first() {
     // A hit takes its page out of the queue.
     assert_eq!(pool.free_pages(), 1);
     let Added { sequence, cached } = pool.add(&tokens[..5], None).unwrap();
-    assert_eq!((cached, pool.pages(sequence).unwrap(), pool.free_pages()), (4, &[0][..], 0));
+    assert_eq!((cached, pool.pages(sequence, 0).unwrap(), pool.free_pages()), (4, &[0][..], 0));
     check(&pool);
 }
 
@@ -158,7 +175,7 @@ fn a_page_is_offered_when_its_step_is_submitted() {
     refused(pool.fork(id, 0), PageError::StepUnderWay);
     pool.dropped();
     check(&pool);
-    assert_eq!((pool.tokens(id).unwrap().len(), pool.pages(id).unwrap().len(), pool.free_pages()), (0, 0, 8));
+    assert_eq!((pool.tokens(id).unwrap().len(), pool.pages(id, 0).unwrap().len(), pool.free_pages()), (0, 0, 8));
     assert_eq!(pool.matched(&tokens, None), 0);
     append(&mut pool, id, &tokens);
     assert_eq!(pool.matched(&tokens, None), 8);
@@ -171,7 +188,7 @@ fn drafts_are_offered_once_accepted() {
     let tokens: Vec<u32> = (0..14).collect();
     // A step over several page boundaries takes all of its pages.
     pool.begin_step(&[Append::new(id, &tokens).drafts(11)]).unwrap();
-    assert_eq!(pool.pages(id).unwrap().len(), 4);
+    assert_eq!(pool.pages(id, 0).unwrap().len(), 4);
     refused(pool.accept(id, 3), PageError::StepUnderWay);
     pool.submitted();
     assert_eq!(pool.matched(&tokens, None), 0);
@@ -180,7 +197,7 @@ fn drafts_are_offered_once_accepted() {
     refused(pool.accept(id, 12), PageError::MoreAccepted { accepted: 12, drafts: 11 });
     pool.accept(id, 2).unwrap();
     check(&pool);
-    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id).unwrap().len()), (&tokens[..5], 2));
+    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id, 0).unwrap().len()), (&tokens[..5], 2));
     assert_eq!(pool.matched(&tokens, None), 4);
     refused(pool.accept(id, 1), PageError::MoreAccepted { accepted: 1, drafts: 0 });
     refused(
@@ -195,7 +212,7 @@ fn a_shared_tail_is_copied_once_and_by_the_second_writer() {
         let mut pool = pool(8);
         let (a, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6]);
         let b = pool.fork(a, 6).unwrap();
-        assert_eq!(pool.pages(a).unwrap(), pool.pages(b).unwrap());
+        assert_eq!(pool.pages(a, 0).unwrap(), pool.pages(b, 0).unwrap());
         let copies = if both_in_one_step {
             let step = pool.begin_step(&[Append::new(a, &[7]), Append::new(b, &[8])]).unwrap().clone();
             check(&pool);
@@ -205,8 +222,8 @@ fn a_shared_tail_is_copied_once_and_by_the_second_writer() {
             vec![append(&mut pool, a, &[7]).copies, append(&mut pool, b, &[8]).copies]
         };
         check(&pool);
-        let tail = pool.pages(a).unwrap()[1];
-        let copy = PageCopy { from: tail, to: pool.pages(b).unwrap()[1], rows: 2 };
+        let tail = pool.pages(a, 0).unwrap()[1];
+        let copy = PageCopy { from: tail, to: pool.pages(b, 0).unwrap()[1], rows: 2 };
         assert_eq!(copies.concat(), [copy]);
         assert_ne!(copy.from, copy.to);
         // Each has a tail of its own now.
@@ -220,7 +237,7 @@ fn a_shared_tail_is_copied_once_and_by_the_second_writer() {
     assert_eq!(step.copies.len(), 1, "another row lies behind the fork");
     pool.dropped();
     check(&pool);
-    assert_eq!(pool.pages(a).unwrap(), pool.pages(b).unwrap());
+    assert_eq!(pool.pages(a, 0).unwrap(), pool.pages(b, 0).unwrap());
     assert!(append(&mut pool, a, &[7]).copies.is_empty());
 }
 
@@ -231,7 +248,7 @@ fn a_sequence_alone_goes_on_in_place() {
     pool.truncate(id, 5).unwrap();
     // Rows that nobody has any more are in the way.
     let step = append(&mut pool, id, &[8]);
-    assert_eq!((step.copies.len(), pool.pages(id).unwrap()), (0, &[0, 1][..]));
+    assert_eq!((step.copies.len(), pool.pages(id, 0).unwrap()), (0, &[0, 1][..]));
     check(&pool);
 }
 
@@ -246,17 +263,17 @@ fn rows_that_move_leave_pages_that_others_may_find() {
     check(&pool);
     pool.dropped();
     check(&pool);
-    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id).unwrap()), (&tokens[..], &[0, 1][..]));
+    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id, 0).unwrap()), (&tokens[..], &[0, 1][..]));
     pool.begin_move(id, 2, &[4, 6]).unwrap();
     pool.submitted();
     check(&pool);
-    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id).unwrap()), (&[1, 2, 5, 7][..], &[2][..]));
+    assert_eq!((pool.tokens(id).unwrap(), pool.pages(id, 0).unwrap()), (&[1, 2, 5, 7][..], &[2][..]));
     assert_eq!(pool.matched(&tokens, None), 4);
     // Without a page for the copy nothing changes.
     let other = append(&mut pool, id, &[8, 9, 9, 9, 9]).appends[0].sequence;
     let counts = pool.counts();
     refused(pool.begin_move(other, 2, &[4]).cloned(), PageError::OutOfPages { needed: 1, free: 0, evictable: 0 });
-    assert_eq!((pool.counts(), pool.pages(id).unwrap().len()), (counts, 3));
+    assert_eq!((pool.counts(), pool.pages(id, 0).unwrap().len()), (counts, 3));
 }
 
 #[test]
@@ -265,9 +282,9 @@ fn a_page_with_a_key_never_changes() {
     let (a, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
     pool.truncate(a, 6).unwrap();
     check(&pool);
-    let page = pool.pages(a).unwrap()[1];
+    let page = pool.pages(a, 0).unwrap()[1];
     let step = append(&mut pool, a, &[70, 80]);
-    assert_eq!(step.copies, [PageCopy { from: page, to: pool.pages(a).unwrap()[1], rows: 2 }]);
+    assert_eq!(step.copies, [PageCopy { from: page, to: pool.pages(a, 0).unwrap()[1], rows: 2 }]);
     check(&pool);
     assert_eq!(pool.matched(&[1, 2, 3, 4, 5, 6, 7, 8, 9], None), 8, "what was cut off is still found");
     assert_eq!(pool.matched(&[1, 2, 3, 4, 5, 6, 70, 80, 9], None), 8);
@@ -369,178 +386,4 @@ fn requests_that_end_in_every_state_leak_no_page() {
         check(&pool);
     }
     assert_eq!((pool.free_pages(), pool.counts().referenced), (24, 0));
-}
-
-/// A model without pages: each sequence is a list of rows. A row is all that it depends on.
-struct Model {
-    rows: HashMap<SequenceId, Vec<u64>>,
-    tokens: HashMap<SequenceId, (Vec<u32>, Option<&'static str>, u64)>,
-    /// What each row of each page holds on the device.
-    device: Vec<u64>,
-    /// Of the weights.
-    epoch: u64,
-}
-
-/// A row depends on the namespace, the weights, and the tokens up to its own.
-fn row(namespace: Option<&str>, epoch: u64, tokens: &[u32]) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    (namespace, epoch, tokens).hash(&mut hasher);
-    hasher.finish()
-}
-
-impl Model {
-    fn compare(&self, pool: &PagedSequences) {
-        for (&id, rows) in &self.rows {
-            let (pages, tokens) = (pool.pages(id).unwrap(), pool.tokens(id).unwrap());
-            assert_eq!(tokens, &self.tokens[&id].0[..rows.len()]);
-            for (position, expected) in rows.iter().enumerate() {
-                let page = pages[position / SIZE as usize] as usize;
-                assert_eq!(self.device[page * SIZE as usize + position % SIZE as usize], *expected, "row {position}");
-            }
-        }
-    }
-
-    /// What the commands of a step do, in their order: copies, then rows.
-    fn run(&mut self, pool: &PagedSequences, step: &PlannedStep) {
-        let size = SIZE as usize;
-        for copy in &step.copies {
-            for row in 0..copy.rows as usize {
-                self.device[copy.to as usize * size + row] = self.device[copy.from as usize * size + row];
-            }
-        }
-        for append in &step.appends {
-            let (tokens, namespace, epoch) = &self.tokens[&append.sequence];
-            for at in append.start as usize..(append.start + append.tokens) as usize {
-                let page = pool.pages(append.sequence).unwrap()[at / size] as usize;
-                self.device[page * size + at % size] = row(*namespace, *epoch, &tokens[..=at]);
-            }
-        }
-    }
-}
-
-/// One byte of the key is left, so that keys collide all the time.
-fn colliding(parent: &PageKey, tokens: &[u32], namespace: Option<&str>) -> PageKey {
-    let PageKey(bytes) = parent.child(tokens, namespace);
-    let mut few = [0; 32];
-    few[0] = bytes[0] % 5;
-    PageKey(few)
-}
-
-fn random_program(seed: u64, collide: bool) {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let count = random.u32(4..20);
-    let mut pool = PagedSequences::new(PagesConfig::new(SIZE, count, random.u32(1..6))).unwrap();
-    if collide {
-        pool.key_of = colliding;
-    }
-    let mut model =
-        Model { rows: HashMap::new(), tokens: HashMap::new(), device: vec![0; (count * SIZE) as usize], epoch: 0 };
-    for _ in 0..random.usize(10..40) {
-        // In a fixed order, which a hash map does not have.
-        let mut live: Vec<SequenceId> = model.rows.keys().copied().collect();
-        live.sort_by_key(|id| (id.slot, id.generation));
-        let any = |random: &mut fastrand::Rng| live[random.usize(..live.len())];
-        match random.u32(..if live.is_empty() { 1 } else { 12 }) {
-            0 | 1 => {
-                let namespace = [None, None, Some("x")][random.usize(..3)];
-                let tokens: Vec<u32> = (0..random.u32(0..14)).map(|_| random.u32(..2)).collect();
-                let matched = pool.matched(&tokens, namespace);
-                let Ok(Added { sequence, cached }) = pool.add(&tokens, namespace) else {
-                    assert_eq!(live.len() as u32, pool.config.max_sequences);
-                    continue;
-                };
-                assert_eq!(cached, matched);
-                let of = |at: usize| row(namespace, model.epoch, &tokens[..=at]);
-                model.rows.insert(sequence, (0..cached as usize).map(of).collect());
-                model.tokens.insert(sequence, (tokens[..cached as usize].to_vec(), namespace, model.epoch));
-            }
-            2..=6 => {
-                let mut appended: Vec<(SequenceId, Vec<u32>, u32)> = Vec::new();
-                for &id in &live {
-                    if random.bool() {
-                        continue;
-                    }
-                    let tokens: Vec<u32> = (0..random.u32(0..10)).map(|_| random.u32(..2)).collect();
-                    let drafts = if random.u32(..3) == 0 { random.u32(0..=tokens.len() as u32) } else { 0 };
-                    appended.push((id, tokens, drafts));
-                }
-                let appends: Vec<_> =
-                    appended.iter().map(|(id, tokens, drafts)| Append::new(*id, tokens).drafts(*drafts)).collect();
-                let free = pool.free_pages();
-                let step = match pool.begin_step(&appends) {
-                    Ok(step) => step.clone(),
-                    Err(Error::Page(PageError::OutOfPages { needed, free: empty, evictable })) => {
-                        assert!(needed > u64::from(empty + evictable) && empty + evictable == free);
-                        model.compare(&pool);
-                        continue;
-                    }
-                    Err(error) => panic!("{error}"),
-                };
-                check(&pool);
-                if random.u32(..4) == 0 {
-                    pool.dropped();
-                    check(&pool);
-                    model.compare(&pool);
-                    continue;
-                }
-                for (id, tokens, _) in &appended {
-                    let (all, ..) = model.tokens.get_mut(id).unwrap();
-                    all.truncate(model.rows[id].len());
-                    all.extend(tokens);
-                }
-                model.run(&pool, &step);
-                let freed: Option<SequenceId> = (random.u32(..8) == 0).then(|| any(&mut random));
-                freed.into_iter().for_each(|id| pool.free(id).unwrap());
-                pool.submitted();
-                for (id, _, drafts) in appended {
-                    let (all, namespace, epoch) = &model.tokens[&id];
-                    let mut rows: Vec<u64> = (0..all.len()).map(|at| row(*namespace, *epoch, &all[..=at])).collect();
-                    if drafts > 0 && freed != Some(id) {
-                        let accepted = random.u32(0..=drafts);
-                        pool.accept(id, accepted).unwrap();
-                        rows.truncate(rows.len() - (drafts - accepted) as usize);
-                    }
-                    model.rows.insert(id, rows);
-                }
-                freed.iter().for_each(|id| drop(model.rows.remove(id)));
-            }
-            7 => {
-                let id = any(&mut random);
-                pool.free(id).unwrap();
-                model.rows.remove(&id);
-            }
-            8 | 9 => {
-                let from = any(&mut random);
-                let length = random.usize(0..=model.rows[&from].len());
-                let Ok(to) = pool.fork(from, length as u32) else {
-                    assert_eq!(live.len() as u32, pool.config.max_sequences);
-                    continue;
-                };
-                let rows = model.rows[&from][..length].to_vec();
-                let (tokens, namespace, epoch) = model.tokens[&from].clone();
-                model.rows.insert(to, rows);
-                model.tokens.insert(to, (tokens[..length].to_vec(), namespace, epoch));
-            }
-            10 => {
-                let id = any(&mut random);
-                let length = random.usize(0..=model.rows[&id].len());
-                pool.truncate(id, length as u32).unwrap();
-                model.rows.get_mut(&id).unwrap().truncate(length);
-            }
-            _ => {
-                pool.clear_prefixes();
-                model.epoch += 1;
-            }
-        }
-        check(&pool);
-        model.compare(&pool);
-    }
-}
-
-#[test]
-fn random_programs_agree_with_lists_of_rows() {
-    for seed in 0..20_000 {
-        random_program(seed, seed % 2 == 1);
-    }
 }

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use wgpu_kv_cache::{
-    CacheConfig, Format, PagedConfig,
+    CacheConfig, Format, PagedConfig, Placement,
     program::paged::{PagedOperation, PagedProgram, TokenRows},
 };
 
@@ -39,6 +39,16 @@ pub fn program(seed: u64) -> PagedProgram {
         config.layers[1] = config.layers[1].formats(format(shape), format(shape));
     }
     config.share_prefixes = shape.u32(..5) > 0;
+    if shape.bool() {
+        // Some layers have a window, and there is one more or not.
+        config.layers.extend(shape.bool().then_some(layer));
+        for layer in &mut config.layers {
+            if shape.u32(..3) > 0 {
+                let (window, sinks, slack) = (shape.u32(1..=12), shape.u32(..4) * shape.u32(..2), shape.u32(..3));
+                layer.placement = Placement::Ring { window, sinks, slack };
+            }
+        }
+    }
 
     let rng = &mut Rng::with_seed(seed);
     let number = rng.usize(3..=24);
@@ -100,7 +110,7 @@ impl Drawing<'_> {
                 let (sequence, tokens, namespace) = (self.name(), self.prompt(), self.namespace());
                 self.known.push(tokens.clone());
                 self.sequences.push((sequence.clone(), tokens.clone(), namespace.clone()));
-                PagedOperation::Add { sequence, tokens, namespace }
+                PagedOperation::Add { sequence, tokens, namespace, rows: None }
             }
             8..20 => {
                 let dropped = self.rng.u32(..5) == 0;
@@ -116,14 +126,14 @@ impl Drawing<'_> {
                     }
                 }
                 self.rng.shuffle(&mut appends);
-                PagedOperation::Step { appends, dropped }
+                PagedOperation::Step { appends, dropped, rows: None }
             }
             20..24 => {
                 let (index, count) = (self.one(), self.rng.u32(1..=2 * self.page_size + 1));
                 let tokens = self.tokens(count);
                 let accepted = self.up_to(count);
                 self.sequences[index].1.extend(tokens.iter().take(accepted as usize));
-                PagedOperation::Draft { sequence: self.sequences[index].0.clone(), tokens, accepted }
+                PagedOperation::Draft { sequence: self.sequences[index].0.clone(), tokens, accepted, rows: None }
             }
             24..29 => {
                 let (index, to) = (self.one(), self.name());

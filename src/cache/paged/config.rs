@@ -1,7 +1,8 @@
 //! [`PagedConfig`]: the shape of a paged cache, and its size.
 
+use super::groups::Groups;
 use crate::{
-    BatchedKvCache, CacheConfig, ConfigError, Error, PageError, Placement, Result,
+    BatchedKvCache, CacheConfig, ConfigError, Error, Placement, Result,
     pages::PagesConfig,
     shape::{layout::Layout, table::TableLayout},
 };
@@ -21,7 +22,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PagedConfig {
     /// Shape and formats of each layer, as of a dense cache: `max_batch_size` is the most sequences at a time, and
-    /// `max_seq_len` the most positions of one. The placement is linear.
+    /// `max_seq_len` the most positions of one. Layers with [`Placement::Ring`] are those with a
+    /// sliding window: their pages go back to the pool when the window, `slack` positions before it, and the sinks no longer
+    /// need them.
     pub layers: Vec<CacheConfig>,
     /// Tokens of a page, a power of two.
     pub page_size: u32,
@@ -41,34 +44,49 @@ impl PagedConfig {
     /// As many pages as fit `bytes`, keys and values of all layers together.
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate); [`PageError::NoPages`] if not even one page fits.
+    /// Those of [`validate`](Self::validate); [`PageError::NoPages`](crate::PageError::NoPages) if not even one page fits.
     pub fn for_bytes(layer: CacheConfig, num_layers: usize, page_size: u32, bytes: u64) -> Result<Self> {
         BatchedKvCache::check_layers(num_layers)?;
-        let config = Self::new(layer, num_layers, page_size, 1);
-        config.validate()?;
-        let pages = bytes.checked_div(config.page_bytes()?).unwrap_or(0);
-        let config = PagedConfig { pages: u32::try_from(pages).unwrap_or(u32::MAX), ..config };
+        Self::new(layer, num_layers, page_size, 1).fit(bytes)
+    }
+
+    /// These layers, with as many pages as fit `bytes`.
+    ///
+    /// # Errors
+    /// As [`for_bytes`](Self::for_bytes).
+    pub fn fit(self, bytes: u64) -> Result<Self> {
+        let pages = bytes.checked_div(self.page_bytes()?).unwrap_or(0);
+        let config = PagedConfig { pages: u32::try_from(pages).unwrap_or(u32::MAX), ..self };
         config.validate()?;
         Ok(config)
     }
 
-    /// Bytes of a page, keys and values of all layers together.
+    /// Bytes of a page, keys and values of all layers of a group together.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).
     pub fn page_bytes(&self) -> Result<u64> {
         let one = PagedConfig { pages: 1, ..self.clone() };
+        one.validate()?;
         one.bytes()
     }
 
-    /// Bytes of all pages, keys and values of all layers together.
+    /// The group of each layer, and the placement of each group. Layers with one placement are in one group, or in several:
+    /// groups have about as many layers, so that a page, which holds rows of one group, is used whole.
+    #[must_use]
+    pub fn groups(&self) -> (Vec<usize>, Vec<Placement>) {
+        let groups = self.grouped();
+        (groups.layers.iter().map(|place| place.group).collect(), groups.placements)
+    }
+
+    /// Bytes of all pages.
     ///
     /// # Errors
     /// As [`validate`](Self::validate).
     pub fn bytes(&self) -> Result<u64> {
         let mut sum = 0u64;
-        for layer in &self.layers {
-            let bytes = Layout::unbounded(&self.stored(layer))?.bytes();
+        for planes in &self.grouped().planes {
+            let bytes = Layout::unbounded(planes)?.bytes();
             sum = sum.checked_add(bytes).ok_or_else(|| {
                 Error::Config(ConfigError::SizeOverflow {
                     what: "bytes of all layers",
@@ -84,8 +102,8 @@ impl PagedConfig {
     ///
     /// # Errors
     /// [`ConfigError::ZeroDimension`], [`ConfigError::TooManyLayers`], [`ConfigError::LayersDiffer`] if layers differ in
-    /// `max_batch_size` or `max_seq_len`; [`PageError::PagesAreLinear`] if a placement is not linear;
-    /// [`PageError::PageSize`], [`PageError::NoPages`]; [`ConfigError::SizeOverflow`].
+    /// `max_batch_size` or `max_seq_len`; [`PageError::PageSize`](crate::PageError::PageSize),
+    /// [`PageError::NoPages`](crate::PageError::NoPages); [`ConfigError::SizeOverflow`].
     pub fn validate(&self) -> Result<()> {
         BatchedKvCache::check_layers(self.layers.len())?;
         let first = self.first();
@@ -98,9 +116,6 @@ impl PagedConfig {
                     return Err(Error::Config(ConfigError::LayersDiffer { layer, name, first, actual }));
                 }
             }
-            if config.placement != Placement::Linear {
-                return Err(PageError::PagesAreLinear { layer }.into());
-            }
         }
         self.books().validate()?;
         if first.max_seq_len == 0 {
@@ -109,23 +124,28 @@ impl PagedConfig {
         self.bytes().map(drop)
     }
 
+    pub(super) fn grouped(&self) -> Groups {
+        Groups::new(&self.layers, [self.pages, self.page_size])
+    }
+
     pub(super) fn first(&self) -> CacheConfig {
         self.layers.first().copied().unwrap_or(CacheConfig::new(0, 0, 0, 0))
     }
 
     pub(super) fn books(&self) -> PagesConfig {
         let &PagedConfig { page_size, pages, share_prefixes, .. } = self;
-        PagesConfig { share_prefixes, ..PagesConfig::new(page_size, pages, self.first().max_batch_size) }
-    }
-
-    /// A layer of the pool as a batch whose sequences are the pages.
-    pub(super) fn stored(&self, layer: &CacheConfig) -> CacheConfig {
-        CacheConfig { batch_size: self.pages, max_batch_size: self.pages, max_seq_len: self.page_size, ..*layer }
+        let groups = self.grouped().placements;
+        PagesConfig { share_prefixes, groups, ..PagesConfig::new(page_size, pages, self.first().max_batch_size) }
     }
 
     pub(super) fn table(&self) -> TableLayout {
         let first = self.first();
-        let width = first.max_seq_len.div_ceil(self.page_size.max(1)).min(self.pages);
-        TableLayout { rows: first.max_batch_size, width, page_size: self.page_size }
+        let groups = self.grouped().placements;
+        let positions = first.max_seq_len.div_ceil(self.page_size.max(1));
+        // Where no page is returned, a sequence has at most all pages.
+        let returned = groups.iter().all(|placement| *placement != Placement::Linear);
+        let width = if returned { positions } else { positions.min(self.pages) };
+        let groups = u32::try_from(groups.len()).unwrap_or(u32::MAX);
+        TableLayout { rows: first.max_batch_size, width, page_size: self.page_size, groups, group: 0 }
     }
 }

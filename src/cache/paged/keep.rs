@@ -3,7 +3,7 @@
 use super::{PagedKvCache, runs::PagedStep, tails::Part};
 use crate::{
     Error, PageError, Recorder, Result, SequenceError,
-    pages::SequenceId,
+    pages::{SequenceId, StepKind},
     plan::{
         operations::kept_prefix,
         step::{Run, Step},
@@ -54,11 +54,13 @@ impl PagedKvCache {
         }
         let (start, moved) = (first.saturating_add(prefix), &indices[prefix as usize..]);
         let from: Vec<u32> = moved.iter().map(|index| first.saturating_add(*index)).collect();
-        // Rows move towards the beginning, so a part overwrites nothing that a later one reads.
-        let pages = self.books.pages(sequence)?;
-        let out: Vec<Step> = from.chunks(self.rows_at_once()).map(|part| self.rows_at(pages, part)).collect();
+        // Which pages are read is known before they are replaced.
+        let mut before = Vec::new();
+        for group in 0..self.steps.len() {
+            before.push(self.books.pages(sequence, group)?.to_vec());
+        }
         self.books.begin_move(sequence, start, &from)?;
-        if let Err(error) = self.record_moved(recorder, sequence, start, out) {
+        if let Err(error) = self.record_moved(recorder, sequence, start, (&from, &before)) {
             self.books.dropped();
             self.table.undo();
             return Err(error);
@@ -84,23 +86,30 @@ impl PagedKvCache {
         &mut self,
         recorder: &mut impl Recorder,
         sequence: SequenceId,
-        mut start: u32,
-        out: Vec<Step>,
+        start: u32,
+        (from, before): (&[u32], &[Vec<u32>]),
     ) -> Result<()> {
-        let rows = out.iter().map(|part| part.rows).fold(0, u32::saturating_add);
-        self.plan_batch([(sequence, rows)].into_iter())?;
+        let rows = u32::try_from(from.len()).unwrap_or(u32::MAX);
+        self.plan_batch([(sequence, rows)].into_iter(), StepKind::Append)?;
         let mut tails = self.prepare_tails()?;
-        for out in out {
-            let mut place = PagedStep::default();
-            place.push(0, self.books.pages(sequence)?, self.config.page_size, start, out.rows);
-            place.sort();
-            start = start.saturating_add(out.rows);
-            let [(step, _), _] = place.forms;
-            let slot = self.ring.write(&self.context, &out)?;
-            let layers =
-                self.layers.iter().map(|layer| layer.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
-            let back = self.ring.write(&self.context, &step)?;
-            tails.parts.push(Part { layers, out: slot, back, step });
+        for (group, before) in before.iter().enumerate() {
+            let mut start = start;
+            // Rows move towards the beginning, so a part overwrites nothing that a later one reads.
+            for from in from.chunks(self.rows_at_once()) {
+                let out = self.rows_at(before, from);
+                let mut place = PagedStep::default();
+                let end = start.saturating_add(out.rows);
+                place.push(0, self.books.pages(sequence, group)?, self.config.page_size, start..end);
+                place.sort();
+                start = end;
+                let [(step, _), _] = place.forms;
+                let slot = self.ring.write(&self.context, &out)?;
+                let own = self.layers.iter().filter(|layer| layer.place.group == group);
+                let planes = own.map(|layer| &self.planes[layer.place.planes]);
+                let layers = planes.map(|planes| planes.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
+                let back = self.ring.write(&self.context, &step)?;
+                tails.parts.push(Part { layers, out: slot, back, step });
+            }
         }
         let table = self.table.prepare(&self.context, &self.ring)?;
         tails.record(recorder)?;

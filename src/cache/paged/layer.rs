@@ -1,14 +1,19 @@
 //! [`PagedLayer`]: one layer of a paged cache, as shaders and attention read it.
 
-use super::{PagedKvCache, planes::Planes};
+use super::{
+    PagedKvCache,
+    planes::{Layer, Planes},
+};
 use crate::{CacheConfig, CacheView, Context};
 
 /// One layer of a [`PagedKvCache`]: what [attention](crate::attention) and the caller's shaders read.
 ///
-/// [`ReadLayer`](crate::ReadLayer) has the functions that make WGSL for it. To shaders its sequences are those of the last step, in its order, each with all its positions.
+/// [`ReadLayer`](crate::ReadLayer) has the functions that make WGSL for it. To shaders its sequences are those of the last
+/// step, in its order, each with all its positions. In a layer with a window, those before the window must not be read.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedLayer<'a> {
     pub(crate) cache: &'a PagedKvCache,
+    pub(crate) layer: &'a Layer,
     pub(crate) planes: &'a Planes,
     /// Shape and formats, with the sequences that there are and that there may be, and the positions that each has room
     /// for.
@@ -28,16 +33,21 @@ impl<'a> PagedLayer<'a> {
 
     /// The length of each sequence of the last step, in its order.
     pub fn lengths(&self) -> &'a [u32] {
-        &self.cache.batch.lengths
+        &self.cache.batch[0].lengths
     }
 
     /// The storage itself, `[page, kv_head, page_size, dim]`: its sequences are the pages of the pool, and its positions
-    /// those of a page.
+    /// those of a page. Layers of other groups have rows there, in other pages.
     pub fn view(&self) -> CacheView<'a> {
         CacheView::new(&self.planes.storage, &self.planes.layout, &[])
     }
 
-    /// Bytes that keys and values of the layer occupy on the device.
+    /// The group that it is in: [`PagedSequences::pages`](crate::pages::PagedSequences::pages) tells its pages.
+    pub const fn group(&self) -> usize {
+        self.layer.place.group
+    }
+
+    /// Bytes that keys and values of the layer occupy on the device, together with those of other groups that share them.
     pub fn memory_allocated_bytes(&self) -> u64 {
         self.planes.layout.bytes()
     }

@@ -1,17 +1,24 @@
 //! [`PagedKvCache`]: the keys and values of many sequences, in pages that they share.
 
 mod config;
+mod groups;
 mod keep;
 mod layer;
 mod planes;
 mod rows;
 mod runs;
+mod save;
 mod step;
 mod table;
 mod tails;
 
 pub use self::{config::PagedConfig, layer::PagedLayer, step::PagedSource};
-use self::{planes::Planes, runs::PagedStep, table::Table};
+use self::{
+    groups::Groups,
+    planes::{Layer, Planes},
+    runs::PagedStep,
+    table::Table,
+};
 use crate::{
     CacheConfig, Context, Error, PerSequenceView, Result, SequenceError,
     device::ring::StepRing,
@@ -72,15 +79,17 @@ pub struct PagedKvCache {
     pub(crate) context: Context,
     config: PagedConfig,
     books: PagedSequences,
-    layers: Vec<Planes>,
+    planes: Vec<Planes>,
+    layers: Vec<Layer>,
     table: Table,
     /// Slots of all layers, for steps and for changes of the table.
     ring: StepRing,
-    /// The sequences of the last step, in its order.
-    batch: Sequences,
+    /// The sequences of the last step, in its order, of each group.
+    batch: Vec<Sequences>,
     /// Those of the step before, or memory for the next.
-    next_batch: Sequences,
-    step: PagedStep,
+    next_batch: Vec<Sequences>,
+    /// Of each group.
+    steps: Vec<PagedStep>,
 }
 
 impl PagedKvCache {
@@ -95,20 +104,21 @@ impl PagedKvCache {
         config.validate()?;
         let first = config.first();
         let books = PagesConfig { max_seq_len: first.max_seq_len, ..config.books() };
-        let planes = |layer| Planes::new(context, config.stored(layer));
-        let layers: Vec<_> = config.layers.iter().map(planes).collect::<Result<_>>()?;
-        let largest = layers.iter().map(|layer| layer.layout.step_bytes()).fold(0, u64::max);
+        let Groups { placements, layers, planes } = config.grouped();
+        let planes: Vec<_> = planes.into_iter().map(|planes| Planes::new(context, planes)).collect::<Result<_>>()?;
+        let largest = planes.iter().map(|planes| planes.layout.step_bytes()).fold(0, u64::max);
         let slot_bytes = largest.max(LEAST_SLOT_BYTES.min(binding_limit(context.limits())));
         Ok(PagedKvCache {
             context: context.clone(),
             config: config.clone(),
             books: PagedSequences::new(books)?,
-            layers,
+            planes,
+            layers: layers.into_iter().map(Layer::new).collect(),
             table: Table::new(context, config.table())?,
             ring: StepRing::of_slots(context, slot_bytes, 0)?,
-            batch: Sequences::default(),
-            next_batch: Sequences::default(),
-            step: PagedStep::default(),
+            batch: vec![Sequences::default(); placements.len()],
+            next_batch: vec![Sequences::default(); placements.len()],
+            steps: placements.iter().map(|_| PagedStep::default()).collect(),
         })
     }
 
@@ -134,13 +144,13 @@ impl PagedKvCache {
 
     /// Bytes that keys and values occupy on the device, summed over all layers.
     pub fn memory_allocated_bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.layout.bytes()).fold(0, u64::saturating_add)
+        self.planes.iter().map(|planes| planes.layout.bytes()).fold(0, u64::saturating_add)
     }
 
     /// Bytes that the cache occupies on the device beside keys and values: the block table, scales, and the slots in which
     /// steps are passed to the device.
     pub fn overhead_bytes(&self) -> u64 {
-        let scales = self.layers.iter().map(|layer| layer.storage.lengths.buffer.size());
+        let scales = self.planes.iter().map(|planes| planes.storage.lengths.buffer.size());
         scales.chain([self.table.buffer.size(), self.ring.bytes()]).fold(0, u64::saturating_add)
     }
 
@@ -150,8 +160,9 @@ impl PagedKvCache {
     /// [`SequenceError::LayerOutOfRange`] if the cache has no such layer.
     pub fn layer(&self, layer: usize) -> Result<PagedLayer<'_>> {
         self.check_layer(layer)?;
-        let config = CacheConfig { batch_size: self.batch.count(), ..self.config.layers[layer] };
-        Ok(PagedLayer { cache: self, planes: &self.layers[layer], config })
+        let config = CacheConfig { batch_size: self.batch[0].count(), ..self.config.layers[layer] };
+        let own = &self.layers[layer];
+        Ok(PagedLayer { cache: self, layer: own, planes: &self.planes[own.place.planes], config })
     }
 
     fn check_layer(&self, layer: usize) -> Result<()> {
@@ -185,6 +196,12 @@ impl PagedKvCache {
     /// Those of [`PagedSequences::fork`].
     pub fn fork(&mut self, from: SequenceId, length: u32) -> Result<SequenceId> {
         self.books.fork(from, length)
+    }
+
+    /// The planes of a layer.
+    fn planes_of(&self, layer: usize) -> Result<&Planes> {
+        self.check_layer(layer)?;
+        Ok(&self.planes[self.layers[layer].place.planes])
     }
 
     /// Cuts a sequence; see [`PagedSequences::truncate`].

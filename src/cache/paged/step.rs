@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{PagedKvCache, planes::Planes};
+use super::{PagedKvCache, planes::Layer, runs::PagedStep};
 use crate::{
     BoundSource, CacheConfig, Error, PageError, Recorder, Result, Source, StepError,
     device::record::StepData,
-    pages::{Append, PagedSequences, PlannedStep, SequenceId},
+    pages::{Append, PagedSequences, PlannedStep, SequenceId, StepKind},
     plan::sequences::Sequences,
-    shape::table::TableLayout,
+    shape::{placement::count, table::TableLayout},
 };
 
 /// Rows in the caller's buffers, bound to one layer of a [`PagedKvCache`] for its steps.
@@ -64,11 +64,16 @@ impl PagedKvCache {
     }
 
     fn bind(&self, layer: usize, source: &Source<'_>, sequences: u32, form: SourceForm) -> Result<PagedSource> {
-        self.check_layer(layer)?;
-        let planes = &self.layers[layer];
+        let planes = self.planes_of(layer)?;
         let config = CacheConfig { batch_size: sequences, max_batch_size: sequences, ..planes.stored };
-        let bound =
-            BoundSource::new(&self.context, &config, &planes.layout, &planes.storage, &planes.identity, source)?;
+        let bound = BoundSource::new(
+            &self.context,
+            &config,
+            &planes.layout,
+            &planes.storage,
+            &self.layers[layer].identity,
+            source,
+        )?;
         Ok(PagedSource { bound, form })
     }
 
@@ -87,12 +92,21 @@ impl PagedKvCache {
     /// # Performance
     /// One dispatch, and one queue write, for all layers.
     pub fn begin_step(&mut self, recorder: &mut impl Recorder, appends: &[Append<'_>]) -> Result<&PlannedStep> {
+        self.begin(recorder, appends, StepKind::Append)
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        recorder: &mut impl Recorder,
+        appends: &[Append<'_>],
+        kind: StepKind,
+    ) -> Result<&PlannedStep> {
         let total = appends.iter().map(|append| append.tokens.len() as u64).fold(0, u64::saturating_add);
         if total > u64::from(u32::MAX - 1) {
             return Err(PageError::TooManyTokens { tokens: total, most: u32::MAX - 1 }.into());
         }
-        self.books.begin_step(appends)?;
-        if let Err(error) = self.record_step(recorder, appends) {
+        self.books.begin(appends, kind)?;
+        if let Err(error) = self.record_step(recorder, appends, kind) {
             self.books.dropped();
             self.table.undo();
             return Err(error);
@@ -106,9 +120,9 @@ impl PagedKvCache {
         self.books.step().expect("a step was begun")
     }
 
-    fn record_step(&mut self, recorder: &mut impl Recorder, appends: &[Append<'_>]) -> Result<()> {
+    fn record_step(&mut self, recorder: &mut impl Recorder, appends: &[Append<'_>], kind: StepKind) -> Result<()> {
         let tokens = |append: &Append<'_>| u32::try_from(append.tokens.len()).unwrap_or(u32::MAX);
-        self.plan_batch(appends.iter().map(|append| (append.sequence, tokens(append))))?;
+        self.plan_batch(appends.iter().map(|append| (append.sequence, tokens(append))), kind)?;
         let tails = self.prepare_tails()?;
         let table = self.table.prepare(&self.context, &self.ring)?;
         tails.record(recorder)?;
@@ -118,24 +132,43 @@ impl PagedKvCache {
     }
 
     /// Plans runs, batch and table of the sequences of a step, each with the number of its new rows.
-    pub(super) fn plan_batch(&mut self, sequences: impl Iterator<Item = (SequenceId, u32)>) -> Result<()> {
-        self.step.clear();
+    pub(super) fn plan_batch(
+        &mut self,
+        sequences: impl Iterator<Item = (SequenceId, u32)>,
+        kind: StepKind,
+    ) -> Result<()> {
+        self.steps.iter_mut().for_each(PagedStep::clear);
         self.table.begin();
-        let batch = &mut self.next_batch;
-        [&mut batch.lengths, &mut batch.starts, &mut batch.oldest].into_iter().for_each(Vec::clear);
+        for batch in &mut self.next_batch {
+            [&mut batch.lengths, &mut batch.starts, &mut batch.oldest].into_iter().for_each(Vec::clear);
+        }
         for (index, (sequence, tokens)) in (0..).zip(sequences) {
             let end = self.books.length(sequence)?;
             let start = end.saturating_sub(tokens);
-            self.step.push(index, self.books.pages(sequence)?, self.config.page_size, start, tokens);
-            let (first, told) = self.books.tell(sequence);
-            self.table.add(sequence.row(), [start, end], first, told);
-            batch.lengths.push(end);
-            batch.starts.push(start);
-            batch.oldest.push(0);
+            self.table.add(sequence.row(), [start, end]);
+            for (group, (step, batch)) in self.steps.iter_mut().zip(&mut self.next_batch).enumerate() {
+                let (pages, size) = (self.books.pages(sequence, group)?, self.config.page_size);
+                match kind {
+                    StepKind::Append => step.push(index, pages, size, start..end),
+                    // Rows of a prefix that is cached are passed over.
+                    StepKind::Insert => {
+                        for valid in self.books.config().groups[group].valid(end) {
+                            let first = start.clamp(valid.start, valid.end);
+                            step.skip(count(&(valid.start..first)));
+                            step.push(index, pages, size, first..valid.end);
+                        }
+                    }
+                }
+                batch.lengths.push(end);
+                batch.starts.push(start);
+                batch.oldest.push(self.books.oldest(sequence, group)?);
+                let (first, told) = self.books.tell(sequence, group);
+                self.table.set_entries(u32::try_from(group).unwrap_or(u32::MAX), sequence.row(), first, told);
+            }
         }
         self.table.end();
-        if self.layers.iter().any(|layer| layer.storage.segments.len() > 1) {
-            self.step.sort();
+        if self.planes.iter().any(|planes| planes.storage.segments.len() > 1) {
+            self.steps.iter_mut().for_each(PagedStep::sort);
         }
         Ok(())
     }
@@ -153,25 +186,27 @@ impl PagedKvCache {
     /// One dispatch per segment. The first step of a kind creates its pipeline.
     pub fn record_update(&mut self, layer: usize, recorder: &mut impl Recorder, source: &PagedSource) -> Result<()> {
         self.check_layer(layer)?;
-        let planes = &self.layers[layer];
-        if self.books.step().is_none() || planes.recorded {
+        let own = &self.layers[layer];
+        if self.books.step().is_none() || own.recorded {
             return Err(Error::Step(StepError::NoStep { layer }));
         }
-        if !Arc::ptr_eq(&source.bound.owner, &planes.identity) {
+        if !Arc::ptr_eq(&source.bound.owner, &own.identity) {
             return Err(Error::Step(StepError::ForeignSource));
         }
+        let step = &mut self.steps[own.place.group];
+        let (total, longest) = (step.total, step.longest);
         let (tokens, bound) = match source.form {
-            SourceForm::Packed => (self.step.total, source.bound.tokens),
-            SourceForm::Strided => (self.step.longest, source.bound.tokens),
+            SourceForm::Packed => (total, source.bound.tokens),
+            SourceForm::Strided => (longest, source.bound.tokens),
         };
         if tokens > bound {
             return Err(Error::Step(StepError::MoreTokensThanBound { name: "source", tokens, bound }));
         }
-        let (batch_size, bound) = (self.batch.count(), source.bound.sequences);
+        let (batch_size, bound) = (self.batch[0].count(), source.bound.sequences);
         if source.form == SourceForm::Strided && batch_size > bound {
             return Err(Error::Step(StepError::BatchBeyondBound { name: "source", bound, batch_size }));
         }
-        let (step, slot) = &mut self.step.forms[source.form as usize];
+        let (step, slot) = &mut step.forms[source.form as usize];
         if !step.runs.is_empty() {
             let slot = match slot {
                 Some(slot) => slot.clone(),
@@ -193,11 +228,11 @@ impl PagedKvCache {
     /// begun, or the layer was recorded.
     pub fn record_advance(&mut self, layer: usize) -> Result<()> {
         self.check_layer(layer)?;
-        let planes = &mut self.layers[layer];
-        if self.books.step().is_none() || planes.recorded {
+        let own = &mut self.layers[layer];
+        if self.books.step().is_none() || own.recorded {
             return Err(Error::Step(StepError::NoStep { layer }));
         }
-        planes.recorded = true;
+        own.recorded = true;
         Ok(())
     }
 
@@ -229,22 +264,22 @@ impl PagedKvCache {
 
     fn end_step(&mut self, end: fn(&mut PagedSequences)) {
         end(&mut self.books);
-        self.step.clear();
+        self.steps.iter_mut().for_each(PagedStep::clear);
         self.layers.iter_mut().for_each(|layer| layer.recorded = true);
     }
 
     /// Whether the rows of the step under way are not recorded for a layer.
-    pub(crate) fn awaits(&self, layer: &Planes) -> bool {
+    pub(crate) fn awaits(&self, layer: &Layer) -> bool {
         self.books.step().is_some() && !layer.recorded
     }
 
-    /// What attention knows of the sequences of the last step.
-    pub(crate) const fn batch(&self) -> &Sequences {
-        &self.batch
+    /// What attention knows of the sequences of the last step, in a group.
+    pub(crate) fn batch(&self, group: usize) -> &Sequences {
+        &self.batch[group]
     }
 
-    /// The block table.
-    pub(crate) const fn table(&self) -> (TableLayout, &wgpu::Buffer) {
-        (self.table.layout, &self.table.buffer)
+    /// The block table of a group.
+    pub(crate) fn table(&self, group: usize) -> (TableLayout, &wgpu::Buffer) {
+        (self.table.layout.of(u32::try_from(group).unwrap_or(u32::MAX)), &self.table.buffer)
     }
 }

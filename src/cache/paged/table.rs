@@ -8,6 +8,7 @@ use crate::{
         ring::{StepRing, StepSlot},
     },
     kernels::{Entry, Kernel},
+    pages::RETURNED,
     plan::grid::grid,
     shape::{layout::binding_limit, table::TableLayout},
 };
@@ -93,14 +94,21 @@ impl Table {
         }
     }
 
-    /// Adds a sequence to the step: its row, its start and length afterwards, and the entries of its row from `first` on.
-    pub fn add(&mut self, row: u32, [start, length]: [u32; 2], first: u32, pages: &[u32]) {
+    /// Adds a sequence to the step: its row, and its start and length afterwards.
+    pub fn add(&mut self, row: u32, [start, length]: [u32; 2]) {
         let (index, layout) = (self.count, self.layout);
         self.count = self.count.saturating_add(1);
         for (index, word) in [(layout.length(index), length), (layout.start(index), start), (layout.row(index), row)] {
             self.set(index, word);
         }
-        self.changes.extend((first..).zip(pages).map(|(entry, &page)| [layout.entry(row, entry), page]));
+    }
+
+    /// Sets the entries of a row of a group's table, from `first` on.
+    pub fn set_entries(&mut self, group: u32, row: u32, first: u32, pages: &[u32]) {
+        let layout = self.layout.of(group);
+        // Nobody reads a page that was returned, but an index must be inside of the pool.
+        let page = |page| if page == RETURNED { 0 } else { page };
+        self.changes.extend((first..).zip(pages).map(|(entry, &own)| [layout.entry(row, entry), page(own)]));
     }
 
     /// Ends the changes: there are no sequences past those of the step.

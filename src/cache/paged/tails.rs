@@ -1,5 +1,7 @@
 //! Copies the rows of pages that two sequences would write to, before a step writes.
 
+use std::sync::Arc;
+
 use super::{PagedKvCache, planes::Planes};
 use crate::{
     BoundSource, CacheConfig, Context, GpuTensor, Pair, Recorder, Result, Side,
@@ -19,7 +21,7 @@ pub(super) struct Tails {
     context: Context,
 }
 
-/// Copies of all layers that fit a binding and a grid.
+/// Copies of several layers that fit a binding and a grid.
 pub(super) struct Part {
     pub layers: Vec<Tail>,
     /// Holds the rows that are copied out, and those that are written.
@@ -75,7 +77,7 @@ impl PagedKvCache {
             let (out, step) = (step_of(copies, |copy| copy.from), step_of(copies, |copy| copy.to));
             let slot = self.ring.write(&self.context, &out)?;
             let layers =
-                self.layers.iter().map(|layer| layer.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
+                self.planes.iter().map(|planes| planes.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
             let back = self.ring.write(&self.context, &step)?;
             tails.parts.push(Part { layers, out: slot, back, step });
         }
@@ -94,14 +96,14 @@ impl PagedKvCache {
 
     fn runs_at_once(&self, rows: u32) -> usize {
         let limits = self.context.limits();
-        let of_layer = |layer: &Planes| {
-            let heads = layer.layout.heads;
-            let bytes = Side::BOTH.map(|side| layer.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
+        let of_planes = |planes: &Planes| {
+            let heads = planes.layout.heads;
+            let bytes = Side::BOTH.map(|side| planes.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
             let run = bytes.saturating_mul(heads.into()).saturating_mul(rows.into());
             let high = limits.max_compute_workgroups_per_dimension.checked_div(heads).unwrap_or(1);
             binding_limit(limits).checked_div(run).unwrap_or(1).min(high.into())
         };
-        let most = self.layers.iter().map(of_layer).min().unwrap_or(1).max(1);
+        let most = self.planes.iter().map(of_planes).min().unwrap_or(1).max(1);
         usize::try_from(most).unwrap_or(usize::MAX)
     }
 }
@@ -121,8 +123,8 @@ impl Planes {
         };
         let reads = Pair { keys: reads(Side::Keys)?, values: reads(Side::Values)? };
         let config = CacheConfig { batch_size: 1, max_batch_size: 1, ..self.stored };
-        let source =
-            BoundSource::new(context, &config, &self.layout, &self.storage, &self.identity, &tensors.source())?;
+        let owner = Arc::default();
+        let source = BoundSource::new(context, &config, &self.layout, &self.storage, &owner, &tensors.source())?;
         Ok(Tail { reads, source })
     }
 }

@@ -197,7 +197,7 @@ impl Attention {
             count.saturating_mul(tile.rows.into())
         });
         let rows = rows[0].max(rows[1]);
-        let least = tiles.map(|tile| tile.least_splits(units, config.slots(), device)).into_iter().fold(1, u32::max);
+        let least = tiles.map(|tile| tile.least_splits(units, cache.positions(), device)).into_iter().fold(1, u32::max);
         let parts = most_parts(options.splits, rows, (least, room), (tiles, device));
         let partial_bytes = parts.saturating_mul(part_bytes).saturating_add(16);
         check_binding(context, partial_bytes)?;

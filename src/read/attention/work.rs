@@ -52,7 +52,7 @@ impl Work {
         };
         let (tiles, rows) = check_grid(context, tiles, tile, planes)?;
         let workgroups = u64::from(tiles).saturating_mul(planes.into());
-        let (device, positions) = (self.device, cache.sequences.longest().min(config.slots()));
+        let (device, positions) = (self.device, cache.sequences.longest().min(cache.positions()));
         let of_batch = u64::from(rows).saturating_mul(planes.into());
         let splits = self.options.splits.unwrap_or_else(|| {
             let room = self.parts.checked_div(of_batch).expect("a step has rows");

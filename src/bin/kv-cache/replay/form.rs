@@ -54,7 +54,13 @@ pub struct Config {
     #[serde(default)]
     value_scale: OfLayers<Factor>,
     placement: Option<OfLayers<Placement>>,
+    /// Of layers with pages; null or 0 means that a layer keeps all positions.
+    window: Option<OfLayers<Option<u32>>>,
+    sinks: Option<OfLayers<u32>>,
 }
+
+/// The most positions of a sequence whose pages before a window go back, unless said.
+const POSITIONS_OF_WINDOWS: u32 = 1 << 16;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -257,8 +263,12 @@ pub struct Rows {
 impl Config {
     /// Returns the configuration of each layer.
     pub fn dense(&self) -> Result<Vec<CacheConfig>, Wrong> {
-        let of_pages =
-            [("max_sequences", self.max_sequences.is_some()), ("share_prefixes", self.share_prefixes.is_some())];
+        let of_pages = [
+            ("max_sequences", self.max_sequences.is_some()),
+            ("share_prefixes", self.share_prefixes.is_some()),
+            ("window", self.window.is_some()),
+            ("sinks", self.sinks.is_some()),
+        ];
         refuse(of_pages, "belongs to a cache with `pages`")?;
         let batch_size = self.batch_size.ok_or(Wrong::Config("missing field `batch_size`".to_owned()))?;
         let config = CacheConfig::new(batch_size, self.num_heads, self.head_dim, self.max_seq_len.unwrap_or(0))
@@ -277,10 +287,22 @@ impl Config {
         let missing = |name: &str| Wrong::Config(format!("missing field `{name}`"));
         let &Pages { page_size, count: pages } = self.pages.as_ref().ok_or(missing("pages"))?;
         let max_sequences = self.max_sequences.ok_or(missing("max_sequences"))?;
-        let room = page_size.saturating_mul(pages).min(u32::MAX - 1);
+        let pool = page_size.saturating_mul(pages).min(u32::MAX - 1);
+        let room = if self.window.is_some() { pool.max(POSITIONS_OF_WINDOWS) } else { pool };
         let layer = CacheConfig::new(max_sequences, self.num_heads, self.head_dim, self.max_seq_len.unwrap_or(room));
-        let layers = self.layers_of(layer).map_err(Wrong::Cache)?;
+        let mut layers = self.layers_of(layer).map_err(Wrong::Cache)?;
+        for (index, layer) in layers.iter_mut().enumerate() {
+            layer.placement = self.window_of(index).map_err(Wrong::Cache)?;
+        }
         Ok(PagedConfig { layers, page_size, pages, share_prefixes: self.share_prefixes.unwrap_or(true) })
+    }
+
+    /// What a layer with pages keeps.
+    fn window_of(&self, layer: usize) -> Result<Placement, Error> {
+        let window = self.window.as_ref().map_or(Ok(None), |windows| windows.of(layer, self.layers))?;
+        let sinks = self.sinks.as_ref().map_or(Ok(0), |sinks| sinks.of(layer, self.layers))?;
+        let window = window.filter(|&window| window > 0);
+        Ok(window.map_or(Placement::Linear, |window| Placement::Ring { window, sinks, slack: 0 }))
     }
 
     fn layers_of(&self, config: CacheConfig) -> Result<Vec<CacheConfig>, Error> {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use wgpu_kv_cache::{
-    Context, PagedConfig,
+    Context, PagedConfig, Pair,
     attention::{Extras, MaskRows, Options},
+    pages::{PagedSequences, RETURNED, SequenceId},
     program::paged::{PagedOperation, PagedOutcome, PagedRefusal, PagedRun, TokenRows},
 };
 
@@ -28,10 +29,15 @@ pub enum Operation {
         #[serde(default)]
         tokens: Vec<u32>,
         namespace: Option<String>,
+        /// Rows of all of the tokens, `[layer, token, head, dim]`; those of the formula without them.
+        keys: Option<Floats>,
+        values: Option<Floats>,
     },
     Append {
         sequence: String,
         tokens: Vec<u32>,
+        keys: Option<Floats>,
+        values: Option<Floats>,
         /// That of the sequence.
         #[serde(rename = "namespace")]
         _namespace: Option<String>,
@@ -40,6 +46,8 @@ pub enum Operation {
         sequence: String,
         tokens: Vec<u32>,
         accepted: u32,
+        keys: Option<Floats>,
+        values: Option<Floats>,
     },
     Keep {
         sequence: String,
@@ -87,6 +95,24 @@ pub enum Operation {
     },
 }
 
+/// The pages of a sequence, null where one went back: those of its group, or of each group.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Pages {
+    One(Vec<Option<u32>>),
+    Groups(Vec<Vec<Option<u32>>>),
+}
+
+impl Pages {
+    fn of(books: &PagedSequences, id: SequenceId) -> Self {
+        let there = |pages: &[u32]| pages.iter().map(|&page| (page != RETURNED).then_some(page)).collect();
+        let groups = 0..books.config().groups.len();
+        let mut groups: Vec<Vec<_>> =
+            groups.map(|group| books.pages(id, group).map(there).unwrap_or_default()).collect();
+        if groups.len() == 1 { Pages::One(groups.remove(0)) } else { Pages::Groups(groups) }
+    }
+}
+
 /// The result of an operation.
 #[derive(Serialize)]
 pub struct Outcome {
@@ -103,7 +129,7 @@ pub struct Outcome {
     evicted: Vec<u32>,
     free_pages: u32,
     cached_pages: u32,
-    pages: BTreeMap<String, Vec<u32>>,
+    pages: BTreeMap<String, Pages>,
     lengths: BTreeMap<String, u32>,
     #[serde(flatten)]
     given: Option<Given>,
@@ -123,22 +149,25 @@ pub fn run(context: &Context, config: &PagedConfig, operations: &[Operation]) ->
     Ok(outcomes)
 }
 
+/// Rows that are given. One side alone is refused, because it does not agree with the tokens.
+fn rows(keys: Option<&Floats>, values: Option<&Floats>) -> Option<Pair<Vec<f32>>> {
+    let of = |floats: Option<&Floats>| floats.map_or_else(Vec::new, |Floats(numbers)| numbers.clone());
+    (keys.is_some() || values.is_some()).then(|| Pair { keys: of(keys), values: of(values) })
+}
+
 impl Operation {
     fn run(&self, run: &mut PagedRun) -> Result<Outcome, String> {
         let (named, given) = match self {
             Operation::Attention { .. } => self.attend(run)?,
             other => {
                 let outcome = run.step(&other.operation()).map_err(|kind| kind.to_string())?;
-                let rows = outcome
-                    .rows
-                    .as_ref()
-                    .map(|pair| Given::Rows(Rows::copied(pair, vec![(0..pair.keys.shape()[2]).collect()])));
-                (outcome, rows)
+                let rows = outcome.rows.as_ref().map(|(pair, positions)| Rows::copied(pair, vec![positions.clone()]));
+                let given = rows.map(Given::Rows);
+                (outcome, given)
             }
         };
         let books = run.cache().sequences();
-        let of = |id| (books.pages(id).unwrap_or_default().to_vec(), books.length(id).unwrap_or(0));
-        let known: BTreeMap<_, _> = run.sequences().iter().map(|(name, &id)| (name.clone(), of(id))).collect();
+        let known = || run.sequences().iter().map(|(name, &id)| (name.clone(), id));
         let finds = matches!(self, Operation::Match { .. } | Operation::Add { .. });
         let keys = named.keys.iter().map(ToString::to_string).collect();
         Ok(Outcome {
@@ -150,8 +179,8 @@ impl Operation {
             evicted: named.evicted,
             free_pages: books.free_pages(),
             cached_pages: books.cached_pages(),
-            lengths: known.iter().map(|(name, (_, length))| (name.clone(), *length)).collect(),
-            pages: known.into_iter().map(|(name, (pages, _))| (name, pages)).collect(),
+            lengths: known().map(|(name, id)| (name, books.length(id).unwrap_or(0))).collect(),
+            pages: known().map(|(name, id)| (name, Pages::of(books, id))).collect(),
             given,
         })
     }
@@ -161,14 +190,17 @@ impl Operation {
             Operation::Match { tokens, namespace } => {
                 PagedOperation::Match { tokens: tokens.clone(), namespace: namespace.clone() }
             }
-            Operation::Add { sequence, tokens, namespace } => {
-                PagedOperation::Add { sequence: sequence.clone(), tokens: tokens.clone(), namespace: namespace.clone() }
+            Operation::Add { sequence, tokens, namespace, keys, values } => {
+                let (sequence, tokens, namespace) = (sequence.clone(), tokens.clone(), namespace.clone());
+                PagedOperation::Add { sequence, tokens, namespace, rows: rows(keys.as_ref(), values.as_ref()) }
             }
-            Operation::Append { sequence, tokens, .. } => {
-                PagedOperation::Step { appends: vec![(sequence.clone(), tokens.clone())], dropped: false }
+            Operation::Append { sequence, tokens, keys, values, .. } => {
+                let appends = vec![(sequence.clone(), tokens.clone())];
+                PagedOperation::Step { appends, dropped: false, rows: rows(keys.as_ref(), values.as_ref()) }
             }
-            Operation::Draft { sequence, tokens, accepted } => {
-                PagedOperation::Draft { sequence: sequence.clone(), tokens: tokens.clone(), accepted: *accepted }
+            Operation::Draft { sequence, tokens, accepted, keys, values } => {
+                let (sequence, tokens, accepted) = (sequence.clone(), tokens.clone(), *accepted);
+                PagedOperation::Draft { sequence, tokens, accepted, rows: rows(keys.as_ref(), values.as_ref()) }
             }
             Operation::Keep { sequence, last, indices } => {
                 PagedOperation::Keep { sequence: sequence.clone(), last: *last, indices: indices.clone() }

@@ -34,11 +34,15 @@ pub enum PagedOperation {
         tokens: Vec<u32>,
         /// Their namespace.
         namespace: Option<String>,
+        /// Rows of all of the tokens, `[layer, token, head, dim]`, in place of those of the program.
+        rows: Option<Pair<Vec<f32>>>,
     },
     /// Appends tokens to several sequences in one step.
     Step {
         /// Sequences and tokens.
         appends: Vec<(String, Vec<u32>)>,
+        /// Rows of all of the tokens, one sequence after the other, `[layer, token, head, dim]`.
+        rows: Option<Pair<Vec<f32>>>,
         /// Whether the commands of the step are dropped instead of submitted.
         dropped: bool,
     },
@@ -50,6 +54,8 @@ pub enum PagedOperation {
         tokens: Vec<u32>,
         /// How many stay.
         accepted: u32,
+        /// Rows of all of the drafts, `[layer, token, head, dim]`.
+        rows: Option<Pair<Vec<f32>>>,
     },
     /// Keeps some of the last rows of a sequence.
     Keep {
@@ -83,7 +89,7 @@ pub enum PagedOperation {
     },
     /// Forgets all prefixes.
     ClearPrefixes,
-    /// Copies the rows of a sequence out of a layer.
+    /// Copies the valid rows of a sequence out of a layer.
     Rows {
         /// The sequence.
         sequence: String,
@@ -131,8 +137,8 @@ pub struct PagedOutcome {
     pub keys: Vec<PageKey>,
     /// Tokens of the prefix of each page that was evicted, in order.
     pub evicted: Vec<u32>,
-    /// Rows, of `Rows`.
-    pub rows: Option<Pair<HostTensor>>,
+    /// Rows and their positions, of `Rows`.
+    pub rows: Option<(Pair<HostTensor>, Vec<u32>)>,
 }
 
 impl PagedOperation {

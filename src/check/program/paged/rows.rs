@@ -1,9 +1,9 @@
-//! [`TokenRows`]: rows that follow from tokens, and how they are stored.
+//! [`TokenRows`]: rows that follow from tokens, [`Given`]: others, and how both are stored.
 
 use std::collections::HashMap;
 
 use super::super::data::mix;
-use crate::{CacheConfig, Format, Side, check::reference::rows::stored_row};
+use crate::{CacheConfig, Format, Pair, Result, Side, WriteError, check::reference::rows::stored_row};
 
 /// What the rows of a token are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) fn number(count: usize) -> u32 {
 const PERIOD: u32 = 251;
 
 impl TokenRows {
-    /// What the rows of each of some tokens begin with, below [`PERIOD`].
+    /// What names the rows of each of some tokens, and they begin with: below [`PERIOD`].
     pub(super) fn bases(self, tokens: &[u32]) -> Vec<u32> {
         let mut hash = 1u64;
         let base = |(position, &token): (u64, &u32)| {
@@ -40,20 +40,61 @@ impl TokenRows {
         };
         (0..).zip(tokens).map(base).collect()
     }
+}
 
-    /// A row in f32.
-    pub(super) fn row(side: Side, dim: u32, base: u32, layer: usize, head: u32) -> impl Iterator<Item = f32> {
-        let first = base as usize + 3 * layer + 5 * head as usize;
-        (0..dim as usize).map(move |i| {
-            let number = ((first + i) % PERIOD as usize) as f32;
-            if side == Side::Keys { number } else { -number }
-        })
+/// Rows that tokens were given, keys and values of all layers: `[layer, head, dim]` of each.
+#[derive(Debug, Default)]
+pub(super) struct Given(Vec<Pair<Vec<f32>>>);
+
+impl Given {
+    /// Notes the rows of tokens, `[layer, token, head, dim]`, and tells what names them.
+    ///
+    /// # Errors
+    /// [`WriteError::SliceLength`] if they are those of another number of tokens.
+    pub fn add(&mut self, layers: &[CacheConfig], tokens: usize, rows: &Pair<Vec<f32>>) -> Result<Vec<u32>> {
+        let first = self.0.len();
+        for side in Side::BOTH {
+            let of_token =
+                layers.iter().map(|layer| u64::from(layer.num_heads) * u64::from(layer.dim(side))).sum::<u64>();
+            let (expected, actual) = (of_token * tokens as u64, rows.side(side).len() as u64);
+            if expected != actual {
+                return Err(WriteError::SliceLength { side, expected, actual }.into());
+            }
+        }
+        for token in 0..tokens {
+            let of = |side: Side| {
+                let mut layer_start = 0;
+                let mut own = Vec::new();
+                for layer in layers {
+                    let row = (layer.num_heads * layer.dim(side)) as usize;
+                    own.extend_from_slice(&rows.side(side)[layer_start + token * row..][..row]);
+                    layer_start += tokens * row;
+                }
+                own
+            };
+            self.0.push(Pair { keys: of(Side::Keys), values: of(Side::Values) });
+        }
+        Ok((first..self.0.len()).map(|index| PERIOD + number(index)).collect())
     }
 
-    /// Rows of tokens with these bases, packed `[token, head, dim]`.
-    pub(super) fn packed(config: &CacheConfig, side: Side, layer: usize, bases: &[u32]) -> Vec<f32> {
-        let of_head = |base, head| Self::row(side, config.dim(side), base, layer, head);
-        bases.iter().flat_map(|&base| (0..config.num_heads).flat_map(move |head| of_head(base, head))).collect()
+    /// A row in f32: of a formula, or as it was given.
+    pub fn row(&self, layers: &[CacheConfig], side: Side, base: u32, layer: usize, head: u32) -> Vec<f32> {
+        let config = &layers[layer];
+        let dim = config.dim(side) as usize;
+        let Some(given) = base.checked_sub(PERIOD) else {
+            let first = base as usize + 3 * layer + 5 * head as usize;
+            let numbers = (0..dim).map(|i| ((first + i) % PERIOD as usize) as f32);
+            return numbers.map(|number| if side == Side::Keys { number } else { -number }).collect();
+        };
+        let before = layers[..layer].iter().map(|layer| (layer.num_heads * layer.dim(side)) as usize).sum::<usize>();
+        self.0[given as usize].side(side)[before + head as usize * dim..][..dim].to_vec()
+    }
+
+    /// Rows of tokens with these names, packed `[token, head, dim]`.
+    pub fn packed(&self, layers: &[CacheConfig], side: Side, layer: usize, bases: &[u32]) -> Vec<f32> {
+        let heads = 0..layers[layer].num_heads;
+        let of_token = |&base| heads.clone().flat_map(move |head| self.row(layers, side, base, layer, head));
+        bases.iter().flat_map(of_token).collect()
     }
 }
 
@@ -62,9 +103,17 @@ impl TokenRows {
 pub(super) struct Stored(HashMap<(bool, usize, u32, u32), Vec<u8>>);
 
 impl Stored {
-    pub fn row(&mut self, config: &CacheConfig, side: Side, layer: usize, head: u32, base: u32) -> &[u8] {
+    pub fn row(
+        &mut self,
+        (given, layers): (&Given, &[CacheConfig]),
+        side: Side,
+        layer: usize,
+        head: u32,
+        base: u32,
+    ) -> &[u8] {
         self.0.entry((side == Side::Keys, layer, head, base)).or_insert_with(|| {
-            let row = TokenRows::row(side, config.dim(side), base, layer, head).map(f32::to_bits).collect();
+            let config = &layers[layer];
+            let row = given.row(layers, side, base, layer, head).into_iter().map(f32::to_bits).collect();
             let width = config.format(side).unit_bytes() as usize;
             let bits = stored_row(config, side, Format::F32, row);
             bits.into_iter().flat_map(|bits| bits.to_le_bytes().into_iter().take(width)).collect()

@@ -9,12 +9,12 @@ use super::{
     super::operation::{Failure, FailureKind},
     operation::{PagedOperation, PagedOutcome, PagedProgram, PagedRefusal},
     reference::PagedReference,
-    rows::{Stored, TokenRows, number},
+    rows::{Given, Stored, TokenRows, number},
 };
 use crate::{
-    CacheConfig, Context, Difference, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair, Result,
-    RowsIn, Side, Source, Strides,
-    pages::{Append, PageEvent, PageKey, SequenceId},
+    CacheConfig, Context, DeviceError, Difference, Error, Format, HostRows, HostTensor, PageError, PagedConfig,
+    PagedKvCache, Pair, Result, RowsIn, Side, Source, Strides,
+    pages::{Append, PageEvent, PageKey, RETURNED, SequenceId},
     shape::tensor::host_len,
 };
 
@@ -26,6 +26,7 @@ pub struct PagedRun {
     /// Steps so far: some take their rows from strided buffers, in a compute pass.
     steps: u32,
     rows: TokenRows,
+    pub(super) given: Given,
     ids: BTreeMap<String, SequenceId>,
     /// Handles of sequences that were freed.
     freed: BTreeMap<String, SequenceId>,
@@ -71,6 +72,7 @@ impl PagedRun {
             reference,
             steps: 0,
             rows,
+            given: Given::default(),
             ids: BTreeMap::new(),
             freed: BTreeMap::new(),
             evicted,
@@ -133,8 +135,12 @@ impl PagedRun {
                 same("cached tokens", &self.reference.matched(tokens, namespace), &cached)?;
                 (outcome.cached, outcome.keys) = (Some(cached), self.keys(tokens, namespace));
             }
-            PagedOperation::Add { sequence, tokens, namespace } => {
+            PagedOperation::Add { sequence, tokens, namespace, rows } => {
                 let namespace = namespace.as_deref();
+                let given = match self.given_rows(tokens.len(), rows.as_ref()) {
+                    Ok(given) => given,
+                    Err(error) => return Ok(PagedOutcome { refused: Some(error.into()), ..outcome }),
+                };
                 outcome.keys = self.keys(tokens, namespace);
                 let expected = self.reference.check_room(tokens, namespace);
                 let expected = expected.and_then(|()| self.reference.add(sequence, tokens, namespace));
@@ -148,19 +154,29 @@ impl PagedRun {
                 self.ids.insert(sequence.clone(), added.sequence);
                 outcome.cached = Some(added.cached);
                 let rest = tokens[added.cached as usize..].to_vec();
-                return self.append(&[(sequence.clone(), rest, 0)], false, outcome);
+                let given = given.map(|given| given[added.cached as usize..].to_vec());
+                return self.append(&[(sequence.clone(), rest, 0)], given, false, outcome);
             }
-            PagedOperation::Step { appends, dropped } => {
+            PagedOperation::Step { appends, dropped, rows } => {
+                let tokens = appends.iter().map(|(_, tokens)| tokens.len()).sum();
+                let given = match self.given_rows(tokens, rows.as_ref()) {
+                    Ok(given) => given,
+                    Err(error) => return Ok(PagedOutcome { refused: Some(error.into()), ..outcome }),
+                };
                 let appends: Vec<_> = appends.iter().map(|(name, tokens)| (name.clone(), tokens.clone(), 0)).collect();
-                return self.append(&appends, *dropped, outcome);
+                return self.append(&appends, given, *dropped, outcome);
             }
-            PagedOperation::Draft { sequence, tokens, accepted } => {
+            PagedOperation::Draft { sequence, tokens, accepted, rows } => {
+                let given = match self.given_rows(tokens.len(), rows.as_ref()) {
+                    Ok(given) => given,
+                    Err(error) => return Ok(PagedOutcome { refused: Some(error.into()), ..outcome }),
+                };
                 let drafts = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
                 if *accepted > drafts {
                     let error = PageError::MoreAccepted { accepted: *accepted, drafts };
                     return Ok(PagedOutcome { refused: Some(PagedRefusal::Cache(error.into())), ..outcome });
                 }
-                let appended = self.append(&[(sequence.clone(), tokens.clone(), drafts)], false, outcome)?;
+                let appended = self.append(&[(sequence.clone(), tokens.clone(), drafts)], given, false, outcome)?;
                 if appended.refused.is_none() {
                     let id = self.id(sequence)?;
                     agree(self.reference.accept(sequence, *accepted), self.device.accept(id, *accepted))?;
@@ -179,14 +195,14 @@ impl PagedRun {
                 let id = self.id(from)?;
                 let all = self.device.sequences().length(id).map_err(FailureKind::Device)?;
                 let actual = self.device.fork(id, length.unwrap_or(all));
-                match (self.reference.fork(from, to, *length), actual) {
+                match (self.reference.fork(from, id.row(), to, *length), actual) {
                     (Ok(()), Ok(forked)) => drop(self.ids.insert(to.clone(), forked)),
                     (expected, actual) => return refused(expected, actual),
                 }
             }
             PagedOperation::Truncate { sequence, length } => {
                 let id = self.id(sequence)?;
-                match (self.reference.truncate(sequence, *length), self.device.truncate(id, *length)) {
+                match (self.reference.truncate(sequence, id.row(), *length), self.device.truncate(id, *length)) {
                     (Ok(()), Ok(())) => {}
                     (expected, actual) => return refused(expected, actual),
                 }
@@ -208,24 +224,36 @@ impl PagedRun {
             }
             PagedOperation::Rows { sequence, layer } => {
                 let id = self.id(sequence)?;
-                let length = self.device.sequences().length(id).map_err(FailureKind::Device)?;
-                let rows = self.device.get(*layer, id, 0..length).and_then(|rows| rows.read());
+                let positions = self.device.valid_positions(*layer, id).map(Iterator::collect::<Vec<_>>);
+                let rows = positions.and_then(|positions| Ok((self.device.extract(id)?[*layer].read()?, positions)));
                 match rows {
-                    Ok(rows) => {
+                    Ok((rows, positions)) => {
                         self.compare_sequence(sequence, *layer, &rows)?;
-                        outcome.rows = Some(rows);
+                        outcome.rows = Some((rows, positions));
                     }
-                    Err(error) => outcome.refused = Some(error.into()),
+                    // A binding of the device may be too small for all rows.
+                    Err(error @ Error::Device(DeviceError::DeviceLimit { .. })) => outcome.refused = Some(error.into()),
+                    Err(error) if self.reference.lacks_rows(sequence) || *layer >= self.device.num_layers() => {
+                        outcome.refused = Some(error.into());
+                    }
+                    Err(error) => return Err(FailureKind::Device(error)),
                 }
             }
         }
         Ok(outcome)
     }
 
+    /// What names the rows that tokens are given, if they are.
+    fn given_rows(&mut self, tokens: usize, rows: Option<&Pair<Vec<f32>>>) -> Result<Option<Vec<u32>>> {
+        let layers = &self.device.config().layers;
+        rows.map(|rows| self.given.add(layers, tokens, rows)).transpose()
+    }
+
     /// Appends tokens, the last of which are drafts, to sequences in one step.
     pub(super) fn append(
         &mut self,
         appends: &[(String, Vec<u32>, u32)],
+        given: Option<Vec<u32>>,
         dropped: bool,
         outcome: PagedOutcome,
     ) -> Result<PagedOutcome, FailureKind> {
@@ -239,6 +267,7 @@ impl PagedRun {
             bases.extend_from_slice(&self.rows.bases(&all)[before..]);
             planned.push(Append::new(id, tokens).drafts(*drafts));
         }
+        let bases = given.unwrap_or(bases);
         let expected = self.reference.step(appends, &bases, dropped);
         let actual = if dropped { self.drop_step(&planned) } else { self.submit_step(&planned, &bases) };
         match (expected, actual) {
@@ -252,7 +281,7 @@ impl PagedRun {
         let rows: Vec<_> = layers
             .iter()
             .enumerate()
-            .map(|(layer, config)| Side::BOTH.map(|side| TokenRows::packed(config, side, layer, bases)))
+            .map(|(layer, _)| Side::BOTH.map(|side| self.given.packed(&layers, side, layer, bases)))
             .collect();
         let rows: Vec<_> = rows
             .iter()
@@ -337,8 +366,11 @@ impl PagedRun {
             let id = self.id(name)?;
             let tokens = books.tokens(id).map_err(FailureKind::Device)?;
             same(&format!("tokens of {name:?}"), &&held.tokens[..], &tokens)?;
-            let pages = books.pages(id).map_err(FailureKind::Device)?;
-            same(&format!("pages of {name:?}"), &&held.pages[..], &pages)?;
+            for (group, pages) in held.pages.iter().enumerate() {
+                let pages: Vec<u32> = pages.iter().map(|page| page.unwrap_or(RETURNED)).collect();
+                let actual = books.pages(id, group).map_err(FailureKind::Device)?;
+                same(&format!("pages of {name:?} in group {group}"), &&pages[..], &actual)?;
+            }
         }
         Ok(())
     }
@@ -349,13 +381,15 @@ impl PagedRun {
     /// The first difference.
     pub fn compare_rows(&mut self) -> Result<(), FailureKind> {
         let size = self.device.config().page_size as usize;
-        for layer in 0..self.device.num_layers() {
+        let (groups, _) = self.device.config().groups();
+        for (layer, group) in groups.into_iter().enumerate() {
             let storage = self.device.read_storage(layer).map_err(FailureKind::Device)?;
-            let config = self.device.config().layers[layer];
+            let known = (&self.given, &self.device.config().layers[..]);
             for held in self.reference.sequences.values() {
                 for (position, &base) in held.bases.iter().enumerate() {
-                    let place = [held.pages[position / size], number(position % size)];
-                    compare_row(&mut self.stored, &config, layer, &storage, place, base)?;
+                    let Some(page) = held.pages[group][position / size] else { continue };
+                    let place = [page, number(position % size)];
+                    compare_row(&mut self.stored, known, layer, &storage, place, base)?;
                 }
             }
         }
@@ -364,8 +398,12 @@ impl PagedRun {
 
     fn compare_sequence(&mut self, name: &str, layer: usize, rows: &Pair<HostTensor>) -> Result<(), FailureKind> {
         let config = self.device.config().layers[layer];
-        for (position, &base) in (0..).zip(&self.reference.sequences[name].bases) {
-            compare_row(&mut self.stored, &config, layer, rows, [0, position], base)?;
+        let known = (&self.given, &self.device.config().layers[..]);
+        let held = &self.reference.sequences[name];
+        let valid = config.placement.valid(number(held.bases.len()));
+        for (row, position) in (0..).zip(valid.into_iter().flatten()) {
+            let base = held.bases[position as usize];
+            compare_row(&mut self.stored, known, layer, rows, [0, row], base)?;
         }
         Ok(())
     }
@@ -374,7 +412,7 @@ impl PagedRun {
 /// Compares row `[group, slot]` of tensors `[group, head, slot, dim]`, of all heads, with that of a base.
 fn compare_row(
     stored: &mut Stored,
-    config: &CacheConfig,
+    known: (&Given, &[CacheConfig]),
     layer: usize,
     tensors: &Pair<HostTensor>,
     [group, slot]: [u32; 2],
@@ -387,7 +425,7 @@ fn compare_row(
         let width = tensor.format().unit_bytes() as usize;
         for head in 0..heads {
             let at = ((group * heads + head) * slots + slot) as usize * row_bytes;
-            let (expected, actual) = (stored.row(config, side, layer, head, base), &tensor.bytes()[at..][..row_bytes]);
+            let (expected, actual) = (stored.row(known, side, layer, head, base), &tensor.bytes()[at..][..row_bytes]);
             let Some(byte) = expected.iter().zip(actual).position(|(a, b)| a != b) else { continue };
             let element = byte / width;
             let bits = |bytes: &[u8]| {

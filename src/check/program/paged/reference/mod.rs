@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
+mod steps;
+
 use super::rows::number;
-use crate::{PageError, PagedConfig, Result, SequenceError};
+use crate::{PageError, PagedConfig, Placement, RangeError, Result, SequenceError};
 
 /// All that decides which rows a page holds: a namespace, and the tokens up to its end.
 type Prefix = (Option<String>, Vec<u32>);
@@ -14,7 +16,8 @@ pub(super) struct Held {
     pub tokens: Vec<u32>,
     /// What the rows of each token begin with.
     pub bases: Vec<u32>,
-    pub pages: Vec<u32>,
+    /// Of each group; none in the place of a page that was returned.
+    pub pages: Vec<Vec<Option<u32>>>,
     namespace: Option<String>,
     /// Full pages of it that were offered.
     offered: usize,
@@ -22,10 +25,11 @@ pub(super) struct Held {
     unshared: bool,
 }
 
-/// What others may find in a page: its prefix, when it was offered, and what its rows begin with.
+/// What others may find in a page: its prefix, its group, when it was offered, and what its rows begin with.
 #[derive(Clone, Debug)]
 struct Key {
     prefix: Prefix,
+    group: usize,
     when: u64,
     bases: Vec<u32>,
 }
@@ -45,6 +49,7 @@ pub(super) struct PagedReference {
     most_sequences: u32,
     max_seq_len: u32,
     share: bool,
+    groups: Vec<Placement>,
     pub sequences: BTreeMap<String, Held>,
     pages: Vec<Page>,
     /// Pages without references, in the order in which they are taken.
@@ -52,6 +57,14 @@ pub(super) struct PagedReference {
     offers: u64,
     /// Tokens of the prefixes of pages that lost their key, in order.
     pub evicted: Vec<u32>,
+}
+
+/// Whether a query reads a position before its own.
+fn reads(placement: Placement, query: usize, position: usize) -> bool {
+    match placement {
+        Placement::Linear => true,
+        Placement::Ring { window, sinks, .. } => position < sinks as usize || position + window as usize > query,
+    }
 }
 
 impl PagedReference {
@@ -62,6 +75,7 @@ impl PagedReference {
             most_sequences: first.max_batch_size,
             max_seq_len: first.max_seq_len,
             share: config.share_prefixes,
+            groups: config.groups().1,
             sequences: BTreeMap::new(),
             pages: vec![Page::default(); config.pages as usize],
             free: (0..config.pages).collect(),
@@ -78,22 +92,43 @@ impl PagedReference {
         self.pages.iter().filter(|page| page.key.is_some()).count()
     }
 
-    /// Pages that hold the longest prefix of some tokens, with one token less at most.
-    fn found(&self, tokens: &[u32], namespace: Option<&str>) -> Vec<u32> {
-        let mut found = Vec::new();
+    /// The page of a group that was offered first with a prefix.
+    fn offered(&self, prefix: &Prefix, group: usize) -> Option<u32> {
+        let offered = |page: u32| self.pages[page as usize].key.as_ref().filter(|key| &key.prefix == prefix);
+        let with_key =
+            (0..number(self.pages.len())).filter(|&page| offered(page).is_some_and(|key| key.group == group));
+        with_key.min_by_key(|&page| offered(page).map(|key| key.when))
+    }
+
+    /// Whether a page has a position that a query reads.
+    fn is_read(&self, group: usize, index: usize, query: usize) -> bool {
+        (index * self.size..(index + 1) * self.size).any(|position| reads(self.groups[group], query, position))
+    }
+
+    /// Pages of each group after the longest prefix of some tokens, with one token less at most, of which all are there
+    /// that the next query reads.
+    fn found(&self, tokens: &[u32], namespace: Option<&str>) -> Vec<Vec<Option<u32>>> {
         let most = if self.share { tokens.len().saturating_sub(1) / self.size } else { 0 };
-        for end in (1..=most).map(|pages| pages * self.size) {
-            let prefix: Prefix = (namespace.map(str::to_owned), tokens[..end].to_vec());
-            let offered = |page: u32| self.pages[page as usize].key.as_ref().filter(|key| key.prefix == prefix);
-            let with_key = (0..number(self.pages.len())).filter(|&page| offered(page).is_some());
-            let Some(first) = with_key.min_by_key(|&page| offered(page).map(|key| key.when)) else { break };
-            found.push(first);
+        let prefix = |index: usize| (namespace.map(str::to_owned), tokens[..(index + 1) * self.size].to_vec());
+        let offered = |group| (0..most).map(|index| self.offered(&prefix(index), group)).collect::<Vec<_>>();
+        let offered: Vec<_> = (0..self.groups.len()).map(offered).collect();
+        for count in (1..=most).rev() {
+            let of_group = |group: usize| {
+                let page = |index| match (self.is_read(group, index, count * self.size), offered[group][index]) {
+                    (true, None) => None,
+                    (read, page) => Some(page.filter(|_| read)),
+                };
+                (0..count).map(page).collect::<Option<Vec<_>>>()
+            };
+            if let Some(found) = (0..self.groups.len()).map(of_group).collect() {
+                return found;
+            }
         }
-        found
+        vec![Vec::new(); self.groups.len()]
     }
 
     pub fn matched(&self, tokens: &[u32], namespace: Option<&str>) -> u32 {
-        number(self.found(tokens, namespace).len() * self.size)
+        number(self.found(tokens, namespace)[0].len() * self.size)
     }
 
     fn check_vacant(&self) -> Result<()> {
@@ -115,14 +150,19 @@ impl PagedReference {
     /// Adds a sequence that begins with what is found of the tokens.
     pub fn add(&mut self, name: &str, tokens: &[u32], namespace: Option<&str>) -> Result<u32> {
         let pages = self.found(tokens, namespace);
-        for &page in &pages {
+        for &page in pages.iter().flatten().flatten() {
             self.pages[page as usize].references += 1;
             self.free.retain(|&other| other != page);
         }
-        let (cached, offered) = (pages.len() * self.size, pages.len());
+        let (offered, cached) = (pages[0].len(), pages[0].len() * self.size);
         let (tokens, namespace) = (tokens[..cached].to_vec(), namespace.map(str::to_owned));
-        let keys = pages.iter().filter_map(|&page| self.pages[page as usize].key.as_ref());
-        let bases = keys.flat_map(|key| key.bases.clone()).collect();
+        // Rows that no group has are as good as any.
+        let bases_of = |index: usize| {
+            let page = pages.iter().find_map(|pages| pages[index]);
+            let key = page.and_then(|page| self.pages[page as usize].key.as_ref());
+            key.map_or_else(|| vec![0; self.size], |key| key.bases.clone())
+        };
+        let bases = (0..offered).flat_map(bases_of).collect();
         let held = Held { tokens, bases, pages, namespace, offered, ..Held::default() };
         self.sequences.insert(name.to_owned(), held);
         Ok(number(cached))
@@ -133,9 +173,9 @@ impl PagedReference {
         self.check_length(tokens.len())?;
         self.check_vacant()?;
         let found = self.found(tokens, namespace);
-        let needed = tokens.len().div_ceil(self.size) - found.len();
+        let needed = (tokens.len().div_ceil(self.size) - found[0].len()) * self.groups.len();
         let mut without = self.clone();
-        without.free.retain(|page| !found.contains(page));
+        without.free.retain(|page| !found.iter().flatten().any(|found| *found == Some(*page)));
         if needed > without.free.len() { Err(without.out_of_pages(needed).into()) } else { Ok(()) }
     }
 
@@ -158,106 +198,6 @@ impl PagedReference {
         }
     }
 
-    /// Appends tokens to sequences, the last `drafts` of which are drafts, in one step; or takes the step back, as if its
-    /// commands had never run.
-    pub fn step(&mut self, appends: &[(String, Vec<u32>, u32)], bases: &[u32], dropped: bool) -> Result<()> {
-        // All that can be refused comes first. A page is written in place by one sequence of a step.
-        let (mut needed, mut claimed) = (0, Vec::new());
-        let mut copies = Vec::new();
-        for (name, tokens, _) in appends {
-            let held = &self.sequences[name];
-            self.check_length(held.tokens.len() + tokens.len())?;
-            needed += (held.tokens.len() + tokens.len()).div_ceil(self.size).saturating_sub(held.pages.len());
-            let at = held.tokens.len() % self.size;
-            let tail = held.pages.last().copied().filter(|_| at > 0 && !tokens.is_empty());
-            let copied = tail.is_some_and(|tail| {
-                let page = &self.pages[tail as usize];
-                let alone = page.references == 1 || page.filled == at && !claimed.contains(&tail);
-                page.key.is_some() || !alone
-            });
-            match tail {
-                Some(_) if copied => needed += 1,
-                Some(tail) => claimed.push(tail),
-                None => {}
-            }
-            copies.push(copied);
-        }
-        if needed > self.free.len() {
-            return Err(self.out_of_pages(needed).into());
-        }
-        let before = self.clone();
-        let (mut replaced, mut bases) = (Vec::new(), bases.iter().copied());
-        for ((name, tokens, drafts), copied) in appends.iter().zip(copies) {
-            let mut held = self.sequences[name].clone();
-            if copied {
-                let taken = self.take();
-                replaced.push((name, held.pages.pop().expect("it has a tail")));
-                held.pages.push(taken);
-            }
-            let start = held.tokens.len();
-            held.tokens.extend(tokens);
-            held.bases.extend(bases.by_ref().take(tokens.len()));
-            held.drafts = *drafts as usize;
-            while held.pages.len() < held.tokens.len().div_ceil(self.size) {
-                held.pages.push(self.take());
-            }
-            for page in start / self.size..held.pages.len() {
-                if !tokens.is_empty() {
-                    self.pages[held.pages[page] as usize].filled =
-                        (held.tokens.len() - page * self.size).min(self.size);
-                }
-            }
-            self.sequences.insert(name.clone(), held);
-        }
-        if dropped {
-            // In the opposite order, so that free pages lie as they did; but keys that were lost stay lost.
-            let after = std::mem::replace(self, before);
-            self.undo(&after, appends);
-            return Ok(());
-        }
-        for (name, _, _) in appends {
-            if let Some((_, page)) = replaced.iter().find(|(of, _)| *of == name) {
-                self.release(*page);
-            }
-            self.settle(name);
-        }
-        Ok(())
-    }
-
-    /// Goes back from a step that was dropped: pages that it took are free again, at the front, without a key.
-    fn undo(&mut self, after: &PagedReference, appends: &[(String, Vec<u32>, u32)]) {
-        self.evicted.clone_from(&after.evicted);
-        self.free.clone_from(&after.free);
-        for (name, _, _) in appends.iter().rev() {
-            let (was, is) = (&self.sequences[name].pages, &after.sequences[name].pages);
-            let taken: Vec<u32> = is.iter().copied().skip(was.len()).rev().collect();
-            let copied = was.last().zip(is.get(was.len().saturating_sub(1))).filter(|(was, is)| was != is);
-            for page in taken.into_iter().chain(copied.map(|(_, &is)| is)) {
-                self.free.insert(0, page);
-                self.pages[page as usize] = Page::default();
-            }
-        }
-    }
-
-    /// Offers the full pages of a sequence, drafts apart.
-    fn settle(&mut self, name: &str) {
-        let held = self.sequences[name].clone();
-        let full = (held.tokens.len() - held.drafts) / self.size;
-        if !self.share || held.unshared || full <= held.offered {
-            return;
-        }
-        for index in held.offered..full {
-            let page = &mut self.pages[held.pages[index] as usize];
-            if page.key.is_none() {
-                let tokens = held.tokens[..(index + 1) * self.size].to_vec();
-                let bases = held.bases[index * self.size..(index + 1) * self.size].to_vec();
-                page.key = Some(Key { prefix: (held.namespace.clone(), tokens), when: self.offers, bases });
-                self.offers += 1;
-            }
-        }
-        self.sequences.get_mut(name).expect("it is there").offered = full;
-    }
-
     /// Keeps some of the last rows. `row` is what errors call the sequence.
     pub fn keep(&mut self, name: &str, row: u32, last: u32, indices: &[u32]) -> Result<()> {
         let wrong = |at: usize| indices[at] >= last || at > 0 && indices[at] <= indices[at - 1];
@@ -274,29 +214,96 @@ impl PagedReference {
         let (tokens, bases) = (kept(&held.tokens), kept(&held.bases));
         let stay = (0..indices.len()).take_while(|&at| indices[at] as usize == at).count();
         let (start, end) = (first + stay, first + indices.len());
+        self.check_cut(name, row, end)?;
         let before = held.pages.clone();
+        if start < end {
+            for (group, pages) in before.iter().enumerate() {
+                if pages[start / self.size..].contains(&None) {
+                    let (position, oldest) = (number(start), self.oldest(group, pages));
+                    return Err(RangeError::Evicted { sequence: row, position, oldest }.into());
+                }
+            }
+        }
         let written = if start < end { start / self.size..end.div_ceil(self.size) } else { 0..0 };
         let alone = |page: &Page| page.key.is_none() && page.references == 1;
-        let replaced: Vec<usize> =
-            written.clone().filter(|&index| !alone(&self.pages[before[index] as usize])).collect();
-        if replaced.len() > self.free.len() {
-            return Err(self.out_of_pages(replaced.len()).into());
+        let needed = before.iter().flat_map(|pages| &pages[written.clone()]).flatten();
+        let needed = needed.filter(|&&page| !alone(&self.pages[page as usize])).count();
+        if needed > self.free.len() {
+            return Err(self.out_of_pages(needed).into());
         }
         held.tokens.truncate(first);
         held.tokens.extend(tokens);
         held.bases.truncate(first);
         held.bases.extend(bases);
-        held.pages.truncate(end.div_ceil(self.size));
         (held.drafts, held.offered) = (0, held.offered.min(start / self.size));
-        replaced.iter().for_each(|&index| held.pages[index] = self.take());
-        for index in written {
-            self.pages[held.pages[index] as usize].filled = (end - index * self.size).min(self.size);
+        for pages in &mut held.pages {
+            pages.truncate(end.div_ceil(self.size));
+            for index in written.clone() {
+                let page = pages[index].expect("it is there");
+                let page = if alone(&self.pages[page as usize]) { page } else { self.take() };
+                pages[index] = Some(page);
+                self.pages[page as usize].filled = (end - index * self.size).min(self.size);
+            }
         }
-        for index in (0..before.len()).rev().filter(|&index| held.pages.get(index) != Some(&before[index])) {
-            self.release(before[index]);
+        for (before, pages) in before.iter().zip(&held.pages) {
+            for index in (0..before.len()).rev().filter(|&index| pages.get(index) != Some(&before[index])) {
+                before[index].into_iter().for_each(|page| self.release(page));
+            }
         }
         self.sequences.insert(name.to_owned(), held);
         self.settle(name);
+        Ok(())
+    }
+
+    /// The first position beyond the sinks that a group has.
+    fn oldest(&self, group: usize, pages: &[Option<u32>]) -> u32 {
+        let sinks = self.groups[group].sinks();
+        let first = (sinks as usize).div_ceil(self.size);
+        let missing = pages.get(first..).unwrap_or_default().iter().take_while(|page| page.is_none()).count();
+        if missing > 0 { number((first + missing) * self.size) } else { sinks }
+    }
+
+    /// Whether a row that is valid in some group is not there: the first of a window after a hit.
+    pub fn lacks_rows(&self, name: &str) -> bool {
+        let held = &self.sequences[name];
+        let lacks = |(placement, pages): (&Placement, &Vec<Option<u32>>)| {
+            let valid = placement.valid(number(held.tokens.len())).into_iter().flatten();
+            valid.into_iter().any(|position| pages[position as usize / self.size].is_none())
+        };
+        self.groups.iter().zip(&held.pages).any(lacks)
+    }
+
+    /// The first position beyond the sinks that the last `queries` of a sequence read, and the oldest that is there, if
+    /// that is not the first.
+    #[cfg(feature = "attention")]
+    pub fn oldest_read(
+        &self,
+        name: &str,
+        group: usize,
+        queries: u32,
+        (window, sinks): (u32, u32),
+    ) -> Option<(u32, u32)> {
+        let held = &self.sequences[name];
+        let (length, oldest) = (number(held.tokens.len()), self.oldest(group, &held.pages[group]));
+        let query = length.saturating_sub(queries).max(sinks);
+        let first = query.saturating_sub(window - 1).max(self.groups[group].sinks()).max(sinks);
+        (first < length && first < oldest).then_some((first, oldest))
+    }
+
+    /// Whether a sequence has what a query reads once it is cut to a length, and the page that the next row goes to.
+    fn check_cut(&self, name: &str, row: u32, length: usize) -> Result<()> {
+        for (group, pages) in self.sequences[name].pages.iter().enumerate() {
+            let there = |position: usize| pages[position / self.size].is_some();
+            let placement = self.groups[group];
+            let read = (0..length).filter(|&position| reads(placement, length, position)).all(there);
+            if let Placement::Ring { window, sinks, .. } = placement
+                && (!read || !length.is_multiple_of(self.size) && !there(length))
+            {
+                let oldest = self.oldest(group, pages);
+                let (shortest, length) = (oldest + window - 1, number(length));
+                return Err(SequenceError::RollbackEvicted { sequence: row, length, shortest, sinks, oldest }.into());
+            }
+        }
         Ok(())
     }
 
@@ -318,32 +325,34 @@ impl PagedReference {
         held.tokens.truncate(length);
         held.bases.truncate(length);
         held.offered = held.offered.min(length / self.size);
-        while held.pages.len() > length.div_ceil(self.size) {
-            let page = held.pages.pop().expect("it has pages");
-            self.release(page);
+        for index in (length.div_ceil(self.size)..held.pages[0].len()).rev() {
+            held.pages.iter_mut().filter_map(Vec::pop).flatten().for_each(|page| self.release(page));
+            debug_assert_eq!(held.pages[0].len(), index);
         }
         self.sequences.insert(name.to_owned(), held);
     }
 
-    pub fn truncate(&mut self, name: &str, length: u32) -> Result<()> {
+    pub fn truncate(&mut self, name: &str, row: u32, length: u32) -> Result<()> {
         let end = self.sequences[name].tokens.len();
         if length as usize > end {
             return Err(PageError::BeyondEnd { position: length, length: number(end) }.into());
         }
+        self.check_cut(name, row, length as usize)?;
         self.cut(name, length as usize);
         Ok(())
     }
 
-    pub fn fork(&mut self, from: &str, to: &str, length: Option<u32>) -> Result<()> {
+    pub fn fork(&mut self, from: &str, row: u32, to: &str, length: Option<u32>) -> Result<()> {
         let held = self.sequences[from].clone();
         let end = held.tokens.len();
         let length = length.map_or(end, |length| length as usize);
         if length > end {
             return Err(PageError::BeyondEnd { position: number(length), length: number(end) }.into());
         }
+        self.check_cut(from, row, length)?;
         self.check_vacant()?;
-        let pages = held.pages[..length.div_ceil(self.size)].to_vec();
-        pages.iter().for_each(|&page| self.pages[page as usize].references += 1);
+        let pages: Vec<_> = held.pages.iter().map(|pages| pages[..length.div_ceil(self.size)].to_vec()).collect();
+        pages.iter().flatten().flatten().for_each(|&page| self.pages[page as usize].references += 1);
         let (tokens, offered) = (held.tokens[..length].to_vec(), held.offered.min(length / self.size));
         let bases = held.bases[..length].to_vec();
         self.sequences.insert(to.to_owned(), Held { tokens, bases, pages, offered, drafts: 0, ..held });
@@ -351,8 +360,8 @@ impl PagedReference {
     }
 
     pub fn free(&mut self, name: &str) {
-        let held = self.sequences.remove(name).expect("it is there");
-        held.pages.into_iter().rev().for_each(|page| self.release(page));
+        self.cut(name, 0);
+        self.sequences.remove(name);
     }
 
     pub fn clear_prefixes(&mut self) {
@@ -366,7 +375,7 @@ impl PagedReference {
     pub fn check(&self) -> std::result::Result<(), String> {
         for (page, own) in self.pages.iter().enumerate() {
             let at = number(page);
-            let of = |held: &Held| held.pages.iter().filter(|&&other| other == at).count();
+            let of = |held: &Held| held.pages.iter().flatten().filter(|&&other| other == Some(at)).count();
             let references: usize = self.sequences.values().map(of).sum();
             let free = self.free.iter().filter(|&&other| other == at).count();
             if references != own.references || free != usize::from(references == 0) {

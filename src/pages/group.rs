@@ -1,0 +1,128 @@
+//! [`Group`]: which pages of a sequence layers with one placement need.
+
+use std::ops::Range;
+
+use super::step::StepKind;
+use crate::{Placement, shape::placement::count};
+
+/// Layers with one placement. They have pages of their own in each sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    placement: Placement,
+    page_size: u32,
+}
+
+impl Group {
+    pub const fn new(placement: Placement, page_size: u32) -> Self {
+        Group { placement, page_size }
+    }
+
+    /// Number of pages up to a length.
+    pub const fn pages(&self, length: u32) -> u32 {
+        length.div_ceil(self.page_size)
+    }
+
+    /// The first position of a page.
+    pub const fn position(&self, page: u32) -> u32 {
+        page.saturating_mul(self.page_size)
+    }
+
+    pub const fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Number of first positions that are always kept.
+    pub const fn sinks(&self) -> u32 {
+        self.placement.sinks()
+    }
+
+    /// The positions beyond the sinks that a query reads, before its own.
+    pub fn window(&self, query: u32) -> Range<u32> {
+        match self.placement {
+            Placement::Linear => 0..query,
+            Placement::Ring { window, sinks, .. } => {
+                query.saturating_sub(window.saturating_sub(1)).max(sinks).min(query)..query
+            }
+        }
+    }
+
+    /// Number of first pages that are never returned, in a group whose other pages may be.
+    pub const fn sink_pages(&self) -> u32 {
+        self.placement.sinks().div_ceil(self.page_size)
+    }
+
+    /// Index of the first page beyond the sinks that queries from a position on may read.
+    pub fn first_read(&self, query: u32) -> u32 {
+        self.page_of_window(query, 0)
+    }
+
+    /// Likewise, also after the sequence was cut by the slack of the placement.
+    pub fn first_kept(&self, query: u32) -> u32 {
+        let Placement::Ring { slack, .. } = self.placement else { return 0 };
+        self.page_of_window(query, slack)
+    }
+
+    fn page_of_window(&self, query: u32, slack: u32) -> u32 {
+        let Placement::Ring { window, .. } = self.placement else { return 0 };
+        let first = query.saturating_sub(window.saturating_sub(1).saturating_add(slack));
+        first.checked_div(self.page_size).unwrap_or(0).max(self.sink_pages())
+    }
+
+    /// The first position of a window at the end of a sequence, and the index of its page; 0 and the first page beyond the
+    /// sinks where no position is missing.
+    pub fn first_valid(&self, length: u32) -> (u32, u32) {
+        let [sinks, window] = self.placement.valid(length);
+        if sinks.end >= window.start {
+            return (0, self.sink_pages());
+        }
+        let page = window.start.checked_div(self.page_size).unwrap_or(0);
+        (window.start, page.max(self.sink_pages()))
+    }
+
+    /// How many pages a step takes, of those with some indices, of a sequence that has a length afterwards.
+    pub fn taken(&self, pages: Range<u32>, length: u32, kind: StepKind) -> u32 {
+        let sinks = self.sink_pages();
+        match kind {
+            StepKind::Append => count(&pages),
+            StepKind::Insert => {
+                let (_, first) = self.first_valid(length);
+                count(&(pages.start..pages.end.min(sinks))).saturating_add(count(&(pages.start.max(first)..pages.end)))
+            }
+        }
+    }
+
+    /// The least length beyond the sinks at which queries read no position before this one.
+    pub const fn shortest(&self, first: u32) -> u32 {
+        match self.placement {
+            Placement::Linear => 0,
+            Placement::Ring { window, .. } => first.saturating_add(window.saturating_sub(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_needs_the_pages_of_its_positions() {
+        for (window, sinks, slack, size) in [(1, 0, 0, 4), (4, 0, 0, 4), (5, 0, 2, 4), (6, 3, 1, 2), (9, 9, 0, 8)] {
+            let group = Group::new(Placement::Ring { window, sinks, slack }, size);
+            let pages_of = |position: u32| position / size;
+            assert_eq!(group.sink_pages(), (0..sinks).map(pages_of).max().map_or(0, |last| last + 1));
+            for query in 0..60u32 {
+                // vLLM's manager: a query sees `window - 1` positions before its own.
+                let first = query.saturating_sub(window - 1);
+                assert_eq!(group.first_read(query), pages_of(first).max(group.sink_pages()), "query {query}");
+                let kept = query.saturating_sub(window - 1 + slack);
+                assert_eq!(group.first_kept(query), pages_of(kept).max(group.sink_pages()));
+            }
+            for first in group.sink_pages() + 1..9 {
+                let shortest = group.shortest(group.position(first));
+                assert!(group.first_read(shortest) >= first && group.first_read(shortest - 1) < first);
+            }
+        }
+        let all = Group::new(Placement::Linear, 4);
+        assert_eq!((all.first_read(100), all.first_kept(100), all.sink_pages()), (0, 0, 0));
+    }
+}

@@ -16,6 +16,8 @@ mod kernels;
 pub mod pages;
 mod plan;
 mod read;
+#[cfg(feature = "save")]
+pub mod save;
 mod shape;
 
 #[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
@@ -45,6 +47,8 @@ pub use device::{
     source::{RowsIn, Source, Strides},
     tensor::GpuTensor,
 };
+#[cfg(feature = "save")]
+pub use error::SaveError;
 pub use error::{
     AttentionError, BufferError, ConfigError, DeviceError, Error, PageError, RangeError, Result, RowError,
     SequenceError, StepError, WgslError, WriteError,

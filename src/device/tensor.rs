@@ -43,6 +43,20 @@ impl GpuTensor {
         Ok(GpuTensor { context: context.clone(), buffer, shape, format, scale })
     }
 
+    /// A tensor of rows in host memory.
+    #[cfg(feature = "save")]
+    pub(crate) fn filled(
+        context: &Context,
+        shape: [u32; 4],
+        format: Format,
+        scale: Scale,
+        bytes: &[u8],
+    ) -> Result<Self> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = context.create_filled("rows", bytes, usage)?;
+        Ok(GpuTensor { context: context.clone(), buffer, shape, format, scale })
+    }
+
     /// The shape, `[batch, kv_head, row, dim]`.
     pub const fn shape(&self) -> [u32; 4] {
         self.shape

@@ -8,11 +8,15 @@ mod device;
 mod page;
 mod range;
 mod row;
+#[cfg(feature = "save")]
+mod save;
 mod sequence;
 mod step;
 mod wgsl;
 mod write;
 
+#[cfg(feature = "save")]
+pub use self::save::SaveError;
 pub use self::{
     attention::AttentionError, buffer::BufferError, config::ConfigError, device::DeviceError, page::PageError,
     range::RangeError, row::RowError, sequence::SequenceError, step::StepError, wgsl::WgslError, write::WriteError,
@@ -68,6 +72,10 @@ pub enum Error {
     /// A sequence of a pool of pages, or what it asks for, is invalid.
     #[error(transparent)]
     Page(#[from] PageError),
+    /// A saved sequence is invalid, or cannot be written.
+    #[cfg(feature = "save")]
+    #[error(transparent)]
+    Save(#[from] SaveError),
 }
 
 /// The crate's result.

@@ -68,7 +68,7 @@ impl PagedSequences {
                 let there = self.pool.prefixes.page(prefix, group).is_some();
                 *run = if there { run.saturating_add(1) } else { 0 };
                 *without_sink |= !there && index < own.sink_pages();
-                whole &= !*without_sink && *run >= end.saturating_sub(own.first_read(content.length));
+                whole &= !*without_sink && *run >= end.saturating_sub(own.first_hit(end));
             }
             if whole {
                 longest = prefixes.len();
@@ -83,7 +83,7 @@ impl PagedSequences {
     /// The pages of a prefix that a group reads after it, by their index.
     fn read_after<'a>(&'a self, prefixes: &'a [Prefix], group: usize) -> impl Iterator<Item = (usize, u32)> + 'a {
         let (own, count) = (self.groups[group], length_of(prefixes));
-        let first = own.first_read(count.saturating_mul(self.config.page_size)) as usize;
+        let first = own.first_hit(count) as usize;
         let sinks = own.sink_pages() as usize;
         let read = prefixes.iter().enumerate().filter(move |&(index, _)| index < sinks || index >= first);
         read.filter_map(move |(index, &prefix)| Some((index, self.pool.prefixes.page(prefix, group)?)))
@@ -132,7 +132,7 @@ impl PagedSequences {
         for (group, own) in self.groups.iter().enumerate() {
             let mut pages = vec![RETURNED; prefixes.len()];
             self.read_after(&prefixes, group).for_each(|(index, page)| pages[index] = page);
-            let first = own.first_read(u32::try_from(cached).unwrap_or(u32::MAX));
+            let first = own.first_hit(length_of(&prefixes));
             held.push(Held { pages, first, ..Held::default() });
         }
         held.iter().flat_map(Held::there).for_each(|page| self.pool.refer(page));

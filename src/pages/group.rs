@@ -56,7 +56,13 @@ impl Group {
         self.page_of_window(query, 0)
     }
 
-    /// Likewise, also after the sequence was cut by the slack of the placement.
+    /// Index of the first page beyond the sinks that a hit of so many pages takes: those that the next query reads, and
+    /// at least the last.
+    pub fn first_hit(&self, pages: u32) -> u32 {
+        self.first_read(self.position(pages)).min(pages.saturating_sub(1)).max(self.sink_pages())
+    }
+
+    /// As [`first_read`](Self::first_read), also after the sequence was cut by the slack of the placement.
     pub fn first_kept(&self, query: u32) -> u32 {
         let Placement::Ring { slack, .. } = self.placement else { return 0 };
         self.page_of_window(query, slack)

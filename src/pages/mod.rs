@@ -18,7 +18,7 @@
 //! - Layers with sliding windows are in groups of their own ([`PagesConfig::groups`]). A sequence has pages of its own in
 //!   each group, all from the one pool. When it appends, its pages that lie wholly before the window go back, those of
 //!   sinks apart. A hit needs all pages in groups without a window, and in the others those that the window needs: the
-//!   last ⌈(window − 1) ÷ `page_size`⌉, and the sinks.
+//!   last ⌈(window − 1) ÷ `page_size`⌉, at least one, and the sinks.
 //!
 //! ```
 //! use wgpu_kv_cache::pages::{Append, PagedSequences, PagesConfig};

@@ -23,6 +23,7 @@ mod packed;
 mod paged;
 mod programs;
 mod reading;
+mod saving;
 mod sequences;
 mod steps;
 mod submissions;
@@ -131,6 +132,7 @@ fn trials() -> Vec<Trial> {
                     packed::TESTS,
                     paged::TESTS,
                     windows_of_pages::TESTS,
+                    saving::TESTS,
                     programs::OF_PAGES,
                     limits::TESTS,
                     submissions::TESTS,

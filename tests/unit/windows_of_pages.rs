@@ -206,3 +206,20 @@ fn rows_that_move_must_be_there() {
     check(&pool);
     assert_eq!(pool.tokens(id).unwrap()[20..], [20, 22, 23]);
 }
+
+/// A query in a window of one position reads nothing before it, but only tokens that ran are a hit.
+#[test]
+fn a_hit_of_a_window_of_one_takes_the_last_page() {
+    let mut pool = pool(16, &[ring(1, 0)]);
+    let tokens: Vec<u32> = (0..13).collect();
+    assert_eq!(pool.matched(&tokens, None), 0);
+    let (id, _) = grown(&mut pool, &tokens);
+    assert_eq!((pool.matched(&tokens, None), pool.matched(&tokens[..8], None)), (12, 4));
+    pool.free(id).unwrap();
+    let Added { sequence, cached } = pool.add(&tokens, None).unwrap();
+    check(&pool);
+    assert_eq!((cached, pool.pages(sequence, 0).unwrap()[..2].to_vec()), (12, vec![R, R]));
+    append(&mut pool, sequence, &[1]);
+    check(&pool);
+    assert_eq!(pool.pages(sequence, 0).unwrap()[..3], [R, R, R]);
+}

@@ -228,6 +228,15 @@ impl BatchedKvCache {
         })
     }
 
+    /// Replaces a sequence like [`insert`](Self::insert), with rows on the device.
+    #[cfg(feature = "save")]
+    pub(crate) fn insert_tensors(&mut self, sequence: u32, length: u32, rows: &[Pair<GpuTensor>]) -> Result<()> {
+        self.submit("an insertion", |cache, encoder| {
+            let insert = |index: usize, layer: &mut KvCache| layer.plan_insert(sequence, length, &rows[index].source());
+            record_each(&mut cache.layers, encoder, insert)
+        })
+    }
+
     fn first(&self) -> &KvCache {
         self.layers.first().expect("a cache has at least one layer")
     }

@@ -165,6 +165,15 @@ impl KvCache {
         record_each(layers, recorder, |_, layer| layer.plan_insert(sequence, length, source))
     }
 
+    /// Replaces a sequence like [`insert`](Self::insert), with rows on the device.
+    #[cfg(feature = "save")]
+    pub(crate) fn insert_tensors(&mut self, sequence: u32, length: u32, rows: &[Pair<GpuTensor>]) -> Result<()> {
+        self.submit("an insertion", |cache, encoder| {
+            let layers = std::slice::from_mut(cache);
+            record_each(layers, encoder, |index, layer| layer.plan_insert(sequence, length, &rows[index].source()))
+        })
+    }
+
     /// Uploads the rows of a sequence and plans its insertion.
     pub(crate) fn plan_insert_rows(&mut self, sequence: u32, length: u32, rows: Pair<HostRows<'_>>) -> Result<Planned> {
         let tokens = self.check_insert(sequence, length)?;
@@ -186,7 +195,7 @@ impl KvCache {
     }
 
     /// Checks and plans an insertion.
-    fn plan_insert(&mut self, sequence: u32, length: u32, source: &Source<'_>) -> Result<Planned> {
+    pub(crate) fn plan_insert(&mut self, sequence: u32, length: u32, source: &Source<'_>) -> Result<Planned> {
         let expected = self.check_insert(sequence, length)?;
         if source.tokens != expected {
             return Err(Error::Write(WriteError::InsertedRows { length, expected, tokens: source.tokens }));

@@ -1,6 +1,6 @@
 //! Sequences of a [`PagedKvCache`] that leave it, and come back.
 
-use super::PagedKvCache;
+use super::{PagedKvCache, PagedSource};
 use crate::{
     GpuTensor, HostRows, PageError, Pair, Result, Strides,
     pages::{Append, SequenceId, StepKind as Kind},
@@ -29,9 +29,13 @@ impl PagedKvCache {
     /// Those of [`get`](Self::get). A sequence that was added from a cached prefix and has not appended may lack the first
     /// position of a window, which its next token does not see.
     pub fn extract(&self, sequence: SequenceId) -> Result<Vec<Pair<GpuTensor>>> {
-        let length = self.books.length(sequence)?;
-        let valid = |layer: usize| self.config.layers[layer].placement.valid(length);
-        (0..self.layers.len()).map(|layer| self.read_rows(layer, sequence, &valid(layer), None)).collect()
+        (0..self.layers.len()).map(|layer| self.extract_layer(layer, sequence)).collect()
+    }
+
+    pub(crate) fn extract_layer(&self, layer: usize, sequence: SequenceId) -> Result<Pair<GpuTensor>> {
+        self.check_layer(layer)?;
+        let valid = self.config.layers[layer].placement.valid(self.books.length(sequence)?);
+        self.read_rows(layer, sequence, &valid, None)
     }
 
     /// Adds a sequence with rows from elsewhere, and submits. `rows` has keys and values of each layer,
@@ -51,15 +55,42 @@ impl PagedKvCache {
         let placements: Vec<_> = self.config.layers.iter().map(|layer| layer.placement).collect();
         let valid = |layer: usize| placements[layer].valid(length).iter().map(count).fold(0, u32::saturating_add);
         self.check_rows(valid, rows)?;
+        self.check_insert(tokens, namespace)?;
+        // All rows are uploaded, and those of the rest are read.
+        let sources = self.upload(valid, rows, Strides::bhtd)?;
+        self.insert_sources(tokens, namespace, &sources)
+    }
+
+    /// Adds a sequence like [`insert`](Self::insert), with rows on the device.
+    #[cfg(feature = "save")]
+    pub(crate) fn insert_tensors(
+        &mut self,
+        tokens: &[u32],
+        namespace: Option<&str>,
+        rows: &[Pair<GpuTensor>],
+    ) -> Result<SequenceId> {
+        self.check_insert(tokens, namespace)?;
+        let bound = rows.iter().enumerate().map(|(layer, rows)| self.bind_source(layer, &rows.source()).map(Some));
+        let sources: Vec<_> = bound.collect::<Result<_>>()?;
+        self.insert_sources(tokens, namespace, &sources)
+    }
+
+    fn check_insert(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
         if self.books.step().is_some() {
             return Err(PageError::StepUnderWay.into());
         }
-        self.books.check_room(tokens, namespace)?;
-        // All rows are uploaded, and those of the rest are read.
-        let sources = self.upload(valid, rows, Strides::bhtd)?;
+        self.books.check_room(tokens, namespace)
+    }
+
+    fn insert_sources(
+        &mut self,
+        tokens: &[u32],
+        namespace: Option<&str>,
+        sources: &[Option<PagedSource>],
+    ) -> Result<SequenceId> {
         let added = self.books.add(tokens, namespace)?;
         let rest = &tokens[added.cached as usize..];
-        let inserted = self.submit_rows(&[Append::new(added.sequence, rest)], Kind::Insert, &sources);
+        let inserted = self.submit_rows(&[Append::new(added.sequence, rest)], Kind::Insert, sources);
         if inserted.is_err() {
             self.books.free(added.sequence)?;
         }

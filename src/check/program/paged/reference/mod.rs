@@ -114,7 +114,9 @@ impl PagedReference {
         let offered: Vec<_> = (0..self.groups.len()).map(offered).collect();
         for count in (1..=most).rev() {
             let of_group = |group: usize| {
-                let page = |index| match (self.is_read(group, index, count * self.size), offered[group][index]) {
+                // At least the last page of each group is there.
+                let is_read = |index| index + 1 == count || self.is_read(group, index, count * self.size);
+                let page = |index| match (is_read(index), offered[group][index]) {
                     (true, None) => None,
                     (read, page) => Some(page.filter(|_| read)),
                 };

@@ -7,7 +7,7 @@ use crate::{
     Context, DeviceError, Error, Result,
     device::storage::Lengths,
     plan::step::{Head, Step},
-    shape::layout::step_bytes,
+    shape::layout::{binding_limit, step_bytes},
 };
 
 /// Size in bytes of the first block of slots, unless one slot is larger.
@@ -18,7 +18,8 @@ const FIRST_BLOCK_BYTES: u64 = 16 << 10;
 /// `Queue::write_buffer` takes effect before the next submission. If a slot were written twice before the caller
 /// submits, both recordings would read the second step. Each recording therefore holds its slot until its command
 /// buffer has run or was dropped. A step equal to the previous one shares its slot, as in every layer but the first of
-/// a decoding step. The ring grows only when more steps are unfinished than ever before.
+/// a decoding step. The ring grows only when more steps are unfinished than ever before. A step that is larger than a slot
+/// gets a buffer of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct StepRing {
     slots: Arc<Mutex<Slots>>,
@@ -111,6 +112,9 @@ impl StepRing {
         let slots = &mut *slots;
         slots.next.clear();
         fill(&mut slots.next, slots.room);
+        if slots.next.len() as u64 > slots.slot_bytes {
+            return slots.alone(context);
+        }
         if slots.last.is_none() || slots.next != slots.contents {
             let (block, slot) = slots.free(context)?;
             let offset = slots.offset(slot);
@@ -166,39 +170,57 @@ impl Slots {
         Ok((self.blocks.len().saturating_sub(1), 0))
     }
 
+    /// Writes the next step to a buffer of its own.
+    fn alone(&self, context: &Context) -> Result<StepSlot> {
+        let bytes = self.next.len() as u64;
+        fits_binding(context, bytes)?;
+        let (buffer, bind_group) = create(context, bytes, bytes)?;
+        context.queue().write_buffer(&buffer, 0, &self.next);
+        Ok(StepSlot { buffer, bind_group, offset: 0, lengths: size_of::<Head>() as u64, mark: Arc::default() })
+    }
+
     /// Doubles the number of slots, within the device's binding limit per block.
     fn grow(&mut self, context: &Context) -> Result<()> {
-        let most = crate::shape::layout::binding_limit(context.limits());
-        if self.slot_bytes > most {
-            return Err(Error::Device(DeviceError::DeviceLimit {
-                limit: "max_storage_buffer_binding_size",
-                needed: self.slot_bytes,
-                available: most,
-            }));
-        }
+        let most = fits_binding(context, self.slot_bytes)?;
         let present: u64 = self.blocks.iter().map(|block| block.buffer.size()).sum();
         let bytes = present.max(FIRST_BLOCK_BYTES).min(most);
         let slots = bytes.checked_div(self.slot_bytes).expect("a slot holds a step").max(1);
         log::debug!("{slots} more slots for steps of {} bytes", self.slot_bytes);
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.create_buffer("steps", slots.saturating_mul(self.slot_bytes), usage, false)?;
-        let bind_group = context.create("steps", 0, |device| {
-            device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("step"),
-                layout: &context.step_layout(),
-                entries: &[wgpu::BindGroupEntry {
-                    binding: 0,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer: &buffer,
-                        offset: 0,
-                        size: wgpu::BufferSize::new(self.slot_bytes),
-                    }),
-                }],
-            })
-        })?;
+        let (buffer, bind_group) = create(context, slots.saturating_mul(self.slot_bytes), self.slot_bytes)?;
         self.blocks.push(Block { buffer, bind_group, marks: (0..slots).map(|_| Arc::default()).collect() });
         Ok(())
     }
+}
+
+/// Checks that a slot of so many bytes can be bound, and returns the most that can.
+fn fits_binding(context: &Context, needed: u64) -> Result<u64> {
+    let available = binding_limit(context.limits());
+    if needed > available {
+        let limit = "max_storage_buffer_binding_size";
+        return Err(Error::Device(DeviceError::DeviceLimit { limit, needed, available }));
+    }
+    Ok(available)
+}
+
+/// Creates a buffer for steps, and a bind group that shows a slot of it at a dynamic offset.
+fn create(context: &Context, bytes: u64, slot_bytes: u64) -> Result<(wgpu::Buffer, wgpu::BindGroup)> {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let buffer = context.create_buffer("steps", bytes, usage, false)?;
+    let bind_group = context.create("steps", 0, |device| {
+        device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("step"),
+            layout: &context.step_layout(),
+            entries: &[wgpu::BindGroupEntry {
+                binding: 0,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &buffer,
+                    offset: 0,
+                    size: wgpu::BufferSize::new(slot_bytes),
+                }),
+            }],
+        })
+    })?;
+    Ok((buffer, bind_group))
 }
 
 #[cfg(test)]

@@ -211,12 +211,9 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Size of the largest step: runs of all sequences, or one of each page.
+    /// Size of the largest step with runs of all sequences; 0 of pages, whose steps have slots of any size.
     pub fn step_bytes(&self) -> u64 {
-        if self.paged {
-            return RUN_BYTES.saturating_mul(self.groups().into()).saturating_add(HEAD_BYTES);
-        }
-        step_bytes(self.groups(), self.runs())
+        if self.paged { 0 } else { step_bytes(self.groups(), self.runs()) }
     }
 
     /// Size of the workgroup memory for quantising: three words per thread for each side that is stored in blocks.

@@ -17,6 +17,7 @@ mod extremes;
 mod foreign;
 mod formats;
 mod host;
+mod keeping;
 mod large;
 mod limits;
 mod packed;
@@ -133,6 +134,7 @@ fn trials() -> Vec<Trial> {
                     paged::TESTS,
                     windows_of_pages::TESTS,
                     saving::TESTS,
+                    keeping::TESTS,
                     programs::OF_PAGES,
                     limits::TESTS,
                     submissions::TESTS,

@@ -24,7 +24,7 @@ use crate::{
     device::ring::StepRing,
     pages::{Added, PageEvent, PagedSequences, PagesConfig, SequenceId},
     plan::sequences::Sequences,
-    shape::layout::binding_limit,
+    shape::layout::{binding_limit, step_bytes},
 };
 
 /// Smallest slot of a step, in bytes: room for the changes that a step of some hundred sequences makes to the table.
@@ -106,15 +106,16 @@ impl PagedKvCache {
         let books = PagesConfig { max_seq_len: first.max_seq_len, ..config.books() };
         let Groups { placements, layers, planes } = config.grouped();
         let planes: Vec<_> = planes.into_iter().map(|planes| Planes::new(context, planes)).collect::<Result<_>>()?;
-        let largest = planes.iter().map(|planes| planes.layout.step_bytes()).fold(0, u64::max);
-        let slot_bytes = largest.max(LEAST_SLOT_BYTES.min(binding_limit(context.limits())));
+        // Larger steps get buffers of their own.
+        let slot_bytes = step_bytes(first.max_batch_size, 1).max(LEAST_SLOT_BYTES).min(binding_limit(context.limits()));
+        let table = Table::new(context, config.table())?;
         Ok(PagedKvCache {
             context: context.clone(),
             config: config.clone(),
             books: PagedSequences::new(books)?,
             planes,
             layers: layers.into_iter().map(Layer::new).collect(),
-            table: Table::new(context, config.table())?,
+            table,
             ring: StepRing::of_slots(context, slot_bytes, 0)?,
             batch: vec![Sequences::default(); placements.len()],
             next_batch: vec![Sequences::default(); placements.len()],

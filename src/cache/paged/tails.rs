@@ -12,7 +12,7 @@ use crate::{
     },
     pages::PageCopy,
     plan::step::{Run, Step},
-    shape::layout::binding_limit,
+    shape::layout::{RUN_BYTES, binding_limit},
 };
 
 /// Copies that can be recorded without failing.
@@ -99,7 +99,7 @@ impl PagedKvCache {
         let of_planes = |planes: &Planes| {
             let heads = planes.layout.heads;
             let bytes = Side::BOTH.map(|side| planes.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
-            let run = bytes.saturating_mul(heads.into()).saturating_mul(rows.into());
+            let run = bytes.saturating_mul(heads.into()).saturating_mul(rows.into()).max(2 * RUN_BYTES);
             let high = limits.max_compute_workgroups_per_dimension.checked_div(heads).unwrap_or(1);
             binding_limit(limits).checked_div(run).unwrap_or(1).min(high.into())
         };

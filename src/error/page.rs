@@ -18,6 +18,23 @@ pub enum PageError {
         /// The number given.
         number: u32,
     },
+    /// More pages than the host has memory to keep books of.
+    #[error("the host has no memory for the books of {pages} pages")]
+    BooksTooLarge {
+        /// The number of pages.
+        pages: u32,
+    },
+    /// Bytes that hold no page.
+    #[error("a pool must hold at least one page, of {page_bytes} bytes, but has {bytes} bytes")]
+    PoolTooSmall {
+        /// Bytes of the pool.
+        bytes: u64,
+        /// Bytes of a page.
+        page_bytes: u64,
+    },
+    /// A step is to be ended that was not begun.
+    #[error("there is no step under way; begin one first")]
+    NoStepUnderWay,
     /// A group of layers that there is not.
     #[error("the group must be below {groups}, but is {group}")]
     NoGroup {

@@ -1,5 +1,15 @@
 //! [`FreeQueue`]: pages without references, in the order in which they are taken.
 
+use crate::{PageError, Result};
+
+/// A list for the books of `pages` pages, if the host has memory for it.
+pub(super) fn reserved<T: Clone>(pages: u32, entries: u32, entry: T) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(entries as usize).map_err(|_| PageError::BooksTooLarge { pages })?;
+    list.resize(entries as usize, entry);
+    Ok(list)
+}
+
 /// A doubly linked list over page numbers, so that a page in its middle can be taken in constant time.
 #[derive(Clone, Debug)]
 pub(super) struct FreeQueue {
@@ -12,11 +22,11 @@ pub(super) struct FreeQueue {
 
 impl FreeQueue {
     /// A queue of all pages `0..count`, in order.
-    pub fn full(count: u32) -> Self {
-        let neighbours = vec![count; count.saturating_add(1) as usize];
-        let mut queue = FreeQueue { next: neighbours.clone(), previous: neighbours, end: count, len: 0 };
+    pub fn full(count: u32) -> Result<Self> {
+        let neighbours = || reserved(count, count.saturating_add(1), count);
+        let mut queue = FreeQueue { next: neighbours()?, previous: neighbours()?, end: count, len: 0 };
         (0..count).for_each(|page| queue.push_back(page));
-        queue
+        Ok(queue)
     }
 
     pub const fn len(&self) -> u32 {

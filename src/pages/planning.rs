@@ -201,8 +201,8 @@ impl PagedSequences {
         (0..self.undo.len()).for_each(|index| self.settle(self.undo[index].slot));
     }
 
-    /// The commands of the step will never run: its sequences go back, and its pages are free. Does nothing without a step
-    /// under way.
+    /// The commands of the step will never run: its sequences go back, and its pages are free. Pages that it took have no
+    /// key any more. Does nothing without a step under way.
     pub fn dropped(&mut self) {
         if !std::mem::take(&mut self.under_way) {
             return;

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use super::{
-    free::FreeQueue,
+    free::{FreeQueue, reserved},
     key::PageKey,
     prefixes::{Prefix, Prefixes},
 };
+use crate::Result;
 
 /// A page became findable by others, or no longer is. Routers want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,16 +85,16 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub fn new(page_size: u32, count: u32, groups: usize) -> Self {
-        Pool {
-            pages: vec![Page::default(); count as usize],
-            free: FreeQueue::full(count),
+    pub fn new(page_size: u32, count: u32, groups: usize) -> Result<Self> {
+        Ok(Pool {
+            pages: reserved(count, count, Page::default())?,
+            free: FreeQueue::full(count)?,
             evictable: 0,
             keyed: 0,
             prefixes: Prefixes::new(page_size, groups),
             listener: None,
             evictions: 0,
-        }
+        })
     }
 
     pub fn listen(&mut self, listener: Listener) {

@@ -70,6 +70,7 @@ pub struct PagedSequences {
     pub(super) root: PageKey,
     pub(super) key_of: fn(&PageKey, &[u32], Option<&str>) -> PageKey,
     pub(super) pool: Pool,
+    /// Those that were ever used.
     pub(super) slots: Vec<Slot>,
     vacant: Vec<u32>,
     /// The step under way, if there is one, and how to go back. Reused, so that planning does not allocate.
@@ -96,20 +97,20 @@ impl PagedSequences {
     /// A pool without sequences.
     ///
     /// # Errors
-    /// Those of [`PagesConfig::validate`].
+    /// Those of [`PagesConfig::validate`]; [`PageError::BooksTooLarge`] if the host has no memory for so many pages.
     pub fn new(config: PagesConfig) -> Result<Self> {
         static POOLS: AtomicU64 = AtomicU64::new(0);
         config.validate()?;
-        let PagesConfig { page_size, count, max_sequences, .. } = config;
+        let PagesConfig { page_size, count, .. } = config;
         Ok(PagedSequences {
             identity: POOLS.fetch_add(1, Ordering::Relaxed),
             root: PageKey::root(),
             key_of: PageKey::child,
-            pool: Pool::new(page_size, count, config.groups.len()),
+            pool: Pool::new(page_size, count, config.groups.len())?,
             groups: config.groups.iter().map(|&placement| Group::new(placement, page_size)).collect(),
             config,
-            slots: (0..max_sequences).map(|_| Slot::default()).collect(),
-            vacant: (0..max_sequences).rev().collect(),
+            slots: Vec::new(),
+            vacant: Vec::new(),
             under_way: false,
             planned: PlannedStep::default(),
             undo: Vec::new(),
@@ -221,11 +222,14 @@ impl PagedSequences {
 
     pub(super) fn vacant_slot(&self) -> Result<u32> {
         let most = self.config.max_sequences;
-        self.vacant.last().copied().ok_or_else(|| PageError::TooManySequences { most }.into())
+        let unused = Some(length_of(&self.slots)).filter(|slot| *slot < most);
+        self.vacant.last().copied().or(unused).ok_or_else(|| PageError::TooManySequences { most }.into())
     }
 
     pub(super) fn occupy(&mut self, slot: u32, sequence: Sequence) -> SequenceId {
-        self.vacant.pop();
+        if self.vacant.pop().is_none() {
+            self.slots.push(Slot::default());
+        }
         let place = &mut self.slots[slot as usize];
         place.sequence = Some(sequence);
         SequenceId { pool: self.identity, slot, generation: place.generation }
@@ -373,7 +377,7 @@ impl PagedSequences {
     /// Ends all sequences and forgets all keys. The step under way, if there is one, is [dropped](Self::dropped).
     pub fn reset(&mut self) {
         self.dropped();
-        (0..self.config.max_sequences).for_each(|slot| self.vacate(slot));
+        (0..length_of(&self.slots)).rev().for_each(|slot| self.vacate(slot));
         self.pool.forget_all();
     }
 

@@ -188,6 +188,7 @@ fn programs_of_pages_replay_on_every_adapter() {
             {"op": "add", "sequence": "d", "tokens": []},
             {"op": "append", "sequence": "x", "tokens": []},
             {"op": "clear_prefixes"},
+            {"op": "attention", "sequences": ["d", "d"], "heads": 2, "tokens": 1, "queries": vec![0.25; 2 * 2 * 8]},
         ],
     });
     let path = file("pages.json", program.to_string().as_bytes());
@@ -208,14 +209,18 @@ fn programs_of_pages_replay_on_every_adapter() {
         assert_eq!(of(6, "keys")[10 * 8], 104.0);
         assert_eq!(of(6, "values")[10 * 8 + 1], -105.0);
         assert_eq!(of(7, "shape"), serde_json::json!([1, 2, 4, 8]));
-        let kinds: Vec<_> = [9, 10, 11, 16, 17].iter().map(|&index| of(index, "kind")).collect();
-        assert_eq!(kinds, ["freed_sequence", "beyond_end", "out_of_pages", "sequence_exists", "no_sequence"]);
+        let kinds: Vec<_> = [9, 10, 11, 16, 17, 19].iter().map(|&index| of(index, "kind")).collect();
+        assert_eq!(
+            kinds,
+            ["freed_sequence", "beyond_end", "out_of_pages", "sequence_exists", "no_sequence", "sequence_twice"]
+        );
         assert_eq!(of(15, "evicted"), serde_json::json!([8, 4]), "the end of a prefix goes before its beginning");
         assert_eq!((of(18, "cached_pages"), of(18, "lengths")), (0.into(), serde_json::json!({"d": 32})));
     }
     for (field, value, word) in [
         ("batch_size", 2.into(), "`batch_size` belongs to a cache without `pages`"),
         ("max_sequences", serde_json::Value::Null, "missing field `max_sequences`"),
+        ("max_sequences", 4_294_967_294u32.into(), "max_storage_buffer_binding_size"),
         ("pages", serde_json::json!({"page_size": 3, "count": 8}), "the page size must be a power of two, but is 3"),
         ("pages", serde_json::Value::Null, "`max_sequences` belongs to a cache with `pages`"),
     ] {

@@ -317,8 +317,16 @@ fn bad_input_is_refused() {
     }
     refused(PagedSequences::new(PagesConfig::new(4, 0, 4)), PageError::NoPages { name: "pages", number: 0 });
     refused(PagedSequences::new(PagesConfig::new(4, 4, 0)), PageError::NoPages { name: "sequences", number: 0 });
+    // Room for sequences costs nothing until they come.
+    let mut many = PagedSequences::new(PagesConfig::new(4, 4, u32::MAX - 1)).unwrap();
+    added(&mut many, &[1, 2]);
+    refused(
+        PagedSequences::new(PagesConfig::new(4, 4, 4).groups(Vec::new())),
+        PageError::NoPages { name: "groups", number: 0 },
+    );
     let mut pool = PagedSequences::new(PagesConfig::new(4, 4, 1)).unwrap();
     let (a, _) = added(&mut pool, &[1, 2]);
+    refused(pool.pages(a, 1).map(<[u32]>::len), PageError::NoGroup { group: 1, groups: 1 });
     refused(pool.add(&[1], None), PageError::TooManySequences { most: 1 });
     refused(pool.fork(a, 1), PageError::TooManySequences { most: 1 });
     refused(pool.fork(a, 3), PageError::BeyondEnd { position: 3, length: 2 });

@@ -2,7 +2,7 @@
 
 use super::groups::Groups;
 use crate::{
-    BatchedKvCache, CacheConfig, ConfigError, Error, Placement, Result,
+    BatchedKvCache, CacheConfig, ConfigError, Error, PageError, Placement, Result,
     pages::PagesConfig,
     shape::{layout::Layout, table::TableLayout},
 };
@@ -44,7 +44,7 @@ impl PagedConfig {
     /// As many pages as fit `bytes`, keys and values of all layers together.
     ///
     /// # Errors
-    /// Those of [`validate`](Self::validate); [`PageError::NoPages`](crate::PageError::NoPages) if not even one page fits.
+    /// Those of [`validate`](Self::validate); [`PageError::PoolTooSmall`] if not even one page fits.
     pub fn for_bytes(layer: CacheConfig, num_layers: usize, page_size: u32, bytes: u64) -> Result<Self> {
         BatchedKvCache::check_layers(num_layers)?;
         Self::new(layer, num_layers, page_size, 1).fit(bytes)
@@ -55,7 +55,11 @@ impl PagedConfig {
     /// # Errors
     /// As [`for_bytes`](Self::for_bytes).
     pub fn fit(self, bytes: u64) -> Result<Self> {
-        let pages = bytes.checked_div(self.page_bytes()?).unwrap_or(0);
+        let page_bytes = self.page_bytes()?;
+        let pages = bytes.checked_div(page_bytes).unwrap_or(0);
+        if pages == 0 {
+            return Err(PageError::PoolTooSmall { bytes, page_bytes }.into());
+        }
         let config = PagedConfig { pages: u32::try_from(pages).unwrap_or(u32::MAX), ..self };
         config.validate()?;
         Ok(config)
@@ -102,8 +106,8 @@ impl PagedConfig {
     ///
     /// # Errors
     /// [`ConfigError::ZeroDimension`], [`ConfigError::TooManyLayers`], [`ConfigError::LayersDiffer`] if layers differ in
-    /// `max_batch_size` or `max_seq_len`; [`PageError::PageSize`](crate::PageError::PageSize),
-    /// [`PageError::NoPages`](crate::PageError::NoPages); [`ConfigError::SizeOverflow`].
+    /// `max_batch_size` or `max_seq_len`; [`PageError::PageSize`],
+    /// [`PageError::NoPages`]; [`ConfigError::SizeOverflow`].
     pub fn validate(&self) -> Result<()> {
         BatchedKvCache::check_layers(self.layers.len())?;
         let first = self.first();

@@ -31,7 +31,7 @@ impl<'a> PagedLayer<'a> {
         &self.cache.context
     }
 
-    /// The length of each sequence of the last step, in its order.
+    /// The length of each sequence of the last step, in its order, also of those that ended or were cut since.
     pub fn lengths(&self) -> &'a [u32] {
         &self.cache.batch[0].lengths
     }

@@ -238,6 +238,7 @@ impl PagedKvCache {
     pub fn reset(&mut self) {
         self.dropped();
         self.books.reset();
+        self.batch.iter_mut().for_each(|batch| *batch = Sequences::default());
     }
 
     /// Calls `listener` whenever a page becomes findable or no longer is; see [`PagedSequences::listen`].

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{PagedKvCache, planes::Layer, runs::PagedStep};
 use crate::{
-    BoundSource, CacheConfig, Error, PageError, Recorder, Result, Source, StepError,
+    BoundSource, CacheConfig, ConfigError, Error, PageError, Recorder, Result, Source, StepError,
     device::record::StepData,
     pages::{Append, PagedSequences, PlannedStep, SequenceId, StepKind},
     plan::sequences::Sequences,
@@ -58,12 +58,15 @@ impl PagedKvCache {
     /// within one binding.
     ///
     /// # Errors
-    /// Those of [`bind_source`](Self::bind_source).
+    /// Those of [`bind_source`](Self::bind_source); [`ConfigError::ZeroDimension`] without sequences.
     pub fn bind_strided_source(&self, layer: usize, sequences: u32, source: &Source<'_>) -> Result<PagedSource> {
         self.bind(layer, source, sequences, SourceForm::Strided)
     }
 
     fn bind(&self, layer: usize, source: &Source<'_>, sequences: u32, form: SourceForm) -> Result<PagedSource> {
+        if sequences == 0 {
+            return Err(Error::Config(ConfigError::ZeroDimension { name: "sequences" }));
+        }
         let planes = self.planes_of(layer)?;
         let config = CacheConfig { batch_size: sequences, max_batch_size: sequences, ..planes.stored };
         let bound = BoundSource::new(
@@ -239,11 +242,11 @@ impl PagedKvCache {
     /// The commands of the step are in the queue: other sequences may find its full pages from now on, drafts apart.
     ///
     /// # Errors
-    /// [`StepError::NoStep`] if no step was begun; [`PageError::LayerNotRecorded`] if a layer was not recorded, whose rows
+    /// [`PageError::NoStepUnderWay`] if no step was begun; [`PageError::LayerNotRecorded`] if a layer was not recorded, whose rows
     /// others would then find.
     pub fn submitted(&mut self) -> Result<()> {
         if self.books.step().is_none() {
-            return Err(Error::Step(StepError::NoStep { layer: 0 }));
+            return Err(PageError::NoStepUnderWay.into());
         }
         if let Some(layer) = self.layers.iter().position(|layer| !layer.recorded) {
             return Err(PageError::LayerNotRecorded { layer }.into());

@@ -268,7 +268,10 @@ impl PagedRun {
             planned.push(Append::new(id, tokens).drafts(*drafts));
         }
         let bases = given.unwrap_or(bases);
-        let expected = self.reference.step(appends, &bases, dropped);
+        let expected = match twice(appends) {
+            Some(name) => Err(PageError::SequenceTwice { row: self.id(name)?.row() }.into()),
+            None => self.reference.step(appends, &bases, dropped),
+        };
         let actual = if dropped { self.drop_step(&planned) } else { self.submit_step(&planned, &bases) };
         match (expected, actual) {
             (Ok(()), Ok(())) => Ok(outcome),
@@ -447,6 +450,14 @@ fn compare_row(
         }
     }
     Ok(())
+}
+
+/// The first sequence that a step has again.
+fn twice(appends: &[(String, Vec<u32>, u32)]) -> Option<&String> {
+    let again = |&(index, (name, ..)): &(usize, &(String, Vec<u32>, u32))| {
+        appends[..index].iter().any(|(other, ..)| other == name)
+    };
+    appends.iter().enumerate().find(again).map(|(_, (name, ..))| name)
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, actual: &T) -> Result<(), FailureKind> {

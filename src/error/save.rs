@@ -8,15 +8,15 @@ pub enum SaveError {
     #[error("{during} failed: {reason}")]
     Io {
         /// What was done, with the path if there is one.
-        during: String,
+        during: Box<str>,
         /// The system's words.
-        reason: String,
+        reason: Box<str>,
     },
     /// A file that holds no saved sequence, or one that was damaged.
     #[error("this is no saved sequence: {reason}")]
     Malformed {
         /// What is wrong.
-        reason: String,
+        reason: Box<str>,
     },
     /// A file that ends too early.
     #[error("the file must have {expected} bytes, but has {actual}")]
@@ -30,17 +30,17 @@ pub enum SaveError {
     #[error("the checksum of {part} is wrong")]
     Checksum {
         /// The header or a tensor.
-        part: String,
+        part: Box<str>,
     },
     /// The saved sequence is not of this cache or of this model.
     #[error("{field} must be {expected}, but the saved sequence has {saved}")]
     Differs {
         /// The field.
-        field: String,
+        field: Box<str>,
         /// What the cache, or the caller, has.
-        expected: String,
+        expected: Box<str>,
         /// What the file has.
-        saved: String,
+        saved: Box<str>,
     },
     /// Tokens that do not belong to a sequence.
     #[error("a sequence of length {length} must be saved with as many tokens or with none, but {tokens} are given")]

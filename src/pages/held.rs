@@ -42,7 +42,7 @@ impl Held {
         self.pages.truncate(own.pages(length) as usize);
         self.told = self.told.min(length_of(&self.pages));
         if length <= own.sinks() {
-            (self.first, self.from) = (own.sink_pages(), 0);
+            self.from = 0;
         }
         self.first = self.first.min(length_of(&self.pages).max(own.sink_pages()));
     }

@@ -1,7 +1,7 @@
 //! Steps of [`PagedSequences`]: planned as a whole, then submitted or dropped.
 
 use super::{
-    held::{Held, RETURNED, length_of},
+    held::{RETURNED, length_of},
     prefixes::Content,
     sequences::PagedSequences,
     step::{Append, PageCopy, PlannedAppend, PlannedStep, Returned, StepKind, Undo, UndoGroup},
@@ -152,8 +152,8 @@ impl PagedSequences {
         let (step, slot, size) = (self.steps, append.sequence.slot, self.config.page_size);
         let (tail, copied) = (self.tail(append, group), self.copied_tail(append, group));
         let before = tail.map(|(page, _)| (page, self.pool.filled(page)));
-        let Held { told, first, from, .. } = self.sequence(slot).held[group];
-        self.undo_groups.push(UndoGroup { group, tail: before, copied: copied.is_some(), told, first, from });
+        let told = self.sequence(slot).held[group].told;
+        self.undo_groups.push(UndoGroup { group, tail: before, copied: copied.is_some(), told });
         if let Some((from, rows)) = copied {
             // The page that is copied keeps its reference until the step is submitted.
             let to = self.pool.take();
@@ -220,7 +220,7 @@ impl PagedSequences {
             let first = groups.len().saturating_sub(self.groups.len());
             for undo in groups.drain(first..).rev() {
                 let held = &mut sequence.held[undo.group];
-                (held.told, held.first, held.from) = (undo.told, undo.first, undo.from);
+                held.told = undo.told;
                 while length_of(&held.pages) > pages {
                     held.pages
                         .pop()

@@ -93,10 +93,8 @@ pub(super) struct UndoGroup {
     pub tail: Option<(u32, u32)>,
     /// Whether another page is in its place.
     pub copied: bool,
-    /// How many of its pages a table was told of before, and what else it knew of them.
+    /// How many of its pages a table was told of before.
     pub told: u32,
-    pub first: u32,
-    pub from: u32,
 }
 
 /// A page that a sequence returned at the beginning of a step.

@@ -5,7 +5,7 @@ use std::{fs::File, io::BufWriter, path::Path};
 use crate::{Error, Result, SaveError};
 
 fn failed(during: &str, path: &Path, error: &std::io::Error) -> Error {
-    SaveError::Io { during: format!("{during} {}", path.display()), reason: error.to_string() }.into()
+    SaveError::Io { during: format!("{during} {}", path.display()).into(), reason: error.to_string().into() }.into()
 }
 
 /// Writes a file under another name in the same folder and renames it, so that a crash leaves the old file or none.

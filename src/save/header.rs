@@ -55,8 +55,8 @@ pub struct SavedLayer {
     pub placement: Placement,
 }
 
-fn malformed(reason: impl ToString) -> Error {
-    SaveError::Malformed { reason: reason.to_string() }.into()
+pub(super) fn malformed(reason: &impl ToString) -> Error {
+    SaveError::Malformed { reason: reason.to_string().into() }.into()
 }
 
 impl SavedLayer {
@@ -99,7 +99,7 @@ impl SavedLayer {
 
     pub(super) fn format(&self, side: Side) -> Result<Format> {
         let name = if side == Side::Keys { &self.key_format } else { &self.value_format };
-        name.parse().map_err(|_| malformed(format!("there is no format {name:?}")))
+        name.parse().map_err(|_| malformed(&format!("there is no format {name:?}")))
     }
 
     pub(super) const fn dim(&self, side: Side) -> u32 {
@@ -124,7 +124,11 @@ impl Saved {
     /// Checks that a cache of such layers, and a caller with this identity, can use the rows.
     pub(super) fn check(&self, layers: &[CacheConfig], identity: &str) -> Result<()> {
         let differs = |field: String, expected: String, saved: String| {
-            if expected == saved { Ok(()) } else { Err(SaveError::Differs { field, expected, saved }) }
+            if expected == saved {
+                return Ok(());
+            }
+            let [field, expected, saved] = [field, expected, saved].map(String::into_boxed_str);
+            Err(SaveError::Differs { field, expected, saved })
         };
         differs("identity".to_owned(), format!("{identity:?}"), format!("{:?}", self.identity))?;
         differs("the number of layers".to_owned(), layers.len().to_string(), self.layers.len().to_string())?;
@@ -141,7 +145,7 @@ impl Saved {
         let mut tensors = Vec::new();
         let mut start = 0usize;
         let mut push = |name: String, dtype: Dtype, shape: Vec<usize>, bytes: usize| {
-            let end = start.checked_add(bytes).ok_or_else(|| malformed("more bytes than can be counted"))?;
+            let end = start.checked_add(bytes).ok_or_else(|| malformed(&"more bytes than can be counted"))?;
             tensors.push((name, TensorInfo { dtype, shape, data_offsets: (start, end) }));
             start = end;
             Ok::<_, Error>(())
@@ -160,10 +164,10 @@ impl Saved {
                     .into_iter()
                     .map(|length: u64| usize::try_from(length).ok())
                     .collect();
-                let shape = shape.ok_or_else(|| malformed("a shape that cannot be counted"))?;
+                let shape = shape.ok_or_else(|| malformed(&"a shape that cannot be counted"))?;
                 let rows = u64::from(layer.num_heads).checked_mul(layer.rows(self.length).into());
                 let bytes = rows.and_then(|rows| usize::try_from(rows.checked_mul(row_bytes)?).ok());
-                let bytes = bytes.ok_or_else(|| malformed("more bytes than can be counted"))?;
+                let bytes = bytes.ok_or_else(|| malformed(&"more bytes than can be counted"))?;
                 push(format!("layers.{index}.{name}"), dtype, shape, bytes)?;
             }
         }
@@ -174,7 +178,7 @@ impl Saved {
 
     /// All that is in a file before its tensors.
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
-        let text = |value: serde_json::Result<String>| value.map_err(malformed);
+        let text = |value: serde_json::Result<String>| value.map_err(|error| malformed(&error));
         // In order, so that equal sequences are equal files.
         let mut metadata = BTreeMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
@@ -189,7 +193,7 @@ impl Saved {
         }
         let mut members = BTreeMap::from([("__metadata__".to_owned(), serde_json::json!(metadata))]);
         for (name, info) in self.tensors()? {
-            members.insert(name, serde_json::to_value(info).map_err(malformed)?);
+            members.insert(name, serde_json::to_value(info).map_err(|error| malformed(&error))?);
         }
         let mut header = text(serde_json::to_string(&members))?.into_bytes();
         header.resize(header.len().next_multiple_of(8), b' ');
@@ -202,20 +206,24 @@ impl Saved {
     pub(super) fn decode(metadata: &Metadata) -> Result<Self> {
         let none = HashMap::new();
         let fields = metadata.metadata().as_ref().unwrap_or(&none);
-        let field = |name: &str| fields.get(name).ok_or_else(|| malformed(format!("it has no field {name}")));
+        let field = |name: &str| fields.get(name).ok_or_else(|| malformed(&format!("it has no field {name}")));
         for (name, expected) in [("format", FORMAT), ("version", VERSION)] {
             let saved = field(name)?;
             if saved != expected {
-                let (field, expected, saved) = (name.to_owned(), format!("{expected:?}"), format!("{saved:?}"));
-                return Err(SaveError::Differs { field, expected, saved }.into());
+                let [expected, saved] = [expected, saved].map(|text| format!("{text:?}").into_boxed_str());
+                return Err(SaveError::Differs { field: name.into(), expected, saved }.into());
             }
         }
         let saved = Saved {
             crate_version: field("crate_version")?.clone(),
             identity: field("identity")?.clone(),
-            length: field("length")?.parse().map_err(malformed)?,
-            tokens: fields.get("tokens").map(|text| serde_json::from_str(text)).transpose().map_err(malformed)?,
-            layers: serde_json::from_str(field("layers")?).map_err(malformed)?,
+            length: field("length")?.parse().map_err(|error| malformed(&error))?,
+            tokens: fields
+                .get("tokens")
+                .map(|text| serde_json::from_str(text))
+                .transpose()
+                .map_err(|error| malformed(&error))?,
+            layers: serde_json::from_str(field("layers")?).map_err(|error| malformed(&error))?,
         };
         if let Some(tokens) = saved.tokens.as_ref().filter(|tokens| tokens.len() as u64 != u64::from(saved.length)) {
             return Err(SaveError::TokenCount { length: saved.length, tokens: tokens.len() }.into());
@@ -229,7 +237,7 @@ impl Saved {
             })
         };
         if metadata.offset_keys().len() != expected.len() || !expected.iter().all(same) {
-            return Err(malformed("its tensors are not those of its layers"));
+            return Err(malformed(&"its tensors are not those of its layers"));
         }
         Ok(saved)
     }

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
 
-use super::header::{CHECKSUM_BYTES, CHECKSUMS, Saved};
+use super::header::{CHECKSUM_BYTES, CHECKSUMS, Saved, malformed};
 use crate::{Error, Result, SaveError};
 
 /// Bytes before the header, which tell its length.
@@ -23,17 +23,13 @@ pub(super) struct Reader<R> {
 }
 
 fn failed(error: &std::io::Error) -> Error {
-    SaveError::Io { during: "reading a sequence".to_owned(), reason: error.to_string() }.into()
+    SaveError::Io { during: "reading a sequence".into(), reason: error.to_string().into() }.into()
 }
 
 fn read_at(inner: &mut (impl Read + Seek), start: u64, bytes: usize) -> Result<Vec<u8>> {
     let mut read = vec![0; bytes];
     inner.seek(SeekFrom::Start(start)).and_then(|_| inner.read_exact(&mut read)).map_err(|error| failed(&error))?;
     Ok(read)
-}
-
-fn malformed(reason: impl ToString) -> Error {
-    SaveError::Malformed { reason: reason.to_string() }.into()
 }
 
 impl<R: Read + Seek> Reader<R> {
@@ -45,18 +41,18 @@ impl<R: Read + Seek> Reader<R> {
         };
         at_least(PREFIX)?;
         let prefix = read_at(&mut inner, 0, 8)?;
-        let length = u64::from_le_bytes(prefix.as_slice().try_into().map_err(malformed)?);
+        let length = u64::from_le_bytes(prefix.as_slice().try_into().map_err(|error| malformed(&error))?);
         if length > MOST_HEADER {
-            return Err(malformed(format!("its header has {length} bytes")));
+            return Err(malformed(&format!("its header has {length} bytes")));
         }
         let data = PREFIX.saturating_add(length);
         at_least(data)?;
-        let header = read_at(&mut inner, 0, usize::try_from(data).map_err(malformed)?)?;
-        let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(malformed)?;
+        let header = read_at(&mut inner, 0, usize::try_from(data).map_err(|error| malformed(&error))?)?;
+        let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(|error| malformed(&error))?;
         let expected = data.saturating_add(metadata.data_len() as u64);
         at_least(expected)?;
         if actual > expected {
-            return Err(malformed(format!("it has {actual} bytes, but its header tells of {expected}")));
+            return Err(malformed(&format!("it has {actual} bytes, but its header tells of {expected}")));
         }
         let saved = Saved::decode(&metadata)?;
         let mut tensors = Vec::new();
@@ -80,7 +76,7 @@ impl<R: Read + Seek> Reader<R> {
         if expected == Some(&Sha256::digest(bytes)[..]) {
             Ok(())
         } else {
-            Err(SaveError::Checksum { part: part.to_owned() }.into())
+            Err(SaveError::Checksum { part: part.into() }.into())
         }
     }
 

@@ -14,7 +14,7 @@ pub(super) struct Writer<W> {
 }
 
 fn failed(error: &std::io::Error) -> SaveError {
-    SaveError::Io { during: "writing a sequence".to_owned(), reason: error.to_string() }
+    SaveError::Io { during: "writing a sequence".into(), reason: error.to_string().into() }
 }
 
 impl<W: Write> Writer<W> {

@@ -4,6 +4,7 @@
 mod adapters;
 mod bench;
 mod demo;
+mod inspect;
 mod output;
 mod plan;
 mod quality;

@@ -15,7 +15,7 @@ fn odd(count: u32) -> Vec<u32> {
 }
 
 /// Rows at some positions of `[head, position, dim]`, as bytes.
-fn picked(rows: &[u8], heads: usize, positions: impl Iterator<Item = u32> + Clone) -> Vec<u8> {
+fn picked(rows: &[u8], heads: usize, positions: &(impl Iterator<Item = u32> + Clone)) -> Vec<u8> {
     let head = rows.len() / heads;
     let of_head =
         |head: &[u8]| positions.clone().flat_map(|at| head[at as usize * 4..][..4].to_vec()).collect::<Vec<u8>>();
@@ -51,7 +51,7 @@ fn of_dense_caches_and_rings(gpu: &Gpu) -> Outcome {
                     let positions = (0..2).chain(odd(kept).into_iter().map(|index| index + 2));
                     let of = |all: &[u8]| {
                         let sequence = all.len() / batch as usize;
-                        picked(&all[sequence * (batch - 1) as usize..], 2, positions.clone())
+                        picked(&all[sequence * (batch - 1) as usize..], 2, &positions)
                     };
                     let [keys, values] = [before.keys.bytes(), before.values.bytes()].map(of);
                     assert!(
@@ -61,9 +61,9 @@ fn of_dense_caches_and_rings(gpu: &Gpu) -> Outcome {
                 } else {
                     // The last 250 of the rows that are kept were among the last 500.
                     let positions = (0..250).map(|index| 2 * index);
-                    let expected = picked(before.keys.bytes(), 2, positions);
+                    let expected = picked(before.keys.bytes(), 2, &positions);
                     let rows = after.keys.bytes();
-                    let actual = picked(rows, 2, 250..500);
+                    let actual = picked(rows, 2, &(250..500));
                     assert!(actual == expected, "{kept} rows of a ring, pass: {in_pass}");
                 }
                 cache.clear_sequence(batch - 1)?;
@@ -92,7 +92,7 @@ fn of_pages(gpu: &Gpu) -> Outcome {
         let positions = (0..2).chain(odd(kept).into_iter().map(|index| index + 2));
         for (before, after) in before.iter().zip(&after) {
             for (before, after) in [(&before.keys, &after.keys), (&before.values, &after.values)] {
-                assert!(after.bytes() == picked(before.bytes(), 2, positions.clone()), "{kept} rows of pages");
+                assert!(after.bytes() == picked(before.bytes(), 2, &positions), "{kept} rows of pages");
             }
         }
     }

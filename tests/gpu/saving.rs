@@ -176,7 +176,7 @@ fn one_flipped_bit_is_found(gpu: &Gpu) -> Outcome {
     let mut flipped = file.clone();
     let last_row = file.len() - 3 * 32 - 1;
     flipped[last_row] ^= 1;
-    let expected = SaveError::Checksum { part: "layers.0.values".to_owned() };
+    let expected = SaveError::Checksum { part: "layers.0.values".into() };
     assert_eq!(other.load_from(0, Cursor::new(&flipped), LABEL.identity).map(drop), Err(expected.into()));
     assert_eq!((other.lengths(), other.read_storage()?), (&[0][..], before));
     DONE
@@ -186,7 +186,7 @@ fn what_does_not_fit_is_refused(gpu: &Gpu) -> Outcome {
     let dense = filled(&gpu.context)?;
     let file = dense.save_to(0, Vec::new(), &LABEL)?;
     let differs = |field: &str, expected: &str, saved: &str| {
-        let [field, expected, saved] = [field, expected, saved].map(str::to_owned);
+        let [field, expected, saved] = [field, expected, saved].map(Into::into);
         Err(Error::Save(SaveError::Differs { field, expected, saved }))
     };
     let load = |layers: &[CacheConfig], place, identity| {

@@ -3,7 +3,11 @@
 use super::{super::*, SIZE, append, check, refused};
 use crate::{
     Error, Placement, RangeError, SequenceError,
-    pages::{Added, RETURNED, prefixes::Content, step::Append},
+    pages::{
+        Added, RETURNED,
+        prefixes::Content,
+        step::{Append, StepKind},
+    },
 };
 
 fn ring(window: u32, sinks: u32) -> Placement {
@@ -222,4 +226,66 @@ fn a_hit_of_a_window_of_one_takes_the_last_page() {
     append(&mut pool, sequence, &[1]);
     check(&pool);
     assert_eq!(pool.pages(sequence, 0).unwrap()[..3], [R, R, R]);
+}
+
+#[test]
+fn the_last_of_returned_pages_is_taken_first() {
+    let mut pool = pool(6, &[ring(4, 0)]);
+    let id = pool.add(&[], None).unwrap().sequence;
+    append(&mut pool, id, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+    assert_eq!(pool.pages(id, 0).unwrap(), [0, 1, 2, 3]);
+    append(&mut pool, id, &[15]); // returns 0 and 1, of which others may find rows
+    let other = pool.add(&[], None).unwrap().sequence;
+    append(&mut pool, other, &[50; 14]);
+    check(&pool);
+    assert_eq!(pool.pages(other, 0).unwrap(), [4, 5, 1, 0]);
+}
+
+/// Appends tokens of which a window has passed all but the last before they came.
+fn inserted(pool: &mut PagedSequences, tokens: &[u32]) -> SequenceId {
+    let Added { sequence, cached } = pool.add(tokens, None).unwrap();
+    pool.begin(&[Append::new(sequence, &tokens[cached as usize..])], StepKind::Insert).unwrap();
+    check(pool);
+    pool.submitted();
+    check(pool);
+    sequence
+}
+
+#[test]
+fn a_sequence_that_comes_with_its_window_has_no_more() {
+    let mut pool = pool(16, &[ring(5, 2), Placement::Linear]);
+    let tokens: Vec<u32> = (0..23).collect();
+    let id = inserted(&mut pool, &tokens);
+    // Positions 0, 1 and 18 to 22: the pages 0, 4 and 5.
+    let there: Vec<usize> = (0..6).filter(|&index| pool.pages(id, 0).unwrap()[index] != R).collect();
+    assert_eq!((there, pool.oldest(id, 0).unwrap(), pool.oldest(id, 1).unwrap()), (vec![0, 4, 5], 18, 0));
+    let row = id.row();
+    let evicted = |position| Err(RangeError::Evicted { sequence: row, position, oldest: 18 }.into());
+    // Row 17 is in a page that is there, and was never written.
+    assert_eq!(pool.check_range(id, 0, &(17..20)), evicted(17));
+    assert_eq!(pool.check_range(id, 0, &(1..3)), evicted(1));
+    assert_eq!((pool.check_range(id, 0, &(18..23)), pool.check_range(id, 0, &(0..2))), (Ok(()), Ok(())));
+    assert_eq!(pool.check_range(id, 1, &(0..23)), Ok(()));
+    // The next query sees 19 to 22; one token back, 18 to 21; two back is too far.
+    pool.truncate(id, 22).unwrap();
+    let error = SequenceError::RollbackEvicted { sequence: row, length: 21, shortest: 22, sinks: 2, oldest: 18 };
+    assert_eq!(pool.truncate(id, 21), Err(error.into()));
+    // Pages with rows that were never written are not offered.
+    assert_eq!(pool.matched(&tokens, None), 0);
+    append(&mut pool, id, &[90, 91, 92]);
+    check(&pool);
+    // Cut to its sinks, it goes on as any other.
+    pool.truncate(id, 1).unwrap();
+    append(&mut pool, id, &[7, 7, 7, 7, 7, 7, 7]);
+    check(&pool);
+    assert_eq!((pool.oldest(id, 0).unwrap(), pool.check_range(id, 0, &(0..8))), (2, Ok(())));
+    assert_eq!(pool.matched(&[0, 7, 7, 7, 7, 7, 7, 7, 9], None), 8);
+    // A dropped insertion leaves nothing.
+    let Added { sequence, .. } = pool.add(&tokens, None).unwrap();
+    let free = pool.free_pages();
+    pool.begin(&[Append::new(sequence, &tokens)], StepKind::Insert).unwrap();
+    assert_eq!(pool.free_pages(), free - 6 - 3);
+    pool.dropped();
+    check(&pool);
+    assert_eq!(pool.free_pages(), free);
 }

@@ -16,6 +16,8 @@ pub enum Failure {
     NotSafetensors { path: String, source: safetensors::SafeTensorError },
     #[error("{path}: {rule}")]
     Trace { path: String, rule: String },
+    #[error("{}: {error}", path.display())]
+    NotSaved { path: PathBuf, error: wgpu_kv_cache::Error },
     #[error("{}: not a JSON object: {message}", path.display())]
     NotJson { path: PathBuf, message: String },
     #[error("{}: not a program: {message}", path.display())]

@@ -5,6 +5,7 @@ mod adapters;
 mod bench;
 mod demo;
 mod failure;
+mod inspect;
 mod output;
 mod plan;
 mod quality;
@@ -45,6 +46,7 @@ enum Command {
     Bench(bench::Arguments),
     Replay(replay::Arguments),
     Quality(quality::Arguments),
+    Inspect(inspect::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -85,5 +87,6 @@ fn run(arguments: Arguments, out: &mut Out) -> Result<(), Failure> {
         Command::Bench(arguments) => bench::run(&arguments, out),
         Command::Replay(arguments) => replay::run(&arguments, out),
         Command::Quality(arguments) => quality::run(&arguments, out),
+        Command::Inspect(arguments) => inspect::run(&arguments, out),
     }
 }

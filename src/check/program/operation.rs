@@ -254,9 +254,9 @@ pub enum FailureKind {
     /// Only one of the two refused the operation, or both for different reasons.
     Refusal {
         /// Error of the reference, if it refused.
-        expected: Option<Error>,
+        expected: Option<Box<Error>>,
         /// Error of the device, if it refused.
-        actual: Option<Error>,
+        actual: Option<Box<Error>>,
     },
     /// A byte outside the range in the caller's destination changed.
     Guard {
@@ -269,6 +269,13 @@ pub enum FailureKind {
     Books(String),
     /// The device failed to set up or to carry out the comparison.
     Device(Error),
+}
+
+impl FailureKind {
+    /// What each of the two said.
+    pub(super) fn refusal(expected: Option<Error>, actual: Option<Error>) -> Self {
+        FailureKind::Refusal { expected: expected.map(Box::new), actual: actual.map(Box::new) }
+    }
 }
 
 impl Program {
@@ -320,7 +327,7 @@ impl fmt::Display for FailureKind {
                 write!(f, "layer {layer}: {what} should be {expected:?}, the host has {host:?}, the device {device:?}")
             }
             FailureKind::Refusal { expected, actual } => {
-                let text = |error: &Option<Error>| match error {
+                let text = |error: &Option<Box<Error>>| match error {
                     Some(error) => format!("refused: {error}"),
                     None => "accepted".to_owned(),
                 };

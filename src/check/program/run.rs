@@ -150,12 +150,12 @@ impl Pass {
         (self.fault, self.failed) = (Some(fault), false);
         let done = self.apply(operation);
         context.fail_creations_after(None);
-        let out_of_memory = match &done {
-            Err(FailureKind::Refusal { actual: Some(error), .. } | FailureKind::Device(error)) => {
-                matches!(error, Error::Device(DeviceError::OutOfMemory { .. }))
-            }
-            _ => false,
+        let refused_by = match &done {
+            Err(FailureKind::Refusal { actual: Some(error), .. }) => Some(&**error),
+            Err(FailureKind::Device(error)) => Some(error),
+            _ => None,
         };
+        let out_of_memory = matches!(refused_by, Some(Error::Device(DeviceError::OutOfMemory { .. })));
         self.fault = None;
         if !self.failed && !out_of_memory {
             return done;
@@ -458,7 +458,7 @@ fn agree<T, U>(expected: Result<T>, actual: Result<U>) -> Result<Option<(T, U)>,
     match (expected, actual) {
         (Ok(expected), Ok(actual)) => Ok(Some((expected, actual))),
         (Err(expected), Err(actual)) if expected == actual => Ok(None),
-        (expected, actual) => Err(FailureKind::Refusal { expected: expected.err(), actual: actual.err() }),
+        (expected, actual) => Err(FailureKind::refusal(expected.err(), actual.err())),
     }
 }
 

@@ -43,7 +43,7 @@ impl PagedRun {
         match (self.refused_window(layer, names, options), actual) {
             (Some(expected), Err(actual)) if expected == actual => return Ok(Err(actual.into())),
             (Some(expected), actual) => {
-                return Err(FailureKind::Refusal { expected: Some(expected), actual: actual.err() });
+                return Err(FailureKind::refusal(Some(expected), actual.err()));
             }
             (None, refused) => actual = refused,
         }
@@ -57,9 +57,7 @@ impl PagedRun {
             (Some(Ok(expected)), Ok(actual)) => Ok(Ok((expected, actual))),
             (Some(Err(expected)), Err(actual)) if expected == actual => Ok(Err(actual.into())),
             (None, Err(actual)) => Ok(Err(actual.into())),
-            (expected, actual) => {
-                Err(FailureKind::Refusal { expected: expected.and_then(Result::err), actual: actual.err() })
-            }
+            (expected, actual) => Err(FailureKind::refusal(expected.and_then(Result::err), actual.err())),
         }
     }
 

@@ -474,14 +474,10 @@ fn refused<T, U>(expected: Result<T>, actual: Result<U>) -> Result<PagedOutcome,
         (Some(expected), Some(actual)) if expected == actual => {
             Ok(PagedOutcome { refused: Some(actual.into()), ..PagedOutcome::default() })
         }
-        (expected, actual) => Err(FailureKind::Refusal { expected, actual }),
+        (expected, actual) => Err(FailureKind::refusal(expected, actual)),
     }
 }
 
 fn agree(expected: Result<()>, actual: Result<()>) -> Result<(), FailureKind> {
-    if expected == actual {
-        Ok(())
-    } else {
-        Err(FailureKind::Refusal { expected: expected.err(), actual: actual.err() })
-    }
+    if expected == actual { Ok(()) } else { Err(FailureKind::refusal(expected.err(), actual.err())) }
 }

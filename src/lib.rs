@@ -19,6 +19,8 @@ mod read;
 #[cfg(feature = "save")]
 pub mod save;
 mod shape;
+#[cfg(feature = "store")]
+pub mod store;
 
 #[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 mod check;
@@ -49,6 +51,8 @@ pub use device::{
 };
 #[cfg(feature = "save")]
 pub use error::SaveError;
+#[cfg(feature = "store")]
+pub use error::StoreError;
 pub use error::{
     AttentionError, BufferError, ConfigError, DeviceError, Error, PageError, RangeError, Result, RowError,
     SequenceError, StepError, WgslError, WriteError,

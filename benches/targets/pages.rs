@@ -82,8 +82,18 @@ impl Both {
     }
 
     fn record_dense(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32, tokens: u32) -> Result<()> {
+        self.record_write(encoder, Write::at(position, tokens))
+    }
+
+    /// As a batch of a server, whose sequences have different lengths.
+    fn record_ragged(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32, tokens: u32) -> Result<()> {
+        let positions: Vec<u32> = (0..).zip(&self.ids).map(|(index, _)| position.saturating_sub(index % 7)).collect();
+        self.record_write(encoder, Write::at_each(&positions, tokens))
+    }
+
+    fn record_write(&mut self, encoder: &mut wgpu::CommandEncoder, write: Write<'_>) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        self.dense.begin_step(&mut pass, Write::at(position, tokens))?;
+        self.dense.begin_step(&mut pass, write)?;
         let mut sources = self.sources.iter().enumerate();
         sources.try_for_each(|(layer, source)| self.dense.record_update(layer, &mut pass, source))
     }
@@ -105,9 +115,13 @@ pub fn rows(context: &Context, repetitions: usize, whole: bool, table: &mut Tabl
                 &mut [
                     Box::new(|encoder| both.borrow_mut().record_paged_again(encoder)),
                     Box::new(|encoder| both.borrow_mut().record_dense(encoder, before, tokens)),
+                    Box::new(|encoder| both.borrow_mut().record_ragged(encoder, before, tokens)),
                 ],
             )?;
             table.row(&what, "the dense kernels", Reach::AtMost(most), times[0] / times[1], " × its time");
+            if shape[0] > 1 {
+                table.row(&what, "dense, of other lengths", Reach::AtMost(most), times[0] / times[2], " × its time");
+            }
         }
         attention(context, repetitions.min(21), page_size, table)?;
     }

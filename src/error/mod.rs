@@ -12,11 +12,15 @@ mod row;
 mod save;
 mod sequence;
 mod step;
+#[cfg(feature = "store")]
+mod store;
 mod wgsl;
 mod write;
 
 #[cfg(feature = "save")]
 pub use self::save::SaveError;
+#[cfg(feature = "store")]
+pub use self::store::StoreError;
 pub use self::{
     attention::AttentionError, buffer::BufferError, config::ConfigError, device::DeviceError, page::PageError,
     range::RangeError, row::RowError, sequence::SequenceError, step::StepError, wgsl::WgslError, write::WriteError,
@@ -76,6 +80,10 @@ pub enum Error {
     #[cfg(feature = "save")]
     #[error(transparent)]
     Save(#[from] SaveError),
+    /// A store of pages cannot be opened.
+    #[cfg(feature = "store")]
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The crate's result.

@@ -276,6 +276,44 @@ fn rows_that_move_leave_pages_that_others_may_find() {
     assert_eq!((pool.counts(), pool.pages(id, 0).unwrap().len()), (counts, 3));
 }
 
+/// TVM 0.27 let the last sequence of a batch decide how all drafts are kept.
+#[test]
+fn a_chain_and_a_tree_of_one_step_are_decided_apart() {
+    let mut pool = pool(16);
+    let (chain, _) = added(&mut pool, &[1, 2, 3]);
+    let (tree, _) = added(&mut pool, &[5, 6, 7]);
+    let drafts = [10, 11, 12, 13, 14];
+    pool.begin_step(&[Append::new(chain, &drafts).drafts(5), Append::new(tree, &drafts).drafts(5)]).unwrap();
+    pool.submitted();
+    // Of the tree the first, the third and the last draft stay: rows at 5 and 7 move to 4 and 5.
+    pool.begin_move(tree, 4, &[5, 7]).unwrap();
+    pool.submitted();
+    check(&pool);
+    assert_eq!(pool.tokens(tree).unwrap(), [5, 6, 7, 10, 12, 14]);
+    assert_eq!(pool.tokens(chain).unwrap().len(), 8, "its drafts are undecided");
+    refused(pool.begin_step(&[Append::new(chain, &[1])]), PageError::DraftsUndecided { drafts: 5 });
+    pool.accept(chain, 2).unwrap();
+    check(&pool);
+    assert_eq!((pool.tokens(chain).unwrap(), pool.tokens(tree).unwrap().len()), (&[1, 2, 3, 10, 11][..], 6));
+}
+
+/// llama.cpp #23652: one request that grew too long ended all.
+#[test]
+fn one_overflow_refuses_the_step_and_ends_nobody() {
+    let config = PagesConfig { max_seq_len: 6, ..PagesConfig::new(SIZE, 8, 8) };
+    let mut pool = PagedSequences::new(config).unwrap();
+    let (long, _) = added(&mut pool, &[1, 2, 3, 4, 5, 6]);
+    let (short, _) = added(&mut pool, &[9]);
+    let error = PageError::TooManyTokens { tokens: 7, most: 6 };
+    refused(pool.begin_step(&[Append::new(short, &[8]), Append::new(long, &[7])]), error);
+    check(&pool);
+    assert_eq!((pool.tokens(long).unwrap().len(), pool.tokens(short).unwrap()), (6, &[9][..]));
+    append(&mut pool, short, &[8]);
+    pool.free(long).unwrap();
+    append(&mut pool, short, &[7]);
+    assert_eq!(pool.tokens(short).unwrap(), [9, 8, 7]);
+}
+
 #[test]
 fn a_page_with_a_key_never_changes() {
     let mut pool = pool(8);

@@ -1,0 +1,68 @@
+//! Stores of pages outside of the device: what keeps them longer than a process, or shares them between processes.
+//!
+//! A [`Store`] maps [`ObjectKey`]s to bytes. Behind it stand memory of the host ([`MemoryStore`]) and a folder
+//! ([`FolderStore`]), which several processes may use at once; others are a few lines. A store may forget, fail or lie at
+//! any time: an [`Object`] has its own key and checksum, so that what comes back is either what was put there, or a miss.
+//!
+//! | store | keeps | shared by | evicts |
+//! |---|---|---|---|
+//! | [`MemoryStore`] | until the process ends | threads | the one used longest ago, beyond its bytes |
+//! | [`FolderStore`] | across restarts; each object whole or not at all | processes of one machine | the one used longest ago, beyond its bytes |
+//!
+//! ```
+//! use wgpu_kv_cache::{pages::PageKey, store::{MemoryStore, Object, ObjectKey, Scope, Store}};
+//!
+//! // All that makes rows not interchangeable: the caller's identity, shape and formats, page size.
+//! let scope = Scope::new("model, revision 7", "2 layers of 4 × 64 in f16", 16);
+//! let key = ObjectKey::new(&scope, &PageKey::root().child(&[1, 2, 3], None), 0);
+//! let store = MemoryStore::new(1 << 20)?;
+//! store.put(&key, &Object::encode(&key, b"rows"))?;
+//! let found = store.get(&key)?.expect("it is there");
+//! assert_eq!(Object::decode(&key, &found), Some(&b"rows"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(not(target_family = "wasm"))]
+mod folder;
+mod memory;
+mod object;
+
+use std::io;
+
+#[cfg(not(target_family = "wasm"))]
+pub use self::folder::FolderStore;
+pub use self::{
+    memory::MemoryStore,
+    object::{Object, ObjectKey, Scope},
+};
+
+/// Keeps objects by key. Calls may block; they come from several threads.
+pub trait Store: Send + Sync {
+    /// The bytes of an object, or none if it is not there.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>>;
+
+    /// Keeps the bytes of an object. Where the store has the key already, it may keep what it has: an object never changes.
+    ///
+    /// # Errors
+    /// What the store could not do. The key is then absent, or has what it had.
+    fn put(&self, key: &ObjectKey, bytes: &[u8]) -> io::Result<()>;
+
+    /// Whether objects are there, in the order of their keys.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    fn exists(&self, keys: &[ObjectKey]) -> io::Result<Vec<bool>>;
+
+    /// Forgets an object.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    fn remove(&self, key: &ObjectKey) -> io::Result<()>;
+}
+
+#[cfg(test)]
+#[path = "../../tests/unit/store.rs"]
+mod tests;

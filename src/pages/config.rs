@@ -1,5 +1,6 @@
 //! [`PagesConfig`]: a pool of pages, and how its sequences use it.
 
+use super::group::Group;
 use crate::{PageError, Placement, Result};
 
 /// A pool of pages, and how its sequences use it.
@@ -33,6 +34,13 @@ impl PagesConfig {
     #[must_use]
     pub fn groups(self, groups: Vec<Placement>) -> Self {
         PagesConfig { groups, ..self }
+    }
+
+    /// The most pages that a sequence has, in all groups together, while it grows token by token up to a length.
+    #[must_use]
+    pub fn most_pages(&self, length: u32) -> u64 {
+        let of_group = |&placement: &Placement| u64::from(Group::new(placement, self.page_size).most_pages(length));
+        self.groups.iter().map(of_group).fold(0, u64::saturating_add)
     }
 
     /// Checks the numbers.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::{
+    group::Group,
     held::{Held, RETURNED, length_of},
     id::SequenceId,
     key::PageKey,
     prefixes::{Content, Prefix},
     sequences::{PagedSequences, Sequence},
+    step::StepKind,
 };
 use crate::{PageError, Result};
 
@@ -95,16 +97,23 @@ impl PagedSequences {
     }
 
     /// Checks that a sequence of these tokens could be [added](Self::add) now, and that there would be pages to append
-    /// those that are not found.
+    /// those that are not found, in one step. Layers with windows need less where a prompt is appended in parts, because
+    /// pages go back in between.
     ///
     /// # Errors
     /// [`PageError::TooManyTokens`], [`PageError::TooManySequences`], [`PageError::OutOfPages`].
     pub fn check_room(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
+        self.check_room_of(tokens, namespace, StepKind::Append)
+    }
+
+    /// As [`check_room`](Self::check_room), for a step of a kind.
+    pub(crate) fn check_room_of(&self, tokens: &[u32], namespace: Option<&str>, kind: StepKind) -> Result<()> {
         self.check_length(tokens.len())?;
         self.vacant_slot()?;
         let (found, _) = self.found(tokens, namespace);
-        let of_group = (tokens.len() as u64).div_ceil(self.config.page_size.into()).saturating_sub(found.len() as u64);
-        let needed = of_group.saturating_mul(self.config.groups.len() as u64);
+        let (before, length) = (length_of(&found), length_of(tokens));
+        let of_group = |own: &Group| u64::from(own.taken(before..own.pages(length), length, kind));
+        let needed = self.groups.iter().map(of_group).fold(0, u64::saturating_add);
         // Pages that are found could not be taken.
         let read = |group| self.read_after(&found, group).map(|(_, page)| page);
         let pages: Vec<u32> = (0..self.config.groups.len()).flat_map(read).collect();

@@ -97,6 +97,15 @@ impl Group {
         }
     }
 
+    /// The most pages that a sequence has while it grows token by token up to a length.
+    pub fn most_pages(&self, length: u32) -> u32 {
+        let all = self.pages(length);
+        let Placement::Ring { window, slack, .. } = self.placement else { return all };
+        // The window and the slack may begin in the middle of a page, and the token that is appended may begin another.
+        let windowed = self.pages(window.saturating_sub(1).saturating_add(slack)).saturating_add(1);
+        self.sink_pages().saturating_add(windowed).min(all)
+    }
+
     /// The least length beyond the sinks at which queries read no position before this one.
     pub const fn shortest(&self, first: u32) -> u32 {
         match self.placement {
@@ -126,6 +135,19 @@ mod tests {
             for first in group.sink_pages() + 1..9 {
                 let shortest = group.shortest(group.position(first));
                 assert!(group.first_read(shortest) >= first && group.first_read(shortest - 1) < first);
+            }
+        }
+        for (window, sinks, slack, size) in [(1, 0, 0, 4), (6, 3, 1, 2), (9, 0, 0, 8)] {
+            let group = Group::new(Placement::Ring { window, sinks, slack }, size);
+            let pages = |length: u32| {
+                // After the token at `length - 1` was appended.
+                let first = group.first_kept(length - 1);
+                (0..group.pages(length)).filter(|&page| page < group.sink_pages() || page >= first).count() as u32
+            };
+            for length in 1..60 {
+                let most = (1..=length).map(pages).max().unwrap();
+                let bound = group.most_pages(length);
+                assert!(most <= bound && bound <= most + u32::from(length < 2 * (window + slack + sinks + size)));
             }
         }
         let all = Group::new(Placement::Linear, 4);

@@ -1,7 +1,10 @@
 //! Sequences of paged caches.
 
 use super::{header::Saved, sequence::sealed::Stored};
-use crate::{CacheConfig, Context, GpuTensor, PagedKvCache, Pair, Result, SaveError, pages::SequenceId};
+use crate::{
+    CacheConfig, Context, GpuTensor, PagedKvCache, Pair, Result, SaveError,
+    pages::{SequenceId, StepKind},
+};
 
 impl Stored for PagedKvCache {
     type Sequence = SequenceId;
@@ -27,7 +30,7 @@ impl Stored for PagedKvCache {
 
     fn check_place(&self, namespace: Option<&str>, saved: &Saved) -> Result<()> {
         let tokens = saved.tokens.as_ref().ok_or(SaveError::NoTokens)?;
-        self.sequences().check_room(tokens, namespace)
+        self.sequences().check_room_of(tokens, namespace, StepKind::Insert)
     }
 
     fn place(&mut self, namespace: Option<&str>, saved: &Saved, rows: &[Pair<GpuTensor>]) -> Result<SequenceId> {

@@ -100,6 +100,28 @@ fn broken_plans_are_refused() {
 }
 
 #[test]
+fn a_pool_of_a_hybrid_model_needs_less() {
+    let model = |types: &str| {
+        let text = format!(
+            r#"{{"num_hidden_layers": 4, "num_attention_heads": 8, "head_dim": 64, "sliding_window": 128, {types}}}"#
+        );
+        let path = file("hybrid.json", text.as_bytes());
+        json(&["plan", &path, "--context", "8192", "--format", "f16", "--pool", "1GiB", "--json"])["pools"][0].clone()
+    };
+    // Two groups of two layers: a page has the rows of two, and a sequence 512 pages and 9.
+    let hybrid =
+        model(r#""layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]"#);
+    assert_eq!((&hybrid["groups"], &hybrid["page_bytes"]), (&2.into(), &(2 * 16 * 8 * 64 * 2 * 2).into()));
+    assert_eq!(hybrid["sequences"][0]["sequences"], 16_384 / (512 + 9));
+    // One of four keeps all.
+    let pattern = model(r#""sliding_window_pattern": 4"#);
+    assert_eq!((&pattern["groups"], &pattern["sequences"][0]["sequences"]), (&4.into(), &(32_768 / (512 + 27)).into()));
+    let (all, none) = (model(r#""other": 1"#), model(r#""use_sliding_window": false"#));
+    assert_eq!((&all["groups"], &all["sequences"][0]["sequences"]), (&1.into(), &(8192 / 9).into()));
+    assert_eq!((&none["groups"], &none["sequences"][0]["sequences"]), (&1.into(), &(8192 / 512).into()));
+}
+
+#[test]
 fn a_pool_holds_what_its_bytes_hold() {
     let sizes = ["plan", "--layers", "32", "--heads", "8", "--head-dim", "128", "--context", "1000,8192"];
     let plan = json(&[&sizes[..], &["--format", "f16,q4_0", "--pool", "4GiB", "--json"]].concat());
@@ -116,6 +138,7 @@ fn a_pool_holds_what_its_bytes_hold() {
     {
         assert!(fails(&[&sizes[..], &["--pool", wrong]].concat(), 2).contains(words), "{wrong}");
     }
-    assert!(fails(&[&sizes[..], &["--pool", "1KiB"]].concat(), 1).contains("pages"));
+    let small = fails(&[&sizes[..], &["--pool", "1KiB"]].concat(), 1);
+    assert!(small.contains("at least one page, of 4194304 bytes, but has 1024 bytes"), "{small}");
     assert!(fails(&[&sizes[..], &["--pool", "1GiB", "--page-size", "24"]].concat(), 1).contains("power of two"));
 }

@@ -228,16 +228,16 @@ fn what_does_not_fit_is_refused(gpu: &Gpu) -> Outcome {
     let beyond = cache.load_from(3, Cursor::new(&file), LABEL.identity).map(drop);
     assert!(matches!(beyond, Err(Error::Sequence(SequenceError::IndexOutOfRange { index: 3, .. }))), "{beyond:?}");
     let mut paged =
-        PagedKvCache::new(&gpu.context, &PagedConfig { layers: own.to_vec(), ..PagedConfig::new(own[0], 1, 4, 12) })?;
+        PagedKvCache::new(&gpu.context, &PagedConfig { layers: own.to_vec(), ..PagedConfig::new(own[0], 1, 4, 14) })?;
     let refused = paged.load_from(None, Cursor::new(&file), LABEL.identity).map(drop);
     assert_eq!(refused, Err(SaveError::NoTokens.into()));
     let tokens: Vec<u32> = (0..17).collect();
     let with_tokens = dense.save_to(0, Vec::new(), &Label { tokens: &tokens, ..LABEL })?;
-    // 5 pages of the layers that keep all, and 3 of the window.
+    // 5 pages for each of the layers that keep all, and 4 of the one with a window: 0 and 1, and 10 to 16.
     paged.load_from(None, Cursor::new(&with_tokens), LABEL.identity)?;
     let full = paged.load_from(Some("x"), Cursor::new(&with_tokens), LABEL.identity).map(drop);
     assert!(matches!(full, Err(Error::Page(PageError::OutOfPages { .. }))), "{full:?}");
-    assert_eq!(paged.sequences().counts().referenced, 12 - paged.sequences().free_pages());
+    assert_eq!(paged.sequences().counts().referenced, 14 - paged.sequences().free_pages());
     for count in [1, 18] {
         let tokens = vec![1; count];
         let refused = dense.save_to(0, Vec::new(), &Label { tokens: &tokens, ..LABEL }).map(drop);

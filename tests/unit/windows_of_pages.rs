@@ -280,6 +280,12 @@ fn a_sequence_that_comes_with_its_window_has_no_more() {
     check(&pool);
     assert_eq!((pool.oldest(id, 0).unwrap(), pool.check_range(id, 0, &(0..8))), (2, Ok(())));
     assert_eq!(pool.matched(&[0, 7, 7, 7, 7, 7, 7, 7, 9], None), 8);
+    // It needs no room for what a window has passed.
+    let many: Vec<u32> = (100..132).collect();
+    let needed = |kind| pool.check_room_of(&many, None, kind).map_err(|error| error.to_string());
+    assert!(needed(StepKind::Append).unwrap_err().contains("needs 16 more pages"));
+    // 8 pages of all positions, and of the window the last two and that of the sinks.
+    assert_eq!((pool.free_pages(), needed(StepKind::Insert)), (12, Ok(())));
     // A dropped insertion leaves nothing.
     let Added { sequence, .. } = pool.add(&tokens, None).unwrap();
     let free = pool.free_pages();

@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use wgpu_kv_cache::{CacheConfig, ConfigError, Error, Format, Side};
+use wgpu_kv_cache::{BatchedKvCache, CacheConfig, ConfigError, Error, Format, Placement, Side};
 
 use self::pool::{Bytes, Pool};
 use crate::{Failure, output, output::Out};
@@ -85,6 +85,32 @@ struct Model {
     value_dim: Option<u32>,
     context: Option<u32>,
     window: Option<u32>,
+    /// Which layers have the window.
+    slides: Slides,
+}
+
+/// Which layers of a model have a sliding window.
+#[derive(Default)]
+enum Slides {
+    #[default]
+    All,
+    None,
+    /// All but every so many.
+    AllBut(u32),
+    Each(Vec<bool>),
+}
+
+impl Model {
+    fn placement(&self, layer: u32) -> Placement {
+        let slides = match &self.slides {
+            Slides::All => true,
+            Slides::None => false,
+            Slides::AllBut(pattern) => !(layer + 1).is_multiple_of(*pattern),
+            Slides::Each(each) => each.get(layer as usize).copied().unwrap_or(false),
+        };
+        let window = self.window.filter(|_| slides);
+        window.map_or(Placement::Linear, |window| Placement::Ring { window, sinks: 0, slack: 0 })
+    }
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
@@ -176,7 +202,9 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     if let Some(bytes) = arguments.pool {
         for &Formats(keys, values) in &arguments.format {
             let layer = CacheConfig::new(1, heads, head_dim, 1).value_dim(value_dim).formats(keys, values);
-            pools.push(Pool::new(layer, layers, arguments.page_size, bytes)?);
+            BatchedKvCache::check_layers(layers as usize)?;
+            let placements: Vec<_> = (0..layers).map(|layer| model.placement(layer)).collect();
+            pools.push(Pool::new(layer, &placements, arguments.page_size, bytes)?);
         }
     }
     if arguments.json {
@@ -201,7 +229,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     if let Some(window) = model.window {
         writeln!(
             out,
-            "The model has layers with a sliding window of {} tokens. The plan treats them as full.",
+            "The model has layers with a sliding window of {} tokens. The plan treats them as full; a pool does not.",
             output::count(window.into())
         )?;
     }
@@ -283,7 +311,20 @@ fn read_model(path: &Path) -> Result<Model, Failure> {
         value_dim: number(&["v_head_dim"])?,
         context: number(&["max_position_embeddings", "n_positions", "max_seq_len"])?,
         window: number(&["sliding_window"])?,
+        slides: slides(fields, number(&["sliding_window_pattern"])?),
     })
+}
+
+/// Which layers have the window: as their types say, or a pattern as in Gemma 3, or all unless it is switched off.
+fn slides(fields: &Map<String, Value>, pattern: Option<u32>) -> Slides {
+    if let Some(types) = fields.get("layer_types").and_then(Value::as_array) {
+        return Slides::Each(types.iter().map(|name| name == "sliding_attention").collect());
+    }
+    match (fields.get("use_sliding_window"), pattern) {
+        (Some(Value::Bool(false)), _) => Slides::None,
+        (_, Some(pattern)) => Slides::AllBut(pattern),
+        _ => Slides::All,
+    }
 }
 
 /// Returns the first of the named fields that is present and not null.

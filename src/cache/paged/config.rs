@@ -102,6 +102,12 @@ impl PagedConfig {
         Ok(sum)
     }
 
+    /// The most pages that a sequence has, in all groups together, while it grows token by token up to a length.
+    #[must_use]
+    pub fn most_pages(&self, length: u32) -> u64 {
+        self.books().most_pages(length)
+    }
+
     /// Checks the shape.
     ///
     /// # Errors

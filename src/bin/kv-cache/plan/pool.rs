@@ -3,7 +3,7 @@
 use std::{io::Write, str::FromStr};
 
 use serde_json::{Value, json};
-use wgpu_kv_cache::{CacheConfig, PagedConfig};
+use wgpu_kv_cache::{CacheConfig, PagedConfig, Placement};
 
 use crate::{Failure, output, output::Out};
 
@@ -37,22 +37,30 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of so many bytes, for layers of one shape.
-    pub fn new(layer: CacheConfig, layers: u32, page_size: u32, Bytes(bytes): Bytes) -> Result<Self, Failure> {
+    /// A pool of so many bytes, for layers of one shape, of which some may have windows.
+    pub fn new(
+        layer: CacheConfig,
+        placements: &[Placement],
+        page_size: u32,
+        Bytes(bytes): Bytes,
+    ) -> Result<Self, Failure> {
         let layer = CacheConfig { max_seq_len: u32::MAX - 1, ..layer };
-        let config = PagedConfig::for_bytes(layer, layers as usize, page_size, bytes)?;
+        let layers = placements.iter().map(|&placement| layer.placement(placement)).collect();
+        let config = PagedConfig { layers, ..PagedConfig::new(layer, 1, page_size, 1) }.fit(bytes)?;
         let (keys, values) = (layer.key_format, layer.value_format);
         let format = if keys == values { keys.to_string() } else { format!("{keys}/{values}") };
         Ok(Pool { page_bytes: config.page_bytes()?, config, format })
     }
 
+    /// Tokens of which all layers keep the rows.
     fn tokens(&self) -> u64 {
-        u64::from(self.config.pages) * u64::from(self.config.page_size)
+        let (_, groups) = self.config.groups();
+        u64::from(self.config.pages) * u64::from(self.config.page_size) / groups.len() as u64
     }
 
     /// Sequences of `context` tokens that fit at a time.
     fn sequences(&self, context: u32) -> u64 {
-        u64::from(self.config.pages) / u64::from(context.div_ceil(self.config.page_size)).max(1)
+        u64::from(self.config.pages) / self.config.most_pages(context).max(1)
     }
 
     pub fn json(&self, contexts: &[u32]) -> Value {
@@ -62,6 +70,7 @@ impl Pool {
             "format": self.format,
             "page_size": self.config.page_size,
             "page_bytes": self.page_bytes,
+            "groups": self.config.groups().1.len(),
             "pages": self.config.pages,
             "tokens": self.tokens(),
             "sequences": sequences,
@@ -86,6 +95,8 @@ pub fn print(out: &mut Out, pools: &[Pool], contexts: &[u32]) -> Result<(), Fail
         table.add_row(fixed.into_iter().chain(of));
     }
     let size = pools.first().map_or(0, |pool| pool.config.page_size);
-    writeln!(out, "\nA pool of pages of {size} tokens, all layers together:\n\n{table}")?;
+    let groups = pools.first().map_or(1, |pool| pool.config.groups().1.len());
+    let layers = if groups == 1 { "all layers together".to_owned() } else { format!("layers in {groups} groups") };
+    writeln!(out, "\nA pool of pages of {size} tokens, {layers}:\n\n{table}")?;
     Ok(())
 }

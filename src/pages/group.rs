@@ -74,10 +74,23 @@ impl Group {
         first.checked_div(self.page_size).unwrap_or(0).max(self.sink_pages())
     }
 
-    /// The first position of a window at the end of a sequence, and the index of its page; 0 and the first page beyond the
-    /// sinks where no position is missing.
-    pub fn first_valid(&self, length: u32) -> (u32, u32) {
-        let [sinks, window] = self.placement.valid(length);
+    /// The positions of a sequence whose rows a step of a kind brings, if it brings all of the sequence: those in the pages
+    /// of sinks, and others.
+    pub fn brought(&self, length: u32, kind: StepKind) -> [Range<u32>; 2] {
+        match kind {
+            StepKind::Append => [0..0, 0..length],
+            StepKind::Insert => self.placement.valid(length),
+            #[cfg(feature = "store")]
+            StepKind::Pages => {
+                let sinks = self.position(self.sink_pages()).min(length);
+                [0..sinks, self.position(self.first_hit(self.pages(length))).max(sinks).min(length)..length]
+            }
+        }
+    }
+
+    /// The first position beyond the sinks that such a step brings, where it does not bring all, and the index of its page.
+    pub fn first_brought(&self, length: u32, kind: StepKind) -> (u32, u32) {
+        let [sinks, window] = self.brought(length, kind);
         if sinks.end >= window.start {
             return (0, self.sink_pages());
         }
@@ -87,14 +100,12 @@ impl Group {
 
     /// How many pages a step takes, of those with some indices, of a sequence that has a length afterwards.
     pub fn taken(&self, pages: Range<u32>, length: u32, kind: StepKind) -> u32 {
-        let sinks = self.sink_pages();
-        match kind {
-            StepKind::Append => count(&pages),
-            StepKind::Insert => {
-                let (_, first) = self.first_valid(length);
-                count(&(pages.start..pages.end.min(sinks))).saturating_add(count(&(pages.start.max(first)..pages.end)))
-            }
+        if kind == StepKind::Append {
+            return count(&pages);
         }
+        let (_, first) = self.first_brought(length, kind);
+        count(&(pages.start..pages.end.min(self.sink_pages())))
+            .saturating_add(count(&(pages.start.max(first)..pages.end)))
     }
 
     /// The most pages that a sequence has while it grows token by token up to a length.

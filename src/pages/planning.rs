@@ -169,9 +169,11 @@ impl PagedSequences {
         let sequence = self.slots[slot as usize].sequence.as_mut().expect("the handle was checked");
         let (first, own) = (length_of(&sequence.tokens).checked_div(size).unwrap_or(0), self.groups[group]);
         let held = &mut sequence.held[group];
-        if kind == StepKind::Insert {
-            let (from, first) = own.first_valid(end);
-            (held.first, held.from) = (held.first.max(first), from);
+        if kind != StepKind::Append {
+            let (from, first) = own.first_brought(end, kind);
+            held.first = held.first.max(first);
+            // Whole pages lack no row.
+            held.from = if kind == StepKind::Insert { from } else { 0 };
         }
         for index in length_of(&held.pages)..end.div_ceil(size) {
             let taken = kind == StepKind::Append || index < own.sink_pages() || index >= held.first;

@@ -16,7 +16,7 @@ use super::{
     key::PageKey,
     pool::{PageEvent, Pool},
     prefixes::Prefix,
-    step::{Kept, PlannedStep, Returned, Undo, UndoGroup},
+    step::{Kept, PlannedStep, Returned, StepKind, Undo, UndoGroup},
 };
 use crate::{PageError, RangeError, Result, SequenceError};
 
@@ -152,6 +152,31 @@ impl PagedSequences {
         self.get(id).map(|sequence| &sequence.tokens[..])
     }
 
+    /// The namespace of a sequence.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens).
+    pub fn namespace(&self, id: SequenceId) -> Result<Option<&str>> {
+        self.get(id).map(|sequence| sequence.namespace.as_deref())
+    }
+
+    /// The tokens of a sequence that are decided and submitted.
+    #[cfg(feature = "store")]
+    pub(crate) fn settled(&self, id: SequenceId) -> Result<&[u32]> {
+        let sequence = self.check_settled(id)?;
+        Ok(&sequence.tokens[..sequence.tokens.len().saturating_sub(sequence.drafts as usize)])
+    }
+
+    /// The pages of a sequence in a group that are there with all of their rows, by their index.
+    #[cfg(feature = "store")]
+    pub(crate) fn whole_pages(&self, id: SequenceId, group: usize) -> Result<impl Iterator<Item = usize> + '_> {
+        let (held, own) = (self.held(id, group)?, &self.groups[group]);
+        // Rows of other weights are nobody else's.
+        let shared = !self.get(id)?.unshared;
+        let whole = move |&index: &u32| shared && held.page(index).is_some() && !held.is_partial(index, own);
+        Ok((0..length_of(&held.pages)).filter(whole).map(|index| index as usize))
+    }
+
     /// The length of a sequence, those of the step under way included.
     ///
     /// # Errors
@@ -180,6 +205,11 @@ impl PagedSequences {
     /// As [`pages`](Self::pages).
     pub fn oldest(&self, id: SequenceId, group: usize) -> Result<u32> {
         Ok(self.held(id, group)?.oldest(&self.groups[group]))
+    }
+
+    /// The positions of a sequence whose rows a step of a kind brings in a group.
+    pub(crate) fn brought(&self, group: usize, length: u32, kind: StepKind) -> [Range<u32>; 2] {
+        self.groups[group].brought(length, kind)
     }
 
     /// Whether a group has all rows of some positions.

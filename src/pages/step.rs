@@ -35,6 +35,9 @@ pub(crate) enum StepKind {
     Append,
     /// Of those that are valid afterwards: none of those that a window has passed already.
     Insert,
+    /// Of the whole pages that a hit of as many tokens would have.
+    #[cfg(feature = "store")]
+    Pages,
 }
 
 /// Rows of a page that must be copied, in all layers, before the rows of the step are written.

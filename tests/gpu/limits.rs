@@ -1,10 +1,11 @@
 //! Device limits: grids, bindings, and the number of loop iterations that a software driver allows.
 
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, KvCache, Placement, ReferenceCache, RowsIn, Side,
-    Strides, Write,
+    BatchedKvCache, CacheConfig, Context, DeviceError, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache,
+    Pair, Placement, ReferenceCache, RowsIn, Side, Strides, Write,
     attention::{Attention, Options, Tensors, attend},
     compare_tensors,
+    pages::Append,
 };
 
 use crate::{
@@ -19,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("limits::selections_of_many_sequences_in_small_bindings", selections_of_many_sequences_in_small_bindings),
     ("limits::attention_of_long_sequences", attention_of_long_sequences),
     ("limits::more_sequences_than_a_workgroup_has_threads", more_sequences_than_a_workgroup_has_threads),
+    ("limits::more_runs_of_pages_than_a_grid_is_high", more_runs_of_pages_than_a_grid_is_high),
     ("limits::a_plane_of_output_larger_than_a_binding", a_plane_of_output_larger_than_a_binding),
 ];
 
@@ -68,6 +70,28 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit: LIMIT, needed: 9, available: 8 })));
     // Without a given number, the splits are limited to what the grid allows.
     attend(&cache, &Options::last(1, 1), &rows, None)?;
+    DONE
+}
+
+/// 90 pages of one token with two heads, where a grid is 24 high.
+fn more_runs_of_pages_than_a_grid_is_high(gpu: &Gpu) -> Outcome {
+    let context = narrow(gpu, 24)?;
+    let layer = CacheConfig::new(2, 2, 3, 100);
+    let mut cache = PagedKvCache::new(&context, &PagedConfig::new(layer, 1, 1, 100))?;
+    let (keys, values) = (numbers(90 * 6, 1), numbers(90 * 6, 2));
+    let rows = [Pair { keys: HostRows::from(&keys), values: HostRows::from(&values) }];
+    let sequence = cache.add(&[], None)?.sequence;
+    cache.append(&[Append::new(sequence, &(0..90).collect::<Vec<_>>())], &rows)?;
+    let stored = cache.read_storage(0)?;
+    for (position, &page) in cache.sequences().pages(sequence, 0)?.iter().enumerate() {
+        for (side, rows) in [(&stored.keys, &keys), (&stored.values, &values)] {
+            // A page is [head, 1, dim], as a token of the source.
+            assert_eq!(side.to_f32()[page as usize * 6..][..6], rows[position * 6..][..6], "position {position}");
+        }
+    }
+    let read = cache.get(0, sequence, 0..90)?.read()?;
+    let head = |head: usize| keys.chunks_exact(6).flat_map(move |token| token[head * 3..][..3].to_vec());
+    assert_eq!(read.keys.to_f32(), head(0).chain(head(1)).collect::<Vec<_>>());
     DONE
 }
 

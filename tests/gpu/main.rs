@@ -26,6 +26,7 @@ mod programs;
 mod reading;
 mod saving;
 mod sequences;
+mod sharing;
 mod steps;
 mod submissions;
 mod waiting;
@@ -134,6 +135,7 @@ fn trials() -> Vec<Trial> {
                     paged::TESTS,
                     windows_of_pages::TESTS,
                     saving::TESTS,
+                    sharing::TESTS,
                     keeping::TESTS,
                     programs::OF_PAGES,
                     limits::TESTS,

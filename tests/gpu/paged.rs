@@ -48,9 +48,11 @@ impl Both {
         let layers = config.layers.iter();
         let dense =
             layers.map(|layer| KvCache::new(large, layer.placement(Placement::Linear))).collect::<Result<_, _>>()?;
-        let ids = (0..config.layers[0].max_batch_size)
+        let mut ids = (0..config.layers[0].max_batch_size)
             .map(|_| paged.add(&[], None).map(|added| added.sequence))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        // The sequences of a step are in another order than the rows of the table.
+        ids.rotate_left(1);
         Ok(Both { paged, dense, ids, seed: 1 })
     }
 

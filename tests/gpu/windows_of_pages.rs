@@ -78,7 +78,7 @@ fn what_is_not_kept_is_refused(gpu: &Gpu) -> Outcome {
     assert_eq!(refused(Options::last(1, 2)), Err(RangeError::Evicted { sequence: 0, position: 31, oldest }.into()));
     refused(base)?;
     attend(&cache.layer(1)?, &base, &queries, None)?;
-    let expected = SequenceError::RollbackEvicted { sequence: 0, length: 39, shortest: 40, sinks: 2, oldest };
+    let expected = SequenceError::RollbackEvicted { sequence: id.row(), length: 39, shortest: 40, sinks: 2, oldest };
     assert_eq!(both.paged.truncate(id, 39), Err(expected.into()));
     both.paged.truncate(id, 40)?;
     DONE

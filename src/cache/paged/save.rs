@@ -51,14 +51,27 @@ impl PagedKvCache {
         namespace: Option<&str>,
         rows: &[Pair<HostRows<'_>>],
     ) -> Result<SequenceId> {
+        self.insert_rows(tokens, namespace, rows, Kind::Insert)
+    }
+
+    /// Adds a sequence with the rows that a step of a kind brings in each layer, `[1, kv_head, rows, dim]`.
+    pub(crate) fn insert_rows(
+        &mut self,
+        tokens: &[u32],
+        namespace: Option<&str>,
+        rows: &[Pair<HostRows<'_>>],
+        kind: Kind,
+    ) -> Result<SequenceId> {
         let length = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let placements: Vec<_> = self.config.layers.iter().map(|layer| layer.placement).collect();
-        let valid = |layer: usize| placements[layer].valid(length).iter().map(count).fold(0, u32::saturating_add);
-        self.check_rows(valid, rows)?;
-        self.check_insert(tokens, namespace)?;
+        let brought = |layer: usize| {
+            let brought = self.books.brought(self.layers[layer].place.group, length, kind);
+            brought.iter().map(count).fold(0, u32::saturating_add)
+        };
+        self.check_rows(brought, rows)?;
+        self.check_insert(tokens, namespace, kind)?;
         // All rows are uploaded, and those of the rest are read.
-        let sources = self.upload(valid, rows, Strides::bhtd)?;
-        self.insert_sources(tokens, namespace, &sources)
+        let sources = self.upload(brought, rows, Strides::bhtd)?;
+        self.insert_sources(tokens, namespace, kind, &sources)
     }
 
     /// Adds a sequence like [`insert`](Self::insert), with rows on the device.
@@ -69,28 +82,29 @@ impl PagedKvCache {
         namespace: Option<&str>,
         rows: &[Pair<GpuTensor>],
     ) -> Result<SequenceId> {
-        self.check_insert(tokens, namespace)?;
+        self.check_insert(tokens, namespace, Kind::Insert)?;
         let bound = rows.iter().enumerate().map(|(layer, rows)| self.bind_source(layer, &rows.source()).map(Some));
         let sources: Vec<_> = bound.collect::<Result<_>>()?;
-        self.insert_sources(tokens, namespace, &sources)
+        self.insert_sources(tokens, namespace, Kind::Insert, &sources)
     }
 
-    fn check_insert(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
+    fn check_insert(&self, tokens: &[u32], namespace: Option<&str>, kind: Kind) -> Result<()> {
         if self.books.step().is_some() {
             return Err(PageError::StepUnderWay.into());
         }
-        self.books.check_room_of(tokens, namespace, Kind::Insert)
+        self.books.check_room_of(tokens, namespace, kind)
     }
 
     fn insert_sources(
         &mut self,
         tokens: &[u32],
         namespace: Option<&str>,
+        kind: Kind,
         sources: &[Option<PagedSource>],
     ) -> Result<SequenceId> {
         let added = self.books.add(tokens, namespace)?;
         let rest = &tokens[added.cached as usize..];
-        let inserted = self.submit_rows(&[Append::new(added.sequence, rest)], Kind::Insert, sources);
+        let inserted = self.submit_rows(&[Append::new(added.sequence, rest)], kind, sources);
         if inserted.is_err() {
             self.books.free(added.sequence)?;
         }

@@ -151,15 +151,14 @@ impl PagedKvCache {
             self.table.add(sequence.row(), [start, end]);
             for (group, (step, batch)) in self.steps.iter_mut().zip(&mut self.next_batch).enumerate() {
                 let (pages, size) = (self.books.pages(sequence, group)?, self.config.page_size);
-                match kind {
-                    StepKind::Append => step.push(index, pages, size, start..end),
+                if kind == StepKind::Append {
+                    step.push(index, pages, size, start..end);
+                } else {
                     // Rows of a prefix that is cached are passed over.
-                    StepKind::Insert => {
-                        for valid in self.books.config().groups[group].valid(end) {
-                            let first = start.clamp(valid.start, valid.end);
-                            step.skip(count(&(valid.start..first)));
-                            step.push(index, pages, size, first..valid.end);
-                        }
+                    for brought in self.books.brought(group, end, kind) {
+                        let first = start.clamp(brought.start, brought.end);
+                        step.skip(count(&(brought.start..first)));
+                        step.push(index, pages, size, first..brought.end);
                     }
                 }
                 batch.lengths.push(end);

@@ -9,6 +9,7 @@ mod output;
 mod plan;
 mod quality;
 mod replay;
+mod share;
 mod verify;
 
 use std::{

@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("limits::selections_of_many_sequences_in_small_bindings", selections_of_many_sequences_in_small_bindings),
     ("limits::attention_of_long_sequences", attention_of_long_sequences),
     ("limits::more_sequences_than_a_workgroup_has_threads", more_sequences_than_a_workgroup_has_threads),
+    ("limits::long_runs_in_narrow_grids", long_runs_in_narrow_grids),
     ("limits::more_runs_of_pages_than_a_grid_is_high", more_runs_of_pages_than_a_grid_is_high),
     ("limits::a_plane_of_output_larger_than_a_binding", a_plane_of_output_larger_than_a_binding),
 ];
@@ -70,6 +71,22 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     assert_eq!(refused, Err(Error::Device(DeviceError::DeviceLimit { limit: LIMIT, needed: 9, available: 8 })));
     // Without a given number, the splits are limited to what the grid allows.
     attend(&cache, &Options::last(1, 1), &rows, None)?;
+    DONE
+}
+
+/// 200 rows of 64 elements are more units than 8 workgroups have threads, so a grid goes on in z.
+fn long_runs_in_narrow_grids(gpu: &Gpu) -> Outcome {
+    let context = narrow(gpu, 8)?;
+    for counts in [[200, 200], [150, 200]] {
+        let config = CacheConfig::new(2, 1, 64, 220).formats(Format::F32, Format::F16);
+        let (mut cache, mut reference) = (KvCache::new(&context, config)?, ReferenceCache::new(config)?);
+        let (keys, values) = (numbers(2 * 200 * 64, 1), numbers(2 * 200 * 64, 2));
+        let write = Write::append(200).counts(&counts);
+        cache.update(&keys, &values, write)?;
+        reference.update(&keys, &values, write)?;
+        assert_eq!(reference.compare_storage(0, &cache.read_storage()?)?, None);
+        assert_eq!(cache.read_lengths()?, counts);
+    }
     DONE
 }
 

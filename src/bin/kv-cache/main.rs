@@ -12,6 +12,7 @@ mod quality;
 mod random;
 mod random_pages;
 mod replay;
+mod share;
 mod timing;
 mod trace;
 mod trial;
@@ -47,6 +48,7 @@ enum Command {
     Replay(replay::Arguments),
     Quality(quality::Arguments),
     Inspect(inspect::Arguments),
+    Share(share::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -88,5 +90,6 @@ fn run(arguments: Arguments, out: &mut Out) -> Result<(), Failure> {
         Command::Replay(arguments) => replay::run(&arguments, out),
         Command::Quality(arguments) => quality::run(&arguments, out),
         Command::Inspect(arguments) => inspect::run(&arguments, out),
+        Command::Share(arguments) => share::run(&arguments, out),
     }
 }

@@ -20,6 +20,8 @@ const RECORDED: &str = "traces/smollm2-135m-story.safetensors";
 pub struct Trace {
     /// The description of the model in the file, or else the file's name.
     pub title: String,
+    /// The tokens that the model read, if the file has them.
+    pub tokens_read: Option<Vec<u32>>,
     pub batch_size: u32,
     pub num_heads: u32,
     pub tokens: u32,
@@ -104,6 +106,12 @@ impl Trace {
         Err(Failure::Trace { path: path.display().to_string(), rule: rule.to_owned() })
     }
 
+    /// The token of each position: those that the model read, or else numbers.
+    pub fn token_ids(&self) -> Vec<u32> {
+        let read = self.tokens_read.as_ref().filter(|read| read.len() == self.tokens as usize);
+        read.cloned().unwrap_or_else(|| (0..self.tokens).collect())
+    }
+
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let bytes = fs::read(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
         Self::parse(&path.display().to_string(), &bytes)
@@ -163,6 +171,10 @@ impl Trace {
                     .and_then(|fields| fields.get("model"))
                     .unwrap_or(&path.to_owned())
                     .clone(),
+                tokens_read: header
+                    .metadata()
+                    .as_ref()
+                    .and_then(|fields| serde_json::from_str(fields.get("token_ids")?).ok()),
                 batch_size: batch,
                 num_heads: heads,
                 tokens,

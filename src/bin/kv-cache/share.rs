@@ -1,0 +1,186 @@
+//! `kv-cache share`.
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde_json::json;
+use wgpu_kv_cache::{
+    CacheConfig, Context, HostRows, PagedConfig, PagedKvCache, Pair, adapter_label, find_adapter,
+    half::{bf16, f16},
+    pages::{Append, SequenceId},
+    store::{FolderStore, SharedPages},
+};
+
+use crate::{
+    Failure,
+    demo::chosen,
+    output,
+    output::Out,
+    trace::{Rows, Trace},
+};
+
+/// Share a prefix between processes: run it twice with one folder.
+///
+/// The first process writes the recorded rows to a paged cache, leaves its pages in the folder, and goes away. The next
+/// one, on this adapter or another, finds them there, uploads them, and compares every byte with the recording. Both say what
+/// came from where and how long it took, beside writing all rows anew.
+#[derive(Args)]
+pub struct Arguments {
+    /// A trace as `kv-cache verify` takes it, of one sequence [default: the trace in the repository].
+    #[arg(value_name = "FILE.safetensors")]
+    file: Option<PathBuf>,
+    /// The folder that processes share. It is created if there is none.
+    #[arg(long, value_name = "FOLDER")]
+    store: String,
+    /// Bytes that the folder may hold.
+    #[arg(long, value_name = "BYTES", default_value = "1073741824")]
+    budget: u64,
+    /// Tokens of a page.
+    #[arg(long, value_name = "TOKENS", default_value = "16")]
+    page_size: u32,
+    /// Use this adapter instead of the first, by its index or a part of its name, as `kv-cache adapters` prints them.
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
+    // A URL may have a password, so it is not repeated.
+    if let Some((scheme, _)) = arguments.store.split_once("://") {
+        let rule = format!("the store must be a folder; there is none for {scheme}:// yet");
+        return Err(Failure::Argument { rule });
+    }
+    let trace = match &arguments.file {
+        Some(path) => Trace::open(path)?,
+        None => Trace::recorded()?,
+    };
+    if trace.batch_size != 1 {
+        let rule = format!("a trace of one sequence is shared, but this one has {}", trace.batch_size);
+        return Err(Failure::Argument { rule });
+    }
+    let adapter = match &arguments.adapter {
+        Some(wanted) => find_adapter(wanted)?,
+        None => chosen(None)?.swap_remove(0),
+    };
+    let label = adapter_label(&adapter.get_info());
+    let context = Context::open(&adapter)?;
+    let store = Arc::new(FolderStore::open(&arguments.store, arguments.budget)?);
+    let mut shared = SharedPages::new(store, trace.title.clone());
+    let tokens = trace.token_ids();
+
+    let mut cache = cache(&context, &trace, arguments.page_size)?;
+    let start = Instant::now();
+    let added = shared.add(&mut cache, &tokens, None)?;
+    let fetching = start.elapsed();
+    let begun = added.cached + added.fetched;
+    let writing = write(&mut cache, &trace, added.sequence, &tokens, begun)?;
+    compare(&cache, &trace, added.sequence, &label)?;
+    let start = Instant::now();
+    let put = shared.put(&cache, added.sequence)?;
+    let putting = start.elapsed();
+    drop(cache);
+    let mut anew = self::cache(&context, &trace, arguments.page_size)?;
+    let sequence = anew.add(&tokens, None)?.sequence;
+    let all = write(&mut anew, &trace, sequence, &tokens, 0)?;
+
+    let figures = shared.figures();
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    if arguments.json {
+        let report = json!({
+            "adapter": label, "store": arguments.store, "tokens": tokens.len(),
+            "fetched_tokens": added.fetched, "fetched_pages": figures.fetched, "fetched_bytes": figures.fetched_bytes,
+            "fetch_ms": milliseconds(fetching), "written_tokens": trace.tokens - begun, "write_ms": milliseconds(writing),
+            "put_pages": put, "put_bytes": figures.put_bytes, "put_ms": milliseconds(putting),
+            "all_anew_ms": milliseconds(all), "verified": true,
+        });
+        return Ok(output::json(out, &report)?);
+    }
+    let layers = trace.layers.len();
+    writeln!(out, "{}, {} tokens in {layers} layers, on {label}", trace.title, trace.tokens)?;
+    let mut table = output::table(&["", "tokens", "pages", "bytes", "ms"], 1);
+    let row = |what: &str, tokens: u32, pages: String, bytes: String, time: Duration| {
+        [what.to_owned(), tokens.to_string(), pages, bytes, format!("{:.1}", milliseconds(time))]
+    };
+    let [fetched, stored] = [figures.fetched_bytes, figures.put_bytes].map(output::bytes);
+    table.add_row(row("from the folder", added.fetched, figures.fetched.to_string(), fetched, fetching));
+    table.add_row(row("written", trace.tokens - begun, String::new(), String::new(), writing));
+    table.add_row(row("left in the folder", put * arguments.page_size, put.to_string(), stored, putting));
+    table.add_row(row("all written anew", trace.tokens, String::new(), String::new(), all));
+    writeln!(out, "\n{table}\n\nevery byte is that of the recording")?;
+    if added.fetched == 0 {
+        writeln!(out, "run it again, on any adapter: the pages are in {}", arguments.store)?;
+    }
+    Ok(())
+}
+
+/// A cache for the sequence of a trace, in the format in which it was recorded.
+fn cache(context: &Context, trace: &Trace, page_size: u32) -> Result<PagedKvCache, Failure> {
+    let layer = |layer: &crate::trace::Layer| {
+        CacheConfig::new(1, trace.num_heads, trace.head_dim, trace.tokens)
+            .value_dim(trace.value_dim)
+            .formats(layer.keys.format(), layer.values.format())
+    };
+    let layers: Vec<_> = trace.layers.iter().map(layer).collect();
+    let pages = trace.tokens.div_ceil(page_size.max(1));
+    let config = PagedConfig { layers: layers.clone(), ..PagedConfig::new(layers[0], 1, page_size, pages) };
+    Ok(PagedKvCache::new(context, &config)?)
+}
+
+/// Appends the rows of the tokens from one on, waits for the device, and tells how long it took.
+fn write(
+    cache: &mut PagedKvCache,
+    trace: &Trace,
+    sequence: SequenceId,
+    tokens: &[u32],
+    from: u32,
+) -> Result<Duration, Failure> {
+    if from == trace.tokens {
+        return Ok(Duration::ZERO);
+    }
+    let packed = |rows: &Rows, dim| packed(rows, from, trace.tokens, dim);
+    let rows: Vec<_> = (trace.layers.iter())
+        .map(|layer| (packed(&layer.keys, trace.head_dim), packed(&layer.values, trace.value_dim)))
+        .collect();
+    let rows: Vec<Pair<HostRows<'_>>> =
+        rows.iter().map(|(keys, values)| Pair { keys: keys.as_host(), values: values.as_host() }).collect();
+    let start = Instant::now();
+    cache.append(&[Append::new(sequence, &tokens[from as usize..])], &rows)?;
+    cache.get(0, sequence, from..from + 1)?.read()?;
+    Ok(start.elapsed())
+}
+
+/// Rows of the tokens from one on, `[token, head, dim]`, of `[head, token, dim]`.
+fn packed(rows: &Rows, from: u32, tokens: u32, dim: u32) -> Rows {
+    fn of<T: Copy>(rows: &[T], [from, tokens, dim]: [usize; 3]) -> Vec<T> {
+        let heads = rows.len() / (tokens * dim);
+        let row = |token: usize, head: usize| &rows[(head * tokens + token) * dim..][..dim];
+        (from..tokens).flat_map(|token| (0..heads).flat_map(move |head| row(token, head))).copied().collect()
+    }
+    let shape = [from, tokens, dim].map(|number| number as usize);
+    match rows {
+        Rows::F32(rows) => Rows::F32(of::<f32>(rows, shape)),
+        Rows::F16(rows) => Rows::F16(of::<f16>(rows, shape)),
+        Rows::Bf16(rows) => Rows::Bf16(of::<bf16>(rows, shape)),
+    }
+}
+
+/// Compares every byte of a sequence with the recording.
+fn compare(cache: &PagedKvCache, trace: &Trace, sequence: SequenceId, label: &str) -> Result<(), Failure> {
+    for (index, (rows, layer)) in cache.extract(sequence)?.into_iter().zip(&trace.layers).enumerate() {
+        let rows = rows.read()?;
+        for (side, rows, recorded) in [("keys", &rows.keys, &layer.keys), ("values", &rows.values, &layer.values)] {
+            if let Some(byte) = (rows.bytes().iter().zip(recorded.as_host().bytes())).position(|(a, b)| a != b) {
+                let rule = format!("{label}: {side} of layer {index} differ from the recording from byte {byte} on");
+                return Err(Failure::Argument { rule });
+            }
+        }
+    }
+    Ok(())
+}

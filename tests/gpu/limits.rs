@@ -74,14 +74,14 @@ fn splits_fit_the_grid(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// 200 rows of 64 elements are more units than 8 workgroups have threads, so a grid goes on in z.
+/// 600 rows of 64 elements are more units than 8 workgroups have threads, so a grid goes on in z.
 fn long_runs_in_narrow_grids(gpu: &Gpu) -> Outcome {
     let context = narrow(gpu, 8)?;
-    for counts in [[200, 200], [150, 200]] {
-        let config = CacheConfig::new(2, 1, 64, 220).formats(Format::F32, Format::F16);
+    for counts in [[600, 600], [450, 600]] {
+        let config = CacheConfig::new(2, 1, 64, 640).formats(Format::F32, Format::F16);
         let (mut cache, mut reference) = (KvCache::new(&context, config)?, ReferenceCache::new(config)?);
-        let (keys, values) = (numbers(2 * 200 * 64, 1), numbers(2 * 200 * 64, 2));
-        let write = Write::append(200).counts(&counts);
+        let (keys, values) = (numbers(2 * 600 * 64, 1), numbers(2 * 600 * 64, 2));
+        let write = Write::append(600).counts(&counts);
         cache.update(&keys, &values, write)?;
         reference.update(&keys, &values, write)?;
         assert_eq!(reference.compare_storage(0, &cache.read_storage()?)?, None);
@@ -90,20 +90,24 @@ fn long_runs_in_narrow_grids(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// 90 pages of one token with two heads, where a grid is 24 high.
+/// 45 pages of two tokens with two heads, where a grid is 24 high.
 fn more_runs_of_pages_than_a_grid_is_high(gpu: &Gpu) -> Outcome {
     let context = narrow(gpu, 24)?;
     let layer = CacheConfig::new(2, 2, 3, 100);
-    let mut cache = PagedKvCache::new(&context, &PagedConfig::new(layer, 1, 1, 100))?;
+    let mut cache = PagedKvCache::new(&context, &PagedConfig::new(layer, 1, 2, 50))?;
     let (keys, values) = (numbers(90 * 6, 1), numbers(90 * 6, 2));
     let rows = [Pair { keys: HostRows::from(&keys), values: HostRows::from(&values) }];
     let sequence = cache.add(&[], None)?.sequence;
     cache.append(&[Append::new(sequence, &(0..90).collect::<Vec<_>>())], &rows)?;
     let stored = cache.read_storage(0)?;
-    for (position, &page) in cache.sequences().pages(sequence, 0)?.iter().enumerate() {
+    for (index, &page) in cache.sequences().pages(sequence, 0)?.iter().enumerate() {
         for (side, rows) in [(&stored.keys, &keys), (&stored.values, &values)] {
-            // A page is [head, 1, dim], as a token of the source.
-            assert_eq!(side.to_f32()[page as usize * 6..][..6], rows[position * 6..][..6], "position {position}");
+            // A page is [head, token, dim], and the source [token, head, dim].
+            let stored = side.to_f32();
+            for (head, slot) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let row = &stored[((page as usize * 2 + head) * 2 + slot) * 3..][..3];
+                assert_eq!(row, &rows[((index * 2 + slot) * 2 + head) * 3..][..3], "page {index}, row {slot}");
+            }
         }
     }
     let read = cache.get(0, sequence, 0..90)?.read()?;

@@ -9,13 +9,35 @@ use wgpu_kv_cache::{
 
 use crate::{DIM, HEADS, LAYERS, Reach, Table, buffer, medians};
 
+/// A dense cache with sources for its layers.
+struct Dense {
+    cache: BatchedKvCache,
+    sources: Vec<BoundSource>,
+}
+
+impl Dense {
+    fn new(context: &Context, config: CacheConfig, layers: usize, source: &Source<'_>) -> Result<Self> {
+        let cache = BatchedKvCache::new(context, config, layers)?;
+        let sources = cache.layers().iter().map(|layer| layer.bind_source(source)).collect::<Result<_>>()?;
+        Ok(Dense { cache, sources })
+    }
+
+    fn record(&mut self, encoder: &mut wgpu::CommandEncoder, write: Write<'_>) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        self.cache.begin_step(&mut pass, write)?;
+        let mut sources = self.sources.iter().enumerate();
+        sources.try_for_each(|(layer, source)| self.cache.record_update(layer, &mut pass, source))
+    }
+}
+
 /// A paged and a dense cache with the same sequences.
 struct Both {
     paged: PagedKvCache,
     ids: Vec<SequenceId>,
     paged_sources: Vec<PagedSource>,
-    dense: BatchedKvCache,
-    sources: Vec<BoundSource>,
+    dense: Dense,
+    /// Another, whose sequences have different lengths.
+    ragged: Dense,
     /// Tokens that a step appends to each sequence, and those before.
     tokens: Vec<u32>,
     before: u32,
@@ -29,7 +51,6 @@ impl Both {
         let config = CacheConfig::new(batch, HEADS, DIM, room).formats(Format::F16, Format::F16);
         let pages = PagedConfig::new(config, layers, page_size, batch * room.div_ceil(page_size));
         let mut paged = PagedKvCache::new(context, &pages)?;
-        let dense = BatchedKvCache::new(context, config, layers)?;
         let bytes = u64::from(batch * HEADS * before.max(tokens) * DIM) * 2;
         let (keys, values) = (buffer(context, bytes), buffer(context, bytes));
         let most = batch * before.max(tokens);
@@ -43,10 +64,10 @@ impl Both {
         let ids = (0..batch).map(|_| paged.add(&[], None).map(|added| added.sequence)).collect::<Result<_>>()?;
         let mut both = Both {
             paged_sources: (0..layers).map(|layer| paged.bind_source(layer, &source)).collect::<Result<_>>()?,
-            sources: dense.layers().iter().map(|layer| layer.bind_source(&dense_source)).collect::<Result<_>>()?,
+            dense: Dense::new(context, config, layers, &dense_source)?,
+            ragged: Dense::new(context, config, layers, &dense_source)?,
             paged,
             ids,
-            dense,
             tokens: vec![7; tokens as usize],
             before,
         };
@@ -54,7 +75,8 @@ impl Both {
         if before > 0 {
             let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             both.record_paged(&mut encoder, &first)?;
-            both.record_dense(&mut encoder, 0, before)?;
+            both.dense.record(&mut encoder, Write::at(0, before))?;
+            both.ragged.record(&mut encoder, Write::at(0, before))?;
             context.queue().submit([encoder.finish()]);
             both.paged.submitted()?;
         }
@@ -82,20 +104,13 @@ impl Both {
     }
 
     fn record_dense(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32, tokens: u32) -> Result<()> {
-        self.record_write(encoder, Write::at(position, tokens))
+        self.dense.record(encoder, Write::at(position, tokens))
     }
 
     /// As a batch of a server, whose sequences have different lengths.
     fn record_ragged(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32, tokens: u32) -> Result<()> {
         let positions: Vec<u32> = (0..).zip(&self.ids).map(|(index, _)| position.saturating_sub(index % 7)).collect();
-        self.record_write(encoder, Write::at_each(&positions, tokens))
-    }
-
-    fn record_write(&mut self, encoder: &mut wgpu::CommandEncoder, write: Write<'_>) -> Result<()> {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        self.dense.begin_step(&mut pass, write)?;
-        let mut sources = self.sources.iter().enumerate();
-        sources.try_for_each(|(layer, source)| self.dense.record_update(layer, &mut pass, source))
+        self.ragged.record(encoder, Write::at_each(&positions, tokens))
     }
 }
 
@@ -141,7 +156,7 @@ fn attention(context: &Context, repetitions: usize, page_size: u32, table: &mut 
     let (queries, output) = (buffer(context, bytes), buffer(context, bytes));
     let dense = |buffer| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(heads, 1, DIM) };
     let tensors = Tensors { queries: dense(&queries), output: dense(&output), mask: None, sink_logits: None };
-    let (paged, linear) = (both.paged.layer(0)?, both.dense.layer(0)?);
+    let (paged, linear) = (both.paged.layer(0)?, both.dense.cache.layer(0)?);
     let over_pages = Attention::new(&paged, &Options::last(heads, 1), &tensors)?;
     let over_linear = Attention::new(linear, &Options::last(heads, 1), &tensors)?;
     let times = medians(

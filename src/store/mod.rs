@@ -25,6 +25,8 @@
 
 #[cfg(not(target_family = "wasm"))]
 mod folder;
+#[cfg(not(target_family = "wasm"))]
+mod form;
 mod memory;
 mod object;
 #[cfg(not(target_family = "wasm"))]

@@ -137,7 +137,7 @@ fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
         (16, 0, 0)
     );
     type Change = fn(&mut PagedConfig);
-    let changes: [Change; 8] = [
+    let changes: [Change; 9] = [
         |config| config.page_size = 2,
         |config| config.layers[0].key_format = Format::Q4_0,
         |config| config.layers[0] = config.layers[0].scales(2.0, 1.0),
@@ -145,6 +145,7 @@ fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
         |config| config.layers[2].num_heads = 1,
         |config| config.layers.truncate(2),
         |config| config.layers[1].placement = Placement::Linear,
+        |config| config.layers[1].placement = Placement::Ring { window: 8, sinks: 1, slack: 0 },
         |config| config.layers.swap(0, 2),
     ];
     for (index, change) in changes.into_iter().enumerate() {

@@ -62,7 +62,7 @@ pub use half;
 pub use plan::costs::{CostModel, Form};
 #[cfg(feature = "attention")]
 pub use read::attention;
-pub use read::{include::WgslNames, layer::ReadLayer};
+pub use read::{layer::ReadLayer, names::WgslNames};
 pub use shape::{
     config::CacheConfig,
     placement::{Placement, Visible},

@@ -4,4 +4,5 @@
 pub mod attention;
 pub(crate) mod include;
 pub(crate) mod layer;
+pub(crate) mod names;
 pub(crate) mod readable;

@@ -58,6 +58,23 @@ pub trait Store: Send + Sync {
     /// What the store could not do. The key is then absent, or has what it had.
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> io::Result<()>;
 
+    /// The bytes of objects, or none of those that are not there, in the order of their keys. A store that can be asked
+    /// for many at once is.
+    ///
+    /// # Errors
+    /// What the store could not do.
+    fn get_many(&self, keys: &[ObjectKey]) -> io::Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
+    /// Keeps objects. A store that can be given many at once is.
+    ///
+    /// # Errors
+    /// What the store could not do. Each of the keys is then absent, or has what it had, or has what was given.
+    fn put_many(&self, objects: &[(ObjectKey, Vec<u8>)]) -> io::Result<()> {
+        objects.iter().try_for_each(|(key, bytes)| self.put(key, bytes))
+    }
+
     /// Whether objects are there, in the order of their keys.
     ///
     /// # Errors

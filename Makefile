@@ -52,8 +52,8 @@ package:
 bench:
 	scripts/with-drivers $(CARGO) bench --locked --bench targets -- $(ADAPTER)
 
-# Requests of a server over one pool of pages. TRACE is a file with a JSON object in each line, whose `hash_ids` name the
-# blocks of a prompt, as https://github.com/kvcache-ai/Mooncake has them.
+# Requests of a server over one pool of pages, and with tiers below it: those of traces/conversations.txt, or of TRACE,
+# a file of the same form.
 conversations:
 	$(CARGO) bench --locked --bench pages -- $(TRACE)
 

@@ -1,9 +1,9 @@
 //! The table of targets. Each figure of the cache is compared with a baseline in the same run on the same device, as
 //! medians of interleaved repetitions after warm-up. `make bench` prints the table and marks rows that miss.
 //!
-//!     cargo bench --bench targets [-- ADAPTER [pages]]
+//!     cargo bench --bench targets [-- ADAPTER [pages|tiers]]
 //!
-//! With `pages`, only the rows about pages.
+//! With `pages` or `tiers`, only the rows about these.
 
 #[path = "targets/by_hand.rs"]
 mod by_hand;
@@ -13,6 +13,8 @@ mod host;
 mod pages;
 #[path = "targets/reading.rs"]
 mod reading;
+#[path = "targets/tiers.rs"]
+mod tiers;
 
 use std::{
     cell::RefCell,
@@ -141,23 +143,33 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     println!("medians of {repetitions} interleaved repetitions, wall clock\n");
     println!("  {:<52} {:<44} {:<8} {:>9}", "what", "against", "reach", "measured");
     let mut table = Table::default();
-    if part.as_deref() == Some("pages") {
-        pages::rows(&context, repetitions, whole, &mut table)?;
-        println!("\n{} rows miss", table.missed);
-        return Ok(());
+    match part.as_deref() {
+        Some("pages") => pages::rows(&context, repetitions, whole, &mut table)?,
+        Some("tiers") => tiers::rows(&context, whole, &mut table)?,
+        _ => all(&context, &adapter, (repetitions, whole), &mut table)?,
     }
-    prefill(&context, repetitions, &mut table)?;
-    range(&context, repetitions, &mut table)?;
-    decode(&context, if whole { repetitions } else { 1 }, whole, &mut table)?;
-    reset(&context, repetitions, &mut table)?;
-    reading::rows(&context, repetitions, &mut table)?;
-    pages::rows(&context, repetitions, whole, &mut table)?;
-    host::rows(whole, &mut table)?;
-    host::resources(&adapter, &mut table)?;
-    host::attentions(&adapter, whole, &mut table)?;
-    first_update(&context, &mut table)?;
-    costs(&context, &mut table)?;
     println!("\n{} rows miss", table.missed);
+    Ok(())
+}
+
+fn all(
+    context: &Context,
+    adapter: &wgpu::Adapter,
+    (repetitions, whole): (usize, bool),
+    table: &mut Table,
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    prefill(context, repetitions, table)?;
+    range(context, repetitions, table)?;
+    decode(context, if whole { repetitions } else { 1 }, whole, table)?;
+    reset(context, repetitions, table)?;
+    reading::rows(context, repetitions, table)?;
+    pages::rows(context, repetitions, whole, table)?;
+    tiers::rows(context, whole, table)?;
+    host::rows(whole, table)?;
+    host::resources(adapter, table)?;
+    host::attentions(adapter, whole, table)?;
+    first_update(context, table)?;
+    costs(context, table)?;
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub mod save;
 mod shape;
 #[cfg(feature = "store")]
 pub mod store;
+#[cfg(all(feature = "store", not(target_family = "wasm")))]
+pub mod tiers;
 
 #[allow(clippy::arithmetic_side_effects, reason = "serves checking and measuring: no plan rests on it")]
 mod check;

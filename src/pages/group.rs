@@ -7,7 +7,7 @@ use crate::{Placement, shape::placement::count};
 
 /// Layers with one placement. They have pages of their own in each sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Group {
+pub(crate) struct Group {
     placement: Placement,
     page_size: u32,
 }
@@ -20,6 +20,12 @@ impl Group {
     /// Number of pages up to a length.
     pub const fn pages(&self, length: u32) -> u32 {
         length.div_ceil(self.page_size)
+    }
+
+    /// Whether pages go back to the pool while the sequence grows.
+    #[cfg(feature = "store")]
+    pub fn returns(&self) -> bool {
+        self.placement != Placement::Linear
     }
 
     /// The first position of a page.

@@ -54,6 +54,8 @@ mod sequences;
 mod step;
 
 pub(crate) use self::step::StepKind;
+#[cfg(feature = "store")]
+pub(crate) use self::{group::Group, pool::Evicted};
 pub use self::{
     config::PagesConfig,
     finding::Added,

@@ -41,6 +41,17 @@ pub enum PageEvent {
     },
 }
 
+/// A page that was taken for other rows. What it held is in it until the commands of the step run.
+#[cfg(feature = "store")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    pub page: u32,
+    pub group: usize,
+    /// The key that it had.
+    pub key: PageKey,
+    pub tokens: Vec<u32>,
+}
+
 /// What others find in a page.
 #[derive(Clone, Copy, Debug)]
 struct Offered {
@@ -72,6 +83,9 @@ pub(super) struct Pool {
     pub prefixes: Prefixes,
     listener: Option<Listener>,
     pub evictions: u64,
+    /// Pages that were evicted since somebody asked, if somebody asks.
+    #[cfg(feature = "store")]
+    pub evicted: Option<Vec<Evicted>>,
 }
 
 impl fmt::Debug for Pool {
@@ -94,6 +108,8 @@ impl Pool {
             prefixes: Prefixes::new(page_size, groups),
             listener: None,
             evictions: 0,
+            #[cfg(feature = "store")]
+            evicted: None,
         })
     }
 
@@ -126,12 +142,23 @@ impl Pool {
         let page = self.free.front().expect("the caller has seen that a page is free");
         if self.pages[page as usize].offered.is_some() {
             self.evictions = self.evictions.saturating_add(1);
+            #[cfg(feature = "store")]
+            self.remember(page);
             self.forget(page);
         }
         self.free.remove(page);
         let taken = &mut self.pages[page as usize];
         (taken.references, taken.filled) = (1, 0);
         page
+    }
+
+    /// Notes what is evicted with a page, if somebody asks.
+    #[cfg(feature = "store")]
+    fn remember(&mut self, page: u32) {
+        if let (Some(evicted), Some(offered)) = (&mut self.evicted, self.pages[page as usize].offered) {
+            let (key, tokens) = (self.prefixes.key(offered.prefix), self.prefixes.tokens(offered.prefix).to_vec());
+            evicted.push(Evicted { page, group: offered.group, key, tokens });
+        }
     }
 
     /// Adds a reference to a page that has some, or that is free and whose rows are still there.

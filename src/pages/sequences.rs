@@ -18,6 +18,8 @@ use super::{
     prefixes::Prefix,
     step::{Kept, PlannedStep, Returned, StepKind, Undo, UndoGroup},
 };
+#[cfg(feature = "store")]
+use super::pool::Evicted;
 use crate::{PageError, RangeError, Result, SequenceError};
 
 /// What the pages are doing, and how often prefixes were found.
@@ -175,6 +177,24 @@ impl PagedSequences {
         let shared = !self.get(id)?.unshared;
         let whole = move |&index: &u32| shared && held.page(index).is_some() && !held.is_partial(index, own);
         Ok((0..length_of(&held.pages)).filter(whole).map(|index| index as usize))
+    }
+
+    /// The groups of layers.
+    #[cfg(feature = "store")]
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Notes which pages with a key are taken, from now on.
+    #[cfg(feature = "store")]
+    pub(crate) fn watch_evictions(&mut self) {
+        self.pool.evicted.get_or_insert_default();
+    }
+
+    /// The pages with a key that were taken since the last call.
+    #[cfg(feature = "store")]
+    pub(crate) fn take_evicted(&mut self) -> Vec<Evicted> {
+        self.pool.evicted.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The length of a sequence, those of the step under way included.

@@ -3,7 +3,7 @@
 //! A [`Store`] maps [`ObjectKey`]s to bytes. Behind it stand memory of the host ([`MemoryStore`]) and a folder
 //! ([`FolderStore`]), which several processes may use at once; others are a few lines. A store may forget, fail or lie at
 //! any time: an [`Object`] has its own key and checksum, so that what comes back is either what was put there, or a miss.
-//! [`SharedPages`] puts the pages of a paged cache there, and adds sequences that begin with what is found.
+//! [`Tiers`](crate::tiers::Tiers) puts the pages of a paged cache there, and adds sequences that begin with what is found.
 //!
 //! | store | keeps | shared by | evicts |
 //! |---|---|---|---|
@@ -25,20 +25,14 @@
 
 #[cfg(not(target_family = "wasm"))]
 mod folder;
-#[cfg(not(target_family = "wasm"))]
-mod form;
+pub(crate) mod lru;
 mod memory;
 mod object;
-#[cfg(not(target_family = "wasm"))]
-mod shared;
 
 use std::io;
 
 #[cfg(not(target_family = "wasm"))]
-pub use self::{
-    folder::FolderStore,
-    shared::{Figures, SharedAdded, SharedPages},
-};
+pub use self::folder::FolderStore;
 pub use self::{
     memory::MemoryStore,
     object::{Object, ObjectKey, Scope},

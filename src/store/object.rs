@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::pages::PageKey;
 
 /// What objects begin with: a name and a version of their form.
-const MAGIC: [u8; 8] = *b"KVPAGE\0\x01";
+const MAGIC: [u8; 8] = *b"KVPAGE\0\x02";
 /// Bytes before the rows: the magic, the key, the number of bytes, and the checksum of all of these and the rows.
 const HEADER: usize = 8 + 32 + 8 + 32;
 

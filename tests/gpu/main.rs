@@ -26,9 +26,10 @@ mod programs;
 mod reading;
 mod saving;
 mod sequences;
-mod sharing;
+mod soak;
 mod steps;
 mod submissions;
+mod tiers;
 mod waiting;
 mod windows_of_pages;
 
@@ -80,6 +81,10 @@ static GL: Mutex<()> = Mutex::new(());
 
 fn main() {
     let _ = env_logger::Builder::from_default_env().is_test(true).try_init();
+    if let Some(served) = soak::process() {
+        served.expect("requests are served until the process is killed");
+        return;
+    }
     let arguments = Arguments::from_args();
     libtest_mimic::run(&arguments, trials()).exit();
 }
@@ -135,11 +140,12 @@ fn trials() -> Vec<Trial> {
                     paged::TESTS,
                     windows_of_pages::TESTS,
                     saving::TESTS,
-                    sharing::TESTS,
+                    tiers::TESTS,
                     keeping::TESTS,
                     programs::OF_PAGES,
                     limits::TESTS,
                     submissions::TESTS,
+                    soak::TESTS,
                     sequences::OF_KERNELS,
                     large::OF_KERNELS,
                 ]

@@ -192,3 +192,62 @@ fn a_folder_shows_whole_objects_to_all_threads() {
     let unfinished = fs::read_dir(folder.path()).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_file());
     assert_eq!(unfinished.count(), 0);
 }
+
+/// Random calls of an [`Lru`](lru::Lru), against a list in the order of uses.
+#[test]
+fn what_is_pinned_stays_and_the_rest_goes_by_use() {
+    let random = &mut fastrand::Rng::with_seed(9);
+    for budget in [1, 7, 30, 100] {
+        let mut lru = lru::Lru::new(budget);
+        // Key, value, bytes, pins: the one that was used last is last.
+        let mut model: Vec<(u32, u32, u64, u32)> = Vec::new();
+        for value in 0..4000 {
+            let number = random.u32(..12);
+            let at = model.iter().position(|entry| entry.0 == number);
+            match random.u32(..6) {
+                0..3 => {
+                    let bytes = random.u64(..12);
+                    let gone = lru.insert(key(number), value, bytes);
+                    if at.is_some_and(|at| model[at].3 > 0) {
+                        assert_eq!(gone, Ok(vec![]));
+                        continue;
+                    }
+                    let pinned: u64 = model.iter().filter(|entry| entry.3 > 0).map(|entry| entry.2).sum();
+                    if pinned + bytes > budget {
+                        assert_eq!(gone, Err(value));
+                        continue;
+                    }
+                    at.map(|at| model.remove(at));
+                    let mut expected = Vec::new();
+                    while model.iter().map(|entry| entry.2).sum::<u64>() + bytes > budget {
+                        let oldest = model.iter().position(|entry| entry.3 == 0).unwrap();
+                        let (number, value, ..) = model.remove(oldest);
+                        expected.push((key(number), value));
+                    }
+                    model.push((number, value, bytes, 0));
+                    assert_eq!(gone, Ok(expected));
+                }
+                3 => {
+                    let used = at.map(|at| model.remove(at));
+                    assert_eq!(lru.get(&key(number)).copied(), used.map(|entry| entry.1));
+                    model.extend(used);
+                }
+                4 => {
+                    assert_eq!(lru.pin(&key(number)), at.is_some());
+                    at.into_iter().for_each(|at| model[at].3 += 1);
+                }
+                _ if random.u32(..4) == 0 => {
+                    assert_eq!(lru.remove(&key(number)), at.map(|at| model.remove(at).1));
+                }
+                _ => {
+                    lru.unpin(&key(number));
+                    at.into_iter().for_each(|at| model[at].3 = model[at].3.saturating_sub(1));
+                }
+            }
+            let mut kept: Vec<_> = lru.iter().map(|(key, value)| (*key, *value)).collect();
+            let mut expected: Vec<_> = model.iter().map(|entry| (key(entry.0), entry.1)).collect();
+            (kept.sort_unstable(), expected.sort_unstable());
+            assert_eq!((kept, lru.bytes(), lru.len()), (expected, model.iter().map(|entry| entry.2).sum(), model.len()));
+        }
+    }
+}

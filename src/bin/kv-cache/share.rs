@@ -13,7 +13,8 @@ use wgpu_kv_cache::{
     CacheConfig, Context, HostRows, PagedConfig, PagedKvCache, Pair, adapter_label, find_adapter,
     half::{bf16, f16},
     pages::{Append, SequenceId},
-    store::{FolderStore, SharedPages},
+    store::FolderStore,
+    tiers::{Tiers, TiersConfig},
 };
 
 use crate::{
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// Bytes that the folder may hold.
     #[arg(long, value_name = "BYTES", default_value = "1073741824")]
     budget: u64,
+    /// Bytes of host memory between the device and the folder.
+    #[arg(long, value_name = "BYTES", default_value = "1073741824")]
+    host_bytes: u64,
     /// Tokens of a page.
     #[arg(long, value_name = "TOKENS", default_value = "16")]
     page_size: u32,
@@ -50,6 +54,9 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
 }
+
+/// How long to wait for the store.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     // A URL may have a password, so it is not repeated.
@@ -72,32 +79,48 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let label = adapter_label(&adapter.get_info());
     let context = Context::open(&adapter)?;
     let store = Arc::new(FolderStore::open(&arguments.store, arguments.budget)?);
-    let mut shared = SharedPages::new(store, trace.title.clone());
     let tokens = trace.token_ids();
 
     let mut cache = cache(&context, &trace, arguments.page_size)?;
+    let tiers = TiersConfig::new(trace.title.clone(), arguments.host_bytes).store(store);
+    let mut tiers = Tiers::new(&mut cache, tiers)?;
     let start = Instant::now();
-    let added = shared.add(&mut cache, &tokens, None)?;
+    let prefetch = tiers.prefetch(&cache, &tokens, None)?;
+    let in_time = prefetch.wait(PATIENCE);
     let fetching = start.elapsed();
-    let begun = added.cached + added.fetched;
+    let start = Instant::now();
+    let added = tiers.add(&mut cache, &tokens, None)?;
+    if added.cached() > 0 {
+        cache.get(0, added.sequence, 0..1)?.read()?;
+    }
+    let uploading = start.elapsed();
+    drop(prefetch);
+    let begun = added.cached();
     let writing = write(&mut cache, &trace, added.sequence, &tokens, begun)?;
     compare(&cache, &trace, added.sequence, &label)?;
     let start = Instant::now();
-    let put = shared.put(&cache, added.sequence)?;
+    tiers.put(&cache, added.sequence)?;
+    let in_time = tiers.flush(PATIENCE) && in_time;
     let putting = start.elapsed();
-    drop(cache);
+    let figures = tiers.figures();
+    drop((tiers, cache));
+    if !in_time || figures.failures > 0 {
+        let rule = format!("the store failed {} times, or did not answer within {PATIENCE:?}", figures.failures);
+        return Err(Failure::Argument { rule });
+    }
     let mut anew = self::cache(&context, &trace, arguments.page_size)?;
     let sequence = anew.add(&tokens, None)?.sequence;
     let all = write(&mut anew, &trace, sequence, &tokens, 0)?;
 
-    let figures = shared.figures();
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     if arguments.json {
         let report = json!({
             "adapter": label, "store": arguments.store, "tokens": tokens.len(),
-            "fetched_tokens": added.fetched, "fetched_pages": figures.fetched, "fetched_bytes": figures.fetched_bytes,
-            "fetch_ms": milliseconds(fetching), "written_tokens": trace.tokens - begun, "write_ms": milliseconds(writing),
-            "put_pages": put, "put_bytes": figures.put_bytes, "put_ms": milliseconds(putting),
+            "fetched_tokens": added.store, "fetched_pages": figures.store.pages_out,
+            "fetched_bytes": figures.store.bytes_out, "fetch_ms": milliseconds(fetching),
+            "upload_ms": milliseconds(uploading), "written_tokens": trace.tokens - begun,
+            "write_ms": milliseconds(writing), "put_pages": figures.store.pages_in,
+            "put_bytes": figures.store.bytes_in, "put_ms": milliseconds(putting),
             "all_anew_ms": milliseconds(all), "verified": true,
         });
         return Ok(output::json(out, &report)?);
@@ -108,13 +131,17 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let row = |what: &str, tokens: u32, pages: String, bytes: String, time: Duration| {
         [what.to_owned(), tokens.to_string(), pages, bytes, format!("{:.1}", milliseconds(time))]
     };
-    let [fetched, stored] = [figures.fetched_bytes, figures.put_bytes].map(output::bytes);
-    table.add_row(row("from the folder", added.fetched, figures.fetched.to_string(), fetched, fetching));
+    let [fetched, stored] = [figures.store.bytes_out, figures.store.bytes_in].map(output::bytes);
+    let uploaded = output::bytes(figures.device.bytes_in);
+    let [fetched_pages, put] = [figures.store.pages_out, figures.store.pages_in].map(|pages| pages.to_string());
+    table.add_row(row("from the folder to host memory", added.store, fetched_pages.clone(), fetched, fetching));
+    table.add_row(row("from host memory to the device", added.store, fetched_pages, uploaded, uploading));
     table.add_row(row("written", trace.tokens - begun, String::new(), String::new(), writing));
-    table.add_row(row("left in the folder", put * arguments.page_size, put.to_string(), stored, putting));
+    let left = u32::try_from(figures.store.pages_in).unwrap_or(u32::MAX).saturating_mul(arguments.page_size);
+    table.add_row(row("left in the folder", left, put, stored, putting));
     table.add_row(row("all written anew", trace.tokens, String::new(), String::new(), all));
     writeln!(out, "\n{table}\n\nevery byte is that of the recording")?;
-    if added.fetched == 0 {
+    if added.store == 0 {
         writeln!(out, "run it again, on any adapter: the pages are in {}", arguments.store)?;
     }
     Ok(())

@@ -62,6 +62,8 @@ impl PagedKvCache {
             before.push(self.books.pages(sequence, group)?.to_vec());
         }
         self.books.begin_move(sequence, start, &from)?;
+        #[cfg(feature = "store")]
+        self.lower_evicted();
         if let Err(error) = self.record_moved(recorder, sequence, start, (&from, &before)) {
             self.books.dropped();
             self.table.undo();

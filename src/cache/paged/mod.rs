@@ -11,8 +11,12 @@ mod save;
 mod step;
 mod table;
 mod tails;
+#[cfg(feature = "store")]
+mod transfer;
 
 pub use self::{config::PagedConfig, layer::PagedLayer, step::PagedSource};
+#[cfg(feature = "store")]
+pub(crate) use self::transfer::{Lowered, Outlet, PageShape};
 use self::{
     groups::Groups,
     planes::{Layer, Planes},
@@ -90,6 +94,9 @@ pub struct PagedKvCache {
     next_batch: Vec<Sequences>,
     /// Of each group.
     steps: Vec<PagedStep>,
+    /// What takes the rows of pages that are evicted.
+    #[cfg(feature = "store")]
+    outlet: Option<std::sync::Arc<dyn Outlet>>,
 }
 
 impl PagedKvCache {
@@ -120,6 +127,8 @@ impl PagedKvCache {
             batch: vec![Sequences::default(); placements.len()],
             next_batch: vec![Sequences::default(); placements.len()],
             steps: placements.iter().map(|_| PagedStep::default()).collect(),
+            #[cfg(feature = "store")]
+            outlet: None,
         })
     }
 
@@ -229,9 +238,14 @@ impl PagedKvCache {
         self.books.free(sequence)
     }
 
-    /// Forgets all prefixes; see [`PagedSequences::clear_prefixes`].
+    /// Forgets all prefixes; see [`PagedSequences::clear_prefixes`]. Tiers are attached no longer: attach others, with the
+    /// identity of the new weights.
     pub fn clear_prefixes(&mut self) {
         self.books.clear_prefixes();
+        #[cfg(feature = "store")]
+        {
+            self.outlet = None;
+        }
     }
 
     /// Ends all sequences and forgets all prefixes. What was recorded and not submitted is [dropped](Self::dropped).

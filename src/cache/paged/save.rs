@@ -51,27 +51,16 @@ impl PagedKvCache {
         namespace: Option<&str>,
         rows: &[Pair<HostRows<'_>>],
     ) -> Result<SequenceId> {
-        self.insert_rows(tokens, namespace, rows, Kind::Insert)
-    }
-
-    /// Adds a sequence with the rows that a step of a kind brings in each layer, `[1, kv_head, rows, dim]`.
-    pub(crate) fn insert_rows(
-        &mut self,
-        tokens: &[u32],
-        namespace: Option<&str>,
-        rows: &[Pair<HostRows<'_>>],
-        kind: Kind,
-    ) -> Result<SequenceId> {
         let length = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         let brought = |layer: usize| {
-            let brought = self.books.brought(self.layers[layer].place.group, length, kind);
+            let brought = self.books.brought(self.layers[layer].place.group, length, Kind::Insert);
             brought.iter().map(count).fold(0, u32::saturating_add)
         };
         self.check_rows(brought, rows)?;
-        self.check_insert(tokens, namespace, kind)?;
+        self.check_insert(tokens, namespace)?;
         // All rows are uploaded, and those of the rest are read.
         let sources = self.upload(brought, rows, Strides::bhtd)?;
-        self.insert_sources(tokens, namespace, kind, &sources)
+        self.insert_sources(tokens, namespace, &sources)
     }
 
     /// Adds a sequence like [`insert`](Self::insert), with rows on the device.
@@ -82,29 +71,28 @@ impl PagedKvCache {
         namespace: Option<&str>,
         rows: &[Pair<GpuTensor>],
     ) -> Result<SequenceId> {
-        self.check_insert(tokens, namespace, Kind::Insert)?;
+        self.check_insert(tokens, namespace)?;
         let bound = rows.iter().enumerate().map(|(layer, rows)| self.bind_source(layer, &rows.source()).map(Some));
         let sources: Vec<_> = bound.collect::<Result<_>>()?;
-        self.insert_sources(tokens, namespace, Kind::Insert, &sources)
+        self.insert_sources(tokens, namespace, &sources)
     }
 
-    fn check_insert(&self, tokens: &[u32], namespace: Option<&str>, kind: Kind) -> Result<()> {
+    fn check_insert(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
         if self.books.step().is_some() {
             return Err(PageError::StepUnderWay.into());
         }
-        self.books.check_room_of(tokens, namespace, kind)
+        self.books.check_room_of(tokens, namespace, Kind::Insert)
     }
 
     fn insert_sources(
         &mut self,
         tokens: &[u32],
         namespace: Option<&str>,
-        kind: Kind,
         sources: &[Option<PagedSource>],
     ) -> Result<SequenceId> {
         let added = self.books.add(tokens, namespace)?;
         let rest = &tokens[added.cached as usize..];
-        let inserted = self.submit_rows(&[Append::new(added.sequence, rest)], kind, sources);
+        let inserted = self.submit_rows(&[Append::new(added.sequence, rest)], Kind::Insert, sources);
         if inserted.is_err() {
             self.books.free(added.sequence)?;
         }

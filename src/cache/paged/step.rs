@@ -109,6 +109,8 @@ impl PagedKvCache {
             return Err(PageError::TooManyTokens { tokens: total, most: u32::MAX - 1 }.into());
         }
         self.books.begin(appends, kind)?;
+        #[cfg(feature = "store")]
+        self.lower_evicted();
         if let Err(error) = self.record_step(recorder, appends, kind) {
             self.books.dropped();
             self.table.undo();

@@ -1,15 +1,25 @@
 //! The bookkeeping of pages: its times, and a trace of conversations through it.
 //!
-//!     cargo bench --bench pages [-- TRACE.jsonl]
+//!     cargo bench --bench pages [-- TRACE]
 
-use std::{error::Error, fs, time::Instant};
+mod conversations;
 
-use wgpu_kv_cache::pages::{Added, Append, PagedSequences, PagesConfig};
+use std::{
+    error::Error,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use wgpu_kv_cache::{
+    CacheConfig, Context, PagedConfig, PagedKvCache,
+    pages::{Added, Append, PagedSequences, PagesConfig},
+    store::FolderStore,
+    tiers::{Tiers, TiersConfig},
+};
 
 /// Sequences of a decoding step.
 const SEQUENCES: u32 = 256;
-/// Tokens of a block of the trace.
-const BLOCK: u32 = 512;
 
 fn median(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
@@ -69,42 +79,72 @@ fn long_prompt(repetitions: usize) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Requests one after the other: each finds what it can, appends the rest, and ends.
-fn conversations(path: &str) -> Result<(), Box<dyn Error>> {
-    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
-    let mut requests: Vec<Vec<u32>> = Vec::new();
-    for line in text.lines() {
-        let request: serde_json::Value = serde_json::from_str(line)?;
-        let blocks = request["hash_ids"].as_array().ok_or("a request has no hash_ids")?;
-        let block = |id: &serde_json::Value| Some(vec![u32::try_from(id.as_u64()?).ok()?; BLOCK as usize]);
-        let tokens: Option<Vec<Vec<u32>>> = blocks.iter().map(block).collect();
-        requests.push(tokens.ok_or("an id is no 32-bit number")?.concat());
-    }
-    let blocks: usize = requests.iter().map(|tokens| tokens.len() / BLOCK as usize).sum();
+/// Requests one after the other: each finds what it can, appends the rest, and ends. A block of 512 tokens is a page.
+fn without_tiers(requests: &[Vec<u32>]) -> Result<(), Box<dyn Error>> {
+    let blocks: usize = requests.iter().map(Vec::len).sum();
     let longest = requests.iter().map(Vec::len).max().unwrap_or(0);
-    println!("{} requests, {blocks} blocks of {BLOCK} tokens; the longest has {longest} tokens", requests.len());
+    println!("{} requests, {blocks} blocks; the longest has {longest} blocks", requests.len());
     for count in [1000, 5000, 20_000, u32::MAX] {
         let pages = count.min(u32::try_from(blocks)?);
-        let mut pool = PagedSequences::new(PagesConfig::new(BLOCK, pages, 1))?;
+        let mut pool = PagedSequences::new(PagesConfig::new(1, pages, 1))?;
         let start = Instant::now();
-        for tokens in &requests {
+        for tokens in requests {
             let Added { sequence, cached } = pool.add(tokens, None)?;
             pool.begin_step(&[Append::new(sequence, &tokens[cached as usize..])])?;
             pool.submitted();
             pool.free(sequence)?;
         }
         let counts = pool.counts();
-        let room = pages as usize * BLOCK as usize;
         println!(
             "{pages:>7} pages: {:>6} blocks found, {:>6} evicted, {:.2} s; room for {} sequences of the longest, or {} of the \
              mean length",
             counts.hits,
             counts.evictions,
             start.elapsed().as_secs_f64(),
-            room / longest.max(1),
+            pages as usize / longest.max(1),
             pages as usize * requests.len() / blocks.max(1),
         );
     }
+    Ok(())
+}
+
+/// The same through tiers, on a device that does nothing: 1000 pages on the device, 5000 in host memory, all in a folder.
+fn tiers(requests: &[Vec<u32>]) -> Result<(), Box<dyn Error>> {
+    let longest = requests.iter().map(Vec::len).max().unwrap_or(0);
+    let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+    let layer = CacheConfig::new(1, 1, 1, u32::try_from(longest)?);
+    let mut cache = PagedKvCache::new(&Context::new(&device, &queue), &PagedConfig::new(layer, 1, 1, 1000))?;
+    let page_bytes = cache.config().page_bytes()? + 4;
+    let folder = tempfile::tempdir()?;
+    let store = Arc::new(FolderStore::open(folder.path(), 1 << 40)?);
+    let mut tiers = Tiers::new(&mut cache, TiersConfig::new("trace", 5000 * page_bytes).store(store))?;
+    let (mut found, start) = ([0u64; 3], Instant::now());
+    for tokens in requests {
+        let prefetch = tiers.prefetch(&cache, tokens, None)?;
+        assert!(prefetch.wait(Duration::from_secs(60)), "the folder answers");
+        let added = tiers.add(&mut cache, tokens, None)?;
+        for (sum, tokens) in found.iter_mut().zip([added.device, added.host, added.store]) {
+            *sum += u64::from(tokens);
+        }
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        cache.begin_step(&mut encoder, &[Append::new(added.sequence, &tokens[added.cached() as usize..])])?;
+        cache.record_advance(0)?;
+        queue.submit([encoder.finish()]);
+        cache.submitted()?;
+        cache.free(added.sequence)?;
+        assert!(tiers.flush(Duration::from_secs(60)), "what is evicted goes down");
+    }
+    let figures = tiers.figures();
+    println!(
+        "   1000 pages, 5000 in host memory, all others in a folder: {} blocks found = {} on the device + {} in host memory + \
+         {} in the folder, {:.2} s; {} lost",
+        found.iter().sum::<u64>(),
+        found[0],
+        found[1],
+        found[2],
+        start.elapsed().as_secs_f64(),
+        figures.lost,
+    );
     Ok(())
 }
 
@@ -114,8 +154,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let repetitions = if whole { 501 } else { 1 };
     planning(repetitions)?;
     long_prompt(repetitions.min(21))?;
-    match std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
-        Some(path) => conversations(&path),
-        None => Ok(()),
-    }
+    let requests = match std::env::args().skip(1).find(|argument| !argument.starts_with('-')) {
+        Some(path) => conversations::read(Path::new(&path))?,
+        None => conversations::recorded()?,
+    };
+    let requests = if whole { &requests[..] } else { &requests[..50.min(requests.len())] };
+    without_tiers(requests)?;
+    tiers(requests)
 }

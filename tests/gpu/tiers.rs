@@ -1,0 +1,535 @@
+//! Pages below the pool: evicted and found again, put by one cache and found by others, whatever the store does.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use wgpu_kv_cache::{
+    CacheConfig, Context, Error, Format, HostRows, HostTensor, PageError, PagedConfig, PagedKvCache, Pair, Placement,
+    pages::{Append, SequenceId},
+    store::{FolderStore, MemoryStore, ObjectKey, Store},
+    tiers::{TieredAdded, Tiers, TiersConfig},
+};
+
+use crate::{DONE, Gpu, Outcome, Test};
+
+pub const TESTS: &[Test] = &[
+    ("tiers::evicted_pages_come_back", evicted_pages_come_back),
+    ("tiers::a_prefix_is_found_after_a_restart", a_prefix_is_found_after_a_restart),
+    ("tiers::what_differs_is_not_found", what_differs_is_not_found),
+    ("tiers::what_is_prefetched_stays", what_is_prefetched_stays),
+    ("tiers::bad_input_changes_nothing", bad_input_changes_nothing),
+    ("tiers::a_store_may_fail_at_any_moment", a_store_may_fail_at_any_moment),
+];
+
+const SIZE: u32 = 4;
+
+/// A hybrid model: a layer that keeps all, one with a window and a sink, one of another format.
+fn config(pages: u32) -> PagedConfig {
+    let layer = CacheConfig::new(4, 2, 32, 200).formats(Format::Q8_0, Format::F16);
+    let ring = layer.placement(Placement::Ring { window: 7, sinks: 1, slack: 0 });
+    let layers = vec![layer, ring, layer.value_dim(5).formats(Format::F32, Format::Bf16)];
+    PagedConfig { layers, ..PagedConfig::new(layer, 1, SIZE, pages) }
+}
+
+/// The row of a token follows from it and its position, so that a wrong one is seen.
+fn rows(config: &PagedConfig, tokens: &[u32], from: usize) -> Vec<[Vec<f32>; 2]> {
+    let of_layer = |(layer, own): (usize, &CacheConfig)| {
+        let side = |dim: u32, sign: f32| {
+            let mut numbers = Vec::new();
+            for (position, token) in tokens.iter().enumerate().skip(from) {
+                for at in 0..own.num_heads * dim {
+                    let number = (token * 31 + position as u32 * 7 + at + layer as u32 * 3) % 61;
+                    numbers.push(sign * number as f32);
+                }
+            }
+            numbers
+        };
+        [side(own.head_dim, 1.0), side(own.value_dim, -1.0)]
+    };
+    config.layers.iter().enumerate().map(of_layer).collect()
+}
+
+/// Appends the tokens of a sequence from one on.
+fn append(cache: &mut PagedKvCache, id: SequenceId, tokens: &[u32], from: usize) -> Result<(), Error> {
+    let rows = rows(&config(1), tokens, from);
+    let rows: Vec<_> =
+        rows.iter().map(|[keys, values]| Pair { keys: HostRows::from(keys), values: HostRows::from(values) }).collect();
+    cache.append(&[Append::new(id, &tokens[from..])], &rows)
+}
+
+fn extracted(cache: &PagedKvCache, id: SequenceId) -> Result<Vec<Pair<HostTensor>>, Error> {
+    cache.extract(id)?.into_iter().map(|rows| rows.read()).collect()
+}
+
+/// The rows of a sequence in a cache of its own, without a store.
+fn expected(context: &Context, tokens: &[u32]) -> Result<Vec<Pair<HostTensor>>, Error> {
+    let mut cache = PagedKvCache::new(context, &config(120))?;
+    let id = cache.add(&[], None)?.sequence;
+    append(&mut cache, id, tokens, 0)?;
+    extracted(&cache, id)
+}
+
+fn prompt(length: u32) -> Vec<u32> {
+    (0..length).map(|token| token * token % 97).collect()
+}
+
+/// Long enough for everything, unless a thread is stuck.
+const LONG: Duration = Duration::from_secs(60);
+const HOST_BYTES: u64 = 1 << 20;
+
+fn tiers(cache: &mut PagedKvCache, host_bytes: u64, store: Option<Arc<dyn Store>>) -> Result<Tiers, Error> {
+    Tiers::new(cache, TiersConfig { store, ..TiersConfig::new("model", host_bytes) })
+}
+
+/// Adds a sequence after all that the store has came.
+fn add(
+    tiers: &mut Tiers,
+    cache: &mut PagedKvCache,
+    tokens: &[u32],
+    namespace: Option<&str>,
+) -> Result<TieredAdded, Error> {
+    let prefetch = tiers.prefetch(cache, tokens, namespace)?;
+    assert!(prefetch.wait(LONG));
+    pollster::block_on(prefetch.ready());
+    assert!(prefetch.is_ready());
+    let added = tiers.add(cache, tokens, namespace)?;
+    assert!(prefetch.tokens() <= Some(added.cached()) || cache.sequences().free_pages() < 30, "{prefetch:?} {added:?}");
+    Ok(added)
+}
+
+const fn parts(added: &TieredAdded) -> (u32, u32, u32) {
+    (added.device, added.host, added.store)
+}
+
+fn evicted_pages_come_back(gpu: &Gpu) -> Outcome {
+    for context in [&gpu.context, &gpu.small] {
+        // Room for one prompt of 30 tokens at a time: 8 pages in each of 3 groups, less those that windows return.
+        let mut cache = PagedKvCache::new(context, &config(30))?;
+        let mut tiers = tiers(&mut cache, HOST_BYTES, None)?;
+        let prompts: Vec<Vec<u32>> = (0..4).map(|first| [&[first][..], &prompt(29)].concat()).collect();
+        for tokens in &prompts {
+            let added = tiers.add(&mut cache, tokens, None)?;
+            assert_eq!(parts(&added), (0, 0, 0));
+            append(&mut cache, added.sequence, tokens, 0)?;
+            cache.free(added.sequence)?;
+        }
+        assert!(cache.sequences().counts().evictions > 30);
+        assert!(tiers.flush(LONG));
+        let figures = tiers.figures();
+        assert_eq!((figures.host_pages, figures.device.pages_out, figures.lost), (figures.host.pages_in, figures.host.pages_in, 0));
+        assert_eq!(u64::from(cache.sequences().counts().evictions as u32), figures.host_pages);
+        for tokens in prompts.iter().chain(&prompts) {
+            let added = tiers.add(&mut cache, tokens, None)?;
+            assert_eq!((added.cached(), added.store), (28, 0), "{added:?}");
+            append(&mut cache, added.sequence, tokens, 28)?;
+            assert_eq!(extracted(&cache, added.sequence)?, expected(&gpu.context, tokens)?);
+            cache.free(added.sequence)?;
+            assert!(tiers.flush(LONG));
+        }
+        let figures = tiers.figures();
+        assert!(figures.host.hits > 0 && figures.device.pages_in == figures.host.hits, "{figures:?}");
+        // A page that is below already is not copied again.
+        assert!(figures.host.pages_in < cache.sequences().counts().evictions, "{figures:?}");
+        // The pages of a step that is dropped are gone from the device, and were taken down.
+        let other = cache.add(&[], None)?.sequence;
+        let long: Vec<u32> = (200..312).collect();
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        cache.begin_step(&mut encoder, &[Append::new(other, &long[..28])])?;
+        cache.dropped();
+        for tokens in &prompts {
+            assert!(tiers.flush(LONG));
+            let added = tiers.add(&mut cache, tokens, None)?;
+            assert_eq!(added.cached(), 28);
+            append(&mut cache, added.sequence, tokens, 28)?;
+            assert_eq!(extracted(&cache, added.sequence)?, expected(&gpu.context, tokens)?);
+            cache.free(added.sequence)?;
+        }
+    }
+    DONE
+}
+
+fn a_prefix_is_found_after_a_restart(gpu: &Gpu) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let open = || -> Result<Option<Arc<dyn Store>>, Error> { Ok(Some(Arc::new(FolderStore::open(folder.path(), 1 << 20)?))) };
+    let tokens = prompt(30);
+    {
+        let mut first = PagedKvCache::new(&gpu.context, &config(120))?;
+        let mut tiers = tiers(&mut first, HOST_BYTES, open()?)?;
+        let added = add(&mut tiers, &mut first, &tokens, None)?;
+        assert_eq!(parts(&added), (0, 0, 0));
+        append(&mut first, added.sequence, &tokens, 0)?;
+        // 7 full pages, in three groups. Put again, nothing goes.
+        assert_eq!(tiers.put(&first, added.sequence)?, 21);
+        assert!(tiers.flush(LONG));
+        assert_eq!((tiers.put(&first, added.sequence)?, tiers.figures().store.pages_in), (0, 21));
+    }
+    // Another process, another pool.
+    for (context, pages) in [(&gpu.context, 120), (&gpu.small, 60)] {
+        let mut second = PagedKvCache::new(context, &config(pages))?;
+        let mut own = tiers(&mut second, HOST_BYTES, open()?)?;
+        // What is not prefetched is not waited for.
+        let none = own.add(&mut second, &tokens, None)?;
+        assert_eq!(parts(&none), (0, 0, 0));
+        second.free(none.sequence)?;
+        let added = add(&mut own, &mut second, &tokens, None)?;
+        assert_eq!(parts(&added), (0, 0, 28));
+        // All pages of the layers that keep all; of the window those of the 6 positions that the next query sees before
+        // its own, and that of the sink.
+        assert_eq!(own.figures().store.pages_out, 7 + 7 + 3);
+        append(&mut second, added.sequence, &tokens, 28)?;
+        assert_eq!(extracted(&second, added.sequence)?, expected(&gpu.context, &tokens)?);
+        // What came is found on the device from now on.
+        let again = add(&mut own, &mut second, &tokens, None)?;
+        assert_eq!((parts(&again), own.figures().store.pages_out), ((28, 0, 0), 17));
+        // A longer prompt of which the store has more than the device: both together.
+        let longer = [&tokens[..], &prompt(20)].concat();
+        append(&mut second, again.sequence, &longer, 28)?;
+        own.put(&second, again.sequence)?;
+        assert!(own.flush(LONG));
+        let mut third = PagedKvCache::new(&gpu.context, &config(120))?;
+        let mut own = tiers(&mut third, HOST_BYTES, open()?)?;
+        let short = add(&mut own, &mut third, &tokens[..14], None)?;
+        assert_eq!(parts(&short), (0, 0, 12));
+        append(&mut third, short.sequence, &tokens[..14], 12)?;
+        let both = add(&mut own, &mut third, &longer, None)?;
+        assert_eq!(parts(&both), (12, 0, 36));
+        append(&mut third, both.sequence, &longer, 48)?;
+        assert_eq!(extracted(&third, both.sequence)?, expected(&gpu.context, &longer)?);
+        let text = own.figures().prometheus();
+        assert!(text.contains("# TYPE kv_cache_tier_hits_total counter\nkv_cache_tier_hits_total{tier=\"device\"} 3\n"), "{text}");
+    }
+    DONE
+}
+
+fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1 << 20)?);
+    let tokens = prompt(18);
+    let mut first = PagedKvCache::new(&gpu.context, &config(60))?;
+    let mut own = tiers(&mut first, HOST_BYTES, Some(store.clone()))?;
+    let added = add(&mut own, &mut first, &tokens, Some("x"))?.sequence;
+    append(&mut first, added, &tokens, 0)?;
+    assert_eq!(own.put(&first, added)?, 12);
+    assert!(own.flush(LONG));
+    let found = |config: &PagedConfig, identity: &str, namespace| -> Result<u32, Error> {
+        let mut cache = PagedKvCache::new(&gpu.context, config)?;
+        let mut tiers = Tiers::new(&mut cache, TiersConfig::new(identity, HOST_BYTES).store(store.clone()))?;
+        Ok(add(&mut tiers, &mut cache, &tokens, namespace)?.store)
+    };
+    let own_config = config(60);
+    assert_eq!(
+        (found(&own_config, "model", Some("x"))?, found(&own_config, "model", None)?, found(&own_config, "other", Some("x"))?),
+        (16, 0, 0)
+    );
+    type Change = fn(&mut PagedConfig);
+    let changes: [Change; 10] = [
+        |config| config.page_size = 2,
+        |config| config.layers[0].key_format = Format::Q4_0,
+        // The same number of bytes.
+        |config| config.layers[0].value_format = Format::Bf16,
+        |config| config.layers[0] = config.layers[0].scales(2.0, 1.0),
+        |config| config.layers[2].value_dim = 6,
+        |config| config.layers[2].num_heads = 1,
+        |config| config.layers.truncate(2),
+        |config| config.layers[1].placement = Placement::Linear,
+        |config| config.layers[1].placement = Placement::Ring { window: 8, sinks: 1, slack: 0 },
+        |config| config.layers.swap(0, 2),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let mut other = config(60);
+        change(&mut other);
+        assert_eq!(found(&other, "model", Some("x"))?, 0, "change {index}");
+    }
+    // Other pages, more sequences and longer ones are no difference.
+    let mut larger = config(99);
+    larger.layers.iter_mut().for_each(|layer| (layer.max_batch_size, layer.max_seq_len) = (9, 300));
+    assert_eq!(found(&larger, "model", Some("x"))?, 16);
+    // Without room for all of it, a part is taken: of one page each group has the page, and of three the window has two
+    // pages and that of the sink.
+    let mut full = PagedKvCache::new(&gpu.context, &config(9))?;
+    let mut of_full = tiers(&mut full, HOST_BYTES, Some(store.clone()))?;
+    let added = add(&mut of_full, &mut full, &tokens, Some("x"))?;
+    assert_eq!((parts(&added), full.sequences().counts().referenced), ((0, 0, 12), 9));
+    append(&mut full, added.sequence, &tokens[..12], 12)?;
+    // A pool that shares nothing finds nothing.
+    let mut alone = PagedKvCache::new(&gpu.context, &PagedConfig { share_prefixes: false, ..config(60) })?;
+    let mut of_alone = tiers(&mut alone, HOST_BYTES, Some(store.clone()))?;
+    assert_eq!(add(&mut of_alone, &mut alone, &tokens, Some("x"))?.cached(), 0);
+    DONE
+}
+
+fn what_is_prefetched_stays(gpu: &Gpu) -> Outcome {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1 << 20)?);
+    let tokens = prompt(18);
+    {
+        let mut cache = PagedKvCache::new(&gpu.context, &config(60))?;
+        let mut own = tiers(&mut cache, HOST_BYTES, Some(store.clone()))?;
+        let added = own.add(&mut cache, &tokens, None)?.sequence;
+        append(&mut cache, added, &tokens, 0)?;
+        own.put(&cache, added)?;
+        assert!(own.flush(LONG));
+    }
+    // Host memory for 12 pages at most, which is what the prompt needs.
+    let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
+    let page = {
+        let tiers = tiers(&mut cache, 1, None);
+        let Err(Error::Store(wgpu_kv_cache::StoreError::BudgetTooSmall { bytes: 1, page_bytes })) = tiers else {
+            return Err(format!("{tiers:?}").into());
+        };
+        page_bytes
+    };
+    let mut own = tiers(&mut cache, 11 * page, Some(store.clone()))?;
+    let prefetch = own.prefetch(&cache, &tokens, None)?;
+    assert!(prefetch.wait(LONG));
+    assert_eq!(prefetch.tokens(), Some(16));
+    // Others are evicted meanwhile, more than host memory holds.
+    for first in 100..106 {
+        let other = [&[first][..], &prompt(20)].concat();
+        let added = own.add(&mut cache, &other, None)?;
+        append(&mut cache, added.sequence, &other, added.cached() as usize)?;
+        cache.free(added.sequence)?;
+        assert!(own.flush(LONG));
+        assert!(own.figures().host_bytes <= 11 * page);
+    }
+    let added = own.add(&mut cache, &tokens, None)?;
+    assert_eq!(parts(&added), (0, 0, 16));
+    append(&mut cache, added.sequence, &tokens, 16)?;
+    assert_eq!(extracted(&cache, added.sequence)?, expected(&gpu.context, &tokens)?);
+    drop(prefetch);
+    cache.free(added.sequence)?;
+    // Dropped, it no longer stays; what had no room went to the store.
+    for first in 110..116 {
+        let other = [&[first][..], &prompt(20)].concat();
+        let added = own.add(&mut cache, &other, None)?;
+        append(&mut cache, added.sequence, &other, added.cached() as usize)?;
+        cache.free(added.sequence)?;
+        assert!(own.flush(LONG));
+    }
+    let added = own.add(&mut cache, &tokens, None)?;
+    assert_eq!(parts(&added), (0, 0, 0));
+    cache.free(added.sequence)?;
+    for first in 100..106 {
+        let other = [&[first][..], &prompt(20)].concat();
+        let added = add(&mut own, &mut cache, &other, None)?;
+        assert_eq!(added.cached(), 20, "{first}: {added:?} {:?}", own.figures());
+        append(&mut cache, added.sequence, &other, 20)?;
+        assert_eq!(extracted(&cache, added.sequence)?, expected(&gpu.context, &other)?);
+        cache.free(added.sequence)?;
+        assert!(own.flush(LONG));
+    }
+    assert_eq!(own.figures().lost, 0);
+    // Host memory that holds less than the prompt: the first pages come.
+    let mut cache = PagedKvCache::new(&gpu.context, &config(60))?;
+    let mut own = tiers(&mut cache, 7 * page, Some(store))?;
+    let added = add(&mut own, &mut cache, &tokens, None)?;
+    assert!((4..16).contains(&added.store), "{added:?}");
+    append(&mut cache, added.sequence, &tokens, added.cached() as usize)?;
+    assert_eq!(extracted(&cache, added.sequence)?, expected(&gpu.context, &tokens)?);
+    DONE
+}
+
+fn bad_input_changes_nothing(gpu: &Gpu) -> Outcome {
+    let (mut cache, mut other) = (PagedKvCache::new(&gpu.context, &config(60))?, PagedKvCache::new(&gpu.context, &config(60))?);
+    let mut own = tiers(&mut cache, HOST_BYTES, None)?;
+    let tokens = prompt(18);
+    let detached = |result: Result<TieredAdded, Error>| {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("not attached to this cache"), "{text}");
+    };
+    detached(own.add(&mut other, &tokens, None));
+    assert!(own.prefetch(&other, &tokens, None).is_err());
+    let id = other.add(&[], None)?.sequence;
+    assert!(own.put(&other, id).is_err() && own.put(&cache, id).is_err());
+    let added = own.add(&mut cache, &tokens, None)?.sequence;
+    let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
+    cache.begin_step(&mut encoder, &[Append::new(added, &tokens)])?;
+    assert!(matches!(own.add(&mut cache, &tokens, None), Err(Error::Page(PageError::StepUnderWay))));
+    assert!(matches!(own.put(&cache, added), Err(Error::Page(PageError::StepUnderWay))));
+    cache.dropped();
+    append(&mut cache, added, &tokens, 0)?;
+    assert_eq!(own.put(&cache, added)?, 12);
+    assert!(own.flush(LONG));
+    assert_eq!((own.figures().host_pages, own.put(&cache, added)?), (12, 0));
+    let long = vec![0; 201];
+    assert!(matches!(own.add(&mut cache, &long, None), Err(Error::Page(PageError::TooManyTokens { .. }))));
+    assert_eq!(cache.sequences().counts().referenced, 12 + 3);
+    // Rows of other weights are not found: the tiers were those of the weights before.
+    cache.clear_prefixes();
+    detached(own.add(&mut cache, &tokens, None));
+    let mut of_new = Tiers::new(&mut cache, TiersConfig::new("model, revision 2", HOST_BYTES))?;
+    assert_eq!((parts(&of_new.add(&mut cache, &tokens, None)?), of_new.put(&cache, added)?), ((0, 0, 0), 0));
+    detached(own.add(&mut cache, &tokens, None));
+    drop(of_new);
+    // Without tiers, what is evicted is gone.
+    let next = cache.add(&[], None)?.sequence;
+    append(&mut cache, next, &prompt(100)[..60], 0)?;
+    assert_eq!(own.figures().host_pages, 12);
+    DONE
+}
+
+/// Fails, forgets, cuts, changes and swaps objects at random.
+struct Unreliable {
+    inner: MemoryStore,
+    random: Mutex<fastrand::Rng>,
+    /// Of ten calls, so many go wrong.
+    wrong: u32,
+    last: Mutex<Vec<u8>>,
+    calls: AtomicU32,
+}
+
+impl Unreliable {
+    fn fails(&self) -> io::Result<u32> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut random = self.random.lock().unwrap();
+        if random.u32(..10) >= self.wrong {
+            return Ok(u32::MAX);
+        }
+        match random.u32(..6) {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            kind => Ok(kind),
+        }
+    }
+}
+
+impl Store for Unreliable {
+    fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>> {
+        let kind = self.fails()?;
+        let Some(mut bytes) = self.inner.get(key)? else { return Ok(None) };
+        let other = std::mem::replace(&mut *self.last.lock().unwrap(), bytes.clone());
+        match kind {
+            1 => return Ok(None),
+            2 => bytes.truncate(bytes.len() / 2),
+            3 => {
+                let at = bytes.len() - 5;
+                bytes[at] ^= 16;
+            }
+            4 => bytes = other,
+            5 => bytes.clear(),
+            _ => {}
+        }
+        Ok(Some(bytes))
+    }
+
+    fn put(&self, key: &ObjectKey, bytes: &[u8]) -> io::Result<()> {
+        match self.fails()? {
+            1 => Ok(()),
+            2 => self.inner.put(key, &bytes[..bytes.len() / 3]),
+            3 => self.inner.put(key, &[]),
+            _ => self.inner.put(key, bytes),
+        }
+    }
+
+    fn exists(&self, keys: &[ObjectKey]) -> io::Result<Vec<bool>> {
+        match self.fails()? {
+            1 => Ok(vec![true; keys.len()]),
+            2 => Ok(vec![false; keys.len()]),
+            // Not even of the right number.
+            3 => Ok(Vec::new()),
+            _ => self.inner.exists(keys),
+        }
+    }
+
+    fn remove(&self, key: &ObjectKey) -> io::Result<()> {
+        self.fails()?;
+        self.inner.remove(key)
+    }
+}
+
+fn unreliable(bytes: u64, wrong: u32) -> Result<Arc<Unreliable>, Error> {
+    Ok(Arc::new(Unreliable {
+        inner: MemoryStore::new(bytes)?,
+        random: Mutex::new(fastrand::Rng::with_seed(wrong.into())),
+        wrong,
+        last: Mutex::default(),
+        calls: AtomicU32::new(0),
+    }))
+}
+
+fn a_store_may_fail_at_any_moment(gpu: &Gpu) -> Outcome {
+    let random = &mut fastrand::Rng::with_seed(3);
+    let (mut from_store, mut from_host) = (0, 0);
+    for wrong in [0, 1, 4, 10] {
+        let store = unreliable(1 << 16, wrong)?;
+        for _ in 0..5 {
+            // A restart: caches begin empty, and the store stays. Some have host memory for a few pages only.
+            let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
+            let host_bytes = [1 << 13, 1 << 15][random.usize(..2)];
+            let through = TiersConfig::new("model", host_bytes).store(store.clone()).write_through(random.bool());
+            let mut tiers = Tiers::new(&mut cache, through)?;
+            let mut live: Vec<(SequenceId, Vec<u32>)> = Vec::new();
+            for _ in 0..8 {
+                let tokens = [&[random.u32(..2)], &prompt(random.u32(4..16))[..], &[random.u32(..3)]].concat();
+                let prefetch = tiers.prefetch(&cache, &tokens, None)?;
+                if random.bool() {
+                    assert!(prefetch.wait(LONG));
+                }
+                let added = tiers.add(&mut cache, &tokens, None)?;
+                let begun = added.cached() as usize;
+                assert!(begun < tokens.len() && begun.is_multiple_of(SIZE as usize));
+                match append(&mut cache, added.sequence, &tokens, begun) {
+                    Err(Error::Page(PageError::OutOfPages { .. })) => {
+                        cache.free(added.sequence)?;
+                        live.drain(..).try_for_each(|(id, _)| cache.free(id))?;
+                        continue;
+                    }
+                    done => done?,
+                }
+                live.push((added.sequence, tokens));
+                // No other sequence has changed.
+                for (id, tokens) in &live {
+                    assert_eq!(extracted(&cache, *id)?, expected(&gpu.context, tokens)?, "{wrong} of 10 go wrong");
+                }
+                if random.bool() {
+                    tiers.put(&cache, added.sequence)?;
+                }
+                if random.bool() {
+                    let (id, _) = live.swap_remove(random.usize(..live.len()));
+                    cache.free(id)?;
+                }
+                from_store += added.store;
+                from_host += added.host;
+            }
+            live.drain(..).try_for_each(|(id, _)| cache.free(id))?;
+            assert_eq!(cache.sequences().counts().referenced, 0);
+            if random.bool() {
+                tiers.spill();
+                assert!(tiers.flush(LONG));
+            }
+        }
+    }
+    assert!(from_store > 0 && from_host > 0, "{from_store} {from_host}");
+    // A store that is down costs three calls, and then none for a while.
+    let calls = Arc::new(AtomicU32::new(0));
+    struct Down(Arc<AtomicU32>);
+    impl Store for Down {
+        fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>> {
+            self.exists(&[*key]).map(|_| None)
+        }
+        fn put(&self, key: &ObjectKey, _: &[u8]) -> io::Result<()> {
+            self.exists(&[*key]).map(drop)
+        }
+        fn exists(&self, _: &[ObjectKey]) -> io::Result<Vec<bool>> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                1 => panic!("a store may do this too"),
+                _ => Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+        }
+        fn remove(&self, key: &ObjectKey) -> io::Result<()> {
+            self.exists(&[*key]).map(drop)
+        }
+    }
+    let mut cache = PagedKvCache::new(&gpu.context, &config(70))?;
+    let mut own = tiers(&mut cache, HOST_BYTES, Some(Arc::new(Down(calls.clone()))))?;
+    for _ in 0..20 {
+        let added = add(&mut own, &mut cache, &prompt(12), None)?;
+        cache.free(added.sequence)?;
+    }
+    let figures = own.figures();
+    assert_eq!((calls.load(Ordering::Relaxed), figures.failures, figures.rests), (3, 3, true));
+    DONE
+}

@@ -8,7 +8,8 @@ use std::{
 };
 
 use wgpu_kv_cache::{
-    BatchedKvCache, CacheConfig, Context, Format, PagedConfig, PagedKvCache, PagedSource, RowsIn, Source, Strides, Write,
+    BatchedKvCache, CacheConfig, Context, Format, PagedConfig, PagedKvCache, PagedSource, RowsIn, Source, Strides,
+    Write,
     pages::{Append, PageKey, SequenceId},
     save::{Label, SaveSequence},
     store::{FolderStore, Object, ObjectKey, Scope, Store},
@@ -64,7 +65,7 @@ fn files(context: &Context, repetitions: usize, table: &mut Table) -> Result<(),
     let cache = |context| BatchedKvCache::new(context, config, layers);
     let (mut from, mut to) = (cache(context)?, cache(context)?);
     let rows = vec![half::f16::from_f32(1.25); (HEADS * length * DIM) as usize];
-    from.update(&vec![(&rows[..], &rows[..]); layers], Write::append(length))?;
+    (0..layers).try_for_each(|layer| from.update(layer, &rows[..], &rows[..], Write::at(0, length)))?;
     let folder = tempfile::tempdir()?;
     let (path, plain) = (folder.path().join("sequence"), folder.path().join("plain"));
     let label = Label { identity: "a benchmark", tokens: &[] };
@@ -146,7 +147,7 @@ fn uploads(context: &Context, repetitions: usize, table: &mut Table) -> Result<(
     let data = vec![7u8; bytes];
     let target = buffer(context, bytes as u64);
     // The pages go down, and others take their places.
-    let mut evict = |pool: &mut Pool| -> Result<(), Failure> {
+    let evict = |pool: &mut Pool| -> Result<(), Failure> {
         let id = pool.cache.add(&[], None)?.sequence;
         pool.step(context, &[Append::new(id, &others[..(pages * PAGE_SIZE) as usize])])?;
         Ok(pool.cache.free(id)?)
@@ -190,7 +191,9 @@ fn lookups(repetitions: usize, table: &mut Table) -> Result<(), Failure> {
         store.put(key, &Object::encode(key, b"rows"))?;
     }
     let absent: Vec<ObjectKey> = (6000..12_000).map(key).collect();
-    for (what, keys, there) in [("6000 keys that are in a folder", &keys, true), ("6000 keys that are not", &absent, false)] {
+    for (what, keys, there) in
+        [("6000 keys that are in a folder", &keys, true), ("6000 keys that are not", &absent, false)]
+    {
         let mut found = Vec::new();
         let times = in_turns(repetitions, &mut [&mut || Ok(found = store.exists(keys)?)])?;
         assert_eq!(found, vec![there; keys.len()]);
@@ -230,7 +233,8 @@ fn steps(context: &Context, repetitions: usize, table: &mut Table) -> Result<(),
             for step in 0..4 {
                 if is_busy {
                     // The thread that reads always has something to read, and the one that writes too, now and then.
-                    prefetch = Some(tiers.prefetch(&pool.cache, &prompts[(repetition + step) % prompts.len()], None)?);
+                    prefetch =
+                        Some(tiers.prefetch(&pool.cache, &prompts[(repetition + step) % prompts.len()], None)?);
                     tiers.put(&pool.cache, ids[step])?;
                 }
                 let start = Instant::now();
@@ -247,6 +251,9 @@ fn steps(context: &Context, repetitions: usize, table: &mut Table) -> Result<(),
     let figures = tiers.figures();
     let ratio = median(busy) / median(alone);
     table.row("a decode step while the tiers work", "the step alone", Reach::AtMost(1.1), ratio, " × its time");
-    table.note(&format!("{} pages came from the folder, and {} went to it", figures.store.pages_out, figures.store.pages_in));
+    table.note(&format!(
+        "{} pages came from the folder, and {} went to it",
+        figures.store.pages_out, figures.store.pages_in
+    ));
     Ok(())
 }

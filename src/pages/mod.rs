@@ -54,8 +54,6 @@ mod sequences;
 mod step;
 
 pub(crate) use self::step::StepKind;
-#[cfg(feature = "store")]
-pub(crate) use self::{group::Group, pool::Evicted};
 pub use self::{
     config::PagesConfig,
     finding::Added,
@@ -66,3 +64,5 @@ pub use self::{
     sequences::{PageCounts, PagedSequences},
     step::{Append, PageCopy, PlannedAppend, PlannedStep},
 };
+#[cfg(feature = "store")]
+pub(crate) use self::{group::Group, pool::Evicted};

@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+#[cfg(feature = "store")]
+use super::pool::Evicted;
 use super::{
     config::PagesConfig,
     group::Group,
@@ -18,8 +20,6 @@ use super::{
     prefixes::Prefix,
     step::{Kept, PlannedStep, Returned, StepKind, Undo, UndoGroup},
 };
-#[cfg(feature = "store")]
-use super::pool::Evicted;
 use crate::{PageError, RangeError, Result, SequenceError};
 
 /// What the pages are doing, and how often prefixes were found.

@@ -160,8 +160,9 @@ impl Tiers {
             }
             let own = &tokens[..pages.saturating_mul(size)];
             let rows = |index: usize, group: usize| {
-                let own = own.get(index.saturating_mul(size)..)?.get(..size)?;
-                form.rows(group, &of(index, group)?.0, own)
+                let own = &own[index.saturating_mul(size)..][..size];
+                let rows = of(index, group).and_then(|(page, _)| form.rows(group, page, own));
+                rows.expect("every page of the longest prefix that a group reads is there")
             };
             match cache.add_pages(own, namespace, rows) {
                 Ok(sequence) => break Some(sequence),

@@ -93,7 +93,8 @@ fn put(inner: &Inner, pages: &[(ObjectKey, Arc<Vec<u8>>)]) {
     let objects: Vec<(ObjectKey, Vec<u8>)> =
         missing.iter().map(|&index| (keys[index], Object::encode(&keys[index], &pages[index].1))).collect();
     let bytes = objects.iter().map(|(_, object)| object.len()).fold(0, usize::saturating_add);
-    let put = if objects.is_empty() || there.is_none() { None } else { inner.guard.call(|store| store.put_many(&objects)) };
+    let put =
+        if objects.is_empty() || there.is_none() { None } else { inner.guard.call(|store| store.put_many(&objects)) };
     let mut state = inner.state();
     let done = put.is_some() || objects.is_empty();
     if let Some(((), time)) = put {

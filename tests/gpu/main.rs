@@ -30,6 +30,7 @@ mod soak;
 mod steps;
 mod submissions;
 mod tiers;
+mod tiers_faults;
 mod waiting;
 mod windows_of_pages;
 
@@ -141,6 +142,7 @@ fn trials() -> Vec<Trial> {
                     windows_of_pages::TESTS,
                     saving::TESTS,
                     tiers::TESTS,
+                    tiers_faults::TESTS,
                     keeping::TESTS,
                     programs::OF_PAGES,
                     limits::TESTS,

@@ -103,8 +103,7 @@ fn serve(adapter: &str, folder: &Path, done: &Path) -> Result<(), Failure> {
 fn start(label: &str, folder: &Path, done: &Path) -> Result<Child, Failure> {
     let mut command = Command::new(env::current_exe()?);
     let values = [Path::new(label), folder, done];
-    VARIABLES.iter().zip(values).for_each(|(name, value)| drop(command.env(name, value)));
-    Ok(command.stderr(Stdio::piped()).spawn()?)
+    Ok(command.envs(VARIABLES.iter().zip(values)).stderr(Stdio::piped()).spawn()?)
 }
 
 /// The files of objects below a folder.

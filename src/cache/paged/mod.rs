@@ -14,9 +14,9 @@ mod tails;
 #[cfg(feature = "store")]
 mod transfer;
 
-pub use self::{config::PagedConfig, layer::PagedLayer, step::PagedSource};
 #[cfg(feature = "store")]
 pub(crate) use self::transfer::{Lowered, Outlet, PageShape};
+pub use self::{config::PagedConfig, layer::PagedLayer, step::PagedSource};
 use self::{
     groups::Groups,
     planes::{Layer, Planes},

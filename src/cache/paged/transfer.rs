@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{PagedKvCache, planes::Planes};
 use crate::{
     DeviceError, Error, PageError, Result, Side,
-    pages::{Append, Evicted, PagedSequences, SequenceId, StepKind},
+    pages::{Append, Evicted, PagedSequences, RETURNED, SequenceId, StepKind},
 };
 
 /// Most bytes of one copy.
@@ -196,13 +196,13 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// Adds a sequence that begins with whole pages: those that are cached, and then the rows of `rows`, given index and
-    /// group, of those that [`PagedSequences::brought`] names. Submits the copies.
+    /// Adds a sequence that begins with whole pages: those that are cached, and after them those whose rows `rows` gives,
+    /// by index and group, where the group reads them. Submits the copies.
     pub(crate) fn add_pages<'a>(
         &mut self,
         tokens: &[u32],
         namespace: Option<&str>,
-        rows: impl Fn(usize, usize) -> Option<&'a [u8]>,
+        rows: impl Fn(usize, usize) -> &'a [u8],
     ) -> Result<SequenceId> {
         if self.books.step().is_some() {
             return Err(PageError::StepUnderWay.into());
@@ -226,14 +226,14 @@ impl PagedKvCache {
         &self,
         sequence: SequenceId,
         first: usize,
-        rows: impl Fn(usize, usize) -> Option<&'a [u8]>,
+        rows: impl Fn(usize, usize) -> &'a [u8],
     ) -> Result<()> {
         let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for group in 0..self.steps.len() {
             let shape = self.page_shape(group);
-            let pages = self.books.pages(sequence, group)?.iter().enumerate().skip(first);
+            let pages = self.books.pages(sequence, group)?.iter().copied().enumerate().skip(first);
             let mut pages: Vec<(u32, &[u8])> =
-                pages.filter_map(|(index, &page)| Some((page, rows(index, group)?))).collect();
+                pages.filter(|(_, page)| *page != RETURNED).map(|(index, page)| (page, rows(index, group))).collect();
             pages.sort_unstable_by_key(|(page, _)| *page);
             for pages in pages.chunks(self.pages_at_once(shape.bytes())) {
                 let bytes = shape.bytes().saturating_mul(pages.len() as u64);

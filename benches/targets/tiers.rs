@@ -139,7 +139,7 @@ impl Pool {
 /// 64 pages from host memory to the device.
 fn uploads(context: &Context, repetitions: usize, table: &mut Table) -> Result<(), Failure> {
     let (layers, pages) = (8, 64);
-    let mut pool = Pool::new(context, layers, [2, pages + 1, pages * PAGE_SIZE])?;
+    let mut pool = Pool::new(context, layers, [2, pages, pages * PAGE_SIZE])?;
     let mut tiers = Tiers::new(&mut pool.cache, TiersConfig::new("a benchmark", 1 << 30))?;
     let tokens: Vec<u32> = (0..pages * PAGE_SIZE + 1).collect();
     let others: Vec<u32> = tokens.iter().map(|token| token + 1_000_000).collect();

@@ -25,20 +25,21 @@ pub struct Added {
 impl PagedSequences {
     /// The keys of every full page of some tokens.
     pub fn keys<'a>(&'a self, tokens: &'a [u32], namespace: Option<&'a str>) -> impl Iterator<Item = PageKey> + 'a {
-        self.contents(tokens, namespace).map(|content| content.key)
+        self.contents(tokens, namespace, &[]).map(|content| content.key)
     }
 
-    /// Of each full page of some tokens; what comes before it is not filled in.
+    /// Of each full page of some tokens; what comes before it is not filled in. The first `keys` are known.
     pub(super) fn contents<'a>(
         &'a self,
         tokens: &'a [u32],
         namespace: Option<&'a str>,
+        keys: &'a [PageKey],
     ) -> impl Iterator<Item = Content<'a>> + 'a {
-        let (mut parent, mut length) = (self.root, 0u32);
+        let (mut parent, mut length, mut keys) = (self.root, 0u32, keys.iter().copied());
         tokens.chunks_exact(self.config.page_size as usize).map(move |tokens| {
             let namespace = namespace.filter(|_| length == 0);
             length = length.saturating_add(length_of(tokens));
-            let key = (self.key_of)(&parent, tokens, namespace);
+            let key = keys.next().unwrap_or_else(|| (self.key_of)(&parent, tokens, namespace));
             parent = key;
             Content { key, before: None, tokens, namespace, length }
         })
@@ -46,7 +47,7 @@ impl PagedSequences {
 
     /// The longest prefix of some tokens of which every group has the pages that its queries read, and the number of pages
     /// that were looked for.
-    fn found(&self, tokens: &[u32], namespace: Option<&str>) -> (Vec<Prefix>, u32) {
+    fn found(&self, tokens: &[u32], namespace: Option<&str>, keys: &[PageKey]) -> (Vec<Prefix>, u32) {
         if !self.config.share_prefixes {
             return (Vec::new(), 0);
         }
@@ -57,7 +58,7 @@ impl PagedSequences {
         // Of each group, the number of pages up to here that are there without a hole, and whether a sink is missing.
         let mut runs = vec![(0u32, false); self.config.groups.len()];
         let mut longest = 0;
-        for content in self.contents(tokens, namespace) {
+        for content in self.contents(tokens, namespace, keys) {
             let Some(prefix) = self.pool.prefixes.find(&Content { before: prefixes.last().copied(), ..content }) else {
                 break;
             };
@@ -93,7 +94,12 @@ impl PagedSequences {
 
     /// How many of these tokens [`add`](Self::add) would find: whole pages, and one token less than all at most.
     pub fn matched(&self, tokens: &[u32], namespace: Option<&str>) -> u32 {
-        length_of(&self.found(tokens, namespace).0).saturating_mul(self.config.page_size)
+        self.matched_by(tokens, namespace, &[])
+    }
+
+    /// As [`matched`](Self::matched), where the keys of the first pages are known.
+    pub(crate) fn matched_by(&self, tokens: &[u32], namespace: Option<&str>, keys: &[PageKey]) -> u32 {
+        length_of(&self.found(tokens, namespace, keys).0).saturating_mul(self.config.page_size)
     }
 
     /// Checks that a sequence of these tokens could be [added](Self::add) now, and that there would be pages to append
@@ -103,14 +109,20 @@ impl PagedSequences {
     /// # Errors
     /// [`PageError::TooManyTokens`], [`PageError::TooManySequences`], [`PageError::OutOfPages`].
     pub fn check_room(&self, tokens: &[u32], namespace: Option<&str>) -> Result<()> {
-        self.check_room_of(tokens, namespace, StepKind::Append)
+        self.check_room_of(tokens, namespace, &[], StepKind::Append)
     }
 
-    /// As [`check_room`](Self::check_room), for a step of a kind.
-    pub(crate) fn check_room_of(&self, tokens: &[u32], namespace: Option<&str>, kind: StepKind) -> Result<()> {
+    /// As [`check_room`](Self::check_room), for a step of a kind, where the keys of the first pages are known.
+    pub(crate) fn check_room_of(
+        &self,
+        tokens: &[u32],
+        namespace: Option<&str>,
+        keys: &[PageKey],
+        kind: StepKind,
+    ) -> Result<()> {
         self.check_length(tokens.len())?;
         self.vacant_slot()?;
-        let (found, _) = self.found(tokens, namespace);
+        let (found, _) = self.found(tokens, namespace, keys);
         let (before, length) = (length_of(&found), length_of(tokens));
         let of_group = |own: &Group| u64::from(own.taken(before..own.pages(length), length, kind));
         let needed = self.groups.iter().map(of_group).fold(0, u64::saturating_add);
@@ -131,9 +143,14 @@ impl PagedSequences {
     /// # Errors
     /// [`PageError::TooManySequences`], [`PageError::TooManyTokens`].
     pub fn add(&mut self, tokens: &[u32], namespace: Option<&str>) -> Result<Added> {
+        self.add_by(tokens, namespace, &[])
+    }
+
+    /// As [`add`](Self::add), where the keys of the first pages are known.
+    pub(crate) fn add_by(&mut self, tokens: &[u32], namespace: Option<&str>, keys: &[PageKey]) -> Result<Added> {
         self.check_length(tokens.len())?;
         let slot = self.vacant_slot()?;
-        let (prefixes, looked) = self.found(tokens, namespace);
+        let (prefixes, looked) = self.found(tokens, namespace, keys);
         self.queried = self.queried.saturating_add(looked.into());
         self.hits = self.hits.saturating_add(prefixes.len() as u64);
         let cached = prefixes.len().saturating_mul(self.config.page_size as usize);

@@ -30,7 +30,7 @@ impl Stored for PagedKvCache {
 
     fn check_place(&self, namespace: Option<&str>, saved: &Saved) -> Result<()> {
         let tokens = saved.tokens.as_ref().ok_or(SaveError::NoTokens)?;
-        self.sequences().check_room_of(tokens, namespace, StepKind::Insert)
+        self.sequences().check_room_of(tokens, namespace, &[], StepKind::Insert)
     }
 
     fn place(&mut self, namespace: Option<&str>, saved: &Saved, rows: &[Pair<GpuTensor>]) -> Result<SequenceId> {

@@ -102,8 +102,9 @@ impl Tiers {
         if !cache.config().share_prefixes {
             return Looked { keys: Vec::new(), first: 0 };
         }
-        let keys = cache.sequences().keys(&tokens[..tokens.len().saturating_sub(1)], namespace).collect();
-        let matched = cache.sequences().matched(tokens, namespace);
+        let books = cache.sequences();
+        let keys: Vec<PageKey> = books.keys(&tokens[..tokens.len().saturating_sub(1)], namespace).collect();
+        let matched = books.matched_by(tokens, namespace, &keys);
         Looked { keys, first: matched.checked_div(self.inner.form.page_size).unwrap_or(0) as usize }
     }
 
@@ -164,7 +165,7 @@ impl Tiers {
                 let rows = of(index, group).and_then(|(page, _)| form.rows(group, page, own));
                 rows.expect("every page of the longest prefix that a group reads is there")
             };
-            match cache.add_pages(own, namespace, rows) {
+            match cache.add_pages(own, namespace, &looked.keys, rows) {
                 Ok(sequence) => break Some(sequence),
                 Err(Error::Page(PageError::OutOfPages { needed, free, evictable })) => {
                     let lacking = needed.saturating_sub(u64::from(free).saturating_add(evictable.into()));
@@ -177,7 +178,7 @@ impl Tiers {
         };
         let sequence = match added {
             Some(sequence) => sequence,
-            None => cache.add(tokens, namespace)?.sequence,
+            None => cache.add_by(tokens, namespace, &looked.keys)?.sequence,
         };
         let taken: Vec<(usize, usize)> = (0..groups)
             .flat_map(|group| form.needed(group, looked.first, pages).map(move |index| (index, group)))

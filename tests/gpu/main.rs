@@ -16,6 +16,7 @@ mod engine;
 mod extremes;
 mod foreign;
 mod formats;
+mod full_disk;
 mod host;
 mod keeping;
 mod large;
@@ -142,6 +143,7 @@ fn trials() -> Vec<Trial> {
                     windows_of_pages::TESTS,
                     saving::TESTS,
                     tiers::TESTS,
+                    full_disk::TESTS,
                     tiers_faults::TESTS,
                     keeping::TESTS,
                     programs::OF_PAGES,

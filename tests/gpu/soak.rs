@@ -4,6 +4,7 @@
 mod conversations;
 
 use std::{
+    collections::HashMap,
     env, fs,
     io::Write,
     path::{Path, PathBuf},
@@ -29,7 +30,9 @@ const VARIABLES: [&str; 3] = ["KV_CACHE_SOAK_ADAPTER", "KV_CACHE_SOAK_FOLDER", "
 const DIM: u32 = 4;
 /// Tokens of a page, which stand for a block of the trace.
 const SIZE: u32 = 2;
-const PAGES: u32 = 300;
+const PAGES: u32 = 64;
+/// Blocks of a prompt that are served, the first ones.
+const BLOCKS: usize = 60;
 const HOST_BYTES: u64 = 64 << 10;
 /// Room for about 2000 of the 70 000 blocks of the trace.
 const FOLDER_BYTES: u64 = 400 << 10;
@@ -67,17 +70,29 @@ fn check(cache: &PagedKvCache, sequence: SequenceId, tokens: &[u32]) -> Result<(
     Ok(())
 }
 
+/// The requests of the trace, those of conversations that go on first.
+fn in_order() -> Result<Vec<Vec<u32>>, Failure> {
+    let requests = conversations::recorded()?;
+    let mut second: HashMap<u32, u32> = HashMap::new();
+    for blocks in requests.iter().filter(|blocks| blocks.len() > 2) {
+        *second.entry(blocks[1]).or_default() += 1;
+    }
+    let goes_on = |blocks: &Vec<u32>| blocks.len() > 2 && second[&blocks[1]] > 1;
+    let (first, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(goes_on);
+    Ok([first, others].concat())
+}
+
 fn serve(adapter: &str, folder: &Path, done: &Path) -> Result<(), Failure> {
     let context = Context::open(&find_adapter(adapter)?)?;
-    let requests = conversations::recorded()?;
-    let layer = CacheConfig::new(2, 1, DIM, 600).formats(Format::F32, Format::F32);
+    let requests = in_order()?;
+    let layer = CacheConfig::new(2, 1, DIM, 120).formats(Format::F32, Format::F32);
     let mut cache = PagedKvCache::new(&context, &PagedConfig::new(layer, 1, SIZE, PAGES))?;
     let store = Arc::new(FolderStore::open(folder, FOLDER_BYTES)?);
-    let mut tiers = Tiers::new(&mut cache, TiersConfig::new("trace", HOST_BYTES).store(store))?;
+    let mut tiers = Tiers::new(&mut cache, TiersConfig::new("trace", HOST_BYTES).store(store).write_through(true))?;
     let mut done = fs::File::options().append(true).create(true).open(done)?;
     let first = usize::try_from(done.metadata()?.len())?;
     for blocks in requests.iter().cycle().skip(first % requests.len()) {
-        let tokens: Vec<u32> = blocks.iter().flat_map(|&block| [block, !block]).collect();
+        let tokens: Vec<u32> = blocks.iter().take(BLOCKS).flat_map(|&block| [block, !block]).collect();
         let prefetch = tiers.prefetch(&cache, &tokens, None)?;
         if !prefetch.wait(Duration::from_secs(60)) {
             return Err("the folder does not answer".into());
@@ -143,7 +158,7 @@ fn processes_are_killed_and_started_again(gpu: &Gpu) -> Outcome {
         let mut child = start(&label, folder.path(), &done).map_err(|error| error.to_string())?;
         let begun = Instant::now();
         // It gets through some requests at least, and is killed at any moment after.
-        while served() < before + wanted / 20 && begun.elapsed() < Duration::from_secs(120) {
+        while served() < before + wanted / 10 && begun.elapsed() < Duration::from_secs(120) {
             sleep(Duration::from_millis(5));
             if child.try_wait()?.is_some() {
                 let output = child.wait_with_output()?;

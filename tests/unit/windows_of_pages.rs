@@ -104,7 +104,7 @@ fn a_hit_of_a_hybrid_model_needs_what_its_windows_need() {
     // Where pages of the window are gone, a hit is shorter; where only those before it are gone, it is not (vllm #48435).
     let page_of = |pool: &PagedSequences, index: usize, group| {
         let mut before = None;
-        for content in pool.contents(&tokens, None).take(index + 1) {
+        for content in pool.contents(&tokens, None, &[]).take(index + 1) {
             before = Some(pool.pool.prefixes.find(&Content { before, ..content }).unwrap());
         }
         pool.pool.prefixes.page(before.unwrap(), group).unwrap()
@@ -282,7 +282,7 @@ fn a_sequence_that_comes_with_its_window_has_no_more() {
     assert_eq!(pool.matched(&[0, 7, 7, 7, 7, 7, 7, 7, 9], None), 8);
     // It needs no room for what a window has passed.
     let many: Vec<u32> = (100..132).collect();
-    let needed = |kind| pool.check_room_of(&many, None, kind).map_err(|error| error.to_string());
+    let needed = |kind| pool.check_room_of(&many, None, &[], kind).map_err(|error| error.to_string());
     assert!(needed(StepKind::Append).unwrap_err().contains("needs 16 more pages"));
     // 8 pages of all positions, and of the window the last two and that of the sinks.
     assert_eq!((pool.free_pages(), needed(StepKind::Insert)), (12, Ok(())));

@@ -81,7 +81,7 @@ impl PagedKvCache {
         if self.books.step().is_some() {
             return Err(PageError::StepUnderWay.into());
         }
-        self.books.check_room_of(tokens, namespace, Kind::Insert)
+        self.books.check_room_of(tokens, namespace, &[], Kind::Insert)
     }
 
     fn insert_sources(

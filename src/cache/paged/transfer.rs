@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{PagedKvCache, planes::Planes};
 use crate::{
     DeviceError, Error, PageError, Result, Side,
-    pages::{Append, Evicted, PagedSequences, RETURNED, SequenceId, StepKind},
+    pages::{Added, Append, Evicted, PageKey, PagedSequences, RETURNED, SequenceId, StepKind},
 };
 
 /// Most bytes of one copy.
@@ -196,19 +196,25 @@ impl PagedKvCache {
         Ok(())
     }
 
+    /// Adds a sequence of which the keys of the first pages are known.
+    pub(crate) fn add_by(&mut self, tokens: &[u32], namespace: Option<&str>, keys: &[PageKey]) -> Result<Added> {
+        self.books.add_by(tokens, namespace, keys)
+    }
+
     /// Adds a sequence that begins with whole pages: those that are cached, and after them those whose rows `rows` gives,
-    /// by index and group, where the group reads them. Submits the copies.
+    /// by index and group, where the group reads them. The keys of its first pages are known. Submits the copies.
     pub(crate) fn add_pages<'a>(
         &mut self,
         tokens: &[u32],
         namespace: Option<&str>,
+        keys: &[PageKey],
         rows: impl Fn(usize, usize) -> &'a [u8],
     ) -> Result<SequenceId> {
         if self.books.step().is_some() {
             return Err(PageError::StepUnderWay.into());
         }
-        self.books.check_room_of(tokens, namespace, StepKind::Pages)?;
-        let added = self.books.add(tokens, namespace)?;
+        self.books.check_room_of(tokens, namespace, keys, StepKind::Pages)?;
+        let added = self.books.add_by(tokens, namespace, keys)?;
         let rest = Append::new(added.sequence, &tokens[added.cached as usize..]);
         let begun = self.books.begin(&[rest], StepKind::Pages).map(drop);
         self.lower_evicted();

@@ -235,7 +235,9 @@ impl Tiers {
         }
         // The first pages are used last, so that a prefix stays longer than what follows it.
         for key in looked.keys.iter().skip(looked.first).take(below.len()).rev() {
-            (0..form.groups.len()).for_each(|group| drop(state.host.get(&form.key(key, group))));
+            for group in 0..form.groups.len() {
+                state.host.get(&form.key(key, group));
+            }
         }
         below
     }

@@ -229,7 +229,7 @@ impl Store for Half {
     }
 }
 
-/// LMCache #4991: a put that failed counted as done. pegaflow #395: a half of a value stayed under its key.
+/// A put that failed counted as done in `LMCache` (#4991), and half of a value stayed under its key in pegaflow (#395).
 fn a_failed_put_is_put_again(gpu: &Gpu) -> Outcome {
     let (store, tokens) = (Arc::new(Half::default()), prompt(18));
     store.fails.store(true, Ordering::Relaxed);

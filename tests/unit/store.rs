@@ -246,7 +246,8 @@ fn what_is_pinned_stays_and_the_rest_goes_by_use() {
             }
             let mut kept: Vec<_> = lru.iter().map(|(key, value)| (*key, *value)).collect();
             let mut expected: Vec<_> = model.iter().map(|entry| (key(entry.0), entry.1)).collect();
-            (kept.sort_unstable(), expected.sort_unstable());
+            kept.sort_unstable();
+            expected.sort_unstable();
             assert_eq!(
                 (kept, lru.bytes(), lru.len()),
                 (expected, model.iter().map(|entry| entry.2).sum(), model.len())

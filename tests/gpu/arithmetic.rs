@@ -1,7 +1,7 @@
 //! The kernels' arithmetic on f32 against the CPU's: products, quotients and inverses, also where a driver divides with an
-//! error.
+//! error or flushes subnormals.
 
-use wgpu_kv_cache::{CacheConfig, Format, HostRows, KvCache, ReferenceCache, Write};
+use wgpu_kv_cache::{CacheConfig, Context, Format, HostRows, KvCache, ReferenceCache, Write};
 
 use crate::{DONE, Gpu, Outcome, Test, formats::compare};
 
@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
         "arithmetic::reciprocals_of_a_driver_that_divides_with_an_error",
         reciprocals_of_a_driver_that_divides_with_an_error,
     ),
+    ("arithmetic::products_of_a_driver_that_flushes_subnormals", products_of_a_driver_that_flushes_subnormals),
 ];
 
 /// A generator of random words. Equal seeds give equal words.
@@ -63,6 +64,22 @@ fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
         }
     }
     DONE
+}
+
+/// Runs one workgroup of a kernel for each of its inputs, and returns what its threads wrote.
+fn run(context: &Context, text: &str, inputs: &[u8], groups: usize, outputs_of_group: usize) -> Vec<u32> {
+    let given = crate::engine::storage(context, inputs);
+    let outputs = crate::engine::storage(context, &vec![0; groups * outputs_of_group * 4]);
+    let (pipeline, group) = crate::engine::kernel(context, text, &[&given, &outputs]);
+    let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        pass.dispatch_workgroups(groups as u32, 1, 1);
+    }
+    context.queue().submit([encoder.finish()]);
+    crate::engine::read(context, &outputs)
 }
 
 /// A division that errs by some units in the last place.
@@ -122,19 +139,7 @@ fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
         }
     }
 
-    let (device, queue) = (gpu.context.device(), gpu.context.queue());
-    let operands = crate::engine::storage(&gpu.context, bytemuck::cast_slice(&pairs));
-    let quotients = crate::engine::storage(&gpu.context, &vec![0; pairs.len() * ERRORS * 4]);
-    let (pipeline, group) = crate::engine::kernel(&gpu.context, &text, &[&operands, &quotients]);
-    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(pairs.len() as u32, 1, 1);
-    }
-    queue.submit([encoder.finish()]);
-    let quotients: Vec<u32> = crate::engine::read(&gpu.context, &quotients);
+    let quotients = run(&gpu.context, &text, bytemuck::cast_slice(&pairs), pairs.len(), ERRORS);
     for ([a, b], quotients) in pairs.iter().zip(quotients.chunks_exact(ERRORS)) {
         let expected = (a / b).to_bits();
         for (error, actual) in quotients.iter().enumerate() {
@@ -183,23 +188,80 @@ fn reciprocals_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
     numbers.extend(near.iter().take(4096).map(|&significand| significand as f32));
     numbers.retain(|number| *number > 0.0);
 
-    let given = crate::engine::storage(&gpu.context, bytemuck::cast_slice(&numbers));
-    let inverses = crate::engine::storage(&gpu.context, &vec![0; numbers.len() * ERRORS * 4]);
-    let (pipeline, group) = crate::engine::kernel(&gpu.context, &text, &[&given, &inverses]);
-    let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(numbers.len() as u32, 1, 1);
-    }
-    gpu.context.queue().submit([encoder.finish()]);
-    let inverses: Vec<u32> = crate::engine::read(&gpu.context, &inverses);
+    let inverses = run(&gpu.context, &text, bytemuck::cast_slice(&numbers), numbers.len(), ERRORS);
     for (number, inverses) in numbers.iter().zip(inverses.chunks_exact(ERRORS)) {
         let expected = 1.0 / number;
         for (error, &actual) in inverses.iter().enumerate() {
             let same = if expected.is_finite() { actual == expected.to_bits() } else { actual >= 0x7f80_0000 };
             assert!(same, "1 / {number:?} is {expected:?}, not {actual:#x}; error {}", error as i32 - 3);
+        }
+    }
+    DONE
+}
+
+/// A function of a kernel.
+fn function<'a>(text: &'a str, name: &str) -> &'a str {
+    let start = text.find(&format!("fn {name}(")).expect("the kernel has the function");
+    let end = text[start..].find("\n}\n").expect("it ends");
+    &text[start..start + end + 3]
+}
+
+/// WGSL lets a driver flush subnormals to zero; those of the tests keep them. This test flushes what is read as a float in
+/// the WGSL of products. Blocks have elements that are subnormal, and scales whose inverse is finite.
+fn products_of_a_driver_that_flushes_subnormals(gpu: &Gpu) -> Outcome {
+    const BLOCK: usize = 64;
+    let pack = include_str!("../../shaders/format/blocks/pack.wgsl").to_owned();
+    let read = "bitcast<vec4<f32>>(magnitude)";
+    let products = function(&pack, "side_products");
+    assert_eq!(products.matches(read).count(), 1, "{read}");
+    let text = [
+        "const SIDE_UNIT = 1u;".to_owned(),
+        include_str!("../../shaders/scatter/write/staged.wgsl").to_owned(),
+        include_str!("../../shaders/format/float/reciprocal.wgsl").to_owned(),
+        function(&pack, "side_inverse").to_owned(),
+        products.replace(read, "flushed(magnitude)"),
+        "
+        fn flushed(bits: vec4<u32>) -> vec4<f32> {
+            return bitcast<vec4<f32>>(select(bits, vec4<u32>(), (bits & vec4<u32>(0x7f800000u)) == vec4<u32>()));
+        }
+        // [block, element]; the first element is the largest of the block, and the scale comes before it
+        @group(0) @binding(0) var<storage, read> blocks: array<array<u32, 65>>;
+        @group(0) @binding(1) var<storage, read_write> products: array<u32>;
+        @compute @workgroup_size(64) fn main(
+            @builtin(workgroup_id) group: vec3<u32>,
+            @builtin(local_invocation_index) local: u32,
+        ) {
+            let inverse = side_inverse(blocks[group.x][1], blocks[group.x][0]);
+            products[group.x * 64u + local] = side_products(vec4<u32>(blocks[group.x][1u + local]), inverse).x;
+        }"
+        .to_owned(),
+    ]
+    .concat();
+
+    let mut random = random_words(11);
+    let (mut blocks, mut subnormal) = (Vec::new(), 0);
+    for _ in 0..1024 {
+        // From 2^-121 on, where a scale has a finite inverse, to 2^-113, where every subnormal has the code 0.
+        let largest = f32::from_bits(((6 + random() % 9) << 23) | (random() & 0x7f_ffff));
+        let scale = largest / 127.0;
+        let below = (0..BLOCK - 1).map(|index| {
+            let most = if index % 2 == 0 { f32::MIN_POSITIVE.to_bits() } else { largest.to_bits() };
+            f32::from_bits(random() % most)
+        });
+        let elements: Vec<f32> = std::iter::once(largest).chain(below).collect();
+        subnormal +=
+            elements.iter().filter(|element| element.is_subnormal() && (**element / scale * 2.0) >= 1.0).count();
+        blocks.push(scale);
+        blocks.extend(elements);
+    }
+    assert!(subnormal > 5000, "{subnormal} subnormal elements have a product");
+    let products = run(&gpu.context, &text, bytemuck::cast_slice(&blocks), blocks.len() / (BLOCK + 1), BLOCK);
+    for (block, products) in blocks.chunks_exact(BLOCK + 1).zip(products.chunks_exact(BLOCK)) {
+        let inverse = 1.0 / block[0];
+        for (element, &actual) in block[1..].iter().zip(products) {
+            // In halves.
+            let expected = (element * inverse * 2.0) as u32;
+            assert_eq!(actual, expected, "{element:e} × (1 ÷ {:e})", block[0]);
         }
     }
     DONE

@@ -216,6 +216,22 @@ fn what_is_no_number(gpu: &Gpu) -> Outcome {
         assert_eq!(storage.values.bytes()[..16], [0x88; 16]);
         assert!(storage.keys.to_f32().iter().chain(&storage.values.to_f32()).all(|read| *read == 0.0));
     }
+    // The inverse of 2^-128 is the least that overflows. That of the next scale is finite.
+    let scale = 0x20_0000;
+    for (scale, q8_0, q4_0) in [(scale, 0, 0x88), (scale + 1, 127, 0x00), (scale - 1, 0, 0x88)] {
+        let scale = f32::from_bits(scale);
+        let (keys, values) = ([scale * 127.0; 32], [scale * -8.0; 32]);
+        assert_eq!((keys[0] / 127.0, values[0] / -8.0), (scale, scale));
+        let config = CacheConfig::new(1, 1, 32, 1).formats(Format::Q8_0, Format::Q4_0);
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        cache.update(&keys[..], &values[..], Write::append(1))?;
+        let storage = cache.read_storage()?;
+        assert_eq!(storage.keys.bytes()[..32], [q8_0; 32], "scale {scale:e}");
+        assert_eq!(storage.values.bytes()[..16], [q4_0; 16], "scale {scale:e}");
+        for (format, row, stored) in [(Format::Q8_0, keys, &storage.keys), (Format::Q4_0, values, &storage.values)] {
+            assert_eq!(stored.bytes(), format.encode_row(&row, Scale::ONE)?, "scale {scale:e}");
+        }
+    }
     DONE
 }
 

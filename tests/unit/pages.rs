@@ -16,6 +16,8 @@ use crate::{
 
 #[path = "random_pages.rs"]
 mod random;
+#[path = "room_of_pages.rs"]
+mod room;
 #[path = "windows_of_pages.rs"]
 mod windows;
 
@@ -63,6 +65,8 @@ fn check(pool: &PagedSequences) {
         kept.prefixes.iter().for_each(|&prefix| *uses.entry(prefix).or_default() += 1);
     }
     pool.pool.check(&references, uses);
+    let sequences = pool.slots.iter().filter_map(|slot| slot.sequence.as_ref());
+    assert_eq!(pool.returnable, sequences.map(|sequence| sequence.returnable).sum::<usize>());
     let live = pool.slots.iter().filter(|slot| slot.sequence.is_some()).count();
     assert_eq!(live + pool.vacant.len(), pool.slots.len());
     let PageCounts { referenced, cached, empty, .. } = pool.counts();

@@ -347,7 +347,13 @@ fn a_freed_handle_is_never_anothers() {
     refused(pool.fork(a, 0), gone.clone());
     refused(pool.accept(a, 0), gone.clone());
     refused(pool.begin_step(&[Append::new(a, &[])]), gone);
+    // Nor is a handle of a sequence in the same row of another pool, as many sequences later.
     let mut other = self::pool(8);
+    refused(other.free(b), PageError::ForeignSequence);
+    let (first, _) = added(&mut other, &[1, 2]);
+    other.free(first).unwrap();
+    let (there, _) = added(&mut other, &[3, 4]);
+    assert_eq!((there.slot, there.generation), (b.slot, b.generation));
     refused(other.free(b), PageError::ForeignSequence);
     check(&pool);
 }

@@ -1,9 +1,9 @@
 //! The table of targets. Each figure of the cache is compared with a baseline in the same run on the same device, as
 //! medians of interleaved repetitions after warm-up. `make bench` prints the table and marks rows that miss.
 //!
-//!     cargo bench --bench targets [-- ADAPTER [pages]]
+//!     cargo bench --bench targets [-- ADAPTER [pages | forks]]
 //!
-//! With `pages`, only the rows about pages.
+//! With `pages`, only the rows about pages; with `forks`, those of them about forks.
 
 #[path = "targets/by_hand.rs"]
 mod by_hand;
@@ -141,8 +141,12 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     println!("medians of {repetitions} interleaved repetitions, wall clock\n");
     println!("  {:<52} {:<44} {:<8} {:>9}", "what", "against", "reach", "measured");
     let mut table = Table::default();
-    if part.as_deref() == Some("pages") {
-        pages::rows(&context, repetitions, whole, &mut table)?;
+    if let Some(part) = part {
+        match part.as_str() {
+            "pages" => pages::rows(&context, repetitions, whole, &mut table)?,
+            "forks" => pages::forks(&context, repetitions.min(21), &mut table)?,
+            _ => return Err(format!("the part must be pages or forks, but is {part}").into()),
+        }
         println!("\n{} rows miss", table.missed);
         return Ok(());
     }

@@ -1,9 +1,9 @@
 //! The table of targets. Each figure of the cache is compared with a baseline in the same run on the same device, as
 //! medians of interleaved repetitions after warm-up. `make bench` prints the table and marks rows that miss.
 //!
-//!     cargo bench --bench targets [-- ADAPTER [pages|tiers]]
+//!     cargo bench --bench targets [-- ADAPTER [pages | forks | tiers]]
 //!
-//! With `pages` or `tiers`, only the rows about these.
+//! With `pages` or `tiers`, only the rows about these; with `forks`, those of pages about forks.
 
 #[path = "targets/by_hand.rs"]
 mod by_hand;
@@ -144,9 +144,11 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     println!("  {:<52} {:<44} {:<8} {:>9}", "what", "against", "reach", "measured");
     let mut table = Table::default();
     match part.as_deref() {
+        None => all(&context, &adapter, (repetitions, whole), &mut table)?,
         Some("pages") => pages::rows(&context, repetitions, whole, &mut table)?,
+        Some("forks") => pages::forks(&context, repetitions.min(21), &mut table)?,
         Some("tiers") => tiers::rows(&context, whole, &mut table)?,
-        _ => all(&context, &adapter, (repetitions, whole), &mut table)?,
+        Some(part) => return Err(format!("the part must be pages, forks or tiers, but is {part}").into()),
     }
     println!("\n{} rows miss", table.missed);
     Ok(())

@@ -140,6 +140,107 @@ pub fn rows(context: &Context, repetitions: usize, whole: bool, table: &mut Tabl
         }
         attention(context, repetitions.min(21), page_size, table)?;
     }
+    forks(context, repetitions.min(21), table)
+}
+
+/// A prompt with a partly filled last page, and sequences that are forked from it.
+struct Forks {
+    cache: PagedKvCache,
+    sources: Vec<PagedSource>,
+    prompt: SequenceId,
+    forks: Vec<SequenceId>,
+}
+
+impl Forks {
+    const PAGE: u32 = 16;
+    /// Tokens that forks have of the prompt: the last page is filled by half.
+    const SHARED: u32 = 72;
+
+    /// A prompt that is one token longer than what forks have of it.
+    fn new(context: &Context, forks: u32) -> Result<Self> {
+        let length = Self::SHARED + 1;
+        let config = CacheConfig::new(forks + 1, HEADS, DIM, 128).formats(Format::F16, Format::F16);
+        let mut cache = PagedKvCache::new(context, &PagedConfig::new(config, LAYERS, Self::PAGE, 8 + 2 * forks))?;
+        let bytes = u64::from(length.max(forks) * HEADS * DIM) * 2;
+        let (keys, values) = (buffer(context, bytes), buffer(context, bytes));
+        let tokens = length.max(forks);
+        let rows_in =
+            |buffer| RowsIn { buffer, offset: 0, format: Format::F16, strides: Strides::bthd(HEADS, tokens, DIM) };
+        let source = Source { keys: rows_in(&keys), values: rows_in(&values), tokens };
+        let sources = (0..LAYERS).map(|layer| cache.bind_source(layer, &source)).collect::<Result<_>>()?;
+        let prompt = cache.add(&[], None)?.sequence;
+        let mut forks = Forks { cache, sources, prompt, forks: Vec::new() };
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        forks.append(&mut encoder, &[Append::new(prompt, &vec![7; length as usize])])?;
+        context.queue().submit([encoder.finish()]);
+        forks.cache.submitted()?;
+        Ok(forks)
+    }
+
+    fn append(&mut self, encoder: &mut wgpu::CommandEncoder, appends: &[Append<'_>]) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        self.cache.begin_step(&mut pass, appends)?;
+        let mut sources = self.sources.iter().enumerate();
+        sources.try_for_each(|(layer, source)| self.cache.record_update(layer, &mut pass, source))
+    }
+
+    /// Ends the step and the forks before, and forks again.
+    fn fork(&mut self, count: u32) -> Result<()> {
+        if self.cache.sequences().step().is_some() {
+            self.cache.submitted()?;
+        }
+        self.forks.drain(..).try_for_each(|id| self.cache.free(id))?;
+        self.forks = (0..count).map(|_| self.cache.fork(self.prompt, Self::SHARED)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Appends a token to the first of the forks, and checks how many rows are copied for that.
+    fn write(&mut self, encoder: &mut wgpu::CommandEncoder, writers: u32, copied: u32) -> Result<()> {
+        let appends: Vec<_> = self.forks[..writers as usize].iter().map(|&id| Append::new(id, &[7])).collect();
+        self.append(encoder, &appends)?;
+        let copies = &self.cache.sequences().step().expect("it was begun").copies;
+        assert_eq!(copies.iter().map(|copy| copy.rows).sum::<u32>(), copied);
+        Ok(())
+    }
+
+    /// Gives every fork a tail of its own, as a copy at the fork would.
+    fn copy_tails(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let appends: Vec<_> = self.forks.iter().map(|&id| Append::new(id, &[7])).collect();
+        let copies = self.cache.begin_step(encoder, &appends)?.copies.len();
+        assert_eq!(copies, self.forks.len());
+        (0..LAYERS).try_for_each(|layer| self.cache.record_advance(layer))?;
+        self.cache.submitted()
+    }
+}
+
+/// Copies of a shared tail on write, which writers pay for, against copies at the fork, which every fork pays for. The
+/// prompt has gone on, so that no fork may write to its page.
+pub fn forks(context: &Context, repetitions: usize, table: &mut Table) -> Result<()> {
+    for count in [8, 32] {
+        for writers in [1, count / 2, count] {
+            let mut on_write = Forks::new(context, count)?;
+            let mut at_fork = Forks::new(context, count)?;
+            let tail = Forks::SHARED % Forks::PAGE;
+            let times = medians(
+                context,
+                repetitions,
+                &mut [
+                    Box::new(|encoder| {
+                        on_write.fork(count)?;
+                        on_write.write(encoder, writers, writers * tail)
+                    }),
+                    Box::new(|encoder| {
+                        at_fork.fork(count)?;
+                        at_fork.copy_tails(encoder)?;
+                        at_fork.write(encoder, writers, 0)
+                    }),
+                ],
+            )?;
+            let what = format!("{count} forks, of which {writers} write, {LAYERS} layers");
+            table.row(&what, "tails copied at the fork", Reach::AtMost(1.0), times[0] / times[1], " × its time");
+            table.note(&format!("copied on write {:.3} ms, at the fork {:.3} ms", times[0] * 1e3, times[1] * 1e3));
+        }
+    }
     Ok(())
 }
 

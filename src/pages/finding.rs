@@ -163,8 +163,8 @@ impl PagedSequences {
         }
         held.iter().flat_map(Held::there).for_each(|page| self.pool.refer(page));
         prefixes.iter().for_each(|&prefix| self.pool.prefixes.refer(prefix));
-        let tokens = tokens[..cached].to_vec();
+        let (tokens, rest) = (tokens[..cached].to_vec(), length_of(&tokens[cached..]));
         let sequence = Sequence { tokens, held, prefixes, namespace: namespace.map(Arc::from), ..Sequence::default() };
-        Ok(Added { sequence: self.occupy(slot, sequence), cached: u32::try_from(cached).unwrap_or(u32::MAX) })
+        Ok(Added { sequence: self.occupy(slot, sequence, rest), cached: u32::try_from(cached).unwrap_or(u32::MAX) })
     }
 }

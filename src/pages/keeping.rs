@@ -105,6 +105,7 @@ impl PagedSequences {
         self.groups.iter().zip(&mut sequence.held).for_each(|(own, held)| held.cut(length, own));
         kept.prefixes.iter().for_each(|&prefix| self.pool.prefixes.release(prefix));
         self.settle(kept.slot);
+        self.make_room(kept.slot, 0);
     }
 
     /// Goes back from such a step.
@@ -126,5 +127,6 @@ impl PagedSequences {
         }
         kept.filled.into_iter().for_each(|(page, rows)| self.pool.set_filled(page, rows));
         self.settle(kept.slot);
+        self.make_room(kept.slot, 0);
     }
 }

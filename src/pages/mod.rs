@@ -50,6 +50,7 @@ mod key;
 mod planning;
 mod pool;
 mod prefixes;
+mod room;
 mod sequences;
 mod step;
 

@@ -103,8 +103,7 @@ impl PagedSequences {
 
     /// Takes returned pages back, which nobody else has taken, or no longer has.
     fn take_back(&mut self) {
-        for Returned { slot, group, index, page, filled, first } in std::mem::take(&mut self.returned).into_iter().rev()
-        {
+        while let Some(Returned { slot, group, index, page, filled, first }) = self.returned.pop() {
             self.pool.refer(page);
             self.pool.set_filled(page, filled);
             let held = &mut self.sequence(slot).held[group];
@@ -200,7 +199,7 @@ impl PagedSequences {
                 self.pool.release(page);
             }
         }
-        (0..self.undo.len()).for_each(|index| self.settle(self.undo[index].slot));
+        (0..self.undo.len()).for_each(|index| self.end(index));
     }
 
     /// The commands of the step will never run: its sequences go back, and its pages are free. Pages that it took have no
@@ -240,7 +239,14 @@ impl PagedSequences {
         }
         self.undo_groups = groups;
         self.take_back();
-        (0..self.undo.len()).rev().for_each(|index| self.settle(self.undo[index].slot));
+        (0..self.undo.len()).rev().for_each(|index| self.end(index));
+    }
+
+    /// Ends the step for one of its sequences, which may append as many tokens in the next.
+    fn end(&mut self, index: usize) {
+        let (slot, tokens) = (self.undo[index].slot, self.planned.appends[index].tokens);
+        self.settle(slot);
+        self.make_room(slot, tokens);
     }
 
     /// Offers the full pages of a sequence, or frees it if that was asked for meanwhile.

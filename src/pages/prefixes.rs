@@ -135,6 +135,8 @@ impl Prefixes {
                 self.nodes.push(node);
                 self.tokens.extend_from_slice(content.tokens);
                 self.pages.resize(self.pages.len().saturating_add(self.groups), None);
+                // A page that is taken while a step is planned may end its node.
+                self.unused.reserve(self.nodes.len());
                 prefix
             }
         };
@@ -169,7 +171,8 @@ impl Prefixes {
         let first = self.by_key.get(&key).copied();
         if first == Some(prefix) {
             match twin {
-                Some(twin) => drop(self.by_key.insert(key, twin)),
+                // An insertion may allocate.
+                Some(twin) => self.by_key.get_mut(&key).into_iter().for_each(|first| *first = twin),
                 None => drop(self.by_key.remove(&key)),
             }
             return;

@@ -55,6 +55,8 @@ pub(super) struct Sequence {
     pub(super) freed: bool,
     /// Its rows are of weights that are no longer those of the model, so its pages are not offered.
     pub(super) unshared: bool,
+    /// The most pages that it returns when its next step begins.
+    pub(super) returnable: usize,
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +66,19 @@ pub(super) struct Slot {
 }
 
 /// The bookkeeping of a pool of pages: see the [module](super).
+///
+/// # Memory
+/// Nothing is allocated for `max_sequences × max_seq_len`.
+///
+/// | call | allocates |
+/// |---|---|
+/// | [`new`](Self::new) | some 60 bytes for each page of the pool |
+/// | [`add`](Self::add), [`fork`](Self::fork) | for the sequence, 4 bytes for each token that it is given, and for each of its pages in each group; room for 64 tokens more |
+/// | [`begin_step`](Self::begin_step) | nothing where sequences have room for what they append: at most 64 tokens, as many as in their last step, or those that they were added with |
+/// | [`reserve`](Self::reserve) | more room |
+/// | [`submitted`](Self::submitted), [`dropped`](Self::dropped) | room for the next step, where lists double; for each page that others may find from then on, 4 bytes for each token, its key, and an entry of a hash map |
+///
+/// A sequence keeps its room until it is [freed](Self::free).
 #[derive(Debug)]
 pub struct PagedSequences {
     pub(super) config: PagesConfig,
@@ -81,6 +96,8 @@ pub struct PagedSequences {
     pub(super) undo: Vec<Undo>,
     pub(super) undo_groups: Vec<UndoGroup>,
     pub(super) returned: Vec<Returned>,
+    /// The most pages that all sequences return when the next step begins.
+    pub(super) returnable: usize,
     /// Likewise, of a step that moves rows.
     pub(super) kept: Option<Kept>,
     pub(super) steps: u64,
@@ -118,6 +135,7 @@ impl PagedSequences {
             undo: Vec::new(),
             undo_groups: Vec::new(),
             returned: Vec::new(),
+            returnable: 0,
             kept: None,
             steps: 0,
             queried: 0,
@@ -276,13 +294,16 @@ impl PagedSequences {
         self.vacant.last().copied().or(unused).ok_or_else(|| PageError::TooManySequences { most }.into())
     }
 
-    pub(super) fn occupy(&mut self, slot: u32, sequence: Sequence) -> SequenceId {
+    /// Gives a sequence a handle, and room for its next tokens.
+    pub(super) fn occupy(&mut self, slot: u32, sequence: Sequence, room: u32) -> SequenceId {
         if self.vacant.pop().is_none() {
             self.slots.push(Slot::default());
         }
         let place = &mut self.slots[slot as usize];
         place.sequence = Some(sequence);
-        SequenceId { pool: self.identity, slot, generation: place.generation }
+        let generation = place.generation;
+        self.make_room(slot, room);
+        SequenceId { pool: self.identity, slot, generation }
     }
 
     fn check_settled(&self, id: SequenceId) -> Result<&Sequence> {
@@ -393,7 +414,7 @@ impl PagedSequences {
         };
         forked.held.iter().flat_map(Held::there).for_each(|page| self.pool.refer(page));
         forked.prefixes.iter().for_each(|&prefix| self.pool.prefixes.refer(prefix));
-        Ok(self.occupy(slot, forked))
+        Ok(self.occupy(slot, forked, 0))
     }
 
     /// Ends a sequence. Its pages are free once nobody else refers to them, and once the step that it is part of is
@@ -415,6 +436,7 @@ impl PagedSequences {
         let place = &mut self.slots[slot as usize];
         let Some(sequence) = place.sequence.take() else { return };
         place.generation = place.generation.wrapping_add(1);
+        self.returnable = self.returnable.saturating_sub(sequence.returnable);
         // The last pages first: a prefix without its end is worth more than an end without its prefix. A hit needs pages of
         // all groups, so those of one index go together, where vLLM frees one group after the other.
         for index in (0..sequence.pages()).rev() {

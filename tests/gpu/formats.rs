@@ -7,14 +7,11 @@ use wgpu_kv_cache::{
     half::{bf16, f16},
 };
 
-use crate::{DONE, Gpu, Outcome, Test};
+use crate::{DONE, Gpu, Outcome, Test, arithmetic::random_words};
 
 pub const TESTS: &[Test] = &[
     ("formats::blocks_are_those_of_gguf", blocks_are_those_of_gguf),
     ("formats::fp8_is_that_of_ml_dtypes", fp8_is_that_of_ml_dtypes),
-    ("formats::products_and_quotients_are_rounded_as_on_the_cpu", products_and_quotients_are_rounded_as_on_the_cpu),
-    ("formats::quotients_of_a_driver_that_divides_with_an_error", quotients_of_a_driver_that_divides_with_an_error),
-    ("formats::reciprocals_of_a_driver_that_divides_with_an_error", reciprocals_of_a_driver_that_divides_with_an_error),
     ("formats::numbers_at_the_edges_between_codes", numbers_at_the_edges_between_codes),
     ("formats::what_is_no_number", what_is_no_number),
     ("formats::every_stored_word_is_read", every_stored_word_is_read),
@@ -112,137 +109,6 @@ fn fp8_is_that_of_ml_dtypes(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// A generator of random words. Equal seeds give equal words.
-fn random_words(seed: u64) -> impl FnMut() -> u32 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 32) as u32
-    }
-}
-
-/// Compares the kernels' integer arithmetic with the CPU's, through the scale of fp8. Codes check quotients as far as
-/// their few bits can. Products are those of every code with scales of every size, and are subnormal, rounded or
-/// infinite.
-fn products_and_quotients_are_rounded_as_on_the_cpu(gpu: &Gpu) -> Outcome {
-    let mut random = random_words(1);
-    let mut scales: Vec<f32> = vec![1e-45, 3e-42, f32::MIN_POSITIVE, 1e-38, f32::MAX, 1.5, 1.0 / 3.0, 8_388_609.0];
-    scales.extend(
-        (0..24).map(|_| f32::from_bits(random() & 0x7fff_ffff)).filter(|scale| scale.is_finite() && *scale > 0.0),
-    );
-    for pair in scales.chunks_exact(2) {
-        // Numbers near the edges between codes at this scale, and arbitrary ones.
-        let numbers = |scale: f32, random: &mut dyn FnMut() -> u32| -> Vec<f32> {
-            (0..1024)
-                .map(|index| {
-                    let edge = f64::from(index % 127) / 8.0 * f64::from(scale);
-                    let bits = if index < 512 { (edge as f32).to_bits() } else { random() };
-                    f32::from_bits(bits.wrapping_add(random() % 3).wrapping_sub(1))
-                })
-                .collect()
-        };
-        let (keys, values) = (numbers(pair[0], &mut random), numbers(pair[1], &mut random));
-        let config =
-            CacheConfig::new(1, 1, 32, 32 + 8).formats(Format::Fp8E4M3, Format::Fp8E4M3).scales(pair[0], pair[1]);
-        let mut reference = ReferenceCache::new(config)?;
-        let mut cache = KvCache::new(&gpu.context, config)?;
-        let all: Vec<u8> = (0..=255).collect();
-        let codes = HostRows::Stored { format: Format::Fp8E4M3, bytes: &all };
-        reference.update(&keys, &values, Write::append(32))?;
-        cache.update(&keys, &values, Write::append(32))?;
-        reference.update(codes, codes, Write::append(8))?;
-        cache.update(codes, codes, Write::append(8))?;
-        if let Some(difference) = reference.compare_storage(0, &cache.read_storage()?)? {
-            return Err(format!("scales {pair:?}: {difference}").into());
-        }
-        for format in Format::FLOATS {
-            compare(&reference.get_as(0..40, format)?, &cache.get_as(0..40, format)?.read()?)
-                .map_err(|difference| format!("scales {pair:?}, as {format}: {difference}"))?;
-        }
-    }
-    DONE
-}
-
-/// A division that errs by some units in the last place.
-const DIVIDED: &str = "
-    fn divided(a: f32, b: f32, units: i32) -> f32 {
-        let quotient = a / b;
-        return select(bitcast<f32>(bitcast<i32>(quotient) + units), f32(units) * 1e-30, quotient == 0.0);
-    }";
-
-/// WGSL lets a driver divide with an error of 2.5 units in the last place, but software drivers divide exactly. This
-/// test adds an error of up to three units to each of the two divisions in the WGSL of the quotient. For half of the
-/// numbers the remainder is close to zero or to the divisor, so the quotient must be corrected by one more.
-fn quotients_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
-    const ERRORS: usize = 7 * 7;
-    let mut text = include_str!("../../shaders/format/float/float.wgsl").to_owned();
-    for (division, with_an_error) in [
-        ("f32(dividend) / divisor", "divided(f32(dividend), divisor, errors.x)"),
-        ("f32(left) / divisor", "divided(f32(left), divisor, errors.y)"),
-    ] {
-        assert_eq!(text.matches(division).count(), 1, "{division}");
-        text = text.replace(division, with_an_error);
-    }
-    text.push_str(DIVIDED);
-    text.push_str(
-        "
-        var<private> errors: vec2<i32>;
-        @group(0) @binding(0) var<storage, read> pairs: array<vec2<u32>>;
-        @group(0) @binding(1) var<storage, read_write> quotients: array<u32>;
-        @compute @workgroup_size(49) fn main(
-            @builtin(workgroup_id) group: vec3<u32>,
-            @builtin(local_invocation_index) local: u32,
-        ) {
-            errors = vec2<i32>(i32(local % 7u), i32(local / 7u)) - 3;
-            quotients[group.x * 49u + local] = float_divide(pairs[group.x].x, pairs[group.x].y);
-        }",
-    );
-
-    let mut random = random_words(3);
-    let mut pairs =
-        vec![[0.0f32, 3.0], [-0.0, 1e-45], [1e-45, 3.0], [1e-45, f32::MAX], [f32::MAX, 1e-45], [7e-42, 3e-40]];
-    while pairs.len() < 2048 {
-        let mut exponent = || (1 + random() % 254) << 23;
-        let (above, below) = (exponent(), exponent());
-        // Choose significands x and y so that 2^24 x, or 2^25 x if x is smaller, leaves the chosen remainder modulo y.
-        let y = u64::from(random() & 0x7f_ffff | 0x80_0001);
-        let remainder = i64::from(random() % 9) - 4;
-        let half = y.div_ceil(2);
-        let dividend = y + (0..24).fold(remainder.rem_euclid(y.cast_signed()).cast_unsigned(), |x, _| x * half % y);
-        let x = if dividend < 1 << 24 { dividend } else { dividend / 2 };
-        if x == dividend || x * 2 == dividend {
-            let bits = |significand: u64, exponent: u32| f32::from_bits(significand as u32 & 0x7f_ffff | exponent);
-            pairs.push([bits(x, above), -bits(y, below)]);
-        }
-        let [a, b] = [random(), random()].map(f32::from_bits);
-        if a.is_finite() && b.is_finite() && b != 0.0 {
-            pairs.push([a, b]);
-        }
-    }
-
-    let (device, queue) = (gpu.context.device(), gpu.context.queue());
-    let operands = crate::engine::storage(&gpu.context, bytemuck::cast_slice(&pairs));
-    let quotients = crate::engine::storage(&gpu.context, &vec![0; pairs.len() * ERRORS * 4]);
-    let (pipeline, group) = crate::engine::kernel(&gpu.context, &text, &[&operands, &quotients]);
-    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(pairs.len() as u32, 1, 1);
-    }
-    queue.submit([encoder.finish()]);
-    let quotients: Vec<u32> = crate::engine::read(&gpu.context, &quotients);
-    for ([a, b], quotients) in pairs.iter().zip(quotients.chunks_exact(ERRORS)) {
-        let expected = (a / b).to_bits();
-        for (error, actual) in quotients.iter().enumerate() {
-            let errors = [error % 7, error / 7].map(|error| error as i32 - 3);
-            assert_eq!(*actual, expected, "{a:?} / {b:?}, divisions that err by {errors:?} units");
-        }
-    }
-    DONE
-}
-
 /// Blocks whose elements lie as close to the edges between codes as f32 allows. If the last bit of a product, an
 /// inverse or a scale is wrong, a code changes. Scales are of every size, including subnormal ones that have an
 /// inverse.
@@ -300,66 +166,6 @@ fn numbers_at_the_edges_between_codes(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// As the test above, for the inverses of the scales of blocks.
-fn reciprocals_of_a_driver_that_divides_with_an_error(gpu: &Gpu) -> Outcome {
-    const ERRORS: usize = 7;
-    let division = "1.0 / f32(significand)";
-    let text = include_str!("../../shaders/format/float/reciprocal.wgsl");
-    assert_eq!(text.matches(division).count(), 1, "{division}");
-    let mut text = text.replace(division, "divided(1.0, f32(significand), units)");
-    text.push_str(DIVIDED);
-    text.push_str(
-        "
-        var<private> units: i32;
-        @group(0) @binding(0) var<storage, read> numbers: array<u32>;
-        @group(0) @binding(1) var<storage, read_write> inverses: array<u32>;
-        @compute @workgroup_size(7) fn main(
-            @builtin(workgroup_id) group: vec3<u32>,
-            @builtin(local_invocation_index) local: u32,
-        ) {
-            units = i32(local) - 3;
-            inverses[group.x * 7u + local] = float_reciprocal(numbers[group.x]);
-        }",
-    );
-    let mut random = random_words(9);
-    // Powers of two, their neighbours, and any number whose inverse is normal, infinite ones included.
-    let mut numbers: Vec<f32> = (0..253).map(|biased| f32::from_bits(biased << 23)).collect();
-    numbers.extend([22, 21, 20, 1, 0].map(|bit| f32::from_bits(1 << bit)));
-    numbers.extend(numbers.clone().iter().flat_map(|number| [number.next_up(), number.next_down().abs()]));
-    while numbers.len() < 16_384 {
-        numbers.push(f32::from_bits(random() % (253 << 23)));
-    }
-    // Significands whose inverses lie closest to half way between two of f32.
-    let mut near: Vec<u64> = (1u64 << 23..1 << 24).step_by(1021).collect();
-    near.sort_by_key(|significand| {
-        let rest = (1u64 << 48) % (2 * significand);
-        rest.abs_diff(*significand)
-    });
-    numbers.extend(near.iter().take(4096).map(|&significand| significand as f32));
-    numbers.retain(|number| *number > 0.0);
-
-    let given = crate::engine::storage(&gpu.context, bytemuck::cast_slice(&numbers));
-    let inverses = crate::engine::storage(&gpu.context, &vec![0; numbers.len() * ERRORS * 4]);
-    let (pipeline, group) = crate::engine::kernel(&gpu.context, &text, &[&given, &inverses]);
-    let mut encoder = gpu.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(numbers.len() as u32, 1, 1);
-    }
-    gpu.context.queue().submit([encoder.finish()]);
-    let inverses: Vec<u32> = crate::engine::read(&gpu.context, &inverses);
-    for (number, inverses) in numbers.iter().zip(inverses.chunks_exact(ERRORS)) {
-        let expected = 1.0 / number;
-        for (error, &actual) in inverses.iter().enumerate() {
-            let same = if expected.is_finite() { actual == expected.to_bits() } else { actual >= 0x7f80_0000 };
-            assert!(same, "1 / {number:?} is {expected:?}, not {actual:#x}; error {}", error as i32 - 3);
-        }
-    }
-    DONE
-}
-
 pub fn compare(
     expected: &Pair<wgpu_kv_cache::HostTensor>,
     actual: &Pair<wgpu_kv_cache::HostTensor>,
@@ -409,6 +215,22 @@ fn what_is_no_number(gpu: &Gpu) -> Outcome {
         assert_eq!(storage.keys.bytes()[..32], [0; 32]);
         assert_eq!(storage.values.bytes()[..16], [0x88; 16]);
         assert!(storage.keys.to_f32().iter().chain(&storage.values.to_f32()).all(|read| *read == 0.0));
+    }
+    // The inverse of 2^-128 is the least that overflows. That of the next scale is finite.
+    let scale = 0x20_0000;
+    for (scale, q8_0, q4_0) in [(scale, 0, 0x88), (scale + 1, 127, 0x00), (scale - 1, 0, 0x88)] {
+        let scale = f32::from_bits(scale);
+        let (keys, values) = ([scale * 127.0; 32], [scale * -8.0; 32]);
+        assert_eq!((keys[0] / 127.0, values[0] / -8.0), (scale, scale));
+        let config = CacheConfig::new(1, 1, 32, 1).formats(Format::Q8_0, Format::Q4_0);
+        let mut cache = KvCache::new(&gpu.context, config)?;
+        cache.update(&keys[..], &values[..], Write::append(1))?;
+        let storage = cache.read_storage()?;
+        assert_eq!(storage.keys.bytes()[..32], [q8_0; 32], "scale {scale:e}");
+        assert_eq!(storage.values.bytes()[..16], [q4_0; 16], "scale {scale:e}");
+        for (format, row, stored) in [(Format::Q8_0, keys, &storage.keys), (Format::Q4_0, values, &storage.values)] {
+            assert_eq!(stored.bytes(), format.encode_row(&row, Scale::ONE)?, "scale {scale:e}");
+        }
     }
     DONE
 }

@@ -5,6 +5,7 @@
 //! contains all of its words, as in `llvmpipe [vulkan];SwiftShader`. If a driver fails to load, the run then fails
 //! instead of testing fewer adapters.
 
+mod arithmetic;
 mod attention;
 mod bugs;
 mod cells;
@@ -134,6 +135,7 @@ fn trials() -> Vec<Trial> {
             // Tests in which copies are not possible.
             let kernels_only: &[&[Test]] = if costs == CostModel::KERNELS {
                 &[
+                    arithmetic::TESTS,
                     formats::TESTS,
                     reading::TESTS,
                     attention::TESTS,

@@ -16,6 +16,8 @@ use crate::{
 
 #[path = "random_pages.rs"]
 mod random;
+#[path = "room_of_pages.rs"]
+mod room;
 #[path = "windows_of_pages.rs"]
 mod windows;
 
@@ -63,6 +65,8 @@ fn check(pool: &PagedSequences) {
         kept.prefixes.iter().for_each(|&prefix| *uses.entry(prefix).or_default() += 1);
     }
     pool.pool.check(&references, uses);
+    let sequences = pool.slots.iter().filter_map(|slot| slot.sequence.as_ref());
+    assert_eq!(pool.returnable, sequences.map(|sequence| sequence.returnable).sum::<usize>());
     let live = pool.slots.iter().filter(|slot| slot.sequence.is_some()).count();
     assert_eq!(live + pool.vacant.len(), pool.slots.len());
     let PageCounts { referenced, cached, empty, .. } = pool.counts();
@@ -343,7 +347,13 @@ fn a_freed_handle_is_never_anothers() {
     refused(pool.fork(a, 0), gone.clone());
     refused(pool.accept(a, 0), gone.clone());
     refused(pool.begin_step(&[Append::new(a, &[])]), gone);
+    // Nor is a handle of a sequence in the same row of another pool, as many sequences later.
     let mut other = self::pool(8);
+    refused(other.free(b), PageError::ForeignSequence);
+    let (first, _) = added(&mut other, &[1, 2]);
+    other.free(first).unwrap();
+    let (there, _) = added(&mut other, &[3, 4]);
+    assert_eq!((there.slot, there.generation), (b.slot, b.generation));
     refused(other.free(b), PageError::ForeignSequence);
     check(&pool);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{check, *};
+use super::{check, room::counted, *};
 use crate::{
     Error, Placement,
     pages::{
@@ -155,8 +155,10 @@ fn random_program(seed: u64, collide: bool) {
                 let appends: Vec<_> =
                     appended.iter().map(|(id, tokens, drafts)| Append::new(*id, tokens).drafts(*drafts)).collect();
                 let free = pool.free_pages();
-                let step = match pool.begin_step(&appends) {
-                    Ok(step) => step.clone(),
+                let (begun, allocations) = counted(&mut pool, &appends);
+                assert_eq!(allocations, 0, "while {begun:?} was planned");
+                let step = match begun {
+                    Ok(step) => step,
                     Err(Error::Page(PageError::OutOfPages { needed, free: empty, evictable })) => {
                         // Pages that the step would return count as free.
                         let whole = pool.config.groups == [Placement::Linear];

@@ -1,8 +1,8 @@
 // float: products and quotients of f32, as bits, in integer arithmetic. They round to nearest, ties to even, also to
 // subnormals. A driver may divide inexactly, flush subnormals, or fuse a product with a sum.
 //
-// Operands must be finite and divisors nonzero. If a product is subnormal, one of its factors must have at most seven
-// significant bits.
+// Operands must be finite and divisors nonzero. The first factor of a product must have at most four significant bits, as
+// the numbers of fp8 have.
 
 // A magnitude, significand × 2^exponent. The highest bit of the significand is bit 23; the significand of 0 is 0.
 struct Float {
@@ -25,8 +25,7 @@ fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     let normal = biased >= 1;
     // Bits shifted out beyond 31 are lost. They matter only just above half of the smallest subnormal, where the
     // significand is 2^31 + 1. No quotient has this significand: its dividend would exceed its divisor by less than
-    // one. No product that is subnormal has it: the product of the significands would lie strictly between 2^47 and
-    // 2^47 + 2^17, but is a multiple of 2^17.
+    // one. No product has it: the lowest four bits of its significand are zero.
     let wanted = select(9 - biased, 8, normal);
     let kept = significand >> u32(clamp(wanted - 31, 0, 31));
     let shift = u32(min(wanted, 31));
@@ -38,23 +37,15 @@ fn float_round(sign: u32, significand: u32, exponent: i32) -> u32 {
     return sign | min(finite, 0x7f800000u);
 }
 
-// Returns the upper 32 bits of the 48-bit product of significands. The lowest bit is sticky: it is also set if any of
-// the bits below is.
-fn float_product(a: u32, b: u32) -> u32 {
-    let low = (a & 0xfffu) * (b & 0xfffu);
-    let middle = (a >> 12u) * (b & 0xfffu) + (a & 0xfffu) * (b >> 12u) + (low >> 12u);
-    let high = (((a >> 12u) * (b >> 12u)) << 8u) + (middle >> 4u);
-    return high | select(0u, 1u, ((middle & 0xfu) | (low & 0xfffu)) != 0u);
-}
-
 fn float_multiply(a: u32, b: u32) -> u32 {
     let sign = (a ^ b) & 0x80000000u;
     let x = float_of(a);
     let y = float_of(b);
-    let product = float_product(x.significand, y.significand);
-    let shift = min(countLeadingZeros(product), 1u);
-    let rounded = float_round(sign, product << shift, x.exponent + y.exponent + 16 - i32(shift));
-    return select(rounded, sign, x.significand == 0u || y.significand == 0u);
+    // At most 28 bits, so it is exact.
+    let product = (x.significand >> 20u) * y.significand;
+    let shift = min(countLeadingZeros(product), 5u);
+    let rounded = float_round(sign, product << shift, x.exponent + y.exponent + 20 - i32(shift));
+    return select(rounded, sign, product == 0u);
 }
 
 fn float_divide(a: u32, b: u32) -> u32 {

@@ -23,20 +23,40 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(all(any(feature = "redis", feature = "object-store"), not(target_family = "wasm")))]
+mod address;
 #[cfg(not(target_family = "wasm"))]
 mod folder;
 #[cfg(not(target_family = "wasm"))]
 mod form;
 mod memory;
 mod object;
+#[cfg(all(feature = "object-store", not(target_family = "wasm")))]
+mod object_store;
+#[cfg(not(target_family = "wasm"))]
+mod open;
+#[cfg(not(target_family = "wasm"))]
+mod options;
+#[cfg(all(any(feature = "redis-tls", feature = "object-store"), not(target_family = "wasm")))]
+mod provider;
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+mod redis;
 #[cfg(not(target_family = "wasm"))]
 mod shared;
 
 use std::io;
 
+#[cfg(all(any(feature = "redis", feature = "object-store"), not(target_family = "wasm")))]
+use self::address::Address;
+#[cfg(all(feature = "object-store", not(target_family = "wasm")))]
+pub use self::object_store::ObjectStore;
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+pub use self::redis::RedisStore;
 #[cfg(not(target_family = "wasm"))]
 pub use self::{
     folder::FolderStore,
+    open::open,
+    options::Options,
     shared::{Figures, SharedAdded, SharedPages},
 };
 pub use self::{

@@ -13,7 +13,7 @@ use wgpu_kv_cache::{
     CacheConfig, Context, HostRows, PagedConfig, PagedKvCache, Pair, adapter_label, find_adapter,
     half::{bf16, f16},
     pages::{Append, SequenceId},
-    store::{FolderStore, SharedPages},
+    store::{self, Options, SharedPages, Store},
 };
 
 use crate::{
@@ -24,9 +24,9 @@ use crate::{
     trace::{Rows, Trace},
 };
 
-/// Share a prefix between processes: run it twice with one folder.
+/// Share a prefix between processes: run it twice with one store.
 ///
-/// The first process writes the recorded rows to a paged cache, leaves its pages in the folder, and goes away. The next
+/// The first process writes the recorded rows to a paged cache, leaves its pages in the store, and goes away. The next
 /// one, on this adapter or another, finds them there, uploads them, and compares every byte with the recording. Both say what
 /// came from where and how long it took, beside writing all rows anew.
 #[derive(Args)]
@@ -34,12 +34,19 @@ pub struct Arguments {
     /// A trace as `kv-cache verify` takes it, of one sequence [default: the trace in the repository].
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,
-    /// The folder that processes share. It is created if there is none.
-    #[arg(long, value_name = "FOLDER")]
+    /// The store that processes share: a folder, which is created if there is none, or a URL of Redis (redis://) or of a
+    /// bucket (s3://, gs://, az://), for which the environment has the credentials.
+    #[arg(long, value_name = "FOLDER|URL")]
     store: String,
-    /// Bytes that the folder may hold.
-    #[arg(long, value_name = "BYTES", default_value = "1073741824")]
-    budget: u64,
+    /// Bytes that a folder may hold [default: 1073741824].
+    #[arg(long, value_name = "BYTES")]
+    budget: Option<u64>,
+    /// How long pages that nobody uses stay in Redis [default: as long as the server keeps them].
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// What the names of pages begin with in Redis or in a bucket.
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
     /// Tokens of a page.
     #[arg(long, value_name = "TOKENS", default_value = "16")]
     page_size: u32,
@@ -52,11 +59,6 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
-    // A URL may have a password, so it is not repeated.
-    if let Some((scheme, _)) = arguments.store.split_once("://") {
-        let rule = format!("the store must be a folder; there is none for {scheme}:// yet");
-        return Err(Failure::Argument { rule });
-    }
     let trace = match &arguments.file {
         Some(path) => Trace::open(path)?,
         None => Trace::recorded()?,
@@ -71,7 +73,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     };
     let label = adapter_label(&adapter.get_info());
     let context = Context::open(&adapter)?;
-    let store = Arc::new(FolderStore::open(&arguments.store, arguments.budget)?);
+    let store = open(arguments)?;
     let mut shared = SharedPages::new(store, trace.title.clone());
     let tokens = trace.token_ids();
 
@@ -94,7 +96,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     if arguments.json {
         let report = json!({
-            "adapter": label, "store": arguments.store, "tokens": tokens.len(),
+            "adapter": label, "store": printed(&arguments.store), "tokens": tokens.len(),
             "fetched_tokens": added.fetched, "fetched_pages": figures.fetched, "fetched_bytes": figures.fetched_bytes,
             "fetch_ms": milliseconds(fetching), "written_tokens": trace.tokens - begun, "write_ms": milliseconds(writing),
             "put_pages": put, "put_bytes": figures.put_bytes, "put_ms": milliseconds(putting),
@@ -109,15 +111,35 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
         [what.to_owned(), tokens.to_string(), pages, bytes, format!("{:.1}", milliseconds(time))]
     };
     let [fetched, stored] = [figures.fetched_bytes, figures.put_bytes].map(output::bytes);
-    table.add_row(row("from the folder", added.fetched, figures.fetched.to_string(), fetched, fetching));
+    table.add_row(row("from the store", added.fetched, figures.fetched.to_string(), fetched, fetching));
     table.add_row(row("written", trace.tokens - begun, String::new(), String::new(), writing));
-    table.add_row(row("left in the folder", put * arguments.page_size, put.to_string(), stored, putting));
+    table.add_row(row("left in the store", put * arguments.page_size, put.to_string(), stored, putting));
     table.add_row(row("all written anew", trace.tokens, String::new(), String::new(), all));
     writeln!(out, "\n{table}\n\nevery byte is that of the recording")?;
     if added.fetched == 0 {
-        writeln!(out, "run it again, on any adapter: the pages are in {}", arguments.store)?;
+        writeln!(out, "run it again, on any adapter: the pages are in {}", printed(&arguments.store))?;
     }
     Ok(())
+}
+
+fn open(arguments: &Arguments) -> Result<Arc<dyn Store>, Failure> {
+    let mut options = Options::new();
+    if let Some(budget) = arguments.budget {
+        options = options.budget(budget);
+    }
+    if let Some(ttl) = arguments.ttl {
+        options = options.ttl(ttl);
+    }
+    if let Some(prefix) = &arguments.prefix {
+        options = options.prefix(prefix);
+    }
+    Ok(store::open(&arguments.store, &options)?)
+}
+
+/// The store without what a URL may have of passwords.
+fn printed(store: &str) -> &str {
+    let Some((scheme, rest)) = store.split_once("://") else { return store };
+    if rest.contains(['@', '?', '#']) { scheme } else { store }
 }
 
 /// A cache for the sequence of a trace, in the format in which it was recorded.

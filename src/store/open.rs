@@ -1,0 +1,107 @@
+//! [`open`]: a store by its URL.
+
+use std::sync::Arc;
+
+use super::{FolderStore, Options, Store};
+use crate::{Result, StoreError};
+
+/// Bytes that a folder may hold if nobody says.
+const FOLDER_BUDGET: u64 = 1 << 30;
+/// The schemes that there are.
+pub(super) const KNOWN: &str = "redis, rediss, valkey, valkeys, redis+unix, valkey+unix, s3, s3a, gs, az, azure, adl, abfs, abfss, \
+                     and https of Amazon, Cloudflare and Azure";
+
+/// Which store a text names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    Redis,
+    Objects,
+}
+
+impl Kind {
+    fn of_scheme(scheme: &str) -> Option<Self> {
+        match scheme {
+            "redis" | "rediss" | "valkey" | "valkeys" | "redis+unix" | "valkey+unix" => Some(Kind::Redis),
+            "s3" | "s3a" | "gs" | "az" | "azure" | "adl" | "abfs" | "abfss" | "https" => Some(Kind::Objects),
+            _ => None,
+        }
+    }
+}
+
+/// Which store a text names, and its scheme, without anything that may be secret.
+fn kind(text: &str) -> std::result::Result<(Kind, String), StoreError> {
+    let reason = |reason: &str| StoreError::Url { reason: reason.into() };
+    if let Some((scheme, _)) = text.split_once("://") {
+        let scheme = scheme.to_ascii_lowercase();
+        let is_scheme = |letter: char| letter.is_ascii_alphanumeric() || "+-.".contains(letter);
+        if !scheme.starts_with(|letter: char| letter.is_ascii_alphabetic()) || !scheme.chars().all(is_scheme) {
+            return Err(reason("what is before :// is not a scheme"));
+        }
+        return match Kind::of_scheme(&scheme) {
+            Some(kind) => Ok((kind, scheme)),
+            None => Err(StoreError::Scheme { scheme: scheme.into(), known: KNOWN }),
+        };
+    }
+    // Nobody means a folder by these, whose names would keep a password.
+    let (before, after) = text.split_once(':').unwrap_or((text, ""));
+    if Kind::of_scheme(&before.to_ascii_lowercase()).is_some() {
+        return Err(reason("a scheme is followed by ://"));
+    }
+    if after.contains('@') {
+        return Err(reason("it has a password, but no scheme"));
+    }
+    if text.is_empty() {
+        return Err(reason("it is empty"));
+    }
+    Ok((Kind::Folder, String::new()))
+}
+
+/// Opens a store by the path of a folder or by a URL. Environment variables are those of the crate `object_store`.
+///
+/// | URL | store | feature |
+/// |---|---|---|
+/// | the path of a folder | [`FolderStore`] | |
+/// | `redis://[user:password@]host[:port][/database]`, `valkey://…`, `redis+unix:///path` | `RedisStore` | `redis` |
+/// | `rediss://…`, `valkeys://…` | `RedisStore` over TLS | `redis-tls` |
+/// | `s3://bucket[/prefix]`, `https://bucket.s3.region.amazonaws.com` | `ObjectStore`, by `AWS_…` | `object-store` |
+/// | `gs://bucket[/prefix]` | `ObjectStore`, by `GOOGLE_…` | `object-store` |
+/// | `az://container[/prefix]`, `abfss://…`, `https://account.blob.core.windows.net/container` | `ObjectStore`, by `AZURE_…` | `object-store` |
+///
+/// ```
+/// use wgpu_kv_cache::store::{self, Options};
+///
+/// let folder = std::env::temp_dir().join("prefixes");
+/// # let name = format!("prefixes-{}", std::process::id());
+/// # let folder = folder.with_file_name(name);
+/// let store = store::open(folder.to_str().unwrap(), &Options::new().budget(8 << 30))?;
+/// # std::fs::remove_dir_all(folder).unwrap();
+/// # Ok::<(), wgpu_kv_cache::Error>(())
+/// ```
+///
+/// # Errors
+/// [`StoreError`]: the text is no URL, or one of an unknown scheme or of a feature that is not compiled in; an option is
+/// not one of this store, or zero; the server cannot be reached, refuses the credentials, or has no such bucket.
+pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
+    let (kind, scheme) = kind(url)?;
+    options.check()?;
+    match kind {
+        Kind::Folder => {
+            let refused = [
+                ("ttl", options.ttl.is_some(), "its budget decides what goes"),
+                ("prefix", options.prefix.is_some(), "its path names it"),
+                ("settings", !options.settings.is_empty(), "they are those of S3, GCS and Azure"),
+            ];
+            options.refuse("a folder", &refused)?;
+            Ok(Arc::new(FolderStore::open(url, options.budget.unwrap_or(FOLDER_BUDGET))?))
+        }
+        #[cfg(feature = "redis")]
+        Kind::Redis => Ok(Arc::new(super::RedisStore::open(url, options)?)),
+        #[cfg(not(feature = "redis"))]
+        Kind::Redis => Err(StoreError::Feature { scheme: scheme.into(), feature: "redis" }.into()),
+        #[cfg(feature = "object-store")]
+        Kind::Objects => Ok(Arc::new(super::ObjectStore::open(url, options)?)),
+        #[cfg(not(feature = "object-store"))]
+        Kind::Objects => Err(StoreError::Feature { scheme: scheme.into(), feature: "object-store" }.into()),
+    }
+}

@@ -76,30 +76,33 @@ fn reason(error: &Error) -> (io::ErrorKind, String) {
         transport = transport.or_else(|| cause.downcast_ref::<HttpError>().map(HttpError::kind));
         source = cause.source();
     }
-    let (kind, words) = match (error, transport) {
-        (Error::NotFound { .. }, _) => (io::ErrorKind::NotFound, "there is no such object or bucket"),
-        (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, _) => {
+    let text = error.to_string();
+    let status = after(&text, "status code: ", char::is_ascii_digit);
+    let (kind, words) = match (error, transport, status) {
+        (Error::NotFound { .. }, ..) | (_, _, Some("404")) => {
+            (io::ErrorKind::NotFound, "there is no such object or bucket")
+        }
+        (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, ..) | (_, _, Some("401" | "403")) => {
             (io::ErrorKind::PermissionDenied, "the server refuses the credentials")
         }
-        (_, Some(HttpErrorKind::Connect)) => (io::ErrorKind::NotConnected, "no connection to the server"),
-        (_, Some(HttpErrorKind::Timeout)) => (io::ErrorKind::TimedOut, "the server did not answer in time"),
-        (_, Some(HttpErrorKind::Request | HttpErrorKind::Interrupted)) => {
+        (_, Some(HttpErrorKind::Connect), _) => (io::ErrorKind::NotConnected, "no connection to the server"),
+        (_, Some(HttpErrorKind::Timeout), _) => (io::ErrorKind::TimedOut, "the server did not answer in time"),
+        (_, Some(HttpErrorKind::Request | HttpErrorKind::Interrupted), _) => {
             (io::ErrorKind::ConnectionReset, "the connection was cut")
         }
-        (_, Some(HttpErrorKind::Decode)) => (io::ErrorKind::InvalidData, "the server's answer is not one"),
+        (_, Some(HttpErrorKind::Decode), _) => (io::ErrorKind::InvalidData, "the server's answer is not one"),
         _ => (io::ErrorKind::Other, "the request failed"),
     };
-    (kind, code(&error.to_string()).map_or_else(|| words.to_owned(), |code| format!("{words} ({code})")))
+    // Such as `NoSuchBucket`, in XML.
+    let code = after(&text, "<Code>", char::is_ascii_alphanumeric).or(status);
+    (kind, code.map_or_else(|| words.to_owned(), |code| format!("{words} ({code})")))
 }
 
-/// The code of an answer, such as `NoSuchBucket` in XML, or the status.
-fn code(text: &str) -> Option<&str> {
-    let after = |start: &str, is_code: fn(&char) -> bool| {
-        let (_, rest) = text.split_once(start)?;
-        let end = rest.find(|letter| !is_code(&letter)).unwrap_or(rest.len());
-        rest.get(..end).filter(|code| (1..=64).contains(&code.len()))
-    };
-    after("<Code>", char::is_ascii_alphanumeric).or_else(|| after("status code: ", char::is_ascii_digit))
+/// The letters of a kind, a few of them, that come after a start.
+fn after<'a>(text: &'a str, start: &str, is_part: fn(&char) -> bool) -> Option<&'a str> {
+    let (_, rest) = text.split_once(start)?;
+    let end = rest.find(|letter| !is_part(&letter)).unwrap_or(rest.len());
+    rest.get(..end).filter(|part| (1..=64).contains(&part.len()))
 }
 
 /// Environment variables of a cloud, and then the settings of the caller.
@@ -181,7 +184,8 @@ impl ObjectStore {
             path: address.to_string().into(),
             reason: error.to_string().into(),
         };
-        let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("kv-cache objects").enable_all().build();
+        let runtime =
+            Builder::new_multi_thread().worker_threads(2).thread_name("kv-cache objects").enable_all().build();
         let store = ObjectStore {
             prefix,
             client,
@@ -194,9 +198,7 @@ impl ObjectStore {
         let first = async move { client.list_with_delimiter(Some(&Path::from("kv-cache-none"))).await };
         match store.run(first) {
             Ok(_) => Ok(store),
-            Err((io::ErrorKind::NotFound, _)) => {
-                Err(StoreError::NoBucket { path: address.to_string().into() }.into())
-            }
+            Err((io::ErrorKind::NotFound, _)) => Err(StoreError::NoBucket { path: address.to_string().into() }.into()),
             Err((io::ErrorKind::PermissionDenied, reason)) => {
                 Err(StoreError::Denied { path: address.to_string().into(), reason: reason.into() }.into())
             }
@@ -237,7 +239,11 @@ impl ObjectStore {
     }
 
     /// Makes a request for each of these, up to a number at a time, and returns the answers in their order.
-    fn each<A, T, R>(&self, of: Vec<A>, request: impl Fn(Arc<dyn Client>, A) -> R + Send + 'static) -> io::Result<Vec<T>>
+    fn each<A, T, R>(
+        &self,
+        of: Vec<A>,
+        request: impl Fn(Arc<dyn Client>, A) -> R + Send + 'static,
+    ) -> io::Result<Vec<T>>
     where
         A: Send + 'static,
         T: Send + 'static,

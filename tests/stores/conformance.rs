@@ -16,7 +16,8 @@ pub fn key(number: u32) -> ObjectKey {
 pub fn object(key: &ObjectKey, bytes: usize) -> Vec<u8> {
     let seed = u64::from_le_bytes(key.0[..8].try_into().unwrap());
     let mut random = fastrand::Rng::with_seed(seed);
-    let rows: Vec<u8> = b"\r\n$-1\r\n\0\xff".iter().copied().chain((0..bytes).map(|_| random.u8(..))).take(bytes).collect();
+    let rows: Vec<u8> =
+        b"\r\n$-1\r\n\0\xff".iter().copied().chain((0..bytes).map(|_| random.u8(..))).take(bytes).collect();
     Object::encode(key, &rows)
 }
 

@@ -43,7 +43,13 @@ impl Drop for Server {
 
 impl Server {
     /// Starts a program on a port, and waits until it is ready.
-    fn start(name: &str, arguments: &[&str], variables: &[(&str, &str)], port: u16, ready: fn(u16) -> bool) -> Option<Self> {
+    fn start(
+        name: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+        port: u16,
+        ready: fn(u16) -> bool,
+    ) -> Option<Self> {
         let process = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/until-input-ends"))
             .arg(program(name).unwrap())
             .args(arguments)

@@ -4,7 +4,7 @@ use std::{sync::Mutex, time::Duration};
 
 use wgpu_kv_cache::{
     Error, StoreError,
-    store::{Options, Store, open},
+    store::{Options, open},
 };
 
 /// What must not be repeated.
@@ -40,8 +40,12 @@ pub fn texts_that_are_no_urls() {
     assert!(url("").contains("empty"));
     assert!(url("redis:/host").contains("://") && url("S3:bucket").contains("://"));
     assert!(url("user:p4ss@host:6379").contains("password"));
-    assert!(url("://host").contains("scheme") && url("a b://host").contains("scheme") && url("7z://a").contains("scheme"));
-    for (text, named) in [("ftp://host/a", "ftp"), ("HTTP://host", "http"), ("memory://", "memory"), ("rediss2://h", "rediss2")] {
+    assert!(
+        url("://host").contains("scheme") && url("a b://host").contains("scheme") && url("7z://a").contains("scheme")
+    );
+    for (text, named) in
+        [("ftp://host/a", "ftp"), ("HTTP://host", "http"), ("memory://", "memory"), ("rediss2://h", "rediss2")]
+    {
         let error = refused(text, &Options::new());
         assert!(matches!(&error, StoreError::Scheme { scheme, .. } if &**scheme == named), "{error:?}");
         assert!(error.to_string().contains("redis, rediss") && error.to_string().contains("s3"), "{error}");

@@ -12,11 +12,8 @@ use crate::{Result, StoreError};
 
 /// What keys begin with if nobody says.
 const PREFIX: &str = "kv-cache:";
-const TIMEOUTS: Timeouts = Timeouts {
-    connect: Duration::from_secs(1),
-    response: Duration::from_secs(1),
-    call: Duration::from_secs(10),
-};
+const TIMEOUTS: Timeouts =
+    Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1), call: Duration::from_secs(10) };
 
 /// Keeps objects in a Redis or Valkey server, each under a prefix and its key in hexadecimal. All clients of the server
 /// share them. They last as long as the server keeps them: it evicts by its `maxmemory-policy`, forgets on a crash what its

@@ -49,11 +49,8 @@ fn open(port: u16) -> RedisStore {
     RedisStore::open(&url(port), &Options::new()).unwrap()
 }
 
-/// Short timeouts, for servers that fail.
-fn hasty() -> Options {
-    let short = Duration::from_millis(300);
-    Options::new().connect_timeout(short).response_timeout(short).call_timeout(Duration::from_millis(900))
-}
+/// A short time of silence, for servers that fail.
+const SILENCE: Duration = Duration::from_millis(300);
 
 fn refused(url: &str, options: &Options) -> StoreError {
     match RedisStore::open(url, options) {
@@ -298,19 +295,22 @@ struct Spoilt {
     store: RedisStore,
     keys: Vec<ObjectKey>,
     objects: Vec<Option<Vec<u8>>>,
+    most: Duration,
 }
 
 impl Spoilt {
-    fn new() -> Self {
+    /// A call that is spoilt must end within `most`, of these timeouts.
+    fn new(call_timeout: Duration, most: Duration) -> Self {
         let server = Server::redis(&[]);
         let proxy = Proxy::new(server.port);
-        let store = RedisStore::open(&url(proxy.port), &hasty()).unwrap();
+        let options = Options::new().connect_timeout(SILENCE).response_timeout(SILENCE).call_timeout(call_timeout);
+        let store = RedisStore::open(&url(proxy.port), &options).unwrap();
         let keys: Vec<ObjectKey> = (0..6).map(key).collect();
         let objects: Vec<_> = (0..6).map(|index| (index != 2).then(|| object(&keys[index], 150 * index))).collect();
         for (key, object) in keys.iter().zip(&objects) {
             object.iter().for_each(|object| store.put(key, object).unwrap());
         }
-        Spoilt { _server: server, proxy, store, keys, objects }
+        Spoilt { _server: server, proxy, store, keys, objects, most: most + SLACK }
     }
 
     /// Makes each call while the proxy has a fault. Returns how many failed, and of what kinds.
@@ -331,8 +331,7 @@ impl Spoilt {
             if let Err(error) = call() {
                 kinds.push(error.kind());
             }
-            let most = Duration::from_millis(900) + SLACK;
-            assert!(start.elapsed() < most, "{name} took {:?} with {fault:?}", start.elapsed());
+            assert!(start.elapsed() < self.most, "{name} took {:?} with {fault:?}", start.elapsed());
             // It works again, and what was said before is not taken for an answer.
             self.proxy.set(Fault::None);
             assert!(self.store.get_many(&self.keys).unwrap() == self.objects, "after {name} with {fault:?}");
@@ -342,7 +341,7 @@ impl Spoilt {
 }
 
 pub fn cut_replies_fail_or_are_right() {
-    let spoilt = Spoilt::new();
+    let spoilt = Spoilt::new(Duration::from_secs(60), SILENCE);
     let whole = spoilt.objects.iter().flatten().map(Vec::len).sum::<usize>();
     let mut failed = 0;
     for bytes in (0..40).chain((40..whole + 200).step_by(97)) {
@@ -356,7 +355,8 @@ pub fn cut_replies_fail_or_are_right() {
 }
 
 pub fn stalled_replies_time_out() {
-    let spoilt = Spoilt::new();
+    // Silent for less than the time of a call.
+    let spoilt = Spoilt::new(Duration::from_secs(60), SILENCE);
     for bytes in [0, 1, 5, 100, 1000] {
         let kinds = spoilt.call(Fault::Stall(bytes));
         assert!(!kinds.is_empty() && kinds.iter().all(|kind| *kind == ErrorKind::TimedOut), "{bytes}: {kinds:?}");
@@ -364,7 +364,8 @@ pub fn stalled_replies_time_out() {
 }
 
 pub fn slow_replies_time_out() {
-    let spoilt = Spoilt::new();
+    let limit = Duration::from_millis(900);
+    let spoilt = Spoilt::new(limit, limit);
     // Never silent for long, and never done: the time of the whole call bounds it.
     let kinds = spoilt.call(Fault::Drip(Duration::from_millis(20)));
     assert!(kinds.len() >= 2 && kinds.iter().all(|kind| *kind == ErrorKind::TimedOut), "{kinds:?}");

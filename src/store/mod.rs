@@ -42,6 +42,8 @@ mod address;
 mod folder;
 #[cfg(not(target_family = "wasm"))]
 mod form;
+#[cfg(not(target_family = "wasm"))]
+mod kind;
 mod memory;
 mod object;
 #[cfg(all(feature = "object-store", not(target_family = "wasm")))]

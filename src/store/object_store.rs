@@ -14,7 +14,7 @@ use object_store::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Address, ObjectKey, Options, Store, provider};
+use super::{Address, ObjectKey, Options, Store, kind::KNOWN, provider};
 use crate::{Result, StoreError};
 
 /// Requests under way at a time, of one call.
@@ -116,7 +116,7 @@ fn settings(options: &Options, cloud: &str) -> Vec<(String, String)> {
 
 /// The client of a URL, and the path in its bucket.
 fn client(address: &Address, options: &Options) -> std::result::Result<(Arc<dyn Client>, Path), StoreError> {
-    let unknown = || StoreError::Scheme { scheme: address.scheme().into(), known: super::open::KNOWN };
+    let unknown = || StoreError::Scheme { scheme: address.scheme().into(), known: KNOWN };
     let (scheme, path) = ObjectStoreScheme::parse(address.url()).map_err(|_| unknown())?;
     let response = options.response_timeout.unwrap_or(RESPONSE);
     let mut http = ClientOptions::new()

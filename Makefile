@@ -8,21 +8,23 @@ CARGO ?= cargo
 demo:
 	scripts/with-drivers $(CARGO) run --release --locked -- demo
 
-# All tests, on every adapter present; examples and benchmarks run once. Of the random programs those run that add to
-# what is covered.
+# All tests, on every adapter present and with every server of `scripts/with-servers` that can be had; examples and
+# benchmarks run once. Of the random programs those run that add to what is covered. One set of features, because another
+# one builds wgpu anew.
+SERVERS = --features redis-tls,object-store
 test:
 	scripts/isa/setup target/isa || echo "the tests of tests/isa will be ignored"
-	scripts/with-drivers $(CARGO) test --release --locked
-	$(CARGO) test --release --locked --test overflows --config 'profile.release.package.wgpu-kv-cache.overflow-checks=false'
-	scripts/with-drivers $(CARGO) test --release --locked --benches
-	scripts/with-drivers $(CARGO) run --release --locked --quiet --example smallest
-	scripts/with-drivers $(CARGO) run --release --locked --quiet --example engine
-	scripts/with-drivers $(CARGO) run --release --locked --quiet --example attention
-	scripts/with-drivers $(CARGO) run --release --locked --quiet --example serve
+	scripts/with-drivers scripts/with-servers $(CARGO) test --release --locked $(SERVERS)
+	$(CARGO) test --release --locked $(SERVERS) --test overflows --config 'profile.release.package.wgpu-kv-cache.overflow-checks=false'
+	scripts/with-drivers $(CARGO) test --release --locked $(SERVERS) --benches
+	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example smallest
+	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example engine
+	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example attention
+	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example serve
 
 # The tests, and then every random program that is drawn, 3000 for each adapter.
 test-all: test
-	KV_CACHE_PROGRAMS=750 scripts/with-drivers $(CARGO) test --release --locked --test gpu -- programs::
+	KV_CACHE_PROGRAMS=750 scripts/with-drivers $(CARGO) test --release --locked $(SERVERS) --test gpu -- programs::
 
 # Formatting, lints and documentation, warnings denied; what the library alone depends on.
 check:
@@ -30,8 +32,9 @@ check:
 	scripts/check-imports
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets $(SERVERS) -- -D warnings
 	$(CARGO) clippy --locked --no-default-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked $(SERVERS) --no-deps --document-private-items
 	scripts/check-dependencies
 
 # Every text, compiled by the browsers' compiler too.

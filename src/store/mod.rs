@@ -1,14 +1,27 @@
 //! Stores of pages outside of the device: what keeps them longer than a process, or shares them between processes.
 //!
-//! A [`Store`] maps [`ObjectKey`]s to bytes. Behind it stand memory of the host ([`MemoryStore`]) and a folder
-//! ([`FolderStore`]), which several processes may use at once; others are a few lines. A store may forget, fail or lie at
-//! any time: an [`Object`] has its own key and checksum, so that what comes back is either what was put there, or a miss.
-//! [`Tiers`](crate::tiers::Tiers) puts the pages of a paged cache there, and adds sequences that begin with what is found.
+//! A [`Store`] maps [`ObjectKey`]s to bytes: memory of the host ([`MemoryStore`]), a folder ([`FolderStore`]), a Redis
+//! server (`RedisStore`), a bucket in S3, GCS or Azure (`ObjectStore`); others are a few lines. [`open()`] opens one by its
+//! URL. A store may forget, fail or lie at any time: an [`Object`] has its own key and checksum, so that what comes back is
+//! either what was put there, or a miss. [`Tiers`](crate::tiers::Tiers) puts the pages of a paged cache there, and
+//! adds sequences that begin with what is found.
 //!
-//! | store | keeps | shared by | evicts |
-//! |---|---|---|---|
-//! | [`MemoryStore`] | until the process ends | threads | the one used longest ago, beyond its bytes |
-//! | [`FolderStore`] | across restarts; each object whole or not at all | processes of one machine | the one used longest ago, beyond its bytes |
+//! What each store promises:
+//!
+//! | | [`MemoryStore`] | [`FolderStore`] | `RedisStore` | `ObjectStore` |
+//! |---|---|---|---|---|
+//! | feature | `store` | `store` | `redis`, `redis-tls` | `object-store` |
+//! | opened by | [`MemoryStore::new`] | a path | `redis://`, `valkey://`, `rediss://` | `s3://`, `gs://`, `az://` |
+//! | keeps | until the process ends | across restarts | as long as the server; for a time to live after the last use | until rules of the bucket remove it |
+//! | shared by | threads | processes of one machine | clients of the server | all who may use the bucket |
+//! | evicts | beyond its bytes, the one used longest ago | the same | the server, beyond `maxmemory` | nothing |
+//! | a crash of the writer | loses all | leaves each object whole or not at all | the same | the same |
+//! | a crash of the server or system | loses all | may leave files that are empty or cut, which are misses | loses what its persistence has not written | loses nothing |
+//! | put over an object | replaces it | replaces it at once | the same | the same |
+//! | many objects | one after the other | one after the other | one round trip | 32 requests at a time |
+//! | a call takes at most | no time | what the disk takes | [`Options::call_timeout`]; [`Options::response_timeout`] of silence | the same |
+//! | a connection that is cut | | | is opened again within the call | the same |
+//! | threads | wait for each other | do not | a connection each, four stay open | do not |
 //!
 //! ```
 //! use wgpu_kv_cache::{pages::PageKey, store::{MemoryStore, Object, ObjectKey, Scope, Store}};
@@ -23,16 +36,36 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(all(any(feature = "redis", feature = "object-store"), not(target_family = "wasm")))]
+mod address;
 #[cfg(not(target_family = "wasm"))]
 mod folder;
+#[cfg(not(target_family = "wasm"))]
+mod kind;
 pub(crate) mod lru;
 mod memory;
 mod object;
+#[cfg(all(feature = "object-store", not(target_family = "wasm")))]
+mod object_store;
+#[cfg(not(target_family = "wasm"))]
+mod open;
+#[cfg(not(target_family = "wasm"))]
+mod options;
+#[cfg(all(any(feature = "redis-tls", feature = "object-store"), not(target_family = "wasm")))]
+mod provider;
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+mod redis;
 
 use std::io;
 
+#[cfg(all(any(feature = "redis", feature = "object-store"), not(target_family = "wasm")))]
+use self::address::Address;
+#[cfg(all(feature = "object-store", not(target_family = "wasm")))]
+pub use self::object_store::ObjectStore;
+#[cfg(all(feature = "redis", not(target_family = "wasm")))]
+pub use self::redis::RedisStore;
 #[cfg(not(target_family = "wasm"))]
-pub use self::folder::FolderStore;
+pub use self::{folder::FolderStore, open::open, options::Options};
 pub use self::{
     memory::MemoryStore,
     object::{Object, ObjectKey, Scope},

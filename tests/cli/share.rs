@@ -18,7 +18,7 @@ fn a_second_process_finds_what_the_first_one_left() {
     assert_eq!((&second["put_pages"], &second["verified"]), (&0.into(), &true.into()));
     // Other pages are others.
     assert_eq!(json(&["share", "--store", store, "--json", "--page-size", "32"])["fetched_tokens"], 0);
-    // A damaged page is a miss: what comes before it is found.
+    // A damaged page is a miss, and is put again where it was found to be damaged: the last page is not asked for.
     let files = walk(folder.path());
     for file in &files {
         let mut bytes = std::fs::read(file).unwrap();
@@ -27,7 +27,7 @@ fn a_second_process_finds_what_the_first_one_left() {
         std::fs::write(file, bytes).unwrap();
     }
     let damaged = json(&["share", "--store", store, "--json"]);
-    assert_eq!((&damaged["fetched_tokens"], &damaged["put_pages"]), (&0.into(), &1.into()), "{damaged}");
+    assert_eq!((&damaged["fetched_tokens"], &damaged["put_pages"]), (&0.into(), &5.into()), "{damaged}");
     assert!(passes(&["share", "--store", store]).contains("every byte is that of the recording"));
 }
 
@@ -38,12 +38,25 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn stores_that_are_not_there_are_refused() {
-    let told = fails(&["share", "--store", "redis://user:secret@host:1/0"], 1);
-    assert!(told.contains("there is none for redis:// yet") && !told.contains("secret"), "{told}");
+    let told = fails(&["share", "--store", "ftp://user:secret@host:1/0"], 1);
+    assert!(told.contains("there is no store for ftp://") && !told.contains("secret"), "{told}");
+    let told = fails(&["share", "--store", "user:secret@host:1"], 1);
+    assert!(told.contains("no scheme") && !told.contains("secret"), "{told}");
+    if !cfg!(feature = "object-store") {
+        let told = fails(&["share", "--store", "s3://bucket"], 1);
+        assert!(told.contains("s3:// needs the feature object-store"), "{told}");
+    }
+    if !cfg!(feature = "redis") {
+        let told = fails(&["share", "--store", "redis://user:secret@host:1/0"], 1);
+        assert!(told.contains("redis:// needs the feature redis") && !told.contains("secret"), "{told}");
+    }
     assert!(fails(&["share", "--store", "/proc/none"], 1).contains("opening /proc/none failed"));
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().to_str().unwrap();
     assert!(fails(&["share", "--store", store, "--budget", "0"], 1).contains("at least one byte"));
+    assert!(fails(&["share", "--store", store, "--ttl", "1h"], 1).contains("a folder takes no ttl"));
+    assert!(fails(&["share", "--store", store, "--prefix", "a"], 1).contains("a folder takes no prefix"));
+    assert!(fails(&["share", "--store", store, "--ttl", "soon"], 2).contains("--ttl"));
     assert!(fails(&["share", "--store", store, "--page-size", "3"], 1).contains("power of two"));
     assert!(fails(&["share"], 2).contains("--store"));
 }

@@ -13,7 +13,7 @@ use wgpu_kv_cache::{
     CacheConfig, Context, HostRows, PagedConfig, PagedKvCache, Pair, adapter_label, find_adapter,
     half::{bf16, f16},
     pages::{Append, SequenceId},
-    store::FolderStore,
+    store::{self, Options, Store},
     tiers::{Tiers, TiersConfig},
 };
 
@@ -25,9 +25,9 @@ use crate::{
     trace::{Rows, Trace},
 };
 
-/// Share a prefix between processes: run it twice with one folder.
+/// Share a prefix between processes: run it twice with one store.
 ///
-/// The first process writes the recorded rows to a paged cache, leaves its pages in the folder, and goes away. The next
+/// The first process writes the recorded rows to a paged cache, leaves its pages in the store, and goes away. The next
 /// one, on this adapter or another, finds them there, uploads them, and compares every byte with the recording. Both say what
 /// came from where and how long it took, beside writing all rows anew.
 #[derive(Args)]
@@ -35,13 +35,20 @@ pub struct Arguments {
     /// A trace as `kv-cache verify` takes it, of one sequence [default: the trace in the repository].
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,
-    /// The folder that processes share. It is created if there is none.
-    #[arg(long, value_name = "FOLDER")]
+    /// The store that processes share: a folder, which is created if there is none, or a URL of Redis (redis://) or of a
+    /// bucket (s3://, gs://, az://), for which the environment has the credentials.
+    #[arg(long, value_name = "FOLDER|URL")]
     store: String,
-    /// Bytes that the folder may hold.
-    #[arg(long, value_name = "BYTES", default_value = "1073741824")]
-    budget: u64,
-    /// Bytes of host memory between the device and the folder.
+    /// Bytes that a folder may hold [default: 1073741824].
+    #[arg(long, value_name = "BYTES")]
+    budget: Option<u64>,
+    /// How long pages that nobody uses stay in Redis [default: as long as the server keeps them].
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// What the names of pages begin with in Redis or in a bucket.
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+    /// Bytes of host memory between the device and the store.
     #[arg(long, value_name = "BYTES", default_value = "1073741824")]
     host_bytes: u64,
     /// Tokens of a page.
@@ -59,11 +66,6 @@ pub struct Arguments {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
-    // A URL may have a password, so it is not repeated.
-    if let Some((scheme, _)) = arguments.store.split_once("://") {
-        let rule = format!("the store must be a folder; there is none for {scheme}:// yet");
-        return Err(Failure::Argument { rule });
-    }
     let trace = match &arguments.file {
         Some(path) => Trace::open(path)?,
         None => Trace::recorded()?,
@@ -78,7 +80,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     };
     let label = adapter_label(&adapter.get_info());
     let context = Context::open(&adapter)?;
-    let store = Arc::new(FolderStore::open(&arguments.store, arguments.budget)?);
+    let store = open(arguments)?;
     let tokens = trace.token_ids();
 
     let mut cache = cache(&context, &trace, arguments.page_size)?;
@@ -115,7 +117,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     if arguments.json {
         let report = json!({
-            "adapter": label, "store": arguments.store, "tokens": tokens.len(),
+            "adapter": label, "store": printed(&arguments.store), "tokens": tokens.len(),
             "fetched_tokens": added.store, "fetched_pages": figures.store.pages_out,
             "fetched_bytes": figures.store.bytes_out, "fetch_ms": milliseconds(fetching),
             "upload_ms": milliseconds(uploading), "written_tokens": trace.tokens - begun,
@@ -134,17 +136,37 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> Result<(), Failure> {
     let [fetched, stored] = [figures.store.bytes_out, figures.store.bytes_in].map(output::bytes);
     let uploaded = output::bytes(figures.device.bytes_in);
     let [fetched_pages, put] = [figures.store.pages_out, figures.store.pages_in].map(|pages| pages.to_string());
-    table.add_row(row("from the folder to host memory", added.store, fetched_pages.clone(), fetched, fetching));
+    table.add_row(row("from the store to host memory", added.store, fetched_pages.clone(), fetched, fetching));
     table.add_row(row("from host memory to the device", added.store, fetched_pages, uploaded, uploading));
     table.add_row(row("written", trace.tokens - begun, String::new(), String::new(), writing));
     let left = u32::try_from(figures.store.pages_in).unwrap_or(u32::MAX).saturating_mul(arguments.page_size);
-    table.add_row(row("left in the folder", left, put, stored, putting));
+    table.add_row(row("left in the store", left, put, stored, putting));
     table.add_row(row("all written anew", trace.tokens, String::new(), String::new(), all));
     writeln!(out, "\n{table}\n\nevery byte is that of the recording")?;
     if added.store == 0 {
-        writeln!(out, "run it again, on any adapter: the pages are in {}", arguments.store)?;
+        writeln!(out, "run it again, on any adapter: the pages are in {}", printed(&arguments.store))?;
     }
     Ok(())
+}
+
+fn open(arguments: &Arguments) -> Result<Arc<dyn Store>, Failure> {
+    let mut options = Options::new();
+    if let Some(budget) = arguments.budget {
+        options = options.budget(budget);
+    }
+    if let Some(ttl) = arguments.ttl {
+        options = options.ttl(ttl);
+    }
+    if let Some(prefix) = &arguments.prefix {
+        options = options.prefix(prefix);
+    }
+    Ok(store::open(&arguments.store, &options)?)
+}
+
+/// The store without what a URL may have of passwords.
+fn printed(store: &str) -> &str {
+    let Some((scheme, rest)) = store.split_once("://") else { return store };
+    if rest.contains(['@', '?', '#']) { scheme } else { store }
 }
 
 /// A cache for the sequence of a trace, in the format in which it was recorded.

@@ -72,12 +72,7 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     fn check(&self, index: usize, part: &str, bytes: &[u8]) -> Result<()> {
-        let expected = self.checksums.chunks_exact(CHECKSUM_BYTES).nth(index);
-        if expected == Some(&Sha256::digest(bytes)[..]) {
-            Ok(())
-        } else {
-            Err(SaveError::Checksum { part: part.into() }.into())
-        }
+        check(self.checksums.chunks_exact(CHECKSUM_BYTES).nth(index), part, bytes)
     }
 
     /// Number of tensors that hold rows: keys and values of each layer.
@@ -85,13 +80,38 @@ impl<R: Read + Seek> Reader<R> {
         self.tensors.len()
     }
 
-    /// Reads the bytes of a tensor.
-    pub fn tensor(&mut self, index: usize) -> Result<Vec<u8>> {
-        let (name, start, bytes) = self.tensors[index].clone();
-        let read = read_at(&mut self.inner, start, bytes)?;
-        self.check(index.saturating_add(1), &name, &read)?;
-        Ok(read)
+    /// Reads the bytes of a tensor, and checks them while `meanwhile` uses them.
+    pub fn tensor<T>(&mut self, index: usize, meanwhile: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let (name, start, bytes) = &self.tensors[index];
+        let read = read_at(&mut self.inner, *start, *bytes)?;
+        let expected = self.checksums.chunks_exact(CHECKSUM_BYTES).nth(index.saturating_add(1));
+        let (checked, used) = beside(|| check(expected, name, &read), || meanwhile(&read));
+        checked.and(used)
     }
+}
+
+fn check(expected: Option<&[u8]>, part: &str, bytes: &[u8]) -> Result<()> {
+    if expected == Some(&Sha256::digest(bytes)[..]) {
+        Ok(())
+    } else {
+        Err(SaveError::Checksum { part: part.into() }.into())
+    }
+}
+
+/// Does two things at a time, where there are threads.
+#[cfg(not(target_family = "wasm"))]
+fn beside<A: Send, B>(first: impl Fn() -> A + Sync, second: impl FnOnce() -> B) -> (A, B) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, &first);
+        let second = second();
+        let done = thread.ok().and_then(|thread| thread.join().ok());
+        (done.unwrap_or_else(&first), second)
+    })
+}
+
+#[cfg(target_family = "wasm")]
+fn beside<A, B>(first: impl Fn() -> A, second: impl FnOnce() -> B) -> (A, B) {
+    (first(), second())
 }
 
 /// Reads a saved sequence, checks every byte of it, and tells what it is of.
@@ -101,6 +121,6 @@ impl<R: Read + Seek> Reader<R> {
 /// [`SaveError::Checksum`].
 pub fn inspect(reader: impl Read + Seek) -> Result<Saved> {
     let mut reader = Reader::new(reader)?;
-    (0..reader.tensors()).try_for_each(|index| reader.tensor(index).map(drop))?;
+    (0..reader.tensors()).try_for_each(|index| reader.tensor(index, |_| Ok(())))?;
     Ok(reader.saved)
 }

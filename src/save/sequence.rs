@@ -153,8 +153,9 @@ pub trait SaveSequence: sealed::Stored {
             let count = reader.saved.layers[layer].rows(reader.saved.length);
             let mut tensor = |side: Side, index: usize| {
                 let shape = [1, config.num_heads, count, config.dim(side)];
-                let bytes = reader.tensor(layer.saturating_mul(2).saturating_add(index))?;
-                GpuTensor::filled(self.device_context(), shape, config.format(side), config.scale(side), &bytes)
+                let (context, format, scale) = (self.device_context(), config.format(side), config.scale(side));
+                let upload = |bytes: &[u8]| GpuTensor::filled(context, shape, format, scale, bytes);
+                reader.tensor(layer.saturating_mul(2).saturating_add(index), upload)
             };
             rows.push(Pair { keys: tensor(Side::Keys, 0)?, values: tensor(Side::Values, 1)? });
         }

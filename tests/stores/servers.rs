@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -12,7 +12,7 @@ use std::{
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
 
-/// A program that `scripts/with-servers` made.
+/// A program that `scripts/with-servers` made. Where it is missing, the test that needs it is ignored.
 pub fn program(name: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/servers").join(name);
     if path.exists() { Ok(path) } else { Err(format!("there is no {}: run scripts/with-servers", path.display())) }
@@ -81,6 +81,32 @@ impl Server {
         let usual = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"];
         let ready = |port| TcpStream::connect(("127.0.0.1", port)).is_ok() && !redis(port, "PING").is_empty();
         Self::start("redis-server", &[&usual, arguments].concat(), &[], port, ready)
+    }
+
+    /// Starts a Redis server that speaks TLS, with a certificate for `localhost` by an authority of its own, both in a folder.
+    /// The authority is `ca.pem`.
+    pub fn redis_tls(folder: &Path) -> Self {
+        std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
+        for command in [
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
+            "req -newkey rsa:2048 -nodes -subj /CN=localhost -keyout own.key -out own.csr",
+            "x509 -req -in own.csr -days 2 -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -out own.pem",
+        ] {
+            let mut openssl = Command::new(program("openssl").unwrap());
+            let output = openssl.args(command.split(' ')).current_dir(folder).output().unwrap();
+            assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        let (certificate, key, authority) = (path("own.pem"), path("own.key"), path("ca.pem"));
+        let start = |port: u16| {
+            let text = port.to_string();
+            let usual =
+                ["--port", "0", "--tls-port", &text, "--bind", "127.0.0.1", "--save", "", "--tls-auth-clients", "no"];
+            let own = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &authority];
+            let ready = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+            Self::start("redis-server", &[&usual[..], &own[..]].concat(), &[], port, ready)
+        };
+        (0..3).find_map(|_| start(free_port())).expect("a Redis server starts")
     }
 
     /// Starts a server of S3 that has the bucket `pages`. If it is `strict`, it checks credentials, and knows none.

@@ -10,6 +10,9 @@ pub fn tests() -> Vec<crate::Test> {
     if cfg!(feature = "redis") {
         tests.extend(crate::tests!(&["redis-server"], share: through_redis));
     }
+    if cfg!(feature = "redis-tls") {
+        tests.extend(crate::tests!(&["redis-server", "openssl"], share: through_redis_with_tls));
+    }
     if cfg!(feature = "object-store") {
         tests.extend(crate::tests!(&["s3-server"], share: through_s3));
     }
@@ -59,6 +62,21 @@ pub fn through_redis() {
     assert!(told.contains("refused") && !told.contains("sesame"), "{told}");
     let output = run(&["share", "--store", &url, "--budget", "1000"], &[]);
     assert!(String::from_utf8(output.stderr).unwrap().contains("maxmemory"));
+}
+
+pub fn through_redis_with_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::redis_tls(folder.path());
+    let url = format!("rediss://localhost:{}", server.port);
+    shares(&url, &[("SSL_CERT_FILE", folder.path().join("ca.pem").to_str().unwrap())], "no password");
+    // Nobody vouches for the server.
+    let output = run(&["share", "--store", &url], &[]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains(&format!("opening {url} failed")), "{told}");
+    // It is not spoken to without encryption either.
+    let output = run(&["share", "--store", &url.replace("rediss", "redis")], &[]);
+    assert_eq!(output.status.code(), Some(1));
 }
 
 pub fn through_s3() {

@@ -72,7 +72,7 @@ pub(super) struct Slot {
 ///
 /// | call | allocates |
 /// |---|---|
-/// | [`new`](Self::new) | some 60 bytes for each page of the pool |
+/// | [`new`](Self::new) | some 50 bytes for each page of the pool |
 /// | [`add`](Self::add), [`fork`](Self::fork) | for the sequence, 4 bytes for each token that it is given, and for each of its pages in each group; room for 64 tokens more |
 /// | [`begin_step`](Self::begin_step) | nothing where sequences have room for what they append: at most 64 tokens, as many as in their last step, or those that they were added with |
 /// | [`reserve`](Self::reserve) | more room |

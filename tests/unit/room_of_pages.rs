@@ -86,6 +86,24 @@ fn steps_are_planned_without_allocations() {
 }
 
 #[test]
+fn memory_is_that_of_the_pool_and_of_what_sequences_have() {
+    let config = |count| PagesConfig { max_seq_len: 1 << 20, ..PagesConfig::new(16, count, 1 << 16) };
+    let bytes_of = |count| {
+        let counted = allocation_counter::measure(|| drop(PagedSequences::new(config(count)).unwrap()));
+        counted.bytes_total
+    };
+    let of_page = (bytes_of(2000) - bytes_of(1000)) / 1000;
+    assert!((40..60).contains(&of_page), "{of_page} bytes");
+    let mut pool = PagedSequences::new(config(10_000)).unwrap();
+    let tokens: Vec<u32> = (0..10_000).collect();
+    for prompt in [&[][..], &tokens] {
+        let counted = allocation_counter::measure(|| assert_eq!(pool.add(prompt, None).unwrap().cached, 0));
+        let own = 4 * (prompt.len() + 64) as u64;
+        assert!((own..own + own / 8 + 1500).contains(&counted.bytes_max), "{} tokens: {counted:?}", prompt.len());
+    }
+}
+
+#[test]
 fn room_is_reserved_for_longer_steps() {
     let mut pool = PagedSequences::new(PagesConfig::new(16, 1000, 4)).unwrap();
     let tokens: Vec<u32> = (0..5000).collect();

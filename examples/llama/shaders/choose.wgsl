@@ -32,8 +32,8 @@ fn gumbel(position: u32, token: u32) -> f32 {
     return -log(-log(uniform_number));
 }
 
-fn is_better(value: f32, token: u32, than: f32, of: u32) -> bool {
-    return value > than || (value == than && token < of);
+fn is_better(value: f32, token: u32, best: f32, best_token: u32) -> bool {
+    return value > best || (value == best && token < best_token);
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -8,8 +8,10 @@ use crate::file::{Blocks, Shape};
 
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 64;
-/// Rows that a workgroup of `product` takes at once, where there are several.
+/// Rows that a workgroup of `product` takes at once, where there are several, at most. Buffers of rows have whole tiles.
 pub const TILE: u32 = 8;
+/// Bytes from one number of a tile to the next, in the buffer that has them.
+pub const TILE_STRIDE: u32 = 256;
 
 const STEP: &str = include_str!("../shaders/step.wgsl");
 const HALF: &str = include_str!("../shaders/blocks/half.wgsl");
@@ -33,6 +35,8 @@ pub enum Bind<'a> {
     Uniform(&'a wgpu::Buffer),
     Read(&'a wgpu::Buffer),
     Write(&'a wgpu::Buffer),
+    /// So many bytes of a uniform, from an offset on that each dispatch gives.
+    Window(&'a wgpu::Buffer, u32),
 }
 
 /// A kernel and its buffers, bound once.
@@ -44,9 +48,14 @@ pub struct Kernel {
 
 impl Kernel {
     /// Records a dispatch of so many workgroups.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, [x, y]: [u32; 2]) {
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, grid: [u32; 2]) {
+        self.record_at(pass, grid, &[]);
+    }
+
+    /// Likewise, with the offset of each window.
+    pub fn record_at(&self, pass: &mut wgpu::ComputePass<'_>, [x, y]: [u32; 2], offsets: &[u32]) {
         pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
+        pass.set_bind_group(0, &self.group, offsets);
         pass.dispatch_workgroups(x, y, 1);
     }
 }
@@ -88,9 +97,15 @@ impl<'a> Kernels<'a> {
         let (layout, pipeline) = pipelines.entry(key).or_insert_with(|| self.pipeline(name, text, constants, binds));
         let entries: Vec<_> = (0..)
             .zip(binds)
-            .map(|(binding, bind)| {
-                let (Bind::Uniform(buffer) | Bind::Read(buffer) | Bind::Write(buffer)) = bind;
-                wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }
+            .map(|(binding, bind)| match bind {
+                Bind::Uniform(buffer) | Bind::Read(buffer) | Bind::Write(buffer) => {
+                    wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() }
+                }
+                Bind::Window(buffer, bytes) => {
+                    let size = wgpu::BufferSize::new(u64::from(*bytes));
+                    let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size });
+                    wgpu::BindGroupEntry { binding, resource }
+                }
             })
             .collect();
         let descriptor = wgpu::BindGroupDescriptor { label: Some(name), layout, entries: &entries };
@@ -114,11 +129,11 @@ impl<'a> Kernels<'a> {
             visibility: wgpu::ShaderStages::COMPUTE,
             ty: wgpu::BindingType::Buffer {
                 ty: match bind {
-                    Bind::Uniform(_) => wgpu::BufferBindingType::Uniform,
+                    Bind::Uniform(_) | Bind::Window(..) => wgpu::BufferBindingType::Uniform,
                     Bind::Read(_) => wgpu::BufferBindingType::Storage { read_only: true },
                     Bind::Write(_) => wgpu::BufferBindingType::Storage { read_only: false },
                 },
-                has_dynamic_offset: false,
+                has_dynamic_offset: matches!(bind, Bind::Window(..)),
                 min_binding_size: None,
             },
             count: None,
@@ -144,10 +159,27 @@ impl<'a> Kernels<'a> {
         (layout, pipeline)
     }
 
-    /// A product for steps of one row, or for tiles of [`TILE`] rows. Binds step, weights, inputs and outputs.
-    pub fn product(&self, product: &Product, rows: u32, binds: &[Bind<'_>; 4]) -> Kernel {
+    /// Rows of a tile where steps have several, and whether inputs are a uniform.
+    pub fn tile(&self, row_blocks: u32) -> (u32, bool) {
+        let most = self.context.limits().max_uniform_buffer_binding_size;
+        let fits = |tile: &u32| u64::from(tile * row_blocks) * 128 <= most;
+        // A tile of two rows of a block is as long as an offset must be a multiple of.
+        let tile = [TILE, TILE / 2, TILE / 4].into_iter().find(fits).filter(|_| self.share == 1);
+        (tile.unwrap_or(TILE), tile.is_some())
+    }
+
+    /// A product in tiles of so many rows. `buffers`: step, weights, inputs, outputs, numbers of tiles.
+    pub fn product(&self, product: &Product, rows: u32, buffers: [&wgpu::Buffer; 5]) -> Kernel {
         let own = repeated(include_str!("../shaders/product.wgsl"), rows, self.share == 1);
+        let vectors = rows * product.row_blocks * 8;
+        let [step, weights, inputs, outputs, tiles] = buffers;
+        let (inputs, declared) = if self.tile(product.row_blocks).1 {
+            (Bind::Window(inputs, vectors * 16), format!("var<uniform> inputs: array<vec4<f32>, {vectors}>"))
+        } else {
+            (Bind::Read(inputs), "var<storage, read> inputs: array<vec4<f32>>".to_owned())
+        };
         let sizes = format!("const SHARE = {}u;\nconst ROWS = {rows}u;\n", self.share);
+        let text = format!("{sizes}@group(0) @binding(2) {declared};\n{}{own}", reader(product.blocks));
         let constants = [
             ("BLOCKS", f64::from(product.row_blocks)),
             ("OUTPUTS", product.outputs.into()),
@@ -156,7 +188,8 @@ impl<'a> Kernels<'a> {
             ("ADDS", flag(product.adds)),
             ("OF_WANTED", flag(product.of_wanted)),
         ];
-        self.kernel("product", &format!("{sizes}{}{own}", reader(product.blocks)), &constants, binds)
+        let binds = [Bind::Uniform(step), Bind::Read(weights), inputs, Bind::Write(outputs), Bind::Window(tiles, 16)];
+        self.kernel("product", &text, &constants, &binds)
     }
 
     /// Binds step, weights, tokens and hidden.

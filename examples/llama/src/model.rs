@@ -5,7 +5,7 @@ use wgpu_kv_cache::{Context, wgpu};
 use crate::{
     Result,
     file::{ModelFile, Shape},
-    kernels::{Bind, Kernel, Kernels, Product, TILE, WORKGROUP},
+    kernels::{Bind, Kernel, Kernels, Product, TILE, TILE_STRIDE, WORKGROUP},
     weights::{Matrix, Weights},
 };
 
@@ -42,14 +42,27 @@ pub struct Step {
 #[derive(Debug)]
 struct Multiply {
     kernels: [Kernel; 2],
-    outputs: u32,
-    share: u32,
+    /// Workgroups for the outputs of a row.
+    groups: u32,
+    /// Rows of a tile where there are several.
+    tile: u32,
+    /// Bytes of a row, where inputs are a uniform and each tile is a dispatch.
+    row_bytes: Option<u32>,
 }
 
 impl Multiply {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
-        let (kernel, tile) = if rows == 1 { (&self.kernels[0], 1) } else { (&self.kernels[1], TILE) };
-        kernel.record(pass, [self.outputs.div_ceil(WORKGROUP / self.share), rows.div_ceil(tile)]);
+        let (kernel, tile) = if rows == 1 { (&self.kernels[0], 1) } else { (&self.kernels[1], self.tile) };
+        let tiles = rows.div_ceil(tile);
+        match self.row_bytes {
+            Some(bytes) => {
+                for index in 0..tiles {
+                    let offsets = [index * tile * bytes, index * tile * TILE_STRIDE];
+                    kernel.record_at(pass, [self.groups, 1], &offsets);
+                }
+            }
+            None => kernel.record_at(pass, [self.groups, tiles], &[0]),
+        }
     }
 }
 
@@ -110,7 +123,8 @@ impl Model {
                 mapped_at_creation: false,
             })
         };
-        let of_rows = |what, features: u32| buffer(what, sizes.rows * features, storage);
+        let inputs = storage | wgpu::BufferUsages::UNIFORM;
+        let of_rows = |what, features: u32| buffer(what, whole(sizes.rows) * features, inputs);
         let buffers = Buffers {
             projected: of_rows("projected", features),
             attended: of_rows("attended", shape.queries()),
@@ -122,21 +136,31 @@ impl Model {
         };
         let hidden = of_rows("hidden", shape.hidden);
         let normed = of_rows("normed", shape.hidden);
-        let normed_wanted = buffer("normed and wanted", sizes.wanted * shape.hidden, storage);
+        let normed_wanted = buffer("normed and wanted", whole(sizes.wanted) * shape.hidden, inputs);
         let gates = of_rows("gates", 2 * shape.feed_forward);
         let activated = of_rows("activated", shape.feed_forward);
         let turns = turns(&shape, sizes.positions, weights.rope_factors.as_deref());
         let turns_buffer = buffer("turns", turns.len() as u32 * 2, storage);
         context.queue().write_buffer(&turns_buffer, 0, bytemuck::cast_slice(&turns));
 
-        let multiply = |matrix: &Matrix, from: &wgpu::Buffer, to: &wgpu::Buffer, product: Product| Multiply {
-            kernels: [1, TILE].map(|rows| {
-                let binds =
-                    [Bind::Uniform(&buffers.step), Bind::Read(&matrix.buffer), Bind::Read(from), Bind::Write(to)];
-                kernels.product(&product, rows, &binds)
-            }),
-            outputs: matrix.outputs,
-            share: kernels.share,
+        let first_rows: Vec<u8> = (0..whole(sizes.rows.max(sizes.wanted)))
+            .flat_map(|row| row.to_le_bytes().into_iter().chain([0; TILE_STRIDE as usize - 4]))
+            .collect();
+        let tiles = buffer(
+            "numbers of tiles",
+            first_rows.len() as u32 / 4,
+            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        );
+        context.queue().write_buffer(&tiles, 0, &first_rows);
+        let multiply = |matrix: &Matrix, from: &wgpu::Buffer, to: &wgpu::Buffer, product: Product| {
+            let (tile, is_uniform) = kernels.tile(matrix.row_blocks);
+            let kernel = |rows| kernels.product(&product, rows, [&buffers.step, &matrix.buffer, from, to, &tiles]);
+            Multiply {
+                kernels: [kernel(1), kernel(tile)],
+                groups: matrix.outputs.div_ceil(WORKGROUP / kernels.share),
+                tile,
+                row_bytes: is_uniform.then_some(matrix.row_blocks * 128),
+            }
         };
         // Matrices whose results lie side by side.
         let multiply_all = |matrices: &[Matrix], from: &wgpu::Buffer, to: &wgpu::Buffer, adds: bool| {
@@ -253,6 +277,11 @@ impl Model {
             self.choose.record(pass, [wanted, 1]);
         }
     }
+}
+
+/// Rows of whole tiles.
+fn whole(rows: u32) -> u32 {
+    rows.next_multiple_of(TILE)
 }
 
 /// Workgroups for so many threads.

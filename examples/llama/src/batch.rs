@@ -131,7 +131,7 @@ pub fn run(
 /// A step of all running requests, as far as rows suffice. Tells how many tokens of each were computed, and the next one of
 /// those whose tokens are all in the cache. `None` where there are not enough pages.
 fn step(engine: &mut Engine, running: &[Request]) -> Result<Option<Vec<(usize, Option<u32>)>>> {
-    let mut budget = engine.model.sizes.rows as usize;
+    let mut budget = engine.rows.clamp(1, engine.model.sizes.rows) as usize;
     let mut parts = Vec::new();
     for (index, request) in running.iter().enumerate() {
         let (known, sequence) = (request.known(), request.sequence.expect("it runs"));

@@ -26,6 +26,8 @@ pub struct Engine {
     pub model: Model,
     pub cache: Cache,
     pub sampling: Sampling,
+    /// Rows of a step that prompts are cut into, no more than there is room for.
+    pub rows: u32,
     chosen: wgpu::Buffer,
     times: Option<Times>,
     /// Time of all steps, from the first command to the last token.
@@ -92,6 +94,7 @@ impl Engine {
             model,
             cache,
             sampling: Sampling::default(),
+            rows: sizes.rows,
             chosen,
             elapsed: Duration::ZERO,
             steps: 0,
@@ -222,7 +225,7 @@ impl Engine {
 
     /// Appends tokens in steps of as many rows as there may be, and returns the token after them.
     pub fn prefill(&mut self, sequence: Sequence, tokens: &[u32]) -> Result<u32> {
-        let most = self.model.sizes.rows as usize;
+        let most = self.rows.clamp(1, self.model.sizes.rows) as usize;
         let end = self.cache.length(sequence)? as usize + tokens.len();
         if end > self.model.sizes.positions as usize {
             return Err(Error::ContextFull { tokens: end, context: self.model.sizes.positions });

@@ -3,7 +3,7 @@
 use libtest_mimic::Failed;
 use llama::{
     batch,
-    cache::{Cache, Chunk, Place, Sequence},
+    cache::{CacheOptions, Chunk, Place, Sequence},
     engine::Engine,
     generate::{Wanted, generate},
 };
@@ -13,11 +13,11 @@ use wgpu_kv_cache::{
     store::{MemoryStore, SharedPages},
 };
 
-use crate::{Gpu, PAGES, tiny::VOCABULARY};
+use crate::{PAGES, ROWS, tiny::VOCABULARY};
 
-type Test = (&'static str, fn(&Gpu, Format) -> Result<(), Failed>);
+pub type Test = fn(&mut Engine, Format) -> Result<(), Failed>;
 
-pub const TESTS: [Test; 9] = [
+pub const TESTS: [(&str, Test); 9] = [
     ("steps_of_any_size", steps_of_any_size),
     ("ring", ring),
     ("pages", pages),
@@ -29,13 +29,20 @@ pub const TESTS: [Test; 9] = [
     ("batches", batches),
 ];
 
-const TOKENS: usize = 48;
+const TOKENS: usize = 24;
 const IDENTITY: &str = "tiny";
 
 /// Tokens that depend on a seed.
 pub fn prompt(length: usize, seed: u32) -> Vec<u32> {
     let token = |i: u32| (i.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(40_503)) >> 7;
     (1..=length as u32).map(|i| token(i + seed) % VOCABULARY as u32).collect()
+}
+
+/// Gives the engine an empty cache.
+fn prepare(engine: &mut Engine, format: Format, place: Place, rows: u32) -> Result<(), Failed> {
+    engine.replace_cache(&CacheOptions { keys: format, values: format, place, fast: false })?;
+    engine.rows = rows;
+    Ok(())
 }
 
 /// Tokens, and the logits of the last of them by their bits.
@@ -63,8 +70,9 @@ fn run(engine: &mut Engine, prompt: &[u32]) -> Result<Outcome, Failed> {
 }
 
 /// Dense, the prompt in one step.
-fn expected(gpu: &Gpu, format: Format, prompt: &[u32]) -> Result<Outcome, Failed> {
-    run(&mut gpu.engine(format, Place::Dense, 64)?, prompt)
+fn expected(engine: &mut Engine, format: Format, prompt: &[u32]) -> Result<Outcome, Failed> {
+    prepare(engine, format, Place::Dense, ROWS)?;
+    run(engine, prompt)
 }
 
 fn same(what: &str, expected: &Outcome, actual: &Outcome) -> Result<(), Failed> {
@@ -81,47 +89,49 @@ fn same(what: &str, expected: &Outcome, actual: &Outcome) -> Result<(), Failed> 
     Ok(())
 }
 
-fn steps_of_any_size(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn steps_of_any_size(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(50, 1);
-    let expected = expected(gpu, format, &prompt)?;
+    let expected = expected(engine, format, &prompt)?;
     for rows in [1, 7, 33] {
-        same(&format!("{rows} rows"), &expected, &run(&mut gpu.engine(format, Place::Dense, rows)?, &prompt)?)?;
+        prepare(engine, format, Place::Dense, rows)?;
+        same(&format!("{rows} rows"), &expected, &run(engine, &prompt)?)?;
     }
     Ok(())
 }
 
-fn ring(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn ring(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(50, 2);
-    let expected = expected(gpu, format, &prompt)?;
+    let expected = expected(engine, format, &prompt)?;
     for sinks in [0, 4] {
-        let mut engine = gpu.engine(format, Place::Ring { window: 128, sinks }, 16)?;
-        same(&format!("{sinks} sinks"), &expected, &run(&mut engine, &prompt)?)?;
+        prepare(engine, format, Place::Ring { window: 128, sinks }, 16)?;
+        same(&format!("{sinks} sinks"), &expected, &run(engine, &prompt)?)?;
     }
     Ok(())
 }
 
-fn pages(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn pages(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(50, 3);
-    let expected = expected(gpu, format, &prompt)?;
-    same("pages", &expected, &run(&mut gpu.engine(format, PAGES, 24)?, &prompt)?)
+    let expected = expected(engine, format, &prompt)?;
+    prepare(engine, format, PAGES, 24)?;
+    same("pages", &expected, &run(engine, &prompt)?)
 }
 
-fn shared_prefix(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn shared_prefix(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let first = prompt(50, 4);
     let mut second = first.clone();
     second.truncate(37);
     second.extend(prompt(9, 5));
-    let mut engine = gpu.engine(format, PAGES, 24)?;
-    run(&mut engine, &first)?;
+    prepare(engine, format, PAGES, 24)?;
+    run(engine, &first)?;
     let (sequence, cached) = engine.cache.add(&second)?;
     assert_eq!(cached, 32, "four pages of eight tokens");
-    let actual = go_on(&mut engine, sequence, &second)?;
-    same("after a shared prefix", &expected(gpu, format, &second)?, &actual)
+    let actual = go_on(engine, sequence, &second)?;
+    same("after a shared prefix", &expected(engine, format, &second)?, &actual)
 }
 
-fn forked(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn forked(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(45, 6);
-    let mut engine = gpu.engine(format, PAGES, 24)?;
+    prepare(engine, format, PAGES, 24)?;
     let (sequence, _) = engine.cache.add(&prompt)?;
     engine.prefill(sequence, &prompt)?;
     let Sequence::Paged(id) = sequence else { return Err("a sequence over pages".into()) };
@@ -129,39 +139,38 @@ fn forked(gpu: &Gpu, format: Format) -> Result<(), Failed> {
     // Both write to the page that they share.
     let mut other = prompt[..43].to_vec();
     other.extend([7, 8, 9]);
-    let of_fork = go_on(&mut engine, fork, &other)?;
+    let of_fork = go_on(engine, fork, &other)?;
     engine.cache.truncate(sequence, 44)?;
-    let of_first = go_on(&mut engine, sequence, &prompt)?;
-    same("the first", &expected(gpu, format, &prompt)?, &of_first)?;
-    same("the fork", &expected(gpu, format, &other)?, &of_fork)
+    let of_first = go_on(engine, sequence, &prompt)?;
+    same("the first", &expected(engine, format, &prompt)?, &of_first)?;
+    same("the fork", &expected(engine, format, &other)?, &of_fork)
 }
 
-fn parked_in_a_file(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn parked_in_a_file(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(45, 7);
-    let expected = expected(gpu, format, &prompt)?;
+    let expected = expected(engine, format, &prompt)?;
     let path = tempfile::tempdir()?;
     let path = path.path().join("parked.safetensors");
     for (from, to) in [(PAGES, PAGES), (Place::Dense, PAGES), (PAGES, Place::Dense)] {
-        let mut engine = gpu.engine(format, from, 24)?;
+        prepare(engine, format, from, 24)?;
         let (sequence, _) = engine.cache.add(&prompt)?;
         engine.prefill(sequence, &prompt[..40])?;
         engine.cache.save(sequence, &path, &Label { identity: IDENTITY, tokens: &prompt[..40] })?;
         // Another cache knows nothing of the first.
-        let options = llama::cache::CacheOptions { place: to, ..*engine.cache.options() };
-        let old: Cache = engine.replace_cache(&options)?;
-        drop(old);
+        let options = CacheOptions { place: to, ..*engine.cache.options() };
+        engine.replace_cache(&options)?;
         let (sequence, tokens) = engine.cache.load(&path, IDENTITY)?;
         assert_eq!(tokens, &prompt[..40]);
-        same(&format!("{from:?} to {to:?}"), &expected, &go_on(&mut engine, sequence, &prompt)?)?;
+        same(&format!("{from:?} to {to:?}"), &expected, &go_on(engine, sequence, &prompt)?)?;
     }
     Ok(())
 }
 
-fn parked_in_a_store(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn parked_in_a_store(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(45, 8);
-    let expected = expected(gpu, format, &prompt)?;
+    let expected = expected(engine, format, &prompt)?;
     let mut shared = SharedPages::new(std::sync::Arc::new(MemoryStore::new(1 << 24)?), IDENTITY);
-    let mut engine = gpu.engine(format, PAGES, 24)?;
+    prepare(engine, format, PAGES, 24)?;
     let (sequence, _) = engine.cache.add(&prompt)?;
     engine.prefill(sequence, &prompt)?;
     let Sequence::Paged(id) = sequence else { return Err("a sequence over pages".into()) };
@@ -170,18 +179,18 @@ fn parked_in_a_store(gpu: &Gpu, format: Format) -> Result<(), Failed> {
     engine.replace_cache(&options)?;
     let added = shared.add(engine.cache.pages("a store")?, &prompt, None)?;
     assert_eq!((added.cached, added.fetched), (0, 40));
-    same("from a store", &expected, &go_on(&mut engine, Sequence::Paged(added.sequence), &prompt)?)
+    same("from a store", &expected, &go_on(engine, Sequence::Paged(added.sequence), &prompt)?)
 }
 
-fn speculative(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn speculative(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     // A beginning that repeats itself, so that there is something to look up.
     let prompt = [prompt(9, 9), prompt(9, 9), prompt(9, 9), prompt(3, 9)].concat();
-    let expected = expected(gpu, format, &prompt)?;
+    let expected = expected(engine, format, &prompt)?;
     let ring = Place::Ring { window: 128, sinks: 4 };
     for place in [Place::Dense, ring, PAGES] {
-        let mut engine = gpu.engine(format, place, 24)?;
+        prepare(engine, format, place, 24)?;
         let (sequence, _) = engine.cache.add(&prompt)?;
-        let made = generate(&mut engine, sequence, &prompt, &wanted(5), |_| Ok(()))?;
+        let made = generate(engine, sequence, &prompt, &wanted(5), |_| Ok(()))?;
         same(&format!("{place:?}"), &(expected.0.clone(), Vec::new()), &(made.tokens, Vec::new()))?;
         assert!(made.drafted > made.accepted, "some drafts are wrong: {} of {}", made.accepted, made.drafted);
         // What is left in the cache is that of the tokens alone: the logits after the last one are the same, too.
@@ -195,19 +204,19 @@ fn speculative(gpu: &Gpu, format: Format) -> Result<(), Failed> {
     Ok(())
 }
 
-fn batches(gpu: &Gpu, format: Format) -> Result<(), Failed> {
+fn batches(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompts: Vec<_> =
         (0..7).map(|i| [prompt(20 + 8 * (i as usize % 2), 10), prompt(5 + i as usize, 20 + i)].concat()).collect();
     let mut alone = Vec::new();
-    let mut dense = gpu.engine(format, Place::Dense, 64)?;
+    prepare(engine, format, Place::Dense, ROWS)?;
     for prompt in &prompts {
-        alone.push(run(&mut dense, prompt)?.0);
+        alone.push(run(engine, prompt)?.0);
     }
     // So few rows that prompts are cut, and so few pages that requests are preempted.
     for (rows, pages) in [(64, 160), (10, 160), (24, 30)] {
-        let mut engine = gpu.engine(format, Place::Pages { sequences: 8, page_size: 8, pages }, rows)?;
+        prepare(engine, format, Place::Pages { sequences: 8, page_size: 8, pages }, rows)?;
         let mut done = vec![Vec::new(); prompts.len()];
-        let figures = batch::run(&mut engine, &prompts, &wanted(0), |request| {
+        let figures = batch::run(engine, &prompts, &wanted(0), |request| {
             done[request.index].clone_from(&request.tokens);
             Ok(())
         })?;

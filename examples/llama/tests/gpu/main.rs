@@ -6,10 +6,7 @@ mod equality;
 mod reference;
 mod tiny;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gguf_rs_lib::prelude::GGUFTensorType;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -25,30 +22,34 @@ use wgpu_kv_cache::{Context, Format, adapter_label, adapters};
 pub const KINDS: [GGUFTensorType; 5] =
     [GGUFTensorType::F32, GGUFTensorType::F16, GGUFTensorType::Q8_0, GGUFTensorType::Q4_0, GGUFTensorType::Q4_1];
 
+/// Rows that a step has at most.
+pub const ROWS: u32 = 64;
+pub const PAGES: Place = Place::Pages { sequences: 8, page_size: 8, pages: 160 };
+
 /// A device, and files of the small model.
 #[derive(Debug)]
 pub struct Gpu {
-    pub context: Context,
-    pub folder: Arc<tempfile::TempDir>,
+    context: Context,
+    folder: Arc<tempfile::TempDir>,
+    /// With weights in `Q4_1`. Tests give it caches.
+    engine: Mutex<Option<Engine>>,
 }
 
-pub const PAGES: Place = Place::Pages { sequences: 8, page_size: 8, pages: 160 };
-
 impl Gpu {
-    pub fn model(&self, kind: GGUFTensorType) -> PathBuf {
-        self.folder.path().join(format!("{kind:?}.gguf"))
-    }
-
-    /// The model in blocks of `Q4_1`, whose steps have up to `rows` rows.
-    pub fn engine(&self, format: Format, place: Place, rows: u32) -> Result<Engine, Failed> {
-        self.engine_of(GGUFTensorType::Q4_1, format, place, rows)
-    }
-
-    pub fn engine_of(&self, kind: GGUFTensorType, format: Format, place: Place, rows: u32) -> Result<Engine, Failed> {
-        let mut file = ModelFile::open(self.model(kind))?;
-        let sizes = Sizes { rows, wanted: rows, positions: tiny::CONTEXT as u32 };
-        let options = CacheOptions { keys: format, values: format, place, fast: false };
+    /// Loads the small model with weights in blocks of a kind.
+    pub fn load(&self, kind: GGUFTensorType) -> Result<Engine, Failed> {
+        let mut file = ModelFile::open(self.folder.path().join(format!("{kind:?}.gguf")))?;
+        let sizes = Sizes { rows: ROWS, wanted: ROWS, positions: tiny::CONTEXT as u32 };
+        let options = CacheOptions { keys: Format::F32, values: Format::F32, place: Place::Dense, fast: false };
         Ok(Engine::load(&self.context, &mut file, sizes, &options)?)
+    }
+
+    fn with_engine(&self, test: equality::Test, format: Format) -> Result<(), Failed> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if engine.is_none() {
+            *engine = Some(self.load(GGUFTensorType::Q4_1)?);
+        }
+        test(engine.as_mut().expect("it was loaded"), format)
     }
 }
 
@@ -90,7 +91,7 @@ fn trials() -> Vec<Trial> {
             }
         };
         let gl = adapter.get_info().backend == wgpu_kv_cache::wgpu::Backend::Gl;
-        let gpu = Arc::new(Gpu { context, folder: folder.clone() });
+        let gpu = Arc::new(Gpu { context, folder: folder.clone(), engine: Mutex::default() });
         let mut add = |name: String, test: Box<dyn Fn(&Gpu) -> Result<(), Failed> + Send>| {
             let gpu = gpu.clone();
             trials.push(Trial::test(format!("{name} on {label}"), move || {
@@ -103,7 +104,7 @@ fn trials() -> Vec<Trial> {
         }
         for format in [Format::F32, Format::F16] {
             for (name, test) in equality::TESTS {
-                add(format!("equality::{name} × {format}"), Box::new(move |gpu| test(gpu, format)));
+                add(format!("equality::{name} × {format}"), Box::new(move |gpu| gpu.with_engine(test, format)));
             }
         }
     }

@@ -2,8 +2,7 @@
 
 use gguf_rs_lib::prelude::GGUFTensorType;
 use libtest_mimic::Failed;
-use llama::cache::{Chunk, Place};
-use wgpu_kv_cache::Format;
+use llama::cache::Chunk;
 
 use crate::{Gpu, equality::prompt, tiny::Tiny};
 
@@ -14,7 +13,7 @@ const TOLERANCE: f64 = 1e-5;
 pub fn logits(gpu: &Gpu, kind: GGUFTensorType) -> Result<(), Failed> {
     let tokens = prompt(45, 3);
     let expected = Tiny::new(kind).logits(&tokens);
-    let mut engine = gpu.engine_of(kind, Format::F32, Place::Dense, 32)?;
+    let mut engine = gpu.load(kind)?;
     let (sequence, _) = engine.cache.add(&tokens)?;
     let mut actual = Vec::new();
     for part in tokens.chunks(32) {

@@ -27,12 +27,13 @@ const PROMPTS = [
 ];
 const TOKENS = 128;
 
-const llama = await getLlama({gpu: false, build: "never", logLevel: "error"});
+const llama = await getLlama({gpu: false, build: "never", maxThreads: 1, logLevel: "error"});
 const model = await llama.loadModel({modelPath: process.argv[2]});
 const records = [];
 for (const text of PROMPTS) {
     const context = await model.createContext({
         contextSize: 512,
+        threads: 1,
         flashAttention: false,
         experimentalKvCacheKeyType: "F32",
         experimentalKvCacheValueType: "F32"

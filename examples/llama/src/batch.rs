@@ -76,7 +76,12 @@ pub fn run(
     let (mut running, mut figures): (Vec<Request>, _) = (Vec::new(), Figures::default());
     let mut admits = true;
     while !(waiting.is_empty() && running.is_empty()) {
-        while admits && running.len() < most_running as usize {
+        // No more than a step computes: who is admitted later may find what the others have computed.
+        let mut pending = 0;
+        for request in &running {
+            pending += request.known().len() - engine.cache.length(request.sequence.expect("it runs"))? as usize;
+        }
+        while admits && running.len() < most_running as usize && pending < engine.rows as usize {
             let Some(next) = waiting.front() else { break };
             let known = next.known();
             let room = engine.cache.pages("a batch")?.sequences().check_room(&known, None);
@@ -90,6 +95,7 @@ pub fn run(
             let (sequence, cached) = engine.cache.add(&known)?;
             (request.sequence, request.done.cached) = (Some(sequence), cached);
             figures.found += u64::from(cached);
+            pending += known.len() - cached as usize;
             running.push(request);
         }
         admits = true;

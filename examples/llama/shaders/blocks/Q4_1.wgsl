@@ -2,8 +2,9 @@
 
 fn weights_of(block: u32) -> array<vec4<f32>, 8> {
     let at = block * 5u;
-    let scale = float_of(weights[at] & 0xffffu);
-    let least = float_of(weights[at] >> 16u);
+    let both = weights[at];
+    let scale = float_of(both & 0xffffu);
+    let least = float_of(both >> 16u);
     let a = weights[at + 1u];
     let b = weights[at + 2u];
     let c = weights[at + 3u];

@@ -46,6 +46,10 @@ impl Request {
     fn known(&self) -> Vec<u32> {
         [&self.done.prompt[..], &self.done.tokens].concat()
     }
+
+    fn sequence(&self) -> Sequence {
+        self.sequence.expect("a request that runs has a sequence")
+    }
 }
 
 /// Runs prompts to their ends. `each` gets every request as soon as it is done.
@@ -79,7 +83,7 @@ pub fn run(
         // No more than a step computes: who is admitted later may find what the others have computed.
         let mut pending = 0;
         for request in &running {
-            pending += request.known().len() - engine.cache.length(request.sequence.expect("it runs"))? as usize;
+            pending += request.known().len() - engine.cache.length(request.sequence())? as usize;
         }
         while admits && running.len() < most_running as usize && pending < engine.rows as usize {
             let Some(next) = waiting.front() else { break };
@@ -108,7 +112,7 @@ pub fn run(
                 request.done.tokens.extend(next);
                 let ended = next.is_some_and(|next| wanted.stops.contains(&next));
                 if ended || request.done.tokens.len() >= wanted.tokens {
-                    engine.cache.free(request.sequence.expect("it runs"))?;
+                    engine.cache.free(request.sequence())?;
                     each(&request.done)?;
                 } else {
                     still.push(request);
@@ -118,13 +122,14 @@ pub fn run(
         } else {
             // What it computed may still be found later.
             let mut last = running.pop().expect("a step without sequences needs no pages");
-            engine.cache.free(last.sequence.take().expect("it runs"))?;
+            engine.cache.free(last.sequence())?;
             if running.is_empty() {
                 return Err(Error::Argument {
                     argument: "--pages".to_owned(),
                     rule: format!("request {} alone needs more pages than there are", last.done.index),
                 });
             }
+            last.sequence = None;
             last.done.preempted += 1;
             figures.preempted += 1;
             waiting.push_front(last);
@@ -134,34 +139,35 @@ pub fn run(
     Ok(figures)
 }
 
-/// A step of all running requests, as far as rows suffice. Tells how many tokens of each were computed, and the next one of
-/// those whose tokens are all in the cache. `None` where there are not enough pages.
-fn step(engine: &mut Engine, running: &[Request]) -> Result<Option<Vec<(usize, Option<u32>)>>> {
+/// What a request got of a step: how many of its tokens were computed, and the next one if that were all.
+type Part = (usize, Option<u32>);
+
+/// A step of all running requests, as far as rows suffice. `None` where there are not enough pages.
+fn step(engine: &mut Engine, running: &[Request]) -> Result<Option<Vec<Part>>> {
     let mut budget = engine.rows.clamp(1, engine.model.sizes.rows) as usize;
+    // Of each request, the tokens of this step.
     let mut parts = Vec::new();
     for (index, request) in running.iter().enumerate() {
-        let (known, sequence) = (request.known(), request.sequence.expect("it runs"));
-        let length = engine.cache.length(sequence)? as usize;
+        let mut known = request.known();
+        let length = engine.cache.length(request.sequence())? as usize;
         // One row at least is left to each of those behind.
         let behind = running.len() - index - 1;
         let count = (known.len() - length).min(budget.saturating_sub(behind));
         budget -= count;
-        parts.push((sequence, known[length..length + count].to_vec(), length + count == known.len()));
+        let is_whole = length + count == known.len();
+        known.truncate(length + count);
+        parts.push((request.sequence(), known.split_off(length), is_whole));
     }
     let chunks: Vec<_> = parts
         .iter()
         .filter(|(_, tokens, _)| !tokens.is_empty())
-        .map(|(sequence, tokens, whole)| Chunk { wanted: u32::from(*whole), ..Chunk::new(*sequence, tokens) })
+        .map(|(sequence, tokens, is_whole)| Chunk { wanted: u32::from(*is_whole), ..Chunk::new(*sequence, tokens) })
         .collect();
-    let next = match engine.step(&chunks) {
-        Ok(next) => next,
+    let mut next = match engine.step(&chunks) {
+        Ok(next) => next.into_iter(),
         Err(Error::Cache(wgpu_kv_cache::Error::Page(PageError::OutOfPages { .. }))) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut next = next.into_iter();
-    let of_part = |(_, tokens, _): &(Sequence, Vec<u32>, bool)| {
-        let next = if tokens.is_empty() { None } else { next.next().and_then(|next| next.first().copied()) };
-        (tokens.len(), next)
-    };
-    Ok(Some(parts.iter().map(of_part).collect()))
+    let mut next_of = |tokens: &[u32]| if tokens.is_empty() { None } else { next.next()?.first().copied() };
+    Ok(Some(parts.iter().map(|(_, tokens, _)| (tokens.len(), next_of(tokens))).collect()))
 }

@@ -71,7 +71,7 @@ impl<'a> Chunk<'a> {
 
 #[derive(Debug)]
 enum Held {
-    Dense { cache: BatchedKvCache, sources: Vec<BoundSource>, before: Option<Checkpoint> },
+    Dense { cache: Box<BatchedKvCache>, sources: Vec<BoundSource>, before: Option<Checkpoint> },
     Pages { cache: Box<PagedKvCache>, sources: Vec<PagedSource> },
 }
 
@@ -139,7 +139,7 @@ impl Cache {
         let cache = BatchedKvCache::new(context, layer, layers)?;
         let sources =
             cache.layers().iter().map(|layer| layer.bind_source(source)).collect::<wgpu_kv_cache::Result<_>>()?;
-        Ok(Held::Dense { cache, sources, before: None })
+        Ok(Held::Dense { cache: Box::new(cache), sources, before: None })
     }
 
     pub fn options(&self) -> &CacheOptions {

@@ -1,7 +1,11 @@
 //! [`Chat`]: a conversation. Each turn finds what the turns before it have cached: in the pool, or in a folder that
-//! outlives the program.
+//! outlives the program and has the messages, too.
 
-use std::{io::Read, path::Path, sync::Arc};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use sha2::{Digest, Sha256};
 use wgpu_kv_cache::store::{FolderStore, SharedPages};
@@ -33,14 +37,25 @@ pub struct Turn {
 pub struct Chat {
     messages: Vec<Message>,
     shared: Option<SharedPages>,
+    /// Where messages are kept.
+    file: Option<PathBuf>,
 }
 
 impl Chat {
-    /// A conversation without messages. `identity` names all that rows depend on.
+    /// A new conversation, or the one that a folder has. `identity` names all that rows depend on.
     pub fn new(folder: Option<&Path>, identity: &str) -> Result<Self> {
-        let open =
-            |folder| -> Result<_> { Ok(SharedPages::new(Arc::new(FolderStore::open(folder, BUDGET)?), identity)) };
-        Ok(Chat { messages: Vec::new(), shared: folder.map(open).transpose()? })
+        let Some(folder) = folder else { return Ok(Chat { messages: Vec::new(), shared: None, file: None }) };
+        let shared = SharedPages::new(Arc::new(FolderStore::open(folder, BUDGET)?), identity);
+        let file = folder.join("conversation.json");
+        let messages = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::Argument {
+                argument: file.display().to_string(),
+                rule: format!("not the messages of a conversation: {error}"),
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(Error::Io { path: file, source }),
+        };
+        Ok(Chat { messages, shared: Some(shared), file: Some(file) })
     }
 
     /// Asks, and streams the answer to `each`.
@@ -55,10 +70,19 @@ impl Chat {
         self.messages.push(Message::user(question));
         let turn = self.answer(engine, tokens, wanted, each);
         match &turn {
-            Ok(turn) => self.messages.push(Message { role: "assistant", content: turn.answer.clone() }),
+            Ok(turn) => {
+                self.messages.push(Message { role: "assistant".to_owned(), content: turn.answer.clone() });
+                self.keep()?;
+            }
             Err(_) => drop(self.messages.pop()),
         }
         turn
+    }
+
+    fn keep(&self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let json = serde_json::to_vec_pretty(&self.messages).expect("messages are always JSON");
+        std::fs::write(file, json).map_err(|source| Error::Io { path: file.clone(), source })
     }
 
     fn answer(

@@ -10,15 +10,15 @@ use crate::{Error, Result, file::ModelFile};
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Message {
-    pub role: &'static str,
+    pub role: String,
     pub content: String,
 }
 
 impl Message {
     pub fn user(content: impl Into<String>) -> Self {
-        Message { role: "user", content: content.into() }
+        Message { role: "user".to_owned(), content: content.into() }
     }
 }
 

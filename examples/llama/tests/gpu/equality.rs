@@ -199,7 +199,7 @@ fn speculative(engine: &mut Engine, format: Format) -> Result<(), Failed> {
         engine.cache.truncate(sequence, (length as u32).min(known.len() as u32 - 2))?;
         let length = engine.cache.length(sequence)? as usize;
         engine.step(&[Chunk::new(sequence, &known[length..known.len() - 1])])?;
-        same(&format!("{place:?}"), &expected, &(expected.0.clone(), bits(&engine)?))?;
+        same(&format!("{place:?}"), &expected, &(expected.0.clone(), bits(engine)?))?;
     }
     Ok(())
 }

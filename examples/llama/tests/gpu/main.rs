@@ -53,6 +53,9 @@ impl Gpu {
     }
 }
 
+/// What a test does.
+type Body = Box<dyn Fn(&Gpu) -> Result<(), Failed> + Send>;
+
 /// Each test on GL holds this lock: wgpu panics when a thread waits too long while another compiles.
 static GL: Mutex<()> = Mutex::new(());
 
@@ -92,7 +95,7 @@ fn trials() -> Vec<Trial> {
         };
         let gl = adapter.get_info().backend == wgpu_kv_cache::wgpu::Backend::Gl;
         let gpu = Arc::new(Gpu { context, folder: folder.clone(), engine: Mutex::default() });
-        let mut add = |name: String, test: Box<dyn Fn(&Gpu) -> Result<(), Failed> + Send>| {
+        let mut add = |name: String, test: Body| {
             let gpu = gpu.clone();
             trials.push(Trial::test(format!("{name} on {label}"), move || {
                 let _alone = gl.then(|| GL.lock().unwrap_or_else(PoisonError::into_inner));

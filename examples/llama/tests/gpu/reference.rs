@@ -27,7 +27,7 @@ pub fn logits(gpu: &Gpu, kind: GGUFTensorType) -> Result<(), Failed> {
         largest = largest.max(expected.abs());
     }
     assert_eq!(actual.len(), expected.len() * expected[0].len());
-    if !(farthest / largest < TOLERANCE) {
+    if farthest / largest >= TOLERANCE || actual.iter().any(|logit| !logit.is_finite()) {
         return Err(format!("{:.1e} from f64, where logits are up to {largest:.1}", farthest / largest).into());
     }
     Ok(())

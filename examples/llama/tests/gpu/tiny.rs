@@ -19,10 +19,13 @@ pub const CONTEXT: usize = 256;
 const EPSILON: f32 = 1e-5;
 const ROPE_BASE: f32 = 10_000.0;
 
-/// Weights as the blocks of the file decode to, `[rows, columns]`.
+/// Shape, kind and bytes of a tensor, and what its blocks decode to, `[rows, columns]`.
+pub type Tensor = (Vec<u64>, GGUFTensorType, Vec<u8>, Vec<f32>);
+
+/// The model.
 #[derive(Debug)]
 pub struct Tiny {
-    pub tensors: BTreeMap<String, (Vec<u64>, GGUFTensorType, Vec<u8>, Vec<f32>)>,
+    pub tensors: BTreeMap<String, Tensor>,
 }
 
 struct Random(u64);

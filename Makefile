@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test test-all check tint deny package bench conversations isa peers
+.PHONY: demo test test-all check tint deny package bench conversations isa peers generate perplexity test-llama
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -73,3 +73,21 @@ peers: export PYTHON := $(abspath $(PYTHON))
 peers:
 	test -x $(PYTHON) || { python3 -m venv target/python && target/python/bin/pip install --quiet numpy; }
 	scripts/with-drivers $(CARGO) run --release --locked --manifest-path benches/peers/Cargo.toml --target-dir target/peers -- $(ADAPTER)
+
+# An engine over the cache (examples/llama) tells a story. The model is fetched the first time, unless MODEL names one.
+# More: make generate ARGUMENTS="--draft 4 --placement ring"
+LLAMA = $(CARGO) run --quiet --release --locked --manifest-path examples/llama/Cargo.toml --target-dir target
+MODEL ?= target/smollm2-135m-instruct.q4_1.gguf
+generate: $(MODEL)
+	scripts/with-drivers $(LLAMA) -- generate --model $(MODEL) $(ARGUMENTS)
+
+target/smollm2-135m-instruct.q4_1.gguf:
+	examples/llama/scripts/fetch_model $@
+
+# What each format of keys and values costs that model on a text.
+perplexity: $(MODEL)
+	scripts/with-drivers $(LLAMA) -- perplexity --model $(MODEL) $(ARGUMENTS) $(TEXT)
+
+# The tests of examples/llama.
+test-llama:
+	scripts/with-drivers $(CARGO) test --release --locked --manifest-path examples/llama/Cargo.toml --target-dir target

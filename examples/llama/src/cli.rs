@@ -1,0 +1,389 @@
+//! The command line.
+
+use std::{
+    io::{BufRead, Write},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use comfy_table::{CellAlignment, Table, presets};
+use llama::{
+    Error, Result, batch,
+    cache::{CacheOptions, Place},
+    chat::Chat,
+    engine::{self, Engine, Sampling},
+    file::ModelFile,
+    generate::{Generation, Wanted, generate},
+    model::Sizes,
+    perplexity,
+    tokens::{Message, Tokens},
+};
+use wgpu_kv_cache::{Format, adapter_label, adapters, find_adapter};
+
+/// An engine for GGUF files of Llama's architecture, whose keys and values lie in wgpu-kv-cache.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Continues a prompt, or many, or talks.
+    Generate(Generate),
+    /// Measures what formats of keys and values cost on a text.
+    Perplexity(Perplexity),
+}
+
+/// The model, and where it runs.
+#[derive(Debug, Args)]
+struct Loading {
+    /// A GGUF file.
+    #[arg(long)]
+    model: PathBuf,
+    /// An adapter: a number, or a part of its label.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Formats of keys and values, `f16`, or `q8_0/q4_0`.
+    #[arg(long, default_value = "f16", value_parser = formats)]
+    format: (Format, Format),
+    /// Where keys and values lie.
+    #[arg(long, value_enum)]
+    placement: Option<Placement>,
+    /// Positions of a ring.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    window: u32,
+    /// First positions that a ring keeps.
+    #[arg(long, default_value_t = 4)]
+    sinks: u32,
+    /// Positions of a sequence. By default those of the model, but no more than 2048.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Tokens of a step.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    rows: u32,
+    /// Sequences at a time, with pages.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    sequences: u32,
+    /// Pages of 16 tokens. By default as many as one sequence of the context needs, twice.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pages: Option<u32>,
+    /// Lets attention split positions as the device likes: faster with long contexts on a GPU, but equal up to rounding
+    /// alone.
+    #[arg(long)]
+    fast: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Placement {
+    Dense,
+    Ring,
+    Pages,
+}
+
+#[derive(Debug, Args)]
+struct Generate {
+    #[command(flatten)]
+    loading: Loading,
+    /// What to continue.
+    #[arg(long, default_value = "Tell me a story about a lighthouse keeper and a whale.")]
+    prompt: String,
+    /// Token ids in place of a text, separated by commas.
+    #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
+    prompt_ids: Option<Vec<u32>>,
+    /// Tokens that are generated at most.
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    /// Takes the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    raw: bool,
+    /// Prints the ids of the tokens on one line, and nothing else.
+    #[arg(long)]
+    ids: bool,
+    /// Goes on after the token that ends an answer.
+    #[arg(long)]
+    endless: bool,
+    /// Draws tokens by this temperature; 0 takes the best.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    /// Guesses up to so many tokens a step, from what was there before.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
+    draft: u32,
+    /// Talks: reads a question a line from standard input.
+    #[arg(long, conflicts_with_all = ["batch", "ids"])]
+    chat: bool,
+    /// With --chat: a folder that keeps what was computed across restarts.
+    #[arg(long, requires = "chat")]
+    store: Option<PathBuf>,
+    /// A file with a prompt a line.
+    #[arg(long, conflicts_with = "prompt_ids")]
+    batch: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Perplexity {
+    #[command(flatten)]
+    loading: Loading,
+    /// A text.
+    text: PathBuf,
+    /// Tokens that are predicted from one another; the text is cut into windows of so many.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    window: u32,
+    /// Takes the first so many tokens of the text.
+    #[arg(long)]
+    tokens: Option<usize>,
+    /// Formats in place of all pairs, separated by commas: `f16,q8_0/q4_0`.
+    #[arg(long, value_delimiter = ',', value_parser = formats)]
+    formats: Option<Vec<(Format, Format)>>,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+    /// Draws perplexity over bits into an SVG file.
+    #[arg(long)]
+    picture: Option<PathBuf>,
+}
+
+fn formats(text: &str) -> std::result::Result<(Format, Format), String> {
+    let one = |name: &str| {
+        let found = Format::ALL.into_iter().find(|format| format.to_string() == name);
+        found.ok_or_else(|| format!("{name:?} is none of {}", Format::ALL.map(|format| format.to_string()).join(", ")))
+    };
+    let (keys, values) = text.split_once('/').unwrap_or((text, text));
+    Ok((one(keys)?, one(values)?))
+}
+
+impl Loading {
+    /// Opens the file, and loads the model into a device; steps have logits of `wanted` rows.
+    fn load(&self, many: bool, wanted: u32) -> Result<(ModelFile, Engine)> {
+        let mut file = ModelFile::open(&self.model)?;
+        let adapter = match &self.adapter {
+            Some(name) => find_adapter(name)?,
+            None => adapters()?.swap_remove(0),
+        };
+        eprintln!("on {}", adapter_label(&adapter.get_info()));
+        let context = engine::open(&adapter)?;
+        let positions = self.context.unwrap_or(file.shape().context.min(2048));
+        let place = match self.placement.unwrap_or(if many { Placement::Pages } else { Placement::Dense }) {
+            Placement::Dense => Place::Dense,
+            Placement::Ring => Place::Ring { window: self.window, sinks: self.sinks },
+            Placement::Pages => {
+                let pages = self.pages.unwrap_or(2 * positions.div_ceil(16));
+                Place::Pages { sequences: self.sequences, page_size: 16, pages }
+            }
+        };
+        let (keys, values) = self.format;
+        let sizes = Sizes { rows: self.rows, wanted: wanted.min(self.rows), positions };
+        let options = CacheOptions { keys, values, place, fast: self.fast };
+        let engine = Engine::load(&context, &mut file, sizes, &options)?;
+        Ok((file, engine))
+    }
+}
+
+impl Cli {
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Generate(generate) => generate.run(),
+            Command::Perplexity(perplexity) => perplexity.run(),
+        }
+    }
+}
+
+impl Generate {
+    fn run(&self) -> Result<()> {
+        if self.draft >= self.loading.rows {
+            let rule = format!("a step has room for {} rows (--rows), and one is no draft", self.loading.rows);
+            return Err(Error::Argument { argument: format!("--draft {}", self.draft), rule });
+        }
+        let many = self.chat || self.batch.is_some();
+        let wanted_rows = if self.batch.is_some() { self.loading.sequences } else { self.draft + 1 };
+        let (file, mut engine) = self.loading.load(many, wanted_rows)?;
+        engine.sampling = Sampling { temperature: self.temperature, seed: self.seed };
+        if let Some(batch) = &self.batch {
+            return self.run_batch(&mut engine, &Tokens::new(&file)?, batch);
+        }
+        if self.chat {
+            return self.run_chat(&mut engine, &file);
+        }
+        // Ids need no vocabulary.
+        let tokens = Tokens::new(&file);
+        let prompt = match (&self.prompt_ids, &tokens) {
+            (Some(ids), _) => ids.clone(),
+            (None, Ok(tokens)) => self.encode(tokens, &self.prompt)?,
+            (None, Err(_)) => return tokens.map(drop),
+        };
+        let stops = tokens.as_ref().map_or(Vec::new(), |tokens| tokens.stops.clone());
+        let (sequence, cached) = engine.cache.add(&prompt)?;
+        debug_assert_eq!(cached, 0);
+        let mut stream = tokens.as_ref().ok().map(Tokens::stream);
+        let each = |token: u32| match &mut stream {
+            Some(stream) if !self.ids => stream(token)?.map_or(Ok(()), |text| print(&text)),
+            _ => Ok(()),
+        };
+        let made = generate(&mut engine, sequence, &prompt, &self.wanted(stops), each)?;
+        if self.ids || tokens.is_err() {
+            let ids: Vec<_> = made.tokens.iter().map(u32::to_string).collect();
+            print(&(ids.join(",") + "\n"))?;
+        } else {
+            print("\n")?;
+        }
+        self.report(&engine, prompt.len(), &made);
+        Ok(())
+    }
+
+    fn wanted(&self, stops: Vec<u32>) -> Wanted {
+        Wanted { tokens: self.tokens, stops: if self.endless { Vec::new() } else { stops }, drafts: self.draft }
+    }
+
+    fn encode(&self, tokens: &Tokens, prompt: &str) -> Result<Vec<u32>> {
+        if self.raw { tokens.encode(prompt) } else { tokens.conversation(&[Message::user(prompt)]) }
+    }
+
+    fn report(&self, engine: &Engine, prompt: usize, made: &Generation) {
+        let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        let count = made.tokens.len().saturating_sub(1);
+        eprintln!("prompt      {prompt} tokens, {:.1} a second", rate(prompt, made.first.as_secs_f64()));
+        eprintln!("generated   {} tokens, {:.1} a second", made.tokens.len(), rate(count, made.others.as_secs_f64()));
+        if self.draft > 0 {
+            let share = 100.0 * f64::from(made.accepted) / f64::from(made.drafted.max(1));
+            eprintln!("drafts      {} of {} accepted, {share:.0} %", made.accepted, made.drafted);
+        }
+        report_times(engine);
+        eprintln!("{}", engine.cache.memory_report());
+    }
+
+    fn run_chat(&self, engine: &mut Engine, file: &ModelFile) -> Result<()> {
+        let tokens = Tokens::new(file)?;
+        let identity = llama::chat::identity(file)?;
+        let mut chat = Chat::new(self.store.as_deref(), &identity)?;
+        for line in std::io::stdin().lock().lines() {
+            let line = line.map_err(|source| Error::Io { path: "standard input".into(), source })?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let mut stream = tokens.stream();
+            let each = |token| stream(token)?.map_or(Ok(()), |text| print(&text));
+            let turn = chat.ask(engine, &tokens, &line, &self.wanted(tokens.stops.clone()), each)?;
+            print("\n")?;
+            eprintln!(
+                "{} tokens: {} in the pool, {} from the store, {} computed; first token after {:.2} s",
+                turn.tokens,
+                turn.cached,
+                turn.fetched,
+                turn.tokens as u32 - turn.cached - turn.fetched,
+                turn.generation.first.as_secs_f64()
+            );
+        }
+        report_times(engine);
+        eprintln!("{}", engine.cache.memory_report());
+        Ok(())
+    }
+
+    fn run_batch(&self, engine: &mut Engine, tokens: &Tokens, path: &PathBuf) -> Result<()> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let prompts = lines.map(|line| self.encode(tokens, line)).collect::<Result<Vec<_>>>()?;
+        let figures = batch::run(engine, &prompts, &self.wanted(tokens.stops.clone()), |done| {
+            if self.ids {
+                let ids: Vec<_> = done.tokens.iter().map(u32::to_string).collect();
+                return print(&format!("{}: {}\n", done.index, ids.join(",")));
+            }
+            let (prompt, text) = (done.prompt.len(), tokens.decode(&done.tokens)?);
+            print(&format!("{}: {} of {prompt} tokens found: {}\n", done.index, done.cached, text.escape_debug()))
+        })?;
+        let all = figures.computed + figures.found;
+        eprintln!(
+            "{} requests in {} steps, up to {} at a time, {} preempted; {} tokens computed, {} found: hit rate {:.0} %",
+            prompts.len(),
+            figures.steps,
+            figures.most_at_once,
+            figures.preempted,
+            figures.computed,
+            figures.found,
+            100.0 * figures.found as f64 / all.max(1) as f64
+        );
+        eprintln!("{:.1} tokens a second, computed", figures.computed as f64 / engine.elapsed.as_secs_f64().max(1e-9));
+        report_times(engine);
+        eprintln!("{}", engine.cache.memory_report());
+        Ok(())
+    }
+}
+
+fn report_times(engine: &Engine) {
+    let all = engine.elapsed.as_secs_f64();
+    match engine.parts() {
+        Some(parts) => {
+            let [update, attention, rest] = [parts.update, parts.attention, parts.rest].map(|part| part.as_secs_f64());
+            let outside = (all - update - attention - rest).max(0.0);
+            eprintln!(
+                "time        {all:.2} s in {} steps: update {update:.2} s, attention {attention:.2} s, rest of the model \
+                 {rest:.2} s, host and driver {outside:.2} s",
+                engine.steps
+            );
+        }
+        None => eprintln!("time        {all:.2} s in {} steps; the device has no clock inside of a pass", engine.steps),
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|source| Error::Io { path: "standard output".into(), source })
+}
+
+impl Perplexity {
+    fn run(&self) -> Result<()> {
+        let (file, mut engine) = self.loading.load(false, self.loading.rows)?;
+        let io = |path: &PathBuf| {
+            let path = path.clone();
+            move |source| Error::Io { path, source }
+        };
+        let text = std::fs::read_to_string(&self.text).map_err(io(&self.text))?;
+        let mut tokens = Tokens::new(&file)?.encode(&text)?;
+        tokens.truncate(self.tokens.unwrap_or(tokens.len()));
+        let positions = engine.model.sizes.positions;
+        let window = self.window.min(positions) as usize;
+        if tokens.len() < 2 || window < 2 {
+            let rule = format!("{} tokens in windows of {window}: two at least are needed", tokens.len());
+            return Err(Error::Argument { argument: self.text.display().to_string(), rule });
+        }
+        let formats = match &self.formats {
+            Some(formats) => formats.clone(),
+            None => {
+                let keys = Format::ALL.into_iter();
+                keys.flat_map(|keys| Format::ALL.map(|values| (keys, values))).collect()
+            }
+        };
+        let rows = perplexity::measure(&mut engine, &tokens, window, &formats, |done| {
+            eprint!("\r{done} of {} tokens", tokens.len());
+        })?;
+        eprintln!();
+        if let Some(path) = &self.picture {
+            std::fs::write(path, perplexity::picture(&rows)).map_err(io(path))?;
+        }
+        if self.json {
+            let json = serde_json::to_string_pretty(&rows).expect("rows of numbers and names are always JSON");
+            return print(&(json + "\n"));
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["keys", "values", "bits", "bytes a token", "perplexity", "same best", "divergence"]);
+        for column in table.column_iter_mut().skip(2) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        for row in &rows {
+            table.add_row([
+                row.keys.clone(),
+                row.values.clone(),
+                format!("{:.2}", row.bits),
+                row.bytes_per_token.to_string(),
+                format!("{:.4}", row.perplexity),
+                format!("{:.2} %", 100.0 * row.same_best),
+                format!("{:.2e}", row.divergence),
+            ]);
+        }
+        print(&format!("{table}\n"))
+    }
+}

@@ -21,10 +21,13 @@ test:
 	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example engine
 	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example attention
 	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example serve
+	$(MAKE) test-llama
 
-# The tests, and then every random program that is drawn, 3000 for each adapter.
+# The tests, and then every random program that is drawn, 3000 for each adapter, and 10 000 recorded requests through
+# tiers, in processes that are killed.
 test-all: test
 	KV_CACHE_PROGRAMS=750 scripts/with-drivers $(CARGO) test --release --locked $(SERVERS) --test gpu -- programs::
+	KV_CACHE_SOAK_REQUESTS=10000 scripts/with-drivers $(CARGO) test --release --locked $(SERVERS) --test gpu -- soak::
 
 # Formatting, lints and documentation, warnings denied; what the library alone depends on.
 check:
@@ -34,6 +37,8 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets $(SERVERS) -- -D warnings
 	$(CARGO) clippy --locked --no-default-features -- -D warnings
+	$(CARGO) fmt --check --manifest-path examples/llama/Cargo.toml
+	$(CARGO) clippy --locked --all-targets --manifest-path examples/llama/Cargo.toml --target-dir target -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked $(SERVERS) --no-deps --document-private-items
 	scripts/check-dependencies
 

@@ -5,10 +5,14 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use sha2::{Digest, Sha256};
-use wgpu_kv_cache::store::{FolderStore, SharedPages};
+use wgpu_kv_cache::{
+    store::FolderStore,
+    tiers::{Tiers, TiersConfig},
+};
 
 use crate::{
     Error, Result,
@@ -21,11 +25,15 @@ use crate::{
 
 /// Bytes that a folder holds.
 const BUDGET: u64 = 8 << 30;
+/// Bytes of host memory between the device and the folder.
+const HOST_BYTES: u64 = 1 << 30;
+/// How long a question waits for the folder.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A turn.
 #[derive(Clone, Debug)]
 pub struct Turn {
-    /// Tokens of the conversation so far, and how many of them the pool and the folder had.
+    /// Tokens of the conversation so far, and how many of them the pool and what is below it had.
     pub tokens: usize,
     pub cached: u32,
     pub fetched: u32,
@@ -33,10 +41,12 @@ pub struct Turn {
     pub answer: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Chat {
     messages: Vec<Message>,
-    shared: Option<SharedPages>,
+    /// What is attached to the engine's cache when the first question comes.
+    below: Option<TiersConfig>,
+    tiers: Option<Tiers>,
     /// Where messages are kept.
     file: Option<PathBuf>,
 }
@@ -44,8 +54,8 @@ pub struct Chat {
 impl Chat {
     /// A new conversation, or the one that a folder has. `identity` names all that rows depend on.
     pub fn new(folder: Option<&Path>, identity: &str) -> Result<Self> {
-        let Some(folder) = folder else { return Ok(Chat { messages: Vec::new(), shared: None, file: None }) };
-        let shared = SharedPages::new(Arc::new(FolderStore::open(folder, BUDGET)?), identity);
+        let Some(folder) = folder else { return Ok(Chat::default()) };
+        let store = Arc::new(FolderStore::open(folder, BUDGET)?);
         let file = folder.join("conversation.json");
         let messages = match std::fs::read(&file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::Argument {
@@ -55,7 +65,8 @@ impl Chat {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(Error::Io { path: file, source }),
         };
-        Ok(Chat { messages, shared: Some(shared), file: Some(file) })
+        let below = TiersConfig::new(identity, HOST_BYTES).store(store);
+        Ok(Chat { messages, below: Some(below), tiers: None, file: Some(file) })
     }
 
     /// Asks, and streams the answer to `each`.
@@ -94,10 +105,15 @@ impl Chat {
     ) -> Result<Turn> {
         let known = tokens.conversation(&self.messages)?;
         let cache = engine.cache.pages("a conversation")?;
-        let (id, cached, fetched) = match &mut self.shared {
-            Some(shared) => {
-                let added = shared.add(cache, &known, None)?;
-                (added.sequence, added.cached, added.fetched)
+        if let Some(below) = self.below.take() {
+            self.tiers = Some(Tiers::new(cache, below)?);
+        }
+        let (id, cached, fetched) = match &mut self.tiers {
+            Some(tiers) => {
+                let prefetch = tiers.prefetch(cache, &known, None)?;
+                prefetch.wait(PATIENCE);
+                let added = tiers.add(cache, &known, None)?;
+                (added.sequence, added.device, added.host + added.store)
             }
             None => {
                 let added = cache.add(&known, None)?;
@@ -106,8 +122,9 @@ impl Chat {
         };
         let generation = generate(engine, Sequence::Paged(id), &known, wanted, each);
         let cache = engine.cache.pages("a conversation")?;
-        if let Some(shared) = &mut self.shared {
-            shared.put(cache, id)?;
+        if let Some(tiers) = &mut self.tiers {
+            tiers.put(cache, id)?;
+            tiers.flush(PATIENCE);
         }
         cache.free(id)?;
         let generation = generation?;

@@ -10,7 +10,8 @@ use llama::{
 use wgpu_kv_cache::{
     Format,
     save::Label,
-    store::{MemoryStore, SharedPages},
+    store::MemoryStore,
+    tiers::{Tiers, TiersConfig},
 };
 
 use crate::{PAGES, ROWS, tiny::VOCABULARY};
@@ -31,6 +32,8 @@ pub const TESTS: [(&str, Test); 9] = [
 
 const TOKENS: usize = 24;
 const IDENTITY: &str = "tiny";
+/// Longer than a store takes.
+const LONG: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Tokens that depend on a seed.
 pub fn prompt(length: usize, seed: u32) -> Vec<u32> {
@@ -169,16 +172,24 @@ fn parked_in_a_file(engine: &mut Engine, format: Format) -> Result<(), Failed> {
 fn parked_in_a_store(engine: &mut Engine, format: Format) -> Result<(), Failed> {
     let prompt = prompt(45, 8);
     let expected = expected(engine, format, &prompt)?;
-    let mut shared = SharedPages::new(std::sync::Arc::new(MemoryStore::new(1 << 24)?), IDENTITY);
+    let store = std::sync::Arc::new(MemoryStore::new(1 << 24)?);
+    let below = || TiersConfig::new(IDENTITY, 1 << 24).store(store.clone());
     prepare(engine, format, PAGES, 24)?;
     let (sequence, _) = engine.cache.add(&prompt)?;
     engine.prefill(sequence, &prompt)?;
     let Sequence::Paged(id) = sequence else { return Err("a sequence over pages".into()) };
-    assert_eq!(shared.put(engine.cache.pages("a store")?, id)?, 5);
+    let cache = engine.cache.pages("a store")?;
+    let mut tiers = Tiers::new(cache, below())?;
+    assert_eq!(tiers.put(cache, id)?, 5);
+    assert!(tiers.flush(LONG));
     let options = *engine.cache.options();
     engine.replace_cache(&options)?;
-    let added = shared.add(engine.cache.pages("a store")?, &prompt, None)?;
-    assert_eq!((added.cached, added.fetched), (0, 40));
+    let cache = engine.cache.pages("a store")?;
+    let mut tiers = Tiers::new(cache, below())?;
+    let prefetch = tiers.prefetch(cache, &prompt, None)?;
+    assert!(prefetch.wait(LONG));
+    let added = tiers.add(cache, &prompt, None)?;
+    assert_eq!((added.device, added.host, added.store), (0, 0, 40));
     same("from a store", &expected, &go_on(engine, Sequence::Paged(added.sequence), &prompt)?)
 }
 

@@ -40,22 +40,27 @@ impl PagedSequences {
         let length = length_of(&sequence.tokens);
         let room = tokens.max(LEAST).min(self.config.max_seq_len.saturating_sub(length));
         sequence.tokens.reserve(room as usize);
-        let pages = length.saturating_add(room).div_ceil(size);
+        let end = length.saturating_add(room);
         let mut returnable = 0usize;
         for (own, held) in self.groups.iter().zip(&mut sequence.held) {
-            held.pages.reserve(pages.saturating_sub(length_of(&held.pages)) as usize);
+            if held.pages.capacity().saturating_mul(size as usize) < end as usize {
+                held.pages.reserve(end.div_ceil(size).saturating_sub(length_of(&held.pages)) as usize);
+            }
             let returned = own.first_kept(length).min(length_of(&held.pages)).saturating_sub(held.first);
             returnable = returnable.saturating_add(returned as usize);
         }
         self.returnable = self.returnable.saturating_sub(sequence.returnable).saturating_add(returnable);
         sequence.returnable = returnable;
-        // A step has each sequence once.
+        extend(&mut self.returned, self.returnable);
+    }
+
+    /// Makes room in the lists of a step, which has each sequence once.
+    pub(super) fn make_room_for_sequences(&mut self) {
         let (sequences, groups) = (self.slots.len(), self.slots.len().saturating_mul(self.groups.len()));
         extend(&mut self.planned.appends, sequences);
         extend(&mut self.planned.copies, groups);
         extend(&mut self.undo, sequences);
         extend(&mut self.undo_groups, groups);
-        extend(&mut self.returned, self.returnable);
     }
 }
 

@@ -298,6 +298,7 @@ impl PagedSequences {
     pub(super) fn occupy(&mut self, slot: u32, sequence: Sequence, room: u32) -> SequenceId {
         if self.vacant.pop().is_none() {
             self.slots.push(Slot::default());
+            self.make_room_for_sequences();
         }
         let place = &mut self.slots[slot as usize];
         place.sequence = Some(sequence);

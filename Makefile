@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test test-all check tint deny package bench conversations isa peers generate perplexity test-llama
+.PHONY: demo test test-all check tint deny package bench conversations isa peers generate beside perplexity check-llama test-llama test-smollm2
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -93,6 +93,22 @@ target/smollm2-135m-instruct.q4_1.gguf:
 perplexity: $(MODEL)
 	scripts/with-drivers $(LLAMA) -- perplexity --model $(MODEL) $(ARGUMENTS) $(TEXT)
 
-# The tests of examples/llama.
+# The same story by llama.cpp (npm node-llama-cpp), on Vulkan's first device and on the CPU.
+beside: $(MODEL)
+	scripts/with-drivers $(LLAMA) -- generate --model $(MODEL) --tokens 64 $(ARGUMENTS)
+	GGML_VK_VISIBLE_DEVICES=0 examples/llama/scripts/beside speed.mjs $(abspath $(MODEL)) 64 vulkan
+	examples/llama/scripts/beside speed.mjs $(abspath $(MODEL)) 64 cpu
+
+# The tests of examples/llama. With `test-all` also the tokens of a real model against those that llama.cpp chose.
 test-llama:
 	scripts/with-drivers $(CARGO) test --release --locked --manifest-path examples/llama/Cargo.toml --target-dir target
+
+# Formatting and lints of examples/llama.
+check-llama:
+	$(CARGO) fmt --check --manifest-path examples/llama/Cargo.toml
+	$(CARGO) clippy --locked --all-targets --manifest-path examples/llama/Cargo.toml --target-dir target -- -D warnings
+
+test-all: test-smollm2
+test-smollm2: target/smollm2-135m-instruct.q4_1.gguf
+	LLAMA_MODEL=$(abspath $<) scripts/with-drivers $(CARGO) test --release --locked --target-dir target \
+	    --manifest-path examples/llama/Cargo.toml --test smollm2 -- --ignored --nocapture

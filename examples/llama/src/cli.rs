@@ -129,9 +129,9 @@ struct Perplexity {
     loading: Loading,
     /// A text.
     text: PathBuf,
-    /// Tokens that are predicted from one another; the text is cut into windows of so many.
+    /// Tokens that are predicted from one another: the text is cut into so many.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
-    window: u32,
+    cut: u32,
     /// Takes the first so many tokens of the text.
     #[arg(long)]
     tokens: Option<usize>,
@@ -344,7 +344,7 @@ impl Perplexity {
         let mut tokens = Tokens::new(&file)?.encode(&text)?;
         tokens.truncate(self.tokens.unwrap_or(tokens.len()));
         let positions = engine.model.sizes.positions;
-        let window = self.window.min(positions) as usize;
+        let window = self.cut.min(positions) as usize;
         if tokens.len() < 2 || window < 2 {
             let rule = format!("{} tokens in windows of {window}: two at least are needed", tokens.len());
             return Err(Error::Argument { argument: self.text.display().to_string(), rule });
@@ -385,5 +385,17 @@ impl Perplexity {
             ]);
         }
         print(&format!("{table}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
     }
 }

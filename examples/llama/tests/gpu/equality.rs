@@ -42,7 +42,7 @@ pub fn prompt(length: usize, seed: u32) -> Vec<u32> {
 }
 
 /// Gives the engine an empty cache.
-fn prepare(engine: &mut Engine, format: Format, place: Place, rows: u32) -> Result<(), Failed> {
+pub fn prepare(engine: &mut Engine, format: Format, place: Place, rows: u32) -> Result<(), Failed> {
     engine.replace_cache(&CacheOptions { keys: format, values: format, place, fast: false })?;
     engine.rows = rows;
     Ok(())

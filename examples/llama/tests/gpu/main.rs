@@ -4,6 +4,8 @@
 
 mod equality;
 mod reference;
+mod refused;
+mod talk;
 mod tiny;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,7 @@ use llama::{
     engine::{self, Engine},
     file::ModelFile,
     model::Sizes,
+    tokens::Tokens,
 };
 use wgpu_kv_cache::{Context, Format, adapter_label, adapters};
 
@@ -42,6 +45,13 @@ impl Gpu {
         let sizes = Sizes { rows: ROWS, wanted: ROWS, positions: tiny::CONTEXT as u32 };
         let options = CacheOptions { keys: Format::F32, values: Format::F32, place: Place::Dense, fast: false };
         Ok(Engine::load(&self.context, &mut file, sizes, &options)?)
+    }
+
+    fn talk(&self) -> Result<(), Failed> {
+        let file = ModelFile::open(self.folder.path().join("Q4_1.gguf"))?;
+        let tokens = Tokens::new(&file)?;
+        let mut engine = self.load(GGUFTensorType::Q4_1)?;
+        talk::conversation(&mut engine, &tokens, Format::F16)
     }
 
     fn with_engine(&self, test: equality::Test, format: Format) -> Result<(), Failed> {
@@ -105,6 +115,9 @@ fn trials() -> Vec<Trial> {
         for kind in KINDS {
             add(format!("reference::{kind:?}"), Box::new(move |gpu| reference::logits(gpu, kind)));
         }
+        add("refused".to_owned(), Box::new(|gpu| gpu.with_engine(refused::refused, Format::F32)));
+        add("talk::drawn".to_owned(), Box::new(|gpu| gpu.with_engine(talk::drawn, Format::F32)));
+        add("talk::conversation".to_owned(), Box::new(Gpu::talk));
         for format in [Format::F32, Format::F16] {
             for (name, test) in equality::TESTS {
                 add(format!("equality::{name} × {format}"), Box::new(move |gpu| gpu.with_engine(test, format)));

@@ -120,8 +120,11 @@ impl Tiny {
             let values = texts.into_iter().map(MetadataValue::String).collect();
             MetadataValue::Array(Box::new(MetadataArray::new(GGUFValueType::String, values).unwrap()))
         };
-        let vocabulary = bytes_of_gpt2().chain((256..VOCABULARY).map(|id| format!("<{id}>"))).collect();
-        let kinds = (0..VOCABULARY).map(|id| MetadataValue::I32(if id < 256 { 1 } else { 3 })).collect();
+        let vocabulary =
+            bytes_of_gpt2().chain((256..VOCABULARY - 1).map(|id| format!("<{id}>"))).chain(["ab".to_owned()]).collect();
+        let kinds = (0..VOCABULARY)
+            .map(|id| MetadataValue::I32(if (256..VOCABULARY - 1).contains(&id) { 3 } else { 1 }))
+            .collect();
         let mut metadata: BTreeMap<String, MetadataValue> = [
             ("general.architecture", text("llama")),
             ("llama.block_count", number(LAYERS)),

@@ -53,7 +53,14 @@ impl GpuTensor {
         bytes: &[u8],
     ) -> Result<Self> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.create_filled("rows", bytes, usage)?;
+        let buffer = if bytes.len().is_multiple_of(4) && !bytes.is_empty() {
+            // Of mapped memory wgpu makes another copy.
+            let buffer = context.create_buffer("rows", bytes.len() as u64, usage, false)?;
+            context.write("rows", &buffer, bytes)?;
+            buffer
+        } else {
+            context.create_filled("rows", bytes, usage)?
+        };
         Ok(GpuTensor { context: context.clone(), buffer, shape, format, scale })
     }
 

@@ -1,6 +1,6 @@
 //! Whole pages of a [`PagedKvCache`], copied to host memory and back.
 
-use std::sync::Arc;
+use std::{num::NonZero, ops::Range, sync::Arc};
 
 use super::{PagedKvCache, planes::Planes};
 use crate::{
@@ -73,8 +73,28 @@ impl PageShape {
         self.parts.iter().map(|part| *part as u64).fold(0, u64::saturating_add)
     }
 
+    /// Where the parts of a page begin.
+    fn starts(&self) -> impl Iterator<Item = usize> + '_ {
+        self.parts.iter().scan(0usize, |start, part| Some(std::mem::replace(start, start.saturating_add(*part))))
+    }
+
+    /// Copies those bytes of pages that lie in a piece.
+    fn fill(&self, piece: &Piece<'_>, pages: &[(u32, &[u8])], mut copy: impl FnMut(Range<usize>, &[u8])) {
+        let (part, start) = (self.parts[piece.part], self.starts().nth(piece.part).unwrap_or(0));
+        let host = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let (first, end) = (host(piece.within.start), host(piece.within.end));
+        let mut at = first;
+        while at < end {
+            let (index, before) = (at.checked_div(part).unwrap_or(0), at.checked_rem(part).unwrap_or(0));
+            let bytes = part.saturating_sub(before).min(end.saturating_sub(at));
+            let to = at.saturating_sub(first);
+            copy(to..to.saturating_add(bytes), &pages[index].1[start.saturating_add(before)..][..bytes]);
+            at = at.saturating_add(bytes);
+        }
+    }
+
     /// Where the parts of a page lie among those of several pages.
-    fn sections(&self, pages: usize, index: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    fn sections(&self, pages: usize, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         let mut start = 0usize;
         self.parts.iter().map(move |part| {
             let at = start.saturating_add(part.saturating_mul(index));
@@ -84,12 +104,13 @@ impl PageShape {
     }
 }
 
-/// Bytes of a buffer of the cache that are contiguous, and where they lie among those of several pages.
+/// Bytes of a buffer of the cache that are contiguous, and where they lie among those of several pages: in which part, and
+/// where in that part of all pages, one after the other.
 struct Piece<'a> {
     buffer: &'a wgpu::Buffer,
     offset: u64,
-    at: u64,
-    bytes: u64,
+    part: usize,
+    within: Range<u64>,
 }
 
 impl PagedKvCache {
@@ -110,21 +131,22 @@ impl PagedKvCache {
 
     /// Where the rows of pages lie, by increasing page.
     fn pieces(&self, group: usize, pages: &[u32]) -> Vec<Piece<'_>> {
-        let (mut pieces, mut at) = (Vec::new(), 0u64);
+        let (mut pieces, mut part) = (Vec::new(), 0usize);
         for planes in self.planes_of_group(group) {
             for side in Side::BOTH {
-                let sizes = planes.layout.side(side);
+                let (sizes, mut at) = (planes.layout.side(side), 0u64);
                 for run in pages.chunk_by(|a, b| a.saturating_add(1) == *b) {
                     let [Some(first), Some(last)] = [run.first(), run.last()] else { continue };
                     let held = planes.layout.planes_of(*first)..planes.layout.planes_of(last.saturating_add(1));
                     for (segment, held) in planes.storage.segments_of(&held) {
                         let before = held.start.saturating_sub(segment.planes.start);
-                        let bytes = sizes.planes_bytes(held.end.saturating_sub(held.start));
+                        let end = at.saturating_add(sizes.planes_bytes(held.end.saturating_sub(held.start)));
                         let (buffer, offset) = (segment.side(side), sizes.planes_bytes(before));
-                        pieces.push(Piece { buffer, offset, at, bytes });
-                        at = at.saturating_add(bytes);
+                        pieces.push(Piece { buffer, offset, part, within: at..end });
+                        at = end;
                     }
                 }
+                part = part.saturating_add(1);
             }
         }
         pieces
@@ -180,8 +202,10 @@ impl PagedKvCache {
         };
         let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let numbers: Vec<u32> = pages.iter().map(|page| page.page).collect();
-        for Piece { buffer, offset, at, bytes } in self.pieces(pages[0].group, &numbers) {
-            encoder.copy_buffer_to_buffer(buffer, offset, &rows, at, bytes);
+        let starts: Vec<u64> = shape.starts().map(|start| (start as u64).saturating_mul(pages.len() as u64)).collect();
+        for Piece { buffer, offset, part, within } in self.pieces(pages[0].group, &numbers) {
+            let at = starts[part].saturating_add(within.start);
+            encoder.copy_buffer_to_buffer(buffer, offset, &rows, at, within.end.saturating_sub(within.start));
         }
         self.context.submit("copying pages out", encoder)?;
         let outlet = outlet.clone();
@@ -234,34 +258,24 @@ impl PagedKvCache {
         first: usize,
         rows: impl Fn(usize, usize) -> &'a [u8],
     ) -> Result<()> {
-        let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         for group in 0..self.steps.len() {
             let shape = self.page_shape(group);
             let pages = self.books.pages(sequence, group)?.iter().copied().enumerate().skip(first);
             let mut pages: Vec<(u32, &[u8])> =
                 pages.filter(|(_, page)| *page != RETURNED).map(|(index, page)| (page, rows(index, group))).collect();
             pages.sort_unstable_by_key(|(page, _)| *page);
-            for pages in pages.chunks(self.pages_at_once(shape.bytes())) {
-                let bytes = shape.bytes().saturating_mul(pages.len() as u64);
-                let upload = self.context.create_buffer("pages", bytes, wgpu::BufferUsages::COPY_SRC, true)?;
-                let lost = |_| Error::Device(DeviceError::DeviceLost { during: "uploading pages" });
-                let mut mapped = upload.get_mapped_range_mut(..).map_err(lost)?;
-                for (index, (_, rows)) in pages.iter().enumerate() {
-                    let mut rest = *rows;
-                    for at in shape.sections(pages.len(), index) {
-                        let (part, after) = rest.split_at_checked(at.len()).unwrap_or_default();
-                        mapped.slice(at).copy_from_slice(part);
-                        rest = after;
-                    }
-                }
-                drop(mapped);
-                upload.unmap();
-                let numbers: Vec<u32> = pages.iter().map(|(page, _)| *page).collect();
-                for Piece { buffer, offset, at, bytes } in self.pieces(group, &numbers) {
-                    encoder.copy_buffer_to_buffer(&upload, at, buffer, offset, bytes);
-                }
+            let numbers: Vec<u32> = pages.iter().map(|(page, _)| *page).collect();
+            for piece in self.pieces(group, &numbers) {
+                let Some(bytes) = NonZero::new(piece.within.end.saturating_sub(piece.within.start)) else { continue };
+                let written = self.context.create("pages", bytes.get(), |_| {
+                    let mut view = self.context.queue().write_buffer_with(piece.buffer, piece.offset, bytes)?;
+                    shape.fill(&piece, &pages, |at, rows| view.slice(at).copy_from_slice(rows));
+                    Some(())
+                })?;
+                written.ok_or(Error::Device(DeviceError::DeviceLost { during: "uploading pages" }))?;
             }
         }
+        let encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         self.context.submit("uploading pages", encoder)
     }
 }

@@ -7,14 +7,8 @@ use std::{
 };
 
 use super::{
-    config::TiersConfig,
-    fetcher,
-    figures::Figures,
-    form::Form,
-    guard::Guard,
-    inner::Inner,
-    keeper,
-    prefetch::{Prefetch, Request},
+    config::TiersConfig, fetcher, figures::Figures, form::Form, guard::Guard, inner::Inner, keeper, prefetch::Prefetch,
+    request::Request,
 };
 use crate::{
     Context, Error, PageError, PagedKvCache, Result, StoreError,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     inner::{Inner, Kept},
-    prefetch::Request,
+    request::Request,
 };
 use crate::store::{Object, ObjectKey};
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{figures::Figures, form::Form, guard::Guard, prefetch::Request};
+use super::{figures::Figures, form::Form, guard::Guard, request::Request};
 use crate::{
     cache::paged::{Lowered, Outlet},
     pages::Evicted,

@@ -47,6 +47,7 @@ mod guard;
 mod inner;
 mod keeper;
 mod prefetch;
+mod request;
 
 pub use self::{
     attached::{TieredAdded, Tiers},

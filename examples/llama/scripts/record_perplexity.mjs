@@ -35,8 +35,10 @@ for (const pair of pairs) {
             const results = await sequence.controlledEvaluate(inputs.map((token) => [token, options]));
             results.forEach((result, index) => {
                 const logarithms = new Float32Array(result.next.probabilities.size);
+                // They do not add up to one exactly.
+                const all = Math.log([...result.next.probabilities.values()].reduce((sum, one) => sum + one, 0));
                 for (const [token, probability] of result.next.probabilities) {
-                    logarithms[token] = Math.log(Math.max(probability, 1e-45));
+                    logarithms[token] = Math.log(Math.max(probability, 1e-45)) - all;
                 }
                 const best = result.next.probabilities.keys().next().value; // they are sorted
                 nats -= logarithms[window[at + index + 1]];

@@ -2,7 +2,7 @@
 # On macOS and Windows plain cargo serves: `cargo run --release` and `cargo test --release`.
 CARGO ?= cargo
 
-.PHONY: demo test test-all check tint deny package bench conversations isa peers generate beside perplexity check-llama test-llama test-smollm2
+.PHONY: demo test test-all programs soak check tint deny package bench conversations isa peers generate beside perplexity check-llama test-llama test-smollm2
 
 # A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
@@ -23,10 +23,15 @@ test:
 	scripts/with-drivers $(CARGO) run --release --locked $(SERVERS) --quiet --example serve
 	$(MAKE) test-llama
 
-# The tests, and then every random program that is drawn, 3000 for each adapter, and 10 000 recorded requests through
-# tiers, in processes that are killed.
-test-all: test
+# The tests, and then what takes longer.
+test-all: test programs soak test-smollm2
+
+# Every random program that is drawn, 3000 for each adapter.
+programs:
 	KV_CACHE_PROGRAMS=750 scripts/with-drivers $(CARGO) test --release --locked $(SERVERS) --test gpu -- programs::
+
+# 10 000 recorded requests through tiers on each adapter, in processes that are killed.
+soak:
 	KV_CACHE_SOAK_REQUESTS=10000 scripts/with-drivers $(CARGO) test --release --locked $(SERVERS) --test gpu -- soak::
 
 # Formatting, lints and documentation, warnings denied; what the library alone depends on.
@@ -37,8 +42,7 @@ check:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets $(SERVERS) -- -D warnings
 	$(CARGO) clippy --locked --no-default-features -- -D warnings
-	$(CARGO) fmt --check --manifest-path examples/llama/Cargo.toml
-	$(CARGO) clippy --locked --all-targets --manifest-path examples/llama/Cargo.toml --target-dir target -- -D warnings
+	$(MAKE) check-llama
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked $(SERVERS) --no-deps --document-private-items
 	scripts/check-dependencies
 
@@ -99,7 +103,7 @@ beside: $(MODEL)
 	GGML_VK_VISIBLE_DEVICES=0 examples/llama/scripts/beside speed.mjs $(abspath $(MODEL)) 64 vulkan
 	examples/llama/scripts/beside speed.mjs $(abspath $(MODEL)) 64 cpu
 
-# The tests of examples/llama. With `test-all` also the tokens of a real model against those that llama.cpp chose.
+# The tests of examples/llama.
 test-llama:
 	scripts/with-drivers $(CARGO) test --release --locked --manifest-path examples/llama/Cargo.toml --target-dir target
 
@@ -108,7 +112,7 @@ check-llama:
 	$(CARGO) fmt --check --manifest-path examples/llama/Cargo.toml
 	$(CARGO) clippy --locked --all-targets --manifest-path examples/llama/Cargo.toml --target-dir target -- -D warnings
 
-test-all: test-smollm2
+# The tokens of a real model against those that llama.cpp chose.
 test-smollm2: target/smollm2-135m-instruct.q4_1.gguf
 	LLAMA_MODEL=$(abspath $<) scripts/with-drivers $(CARGO) test --release --locked --target-dir target \
 	    --manifest-path examples/llama/Cargo.toml --test smollm2 -- --ignored --nocapture

@@ -288,7 +288,8 @@ impl Tiers {
         self.inner.notify();
     }
 
-    /// Waits until all that is on its way down is there, for some time. Whether it is.
+    /// Waits until nothing is on its way down any more, for some time. Whether that is so. What a store refused is not on
+    /// its way; [`Figures::failures`] tells of it.
     pub fn flush(&self, time: Duration) -> bool {
         let until = Instant::now().checked_add(time);
         loop {

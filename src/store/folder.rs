@@ -140,6 +140,8 @@ impl Store for FolderStore {
         }
         let mut beside = self.beside()?;
         io::Write::write_all(&mut beside, bytes)?;
+        // The system's own times of files may lag behind those that `get` sets.
+        beside.as_file().set_modified(SystemTime::now())?;
         let before = fs::metadata(&path).map_or(0, |meta| meta.len());
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;

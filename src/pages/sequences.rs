@@ -283,7 +283,7 @@ impl PagedSequences {
         }
     }
 
-    pub(super) fn check_length(&self, tokens: usize) -> Result<()> {
+    pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
         let (tokens, most) = (tokens as u64, self.config.max_seq_len);
         if tokens > most.into() { Err(PageError::TooManyTokens { tokens, most }.into()) } else { Ok(()) }
     }

@@ -106,8 +106,10 @@ impl FolderStore {
         if bytes > self.budget {
             kept.sort_by_key(|kept| kept.used);
             let most = self.budget.saturating_sub(self.budget / 10);
-            for Kept { path, bytes: own, .. } in kept {
-                if bytes <= most {
+            // The one that was used last stays, if it fits.
+            let last = kept.len().saturating_sub(1);
+            for (index, Kept { path, bytes: own, .. }) in kept.into_iter().enumerate() {
+                if bytes <= most || index == last && bytes <= self.budget {
                     break;
                 }
                 // Where another process has removed it, it is gone as well.

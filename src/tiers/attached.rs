@@ -120,7 +120,14 @@ impl Tiers {
         let (pages, names) = (looked.keys.len(), self.names(&looked).collect());
         let request = Arc::new(Request::new(pages, looked.first, tokens, names));
         if pages > looked.first {
-            self.inner.state().requests.push_back(request.clone());
+            let mut state = self.inner.state();
+            for name in &request.names {
+                if state.host.pin(name) {
+                    request.pinned(*name);
+                }
+            }
+            state.requests.push_back(request.clone());
+            drop(state);
             self.inner.notify();
         } else {
             request.finish(looked.first);
@@ -141,6 +148,7 @@ impl Tiers {
         if cache.sequences().step().is_some() {
             return Err(PageError::StepUnderWay.into());
         }
+        cache.sequences().check_length(tokens.len())?;
         let looked = self.look(cache, tokens, namespace);
         let below = self.take(&looked, tokens);
         let form = &self.inner.form;
@@ -237,7 +245,8 @@ impl Tiers {
     }
 
     /// Leaves the full pages of a sequence to others, without waiting: copies those that are not below already to host
-    /// memory, and from there to the store. Returns how many are on their way.
+    /// memory, and from there to the store. Returns how many are on their way. While more than
+    /// [`TiersConfig::in_flight_bytes`] are, it takes no more: put the sequence again after a [`flush`](Self::flush).
     ///
     /// # Errors
     /// [`StoreError::Detached`]; [`PageError::StepUnderWay`] while its step is under way; those of
@@ -264,9 +273,9 @@ impl Tiers {
             kept.is_none_or(|kept| has_store && !kept.stored)
         });
         drop(state);
-        let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
-        cache.lower(pages, true);
-        Ok(count)
+        let count = pages.len();
+        let taken = count.saturating_sub(cache.lower(pages, true));
+        Ok(u32::try_from(taken).unwrap_or(u32::MAX))
     }
 
     /// Polls the device, so that copies that are done go on to host memory. An engine that polls its device, or submits to

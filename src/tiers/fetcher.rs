@@ -76,7 +76,7 @@ impl<'a> Fetch<'a> {
             let bytes = self.inner.form.most_bytes().max(1);
             let at_once = GET_BYTES.checked_div(bytes).unwrap_or(1).max(1);
             for needed in needed.chunks(at_once) {
-                if self.request.is_cancelled() {
+                if self.request.is_cancelled() || self.inner.state().stopped {
                     return self.request.first;
                 }
                 if !self.get(needed) {
@@ -140,8 +140,7 @@ impl<'a> Fetch<'a> {
             });
             if page.is_none() && object.is_some() {
                 log::warn!("a store of pages has an object that is not what it should be");
-                let damaged = &mut self.inner.state().figures.damaged;
-                *damaged = damaged.saturating_add(1);
+                self.inner.state().count_damaged();
                 let _ = self.inner.guard.call(|store| store.remove(name));
             }
             let at = self.at(index, group);

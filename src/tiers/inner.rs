@@ -99,11 +99,13 @@ impl Inner {
         state.stopped = true;
         let lowered = std::mem::take(&mut state.lowered);
         let requests = std::mem::take(&mut state.requests);
+        let host = std::mem::replace(&mut state.host, Lru::new(0));
+        let spare = std::mem::take(&mut state.spare);
         state.puts.clear();
         drop(state);
         self.notify();
         requests.iter().for_each(|request| request.finish(0));
-        drop(lowered);
+        drop((lowered, host, spare));
     }
 
     pub fn figures(&self) -> Figures {
@@ -125,6 +127,11 @@ impl State {
     /// Whether nothing is on its way down.
     pub fn is_settled(&self) -> bool {
         self.lowering == 0 && self.lowered.is_empty() && self.puts.is_empty() && !self.keeping
+    }
+
+    /// Counts an object that is not what it should be.
+    pub fn count_damaged(&mut self) {
+        self.figures.damaged = self.figures.damaged.saturating_add(1);
     }
 
     /// Counts pages that are in no tier.
@@ -152,9 +159,9 @@ impl State {
 }
 
 impl Outlet for Inner {
-    fn choose(&self, evicted: &mut Vec<Evicted>, through: bool, bytes: &dyn Fn(usize) -> u64) {
+    fn choose(&self, evicted: &mut Vec<Evicted>, through: bool, bytes: &dyn Fn(usize) -> u64) -> usize {
         let mut guard = self.state();
-        let state = &mut *guard;
+        let (state, mut refused) = (&mut *guard, 0usize);
         evicted.retain(|page| {
             let key = self.form.key(&page.key, page.group);
             if let Some(kept) = state.host.get(&key) {
@@ -164,15 +171,20 @@ impl Outlet for Inner {
                 return false;
             }
             let more = state.lowering.saturating_add(bytes(page.group));
-            if state.stopped || more > self.in_flight_bytes && !through {
-                state.lose(1);
+            // One page may always be on its way.
+            if state.stopped || more > self.in_flight_bytes && state.lowering > 0 {
+                refused = refused.saturating_add(1);
                 return false;
             }
             state.lowering = more;
             true
         });
+        if !through {
+            state.lose(refused);
+        }
         drop(guard);
         self.notify();
+        refused
     }
 
     fn take(&self, lowered: Lowered) {
@@ -187,7 +199,10 @@ impl Outlet for Inner {
     }
 
     fn give_back(&self, buffer: wgpu::Buffer) {
-        self.state().spare.push(buffer);
+        let mut state = self.state();
+        if !state.stopped {
+            state.spare.push(buffer);
+        }
     }
 
     fn spare(&self, bytes: u64) -> Option<wgpu::Buffer> {

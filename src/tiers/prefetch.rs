@@ -54,7 +54,9 @@ impl Prefetch {
             if progress.found.is_some() {
                 return Poll::Ready(());
             }
-            progress.wakers.push(task.waker().clone());
+            if !progress.wakers.iter().any(|waker| waker.will_wake(task.waker())) {
+                progress.wakers.push(task.waker().clone());
+            }
             Poll::Pending
         })
     }

@@ -260,6 +260,14 @@ fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
     let added = add(&mut of_full, &mut full, &tokens, Some("x"))?;
     assert_eq!((parts(&added), full.sequences().counts().referenced), ((0, 0, 4), 3));
     full.free(added.sequence)?;
+    // A sequence that is too long is one also if a beginning of it is below.
+    let mut of_long = PagedKvCache::new(&gpu.context, &config(60))?;
+    let mut below = tiers(&mut of_long, HOST_BYTES, Some(store.clone()))?;
+    let long = [&tokens[..], &vec![0; 183]].concat();
+    let prefetch = below.prefetch(&of_long, &long, Some("x"))?;
+    assert!(prefetch.wait(LONG) && prefetch.tokens() == Some(16));
+    let refused = below.add(&mut of_long, &long, Some("x"));
+    assert!(matches!(refused, Err(Error::Page(PageError::TooManyTokens { tokens: 201, most: 200 }))), "{refused:?}");
     // A pool that shares nothing finds nothing.
     let mut alone = PagedKvCache::new(&gpu.context, &PagedConfig { share_prefixes: false, ..config(60) })?;
     let mut of_alone = tiers(&mut alone, HOST_BYTES, Some(store.clone()))?;

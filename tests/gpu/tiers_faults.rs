@@ -195,6 +195,27 @@ fn a_store_may_fail_at_any_moment(gpu: &Gpu) -> Outcome {
     DONE
 }
 
+/// Has damaged objects, and hangs when it shall remove one.
+struct Stuck(Arc<AtomicBool>);
+
+impl Store for Stuck {
+    fn get(&self, _: &ObjectKey) -> io::Result<Option<Vec<u8>>> {
+        Ok(Some(vec![7; 100]))
+    }
+    fn put(&self, _: &ObjectKey, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn exists(&self, keys: &[ObjectKey]) -> io::Result<Vec<bool>> {
+        Ok(vec![true; keys.len()])
+    }
+    fn remove(&self, _: &ObjectKey) -> io::Result<()> {
+        while self.0.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
 /// A map of which a put may fail half way: what was written stays.
 #[derive(Default)]
 struct Half {
@@ -322,6 +343,18 @@ fn a_store_that_hangs_holds_nobody_up(gpu: &Gpu) -> Outcome {
     assert_eq!(parts(&added), (0, 0, 0));
     append(&mut cache, added.sequence, &tokens, 0)?;
     assert_eq!(extracted(&cache, added.sequence)?, expected(&gpu.context, &tokens)?);
+    // Nor does one that hangs in another call.
+    let hangs = Arc::new(AtomicBool::new(true));
+    let mut stuck = PagedKvCache::new(&gpu.context, &config(60))?;
+    let mut of_stuck = tiers(&mut stuck, HOST_BYTES, Some(Arc::new(Stuck(hangs.clone()))))?;
+    let removes = of_stuck.prefetch(&stuck, &tokens, None)?;
+    while of_stuck.figures().damaged == 0 {
+        std::thread::yield_now();
+    }
+    let added = of_stuck.add(&mut stuck, &tokens, None)?;
+    assert!(!removes.is_ready() && added.cached() == 0);
+    drop(removes);
+    hangs.store(false, Ordering::Relaxed);
     // One that is dropped waits for nothing, and the tiers end.
     drop(prefetch);
     drop(own);

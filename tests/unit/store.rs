@@ -133,6 +133,11 @@ fn a_folder_forgets_what_was_used_longest_ago() {
     let store = FolderStore::open(folder.path(), 2 * size).unwrap();
     assert_eq!((store.bytes(), store.exists(&[key(0), key(10)]).unwrap()), (size, vec![false, true]));
     assert!(store.put(&key(20), &object(20, 3000)).is_err(), "larger than all");
+    // What was put last stays, even if it alone is more than nine tenths.
+    let small = tempfile::tempdir().unwrap();
+    let store = FolderStore::open(small.path(), size + 10).unwrap();
+    (1..3).for_each(|number| store.put(&key(number), &object(number, 1000)).unwrap());
+    assert_eq!(store.exists(&[key(1), key(2)]).unwrap(), [false, true]);
 }
 
 #[test]

@@ -248,7 +248,9 @@ impl PagedKvCache {
         }
     }
 
-    /// Ends all sequences and forgets all prefixes. What was recorded and not submitted is [dropped](Self::dropped).
+    /// Ends all sequences and forgets all prefixes. What was recorded and not submitted is [dropped](Self::dropped). Tiers
+    /// stay attached, and have what they have: after an update of the model's weights, see
+    /// [`clear_prefixes`](Self::clear_prefixes).
     pub fn reset(&mut self) {
         self.dropped();
         self.books.reset();

@@ -21,8 +21,8 @@ pub(crate) struct PageShape {
 /// What takes rows of pages that others need no longer.
 pub(crate) trait Outlet: Send + Sync + std::fmt::Debug {
     /// Removes pages that it does not take, of `bytes` each in a group, and counts on the others. `through` says that they
-    /// shall go to the store at once.
-    fn choose(&self, evicted: &mut Vec<Evicted>, through: bool, bytes: &dyn Fn(usize) -> u64);
+    /// shall go to the store at once. Returns how many it has no room for.
+    fn choose(&self, evicted: &mut Vec<Evicted>, through: bool, bytes: &dyn Fn(usize) -> u64) -> usize;
     /// Takes pages that were chosen. A thread calls it that polls the device, so it must not wait.
     fn take(&self, lowered: Lowered);
     /// So many bytes of what was chosen are no longer on their way, and so many pages are lost.
@@ -177,11 +177,12 @@ impl PagedKvCache {
         }
     }
 
-    /// Copies the rows of pages to the outlet, and submits. What cannot be copied is lost: it is a miss later.
-    pub(crate) fn lower(&self, mut pages: Vec<Evicted>, through: bool) {
-        let Some(outlet) = &self.outlet else { return };
+    /// Copies the rows of pages to the outlet, and submits. What cannot be copied is lost: it is a miss later. Returns how
+    /// many pages the outlet has no room for.
+    pub(crate) fn lower(&self, mut pages: Vec<Evicted>, through: bool) -> usize {
+        let Some(outlet) = &self.outlet else { return pages.len() };
         let shapes: Vec<_> = self.steps.iter().enumerate().map(|(group, _)| self.page_shape(group)).collect();
-        outlet.choose(&mut pages, through, &|group| shapes[group].bytes());
+        let refused = outlet.choose(&mut pages, through, &|group| shapes[group].bytes());
         pages.sort_unstable_by_key(|page| (page.group, page.page));
         for group in pages.chunk_by(|a, b| a.group == b.group) {
             let shape = &shapes[group[0].group];
@@ -191,6 +192,7 @@ impl PagedKvCache {
                 }
             }
         }
+        refused
     }
 
     fn lower_group(&self, shape: &PageShape, pages: &[Evicted], through: bool, outlet: &Arc<dyn Outlet>) -> Result<()> {

@@ -1,13 +1,17 @@
 //! Attention over the generated WGSL, in every format and placement, compared with the reference in f64.
 
 use wgpu_kv_cache::{
-    AttentionError, CacheConfig, ConfigError, Context, Error, Format, HostTensor, KvCache, Placement, RangeError,
+    AttentionError, CacheConfig, ConfigError, Error, Format, HostTensor, KvCache, Placement, RangeError,
     ReferenceCache, RowsIn, Scale, StepError, Strides, WgslError, WgslNames, Write, WriteError,
     attention::{Attention, MaskRows, Options, Reading, Tensors, attend},
     half::{bf16, f16},
 };
 
-use crate::{DONE, Gpu, Outcome, Test, reading::pairs};
+use crate::{
+    DONE, Gpu, Outcome, Test,
+    reading::pairs,
+    rows::{BOUND, RING, distance, filled, numbers},
+};
 
 pub const TESTS: &[Test] = &[
     ("attention::every_format_agrees_with_the_reference", every_format_agrees_with_the_reference),
@@ -21,45 +25,6 @@ pub const TESTS: &[Test] = &[
     ("attention::strides_and_halves", strides_and_halves),
     ("attention::refusals", refusals),
 ];
-
-pub const RING: Placement = Placement::Ring { window: 11, sinks: 3, slack: 4 };
-
-/// Deterministic pseudo-random numbers in [-1, 1).
-pub fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    (0..count as u32)
-        .map(|index| {
-            let bits = (index.wrapping_add(seed.wrapping_mul(7919))).wrapping_mul(2_654_435_761);
-            (bits >> 8) as f32 / (1u32 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-/// A cache and a reference with the same rows: `counts` tokens of each sequence, then one more.
-pub fn filled(context: &Context, config: CacheConfig, counts: &[u32]) -> Result<(KvCache, ReferenceCache), Error> {
-    let (mut cache, mut reference) = (KvCache::new(context, config)?, ReferenceCache::new(config)?);
-    let tokens = counts.iter().copied().max().unwrap_or(1).max(1);
-    for (tokens, counts) in [(tokens, counts), (1, &vec![1; counts.len()][..])] {
-        let rows = (config.batch_size * config.num_heads * tokens) as usize;
-        let keys = numbers(rows * config.head_dim as usize, tokens);
-        let values = numbers(rows * config.value_dim as usize, tokens + 1);
-        let write = Write::append(tokens).counts(counts);
-        cache.update(&keys, &values, write)?;
-        reference.update(&keys, &values, write)?;
-    }
-    Ok((cache, reference))
-}
-
-/// Root mean square of the difference, relative to that of `expected`.
-pub fn distance(expected: &[f64], actual: &[f32]) -> f64 {
-    assert_eq!(expected.len(), actual.len());
-    let square = |sum: f64| sum.max(1e-30);
-    let difference: f64 = expected.iter().zip(actual).map(|(e, a)| (e - f64::from(*a)).powi(2)).sum();
-    let size: f64 = expected.iter().map(|e| e * e).sum();
-    (difference / square(size)).sqrt()
-}
-
-/// The largest distance allowed between device and reference, in any format.
-pub const BOUND: f64 = 1e-5;
 
 fn check(
     what: &str,

@@ -130,8 +130,8 @@ fn read(context: &Context, config: CacheConfig, operation: &str) -> Result<(), F
             let options = Options::last(4, 2);
             let expected = expected.attend(&options, &queries, None)?;
             let actual = attend(&cache, &options, &queries, None)?.to_f32();
-            let distance = crate::attention::distance(&expected, &actual);
-            assert!(distance < crate::attention::BOUND, "the distance is {distance:.2e}");
+            let distance = crate::rows::distance(&expected, &actual);
+            assert!(distance < crate::rows::BOUND, "the distance is {distance:.2e}");
         }
     }
     Ok(())

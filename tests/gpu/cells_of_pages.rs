@@ -11,8 +11,8 @@ use wgpu_kv_cache::{
 };
 
 use crate::{
-    attention::numbers,
     reading::{How, read_by_text},
+    rows::numbers,
 };
 
 /// Keys fill two blocks and part of a third, and values part of one, as in the other cells.

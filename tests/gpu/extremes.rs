@@ -8,7 +8,7 @@ use wgpu_kv_cache::{
 
 use crate::{
     DONE, Gpu, Outcome, Test,
-    attention::{BOUND, distance, filled, numbers},
+    rows::{BOUND, distance, filled, numbers},
 };
 
 pub const TESTS: &[Test] = &[

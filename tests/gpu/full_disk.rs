@@ -11,7 +11,7 @@ use wgpu_kv_cache::{
 
 use crate::{
     DONE, Gpu, Outcome, Test,
-    attention::numbers,
+    rows::numbers,
     tiers::{HOST_BYTES, LONG, add, append, config, expected, extracted, prompt, tiers},
 };
 

@@ -4,7 +4,7 @@ use wgpu_kv_cache::{
     CacheConfig, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Placement, Write, pages::Append,
 };
 
-use crate::{DONE, Gpu, Outcome, Test, attention::numbers};
+use crate::{DONE, Gpu, Outcome, Test, rows::numbers};
 
 pub const TESTS: &[Test] =
     &[("keeping::of_dense_caches_and_rings", of_dense_caches_and_rings), ("keeping::of_pages", of_pages)];

@@ -10,8 +10,8 @@ use wgpu_kv_cache::{
 
 use crate::{
     DONE, Gpu, Outcome, Test,
-    attention::{BOUND, numbers},
     engine::storage,
+    rows::{BOUND, numbers},
 };
 
 pub const TESTS: &[Test] = &[

@@ -26,6 +26,8 @@ mod packed;
 mod paged;
 mod programs;
 mod reading;
+mod refused_steps;
+mod rows;
 mod saving;
 mod sequences;
 mod soak;
@@ -128,6 +130,7 @@ fn trials() -> Vec<Trial> {
                 sequences::TESTS,
                 bugs::TESTS,
                 steps::TESTS,
+                refused_steps::TESTS,
                 foreign::TESTS,
                 waiting::TESTS,
                 large::TESTS,

@@ -9,7 +9,7 @@ use wgpu_kv_cache::{
 
 use crate::{
     DONE, Gpu, Outcome, Test,
-    attention::{BOUND, RING, distance, numbers},
+    rows::{BOUND, RING, distance, numbers},
 };
 
 pub const TESTS: &[Test] = &[

@@ -6,7 +6,7 @@ use wgpu_kv_cache::{
     pages::{Append, RETURNED, SequenceId},
 };
 
-use crate::{DONE, Gpu, Outcome, Test, attention::numbers};
+use crate::{DONE, Gpu, Outcome, Test, rows::numbers};
 
 pub const TESTS: &[Test] = &[("paged::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache)];
 

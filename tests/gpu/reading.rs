@@ -8,7 +8,7 @@ use wgpu_kv_cache::{
 
 use crate::{
     DONE, Gpu, Outcome, Test,
-    attention::{RING, filled},
+    rows::{RING, filled},
 };
 
 pub const TESTS: &[Test] = &[

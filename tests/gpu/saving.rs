@@ -10,7 +10,7 @@ use wgpu_kv_cache::{
     save::{Label, SaveSequence, inspect},
 };
 
-use crate::{DONE, Gpu, Outcome, Test, attention::numbers};
+use crate::{DONE, Gpu, Outcome, Test, rows::numbers};
 
 pub const TESTS: &[Test] = &[
     ("saving::a_loaded_sequence_goes_on_like_the_saved_one", a_loaded_sequence_goes_on_like_the_saved_one),

@@ -7,7 +7,7 @@ use wgpu_kv_cache::{
     pages::{Append, RETURNED},
 };
 
-use crate::{DONE, Gpu, Outcome, Test, attention::numbers, paged::Both};
+use crate::{DONE, Gpu, Outcome, Test, paged::Both, rows::numbers};
 
 pub const TESTS: &[Test] = &[
     ("windows_of_pages::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache),
@@ -134,11 +134,11 @@ fn sequences_move_between_rings_and_pages(gpu: &Gpu) -> Outcome {
         for (layer, cache) in dense.iter().enumerate() {
             let (expected, actual) =
                 (attend(cache, &options, &queries, None)?, attend(&paged.layer(layer)?, &options, &queries, None)?);
-            let apart = crate::attention::distance(
+            let apart = crate::rows::distance(
                 &expected.to_f32().iter().map(|x| f64::from(*x)).collect::<Vec<_>>(),
                 &actual.to_f32(),
             );
-            assert!(apart < crate::attention::BOUND, "layer {layer}: {apart}");
+            assert!(apart < crate::rows::BOUND, "layer {layer}: {apart}");
         }
         // And back into a ring.
         let back: Vec<_> = paged.extract(id)?.into_iter().map(read).collect::<Result<_, _>>()?;

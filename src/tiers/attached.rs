@@ -7,13 +7,12 @@ use std::{
 };
 
 use super::{
-    config::TiersConfig, fetcher, figures::Figures, form::Form, guard::Guard, inner::Inner, keeper, prefetch::Prefetch,
-    request::Request,
+    below::Below, config::TiersConfig, fetcher, figures::Figures, form::Form, guard::Guard, inner::Inner, keeper,
+    prefetch::Prefetch, prompt::Prompt, request::Request,
 };
 use crate::{
     Context, Error, PageError, PagedKvCache, Result, StoreError,
     pages::{Evicted, PageKey, SequenceId},
-    store::ObjectKey,
 };
 
 /// How long to wait for the device or a thread before looking again.
@@ -54,13 +53,6 @@ impl Drop for Tiers {
     }
 }
 
-/// Pages of a prompt.
-struct Looked {
-    keys: Vec<PageKey>,
-    /// Pages from the beginning that the device has.
-    first: usize,
-}
-
 impl Tiers {
     /// Attaches tiers to a cache. Pages that are evicted from it go down from now on. Tiers that were attached before are
     /// no longer.
@@ -91,24 +83,6 @@ impl Tiers {
         if attached { Ok(()) } else { Err(StoreError::Detached.into()) }
     }
 
-    /// What the device has of a prompt, of which one token at least is left to compute.
-    fn look(&self, cache: &PagedKvCache, tokens: &[u32], namespace: Option<&str>) -> Looked {
-        if !cache.config().share_prefixes {
-            return Looked { keys: Vec::new(), first: 0 };
-        }
-        let books = cache.sequences();
-        let keys: Vec<PageKey> = books.keys(&tokens[..tokens.len().saturating_sub(1)], namespace).collect();
-        let matched = books.matched_by(tokens, namespace, &keys);
-        Looked { keys, first: matched.checked_div(self.inner.form.page_size).unwrap_or(0) as usize }
-    }
-
-    /// The names of the pages from `first` on, of each group.
-    fn names<'a>(&'a self, looked: &'a Looked) -> impl Iterator<Item = ObjectKey> + 'a {
-        let groups = self.inner.form.groups.len();
-        let keys = looked.keys.get(looked.first..).unwrap_or_default();
-        keys.iter().flat_map(move |key| (0..groups).map(move |group| self.inner.form.key(key, group)))
-    }
-
     /// Begins to bring what the store has of a prompt to host memory, for an [`add`](Self::add) later. What is there
     /// already stays there as long as the prefetch does.
     ///
@@ -116,10 +90,9 @@ impl Tiers {
     /// [`StoreError::Detached`].
     pub fn prefetch(&self, cache: &PagedKvCache, tokens: &[u32], namespace: Option<&str>) -> Result<Prefetch> {
         self.check_attached(cache)?;
-        let looked = self.look(cache, tokens, namespace);
-        let (pages, names) = (looked.keys.len(), self.names(&looked).collect());
-        let request = Arc::new(Request::new(pages, looked.first, tokens, names));
-        if pages > looked.first {
+        let prompt = Prompt::new(cache, tokens, namespace);
+        let request = Arc::new(Request::new(&self.inner.form, &prompt));
+        if prompt.pages() > prompt.first {
             let mut state = self.inner.state();
             for name in &request.names {
                 if state.host.pin(name) {
@@ -130,7 +103,7 @@ impl Tiers {
             drop(state);
             self.inner.notify();
         } else {
-            request.finish(looked.first);
+            request.finish(prompt.first);
         }
         Ok(Prefetch::new(request, self.inner.clone()))
     }
@@ -149,99 +122,55 @@ impl Tiers {
             return Err(PageError::StepUnderWay.into());
         }
         cache.sequences().check_length(tokens.len())?;
-        let looked = self.look(cache, tokens, namespace);
-        let below = self.take(&looked, tokens);
-        let form = &self.inner.form;
-        let (size, groups) = (form.page_size as usize, form.groups.len());
-        let at = |index: usize, group| index.saturating_sub(looked.first).saturating_mul(groups).saturating_add(group);
-        let of = |index, group| below.get(at(index, group)).and_then(Option::as_ref);
-        let mut pages = form.longest(looked.first, looked.keys.len(), |index, group| of(index, group).is_some());
+        let prompt = Prompt::new(cache, tokens, namespace);
+        let below = Below::find(&self.inner, &prompt);
         let start = Instant::now();
-        let added = loop {
-            if pages <= looked.first {
-                break None;
-            }
-            let own = &tokens[..pages.saturating_mul(size)];
-            let rows = |index: usize, group: usize| {
-                let own = &own[index.saturating_mul(size)..][..size];
-                let rows = of(index, group).and_then(|(page, _)| form.rows(group, page, own));
-                rows.expect("every page of the longest prefix that a group reads is there")
-            };
-            match cache.add_pages(own, namespace, &looked.keys, rows) {
-                Ok(sequence) => break Some(sequence),
+        let (sequence, pages) = self.begin(cache, &prompt, &below)?;
+        self.count(&prompt, &below, pages, start.elapsed());
+        let tokens = |pages: usize| u32::try_from(pages).unwrap_or(u32::MAX).saturating_mul(self.inner.form.page_size);
+        let (raised, store) = (pages.saturating_sub(prompt.first), below.stored(pages));
+        let host = tokens(raised.saturating_sub(store));
+        Ok(TieredAdded { sequence, device: tokens(prompt.first), host, store: tokens(store) })
+    }
+
+    /// Adds a sequence that begins with as many pages as there are and the pool has room for, and tells how many.
+    fn begin(&self, cache: &mut PagedKvCache, prompt: &Prompt<'_>, below: &Below<'_>) -> Result<(SequenceId, usize)> {
+        let form = &self.inner.form;
+        let mut pages = below.longest(prompt.pages());
+        while pages > prompt.first {
+            let own = &prompt.tokens[..pages.saturating_mul(form.page_size as usize)];
+            match cache.add_pages(own, prompt.namespace, &prompt.keys, |index, group| below.rows(index, group)) {
+                Ok(sequence) => return Ok((sequence, pages)),
                 Err(Error::Page(PageError::OutOfPages { needed, free, evictable })) => {
                     let lacking = needed.saturating_sub(u64::from(free).saturating_add(evictable.into()));
-                    let lacking = usize::try_from(lacking).unwrap_or(usize::MAX).div_ceil(groups.max(1));
-                    let less = pages.saturating_sub(lacking.max(1));
-                    pages = form.longest(looked.first, less, |index, group| of(index, group).is_some());
+                    let lacking = usize::try_from(lacking).unwrap_or(usize::MAX).div_ceil(form.groups.len().max(1));
+                    pages = below.longest(pages.saturating_sub(lacking.max(1)));
                 }
                 Err(error) => return Err(error),
             }
-        };
-        let sequence = match added {
-            Some(sequence) => sequence,
-            None => cache.add_by(tokens, namespace, &looked.keys)?.sequence,
-        };
-        let taken: Vec<(usize, usize)> = (0..groups)
-            .flat_map(|group| form.needed(group, looked.first, pages).map(move |index| (index, group)))
-            .collect();
-        let bytes = taken.iter().map(|&(_, group)| form.bytes(group)).fold(0, usize::saturating_add);
-        // A page of which any group came from the store did.
-        let from_store = (looked.first..pages)
-            .filter(|&index| (0..groups).any(|group| of(index, group).is_some_and(|(_, fetched)| *fetched)))
-            .count();
-        let mut state = self.inner.state();
-        for &(index, group) in &taken {
-            let kept = state.host.peek_mut(&form.key(&looked.keys[index], group));
-            kept.into_iter().for_each(|kept| kept.fetched = false);
         }
-        let figures = &mut state.figures;
-        let missed = looked.keys.len().saturating_sub(looked.first);
-        figures.device.found(looked.first, missed);
-        figures.host.found(taken.len(), missed.saturating_mul(groups).saturating_sub(taken.len()));
-        figures.host.went(taken.len(), bytes, Duration::ZERO);
-        if !taken.is_empty() {
-            figures.device.came(taken.len(), bytes, start.elapsed());
-        }
-        drop(state);
-        let tokens = |pages: usize| u32::try_from(pages.saturating_mul(size)).unwrap_or(u32::MAX);
-        let raised = pages.saturating_sub(looked.first);
-        Ok(TieredAdded {
-            sequence,
-            device: tokens(looked.first),
-            host: tokens(raised.saturating_sub(from_store)),
-            store: tokens(from_store),
-        })
+        let added = cache.add_by(prompt.tokens, prompt.namespace, &prompt.keys)?;
+        Ok((added.sequence, prompt.first))
     }
 
-    /// What host memory has of a prompt beyond the device: of each page, for each group, and whether it came from the store
-    /// and was not read since.
-    fn take(&self, looked: &Looked, tokens: &[u32]) -> Vec<Option<(Arc<Vec<u8>>, bool)>> {
-        let (form, size) = (&self.inner.form, self.inner.form.page_size as usize);
+    /// Counts what a sequence of so many pages was served from.
+    fn count(&self, prompt: &Prompt<'_>, below: &Below<'_>, pages: usize, time: Duration) {
+        let form = &self.inner.form;
         let mut state = self.inner.state();
-        let mut below = Vec::new();
-        let pages = (looked.first..looked.keys.len()).zip(looked.keys.iter().skip(looked.first));
-        for (index, key) in pages {
-            let own = &tokens[index.saturating_mul(size)..][..size];
-            let mut over = false;
-            for (group, of) in form.groups.iter().enumerate() {
-                let kept = state.host.peek(&form.key(key, group));
-                let kept = kept.filter(|kept| form.rows(group, &kept.page, own).is_some());
-                // Nothing after it is of use.
-                over |= kept.is_none() && !of.returns();
-                below.push(kept.map(|kept| (kept.page.clone(), kept.fetched)));
-            }
-            if over {
-                break;
-            }
+        let (mut taken, mut bytes) = (0usize, 0usize);
+        for (index, group) in below.needed(pages) {
+            let kept = state.host.peek_mut(&form.key(&prompt.keys[index], group));
+            kept.into_iter().for_each(|kept| kept.fetched = false);
+            (taken, bytes) = (taken.saturating_add(1), bytes.saturating_add(form.bytes(group)));
         }
-        // The first pages are used last, so that a prefix stays longer than what follows it.
-        for key in looked.keys.iter().skip(looked.first).take(below.len()).rev() {
-            for group in 0..form.groups.len() {
-                state.host.get(&form.key(key, group));
-            }
+        let figures = &mut state.figures;
+        let missed = prompt.pages().saturating_sub(prompt.first);
+        figures.device.found(prompt.first, missed);
+        figures.host.found(taken, missed.saturating_mul(form.groups.len()).saturating_sub(taken));
+        figures.host.went(taken, bytes, Duration::ZERO);
+        if taken > 0 {
+            figures.device.came(taken, bytes, time);
         }
-        below
     }
 
     /// Leaves the full pages of a sequence to others, without waiting: copies those that are not below already to host
@@ -254,7 +183,6 @@ impl Tiers {
     pub fn put(&mut self, cache: &PagedKvCache, sequence: SequenceId) -> Result<u32> {
         self.check_attached(cache)?;
         let books = cache.sequences();
-        let size = self.inner.form.page_size as usize;
         let tokens = books.settled(sequence)?;
         let keys: Vec<PageKey> = books.keys(tokens, books.namespace(sequence)?).collect();
         let mut pages = Vec::new();
@@ -262,7 +190,7 @@ impl Tiers {
             let held = books.pages(sequence, group)?;
             let there = books.whole_pages(sequence, group)?.filter(|&index| index < keys.len());
             pages.extend(there.map(|index| {
-                let tokens = tokens[index.saturating_mul(size)..][..size].to_vec();
+                let tokens = self.inner.form.tokens_of(tokens, index).to_vec();
                 Evicted { page: held[index], group, key: keys[index], tokens }
             }));
         }

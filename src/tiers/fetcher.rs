@@ -132,8 +132,7 @@ impl<'a> Fetch<'a> {
         for (&(index, group), name) in needed.iter().zip(&names) {
             let object = got.next().flatten();
             bytes = bytes.saturating_add(object.as_ref().map_or(0, Vec::len));
-            let size = self.inner.form.page_size as usize;
-            let own = &self.request.tokens[index.saturating_mul(size)..][..size];
+            let own = self.inner.form.tokens_of(&self.request.tokens, index);
             let page = object.as_ref().and_then(|object| {
                 let page = Object::decode(name, object)?;
                 self.inner.form.rows(group, page, own).map(|_| page.to_vec())

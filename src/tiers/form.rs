@@ -49,6 +49,12 @@ impl Form {
         ObjectKey::new(&self.scope, page, u32::try_from(group).unwrap_or(u32::MAX))
     }
 
+    /// The tokens of a page, of all tokens.
+    pub fn tokens_of<'a>(&self, tokens: &'a [u32], index: usize) -> &'a [u32] {
+        let size = self.page_size as usize;
+        &tokens[index.saturating_mul(size)..][..size]
+    }
+
     fn tokens_bytes(&self) -> usize {
         (self.page_size as usize).saturating_mul(4)
     }

@@ -39,6 +39,7 @@
 //! the store in a row it is left alone for ten seconds.
 
 mod attached;
+mod below;
 mod config;
 mod fetcher;
 mod figures;
@@ -47,6 +48,7 @@ mod guard;
 mod inner;
 mod keeper;
 mod prefetch;
+mod prompt;
 mod request;
 
 pub use self::{

@@ -5,6 +5,7 @@ use std::{
     task::Waker,
 };
 
+use super::{form::Form, prompt::Prompt};
 use crate::store::ObjectKey;
 
 /// What a prefetch asks for.
@@ -33,8 +34,9 @@ pub(super) struct Progress {
 }
 
 impl Request {
-    pub fn new(pages: usize, first: usize, tokens: &[u32], names: Vec<ObjectKey>) -> Self {
-        let tokens = tokens.to_vec();
+    pub fn new(form: &Form, prompt: &Prompt<'_>) -> Self {
+        let (tokens, names) = (prompt.tokens.to_vec(), prompt.names(form).collect());
+        let (pages, first) = (prompt.pages(), prompt.first);
         Request { pages, first, tokens, names, progress: Mutex::default(), done: Condvar::new() }
     }
 

@@ -95,6 +95,17 @@ pub fn add(
     Ok(added)
 }
 
+/// Leaves the pages of a prompt in a store, and tells how many.
+pub fn leave(gpu: &Gpu, store: Arc<dyn Store>, tokens: &[u32], namespace: Option<&str>) -> Result<u32, Error> {
+    let mut cache = PagedKvCache::new(&gpu.context, &config(60))?;
+    let mut own = tiers(&mut cache, HOST_BYTES, Some(store))?;
+    let id = add(&mut own, &mut cache, tokens, namespace)?.sequence;
+    append(&mut cache, id, tokens, 0)?;
+    let put = own.put(&cache, id)?;
+    assert!(own.flush(LONG));
+    Ok(put)
+}
+
 pub const fn parts(added: &TieredAdded) -> (u32, u32, u32) {
     (added.device, added.host, added.store)
 }
@@ -210,12 +221,7 @@ fn a_prefix_is_found_after_a_restart(gpu: &Gpu) -> Outcome {
 fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1 << 20)?);
     let tokens = prompt(18);
-    let mut first = PagedKvCache::new(&gpu.context, &config(60))?;
-    let mut own = tiers(&mut first, HOST_BYTES, Some(store.clone()))?;
-    let added = add(&mut own, &mut first, &tokens, Some("x"))?.sequence;
-    append(&mut first, added, &tokens, 0)?;
-    assert_eq!(own.put(&first, added)?, 12);
-    assert!(own.flush(LONG));
+    assert_eq!(leave(gpu, store.clone(), &tokens, Some("x"))?, 12);
     let found = |config: &PagedConfig, identity: &str, namespace| -> Result<u32, Error> {
         let mut cache = PagedKvCache::new(&gpu.context, config)?;
         let mut tiers = Tiers::new(&mut cache, TiersConfig::new(identity, HOST_BYTES).store(store.clone()))?;
@@ -278,14 +284,7 @@ fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
 fn what_is_prefetched_stays(gpu: &Gpu) -> Outcome {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(1 << 20)?);
     let tokens = prompt(18);
-    {
-        let mut cache = PagedKvCache::new(&gpu.context, &config(60))?;
-        let mut own = tiers(&mut cache, HOST_BYTES, Some(store.clone()))?;
-        let added = own.add(&mut cache, &tokens, None)?.sequence;
-        append(&mut cache, added, &tokens, 0)?;
-        own.put(&cache, added)?;
-        assert!(own.flush(LONG));
-    }
+    assert_eq!(leave(gpu, store.clone(), &tokens, None)?, 12);
     // Host memory for 12 pages at most, which is what the prompt needs.
     let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
     let page = {

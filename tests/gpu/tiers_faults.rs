@@ -18,7 +18,7 @@ use wgpu_kv_cache::{
 
 use crate::{
     DONE, Gpu, Outcome, Test,
-    tiers::{HOST_BYTES, LONG, SIZE, add, append, config, expected, extracted, parts, prompt, tiers},
+    tiers::{HOST_BYTES, LONG, SIZE, add, append, config, expected, extracted, leave, parts, prompt, tiers},
 };
 
 pub const TESTS: &[Test] = &[
@@ -284,12 +284,7 @@ fn a_failed_put_is_put_again(gpu: &Gpu) -> Outcome {
 /// Mooncake #3465.
 fn an_empty_value_under_a_key_is_a_miss(gpu: &Gpu) -> Outcome {
     let (store, tokens) = (Arc::new(Half::default()), prompt(18));
-    let mut cache = PagedKvCache::new(&gpu.context, &config(60))?;
-    let mut own = tiers(&mut cache, HOST_BYTES, Some(store.clone()))?;
-    let id = own.add(&mut cache, &tokens, None)?.sequence;
-    append(&mut cache, id, &tokens, 0)?;
-    own.put(&cache, id)?;
-    assert!(own.flush(LONG));
+    assert_eq!(leave(gpu, store.clone(), &tokens, None)?, 12);
     store.objects.lock().unwrap().values_mut().for_each(Vec::clear);
     let mut other = PagedKvCache::new(&gpu.context, &config(60))?;
     let mut of_other = tiers(&mut other, HOST_BYTES, Some(store.clone()))?;
@@ -326,12 +321,7 @@ fn what_is_not_decided_is_not_left_to_others(gpu: &Gpu) -> Outcome {
 /// A call that does not come back keeps a prefetch waiting, and neither a request nor the end of the tiers.
 fn a_store_that_hangs_holds_nobody_up(gpu: &Gpu) -> Outcome {
     let (store, tokens) = (Arc::new(Half::default()), prompt(18));
-    let mut first = PagedKvCache::new(&gpu.context, &config(60))?;
-    let mut own = tiers(&mut first, HOST_BYTES, Some(store.clone()))?;
-    let id = own.add(&mut first, &tokens, None)?.sequence;
-    append(&mut first, id, &tokens, 0)?;
-    own.put(&first, id)?;
-    assert!(own.flush(LONG));
+    assert_eq!(leave(gpu, store.clone(), &tokens, None)?, 12);
     store.hangs.store(true, Ordering::Relaxed);
     let mut cache = PagedKvCache::new(&gpu.context, &config(60))?;
     let mut own = tiers(&mut cache, HOST_BYTES, Some(store.clone()))?;

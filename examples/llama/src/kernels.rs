@@ -16,6 +16,7 @@ pub const TILE_STRIDE: u32 = 256;
 const STEP: &str = include_str!("../shaders/step.wgsl");
 const HALF: &str = include_str!("../shaders/blocks/half.wgsl");
 const NIBBLES: &str = include_str!("../shaders/blocks/nibbles.wgsl");
+const JOINED: &str = include_str!("../shaders/blocks/joined.wgsl");
 
 /// The text that reads a block of 32 weights.
 fn reader(blocks: Blocks) -> String {
@@ -26,7 +27,7 @@ fn reader(blocks: Blocks) -> String {
         Blocks::Q4_0 => include_str!("../shaders/blocks/Q4_0.wgsl"),
         Blocks::Q4_1 => include_str!("../shaders/blocks/Q4_1.wgsl"),
     };
-    format!("{HALF}{NIBBLES}{own}")
+    format!("{HALF}{NIBBLES}{JOINED}{own}")
 }
 
 /// How a kernel uses a buffer.

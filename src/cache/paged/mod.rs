@@ -4,6 +4,10 @@ mod config;
 mod groups;
 mod keep;
 mod layer;
+#[cfg(feature = "store")]
+mod outlet;
+#[cfg(feature = "store")]
+mod pieces;
 mod planes;
 mod rows;
 mod runs;
@@ -14,14 +18,17 @@ mod tails;
 #[cfg(feature = "store")]
 mod transfer;
 
-#[cfg(feature = "store")]
-pub(crate) use self::transfer::{Lowered, Outlet, PageShape};
 pub use self::{config::PagedConfig, layer::PagedLayer, step::PagedSource};
 use self::{
     groups::Groups,
     planes::{Layer, Planes},
     runs::PagedStep,
     table::Table,
+};
+#[cfg(feature = "store")]
+pub(crate) use self::{
+    outlet::{Lowered, Outlet},
+    pieces::PageShape,
 };
 use crate::{
     CacheConfig, Context, Error, PerSequenceView, Result, SequenceError,
@@ -198,6 +205,17 @@ impl PagedKvCache {
     /// Those of [`PagedSequences::add`].
     pub fn add(&mut self, tokens: &[u32], namespace: Option<&str>) -> Result<Added> {
         self.books.add(tokens, namespace)
+    }
+
+    /// Adds a sequence of which the keys of the first pages are known.
+    #[cfg(feature = "store")]
+    pub(crate) fn add_by(
+        &mut self,
+        tokens: &[u32],
+        namespace: Option<&str>,
+        keys: &[crate::pages::PageKey],
+    ) -> Result<Added> {
+        self.books.add_by(tokens, namespace, keys)
     }
 
     /// Adds a sequence with the first tokens of another; see [`PagedSequences::fork`].

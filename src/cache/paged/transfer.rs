@@ -1,157 +1,21 @@
 //! Whole pages of a [`PagedKvCache`], copied to host memory and back.
 
-use std::{num::NonZero, ops::Range, sync::Arc};
+use std::{num::NonZero, sync::Arc};
 
-use super::{PagedKvCache, planes::Planes};
+use super::{
+    PagedKvCache,
+    outlet::{Lowered, Outlet},
+    pieces::{PageShape, Piece},
+};
 use crate::{
-    DeviceError, Error, PageError, Result, Side,
-    pages::{Added, Append, Evicted, PageKey, PagedSequences, RETURNED, SequenceId, StepKind},
+    DeviceError, Error, PageError, Result,
+    pages::{Append, Evicted, PageKey, PagedSequences, RETURNED, SequenceId, StepKind},
 };
 
 /// Most bytes of one copy.
 const COPY_BYTES: u64 = 32 << 20;
 
-/// What a page of a group holds: keys, then values, of each of its layers, all heads as they are stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PageShape {
-    /// Bytes of each.
-    parts: Arc<[usize]>,
-}
-
-/// What takes rows of pages that others need no longer.
-pub(crate) trait Outlet: Send + Sync + std::fmt::Debug {
-    /// Removes pages that it does not take, of `bytes` each in a group, and counts on the others. `through` says that they
-    /// shall go to the store at once. Returns how many it has no room for.
-    fn choose(&self, evicted: &mut Vec<Evicted>, through: bool, bytes: &dyn Fn(usize) -> u64) -> usize;
-    /// Takes pages that were chosen. A thread calls it that polls the device, so it must not wait.
-    fn take(&self, lowered: Lowered);
-    /// So many bytes of what was chosen are no longer on their way, and so many pages are lost.
-    fn release(&self, bytes: u64, lost: usize);
-    /// Takes a buffer back. Any thread calls it.
-    fn give_back(&self, buffer: wgpu::Buffer);
-    /// A buffer of at least so many bytes that was given back, unmapped. The engine's thread calls it, so that no other
-    /// thread needs the driver.
-    fn spare(&self, bytes: u64) -> Option<wgpu::Buffer>;
-}
-
-/// Pages of a group whose rows were copied to memory that the host sees.
-#[derive(Debug)]
-pub(crate) struct Lowered {
-    /// By page, increasing.
-    pub pages: Vec<Evicted>,
-    /// Whether they shall go to the store at once.
-    pub through: bool,
-    shape: PageShape,
-    /// `[layer, side, page, kv_head, page_size, dim]`, mapped.
-    rows: wgpu::Buffer,
-    outlet: Arc<dyn Outlet>,
-}
-
-impl Drop for Lowered {
-    fn drop(&mut self) {
-        self.outlet.give_back(self.rows.clone());
-        self.outlet.release(self.shape.bytes().saturating_mul(self.pages.len() as u64), 0);
-    }
-}
-
-impl Lowered {
-    /// Appends the rows of a page to `bytes`, if the device is not lost.
-    pub fn rows(&self, mut page: impl FnMut(usize, &mut dyn FnMut(&mut Vec<u8>))) -> Option<()> {
-        let mapped = self.rows.get_mapped_range(..).ok()?;
-        for index in 0..self.pages.len() {
-            page(index, &mut |bytes| {
-                self.shape.sections(self.pages.len(), index).for_each(|at| bytes.extend_from_slice(&mapped[at]));
-            });
-        }
-        Some(())
-    }
-}
-
-impl PageShape {
-    /// Bytes of a page.
-    pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| *part as u64).fold(0, u64::saturating_add)
-    }
-
-    /// Where the parts of a page begin.
-    fn starts(&self) -> impl Iterator<Item = usize> + '_ {
-        self.parts.iter().scan(0usize, |start, part| Some(std::mem::replace(start, start.saturating_add(*part))))
-    }
-
-    /// Copies those bytes of pages that lie in a piece.
-    fn fill(&self, piece: &Piece<'_>, pages: &[(u32, &[u8])], mut copy: impl FnMut(Range<usize>, &[u8])) {
-        let (part, start) = (self.parts[piece.part], self.starts().nth(piece.part).unwrap_or(0));
-        let host = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let (first, end) = (host(piece.within.start), host(piece.within.end));
-        let mut at = first;
-        while at < end {
-            let (index, before) = (at.checked_div(part).unwrap_or(0), at.checked_rem(part).unwrap_or(0));
-            let bytes = part.saturating_sub(before).min(end.saturating_sub(at));
-            let to = at.saturating_sub(first);
-            copy(to..to.saturating_add(bytes), &pages[index].1[start.saturating_add(before)..][..bytes]);
-            at = at.saturating_add(bytes);
-        }
-    }
-
-    /// Where the parts of a page lie among those of several pages.
-    fn sections(&self, pages: usize, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
-        let mut start = 0usize;
-        self.parts.iter().map(move |part| {
-            let at = start.saturating_add(part.saturating_mul(index));
-            start = start.saturating_add(part.saturating_mul(pages));
-            at..at.saturating_add(*part)
-        })
-    }
-}
-
-/// Bytes of a buffer of the cache that are contiguous, and where they lie among those of several pages: in which part, and
-/// where in that part of all pages, one after the other.
-struct Piece<'a> {
-    buffer: &'a wgpu::Buffer,
-    offset: u64,
-    part: usize,
-    within: Range<u64>,
-}
-
 impl PagedKvCache {
-    fn planes_of_group(&self, group: usize) -> impl Iterator<Item = &Planes> {
-        let own = self.layers.iter().filter(move |layer| layer.place.group == group);
-        own.map(|layer| &self.planes[layer.place.planes])
-    }
-
-    /// What a page of a group holds.
-    pub(crate) fn page_shape(&self, group: usize) -> PageShape {
-        let part = |planes: &Planes, side| {
-            let bytes = planes.layout.side(side).planes_bytes(planes.layout.heads);
-            usize::try_from(bytes).unwrap_or(usize::MAX)
-        };
-        let parts = self.planes_of_group(group).flat_map(|planes| Side::BOTH.map(|side| part(planes, side)));
-        PageShape { parts: parts.collect() }
-    }
-
-    /// Where the rows of pages lie, by increasing page.
-    fn pieces(&self, group: usize, pages: &[u32]) -> Vec<Piece<'_>> {
-        let (mut pieces, mut part) = (Vec::new(), 0usize);
-        for planes in self.planes_of_group(group) {
-            for side in Side::BOTH {
-                let (sizes, mut at) = (planes.layout.side(side), 0u64);
-                for run in pages.chunk_by(|a, b| a.saturating_add(1) == *b) {
-                    let [Some(first), Some(last)] = [run.first(), run.last()] else { continue };
-                    let held = planes.layout.planes_of(*first)..planes.layout.planes_of(last.saturating_add(1));
-                    for (segment, held) in planes.storage.segments_of(&held) {
-                        let before = held.start.saturating_sub(segment.planes.start);
-                        let end = at.saturating_add(sizes.planes_bytes(held.end.saturating_sub(held.start)));
-                        let (buffer, offset) = (segment.side(side), sizes.planes_bytes(before));
-                        pieces.push(Piece { buffer, offset, part, within: at..end });
-                        at = end;
-                    }
-                }
-                part = part.saturating_add(1);
-            }
-        }
-        pieces
-    }
-
     /// How many pages of some bytes are copied at once.
     fn pages_at_once(&self, page_bytes: u64) -> usize {
         let most = COPY_BYTES.min(self.context.limits().max_buffer_size);
@@ -220,11 +84,6 @@ impl PagedKvCache {
             }
         });
         Ok(())
-    }
-
-    /// Adds a sequence of which the keys of the first pages are known.
-    pub(crate) fn add_by(&mut self, tokens: &[u32], namespace: Option<&str>, keys: &[PageKey]) -> Result<Added> {
-        self.books.add_by(tokens, namespace, keys)
     }
 
     /// Adds a sequence that begins with whole pages: those that are cached, and after them those whose rows `rows` gives,

@@ -1,11 +1,6 @@
 // Q4_0: a scale in f16, then 32 codes of 4 bits, of which 8 is zero. A block has 18 bytes, so every second one begins in
 // the middle of a word.
 
-// Eight codes of which `low` has the first half in its high bits, or `high` has all.
-fn joined(low: u32, high: u32, odd: bool) -> u32 {
-    return select((low >> 16u) | (high << 16u), high, odd);
-}
-
 fn weights_of(block: u32) -> array<vec4<f32>, 8> {
     let at = (block * 9u) >> 1u;
     let odd = (block & 1u) == 1u;

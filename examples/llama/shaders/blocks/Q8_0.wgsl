@@ -5,11 +5,6 @@ fn four(codes: u32, scale: f32) -> vec4<f32> {
     return vec4<f32>(bytes) * scale;
 }
 
-// Four codes of which `low` has the first two in its high bits, or `high` has all.
-fn joined(low: u32, high: u32, odd: bool) -> u32 {
-    return select((low >> 16u) | (high << 16u), high, odd);
-}
-
 fn weights_of(block: u32) -> array<vec4<f32>, 8> {
     let at = (block * 17u) >> 1u;
     let odd = (block & 1u) == 1u;

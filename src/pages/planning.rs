@@ -31,7 +31,7 @@ impl PagedSequences {
             self.sequence(append.sequence.slot).step = self.steps;
         }
         self.returned.clear();
-        appends.iter().for_each(|append| self.return_pages(append));
+        appends.iter().for_each(|append| self.return_pages(append, kind));
         let (needed, free, evictable) = (self.needed(appends, kind), self.pool.free(), self.pool.evictable());
         if needed > free.into() {
             self.take_back();
@@ -81,16 +81,19 @@ impl PagedSequences {
         needed
     }
 
-    /// Returns the pages that the queries of the step, and those after it, do not read.
-    fn return_pages(&mut self, append: &Append<'_>) {
+    /// Returns the pages that the queries of the step, and those after it, do not read. Where rows are brought, there are no
+    /// queries of the step.
+    fn return_pages(&mut self, append: &Append<'_>, kind: StepKind) {
         if append.tokens.is_empty() {
             return;
         }
         let slot = append.sequence.slot;
         let sequence = self.slots[slot as usize].sequence.as_mut().expect("the handle was checked");
         let start = length_of(&sequence.tokens);
+        let end = start.saturating_add(length_of(append.tokens));
         for (group, (own, held)) in self.groups.iter().zip(&mut sequence.held).enumerate() {
-            let (first, kept) = (held.first, own.first_kept(start).min(length_of(&held.pages)));
+            let kept = if kind == StepKind::Append { own.first_kept(start) } else { own.first_brought(end, kind).1 };
+            let (first, kept) = (held.first, kept.min(length_of(&held.pages)));
             for index in (first..kept).rev() {
                 let page = std::mem::replace(&mut held.pages[index as usize], RETURNED);
                 let filled = self.pool.filled(page);

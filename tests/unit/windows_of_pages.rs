@@ -295,3 +295,27 @@ fn a_sequence_that_comes_with_its_window_has_no_more() {
     check(&pool);
     assert_eq!(pool.free_pages(), free);
 }
+
+#[test]
+fn a_hit_that_is_extended_returns_what_the_window_has_passed() {
+    let mut pool = pool(16, &[ring(9, 1), Placement::Linear]);
+    let tokens: Vec<u32> = (0..25).collect();
+    let (id, _) = grown(&mut pool, &tokens[..12]);
+    pool.free(id).unwrap();
+    let Added { sequence, cached } = pool.add(&tokens, None).unwrap();
+    assert_eq!((cached, pool.counts().referenced), (12, 3 + 3));
+    let there = |pool: &PagedSequences| -> Vec<usize> {
+        let pages = pool.pages(sequence, 0).unwrap();
+        (0..pages.len()).filter(|&index| pages[index] != R).collect()
+    };
+    // Of 25 positions, the window has 16 to 24: the pages 4 to 6, and that of the sink.
+    pool.begin(&[Append::new(sequence, &tokens[12..])], StepKind::Insert).unwrap();
+    assert_eq!((there(&pool), pool.counts().referenced), (vec![0, 4, 5, 6], 4 + 7));
+    pool.dropped();
+    check(&pool);
+    assert_eq!((there(&pool), pool.counts().referenced), (vec![0, 1, 2], 3 + 3));
+    pool.begin(&[Append::new(sequence, &tokens[12..])], StepKind::Insert).unwrap();
+    pool.submitted();
+    check(&pool);
+    assert_eq!((there(&pool), pool.counts().referenced), (vec![0, 4, 5, 6], 4 + 7));
+}

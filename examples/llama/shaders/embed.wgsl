@@ -8,7 +8,7 @@
 override BLOCKS: u32;
 
 @group(0) @binding(0) var<uniform> step: Step;
-@group(0) @binding(1) var<storage, read> weights: array<u32>;
+@group(0) @binding(1) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> tokens: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read_write> hidden: array<vec4<f32>>;
 

@@ -10,13 +10,21 @@ use crate::file::{Blocks, Shape};
 pub const WORKGROUP: u32 = 64;
 /// Rows that a workgroup of `product` takes at once, where there are several, at most. Buffers of rows have whole tiles.
 pub const TILE: u32 = 8;
-/// Bytes from one number of a tile to the next, in the buffer that has them.
-pub const TILE_STRIDE: u32 = 256;
+/// Blocks of a row that a dispatch takes at most on the CPU, for a row and for a tile, so that its code stays in the cache
+/// of instructions.
+const PARTS: [u32; 2] = [6, 2];
+/// Blocks that are summed up before the sum of a row. Two have 256 bytes of inputs, of which an offset must be a multiple.
+const UNIT: u32 = 2;
+/// Bytes of the inputs of a block.
+pub const BLOCK_BYTES: u32 = 128;
+/// Bytes from one number to the next, in the buffer that has them.
+pub const NUMBER_STRIDE: u32 = 256;
 
 const STEP: &str = include_str!("../shaders/step.wgsl");
 const HALF: &str = include_str!("../shaders/blocks/half.wgsl");
 const NIBBLES: &str = include_str!("../shaders/blocks/nibbles.wgsl");
 const JOINED: &str = include_str!("../shaders/blocks/joined.wgsl");
+const WORDS: &str = include_str!("../shaders/blocks/words.wgsl");
 
 /// The text that reads a block of 32 weights.
 fn reader(blocks: Blocks) -> String {
@@ -27,7 +35,7 @@ fn reader(blocks: Blocks) -> String {
         Blocks::Q4_0 => include_str!("../shaders/blocks/Q4_0.wgsl"),
         Blocks::Q4_1 => include_str!("../shaders/blocks/Q4_1.wgsl"),
     };
-    format!("{HALF}{NIBBLES}{JOINED}{own}")
+    format!("{HALF}{NIBBLES}{JOINED}{WORDS}{own}")
 }
 
 /// How a kernel uses a buffer.
@@ -75,6 +83,23 @@ pub struct Product {
     pub adds: bool,
     /// Its rows are those that want logits.
     pub of_wanted: bool,
+}
+
+/// How products by a matrix are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiling {
+    /// Rows of a tile where there are several.
+    pub rows: u32,
+    pub parts: Option<Parts>,
+}
+
+/// Blocks of a row that a dispatch takes, where each tile and part is a dispatch.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    pub of_row: u32,
+    pub of_tile: u32,
+    /// Blocks that are summed up first.
+    unit: u32,
 }
 
 /// Makes kernels on a device. Layers of one shape share pipelines.
@@ -160,37 +185,47 @@ impl<'a> Kernels<'a> {
         (layout, pipeline)
     }
 
-    /// Rows of a tile where steps have several, and whether inputs are a uniform.
-    pub fn tile(&self, row_blocks: u32) -> (u32, bool) {
+    /// How products by rows of so many blocks are made.
+    pub fn tiling(&self, row_blocks: u32) -> Tiling {
+        let unit = if row_blocks % UNIT == 0 { UNIT } else { row_blocks };
+        let [of_row, of_tile] = PARTS.map(|most| {
+            let is_part = |part: &u32| part % unit == 0 && row_blocks % part == 0;
+            (unit..=most).rev().find(is_part).unwrap_or(unit)
+        });
         let most = self.context.limits().max_uniform_buffer_binding_size;
-        let fits = |tile: &u32| u64::from(tile * row_blocks) * 128 <= most;
-        // A tile of two rows of a block is as long as an offset must be a multiple of.
-        let tile = [TILE, TILE / 2, TILE / 4].into_iter().find(fits).filter(|_| self.share == 1);
-        (tile.unwrap_or(TILE), tile.is_some())
+        let fits = |rows: &u32| u64::from(window(*rows, row_blocks, of_tile)) <= most;
+        let rows = [TILE, TILE / 2, TILE / 4].into_iter().find(fits).filter(|_| self.share == 1 && unit <= PARTS[0]);
+        let parts = rows.map(|_| Parts { of_row, of_tile, unit });
+        Tiling { rows: rows.unwrap_or(TILE), parts }
     }
 
-    /// A product in tiles of so many rows. `buffers`: step, weights, inputs, outputs, numbers of tiles.
+    /// A product in tiles of so many rows. `buffers`: step, weights, inputs, outputs, numbers.
     pub fn product(&self, product: &Product, rows: u32, buffers: [&wgpu::Buffer; 5]) -> Kernel {
-        let own = repeated(include_str!("../shaders/product.wgsl"), rows, self.share == 1);
-        let vectors = rows * product.row_blocks * 8;
-        let [step, weights, inputs, outputs, tiles] = buffers;
-        let (inputs, declared) = if self.tile(product.row_blocks).1 {
-            (Bind::Window(inputs, vectors * 16), format!("var<uniform> inputs: array<vec4<f32>, {vectors}>"))
-        } else {
-            (Bind::Read(inputs), "var<storage, read> inputs: array<vec4<f32>>".to_owned())
-        };
-        let sizes = format!("const SHARE = {}u;\nconst ROWS = {rows}u;\n", self.share);
-        let text = format!("{sizes}@group(0) @binding(2) {declared};\n{}{own}", reader(product.blocks));
+        let [step, weights, inputs, outputs, numbers] = buffers;
+        let Product { row_blocks, .. } = *product;
         let constants = [
-            ("BLOCKS", f64::from(product.row_blocks)),
-            ("OUTPUTS", product.outputs.into()),
+            ("OUTPUTS", f64::from(product.outputs)),
             ("STRIDE", product.stride.into()),
             ("FIRST", product.first.into()),
             ("ADDS", flag(product.adds)),
             ("OF_WANTED", flag(product.of_wanted)),
         ];
-        let binds = [Bind::Uniform(step), Bind::Read(weights), inputs, Bind::Write(outputs), Bind::Window(tiles, 16)];
-        self.kernel("product", &text, &constants, &binds)
+        let reader = reader(product.blocks);
+        let (step, weights, outputs) = (Bind::Uniform(step), Bind::Read(weights), Bind::Write(outputs));
+        if let Some(Parts { of_row, of_tile, unit }) = self.tiling(row_blocks).parts {
+            let part = if rows == 1 { of_row } else { of_tile };
+            let text = repeated(include_str!("../shaders/part.wgsl"), "units", "{u}", part / unit);
+            let text = repeated(&repeated(&text, "blocks", "{b}", unit), "rows", "{r}", rows);
+            let sizes = [("BLOCKS", row_blocks), ("ROWS", rows), ("PART", part), ("UNIT", unit)];
+            let window = Bind::Window(inputs, window(rows, row_blocks, part));
+            let number = Bind::Window(numbers, 16);
+            let binds = [step, weights, window, outputs, number, number];
+            return self.kernel("product", &format!("{}{reader}{text}", declared(&sizes)), &constants, &binds);
+        }
+        let text = repeated(include_str!("../shaders/product.wgsl"), "rows", "{r}", rows);
+        let sizes = declared(&[("BLOCKS", row_blocks), ("ROWS", rows), ("SHARE", self.share)]);
+        let binds = [step, weights, Bind::Read(inputs), outputs];
+        self.kernel("product", &format!("{sizes}{reader}{text}"), &constants, &binds)
     }
 
     /// Binds step, weights, tokens and hidden.
@@ -234,24 +269,29 @@ fn flag(flag: bool) -> f64 {
     f64::from(u8::from(flag))
 }
 
-/// The text of a kernel for tiles of so many rows: what lies between `//#rows` and `//#end` is there once a row, and of
-/// what follows `//#alone` and `//#together` one stays.
-fn repeated(text: &str, rows: u32, alone: bool) -> String {
-    let (mut out, mut of_row, mut in_rows, mut left_out) = (String::new(), String::new(), false, false);
+/// Bytes of the inputs that a tile reads of a part.
+const fn window(rows: u32, row_blocks: u32, part: u32) -> u32 {
+    ((rows - 1) * row_blocks + part) * BLOCK_BYTES
+}
+
+fn declared(sizes: &[(&str, u32)]) -> String {
+    sizes.iter().map(|(name, size)| format!("const {name} = {size}u;\n")).collect()
+}
+
+/// A text in which what lies between `//#` with a name and `//#end of` it is there so often, with a number in place of a
+/// mark.
+fn repeated(text: &str, name: &str, mark: &str, times: u32) -> String {
+    let (begin, end) = (format!("//#{name}"), format!("//#end of {name}"));
+    let (mut out, mut part) = (String::new(), None);
     for line in text.lines() {
-        match line.trim() {
-            "//#alone" => left_out = !alone,
-            "//#together" => left_out = alone,
-            "//#rows" => in_rows = true,
-            "//#end" if in_rows => {
-                in_rows = false;
-                (0..rows).for_each(|row| out.push_str(&of_row.replace("{r}", &row.to_string())));
-                of_row.clear();
+        match &mut part {
+            None if line.trim() == begin => part = Some(String::new()),
+            Some(repeated) if line.trim() == end => {
+                (0..times).for_each(|time| out.push_str(&repeated.replace(mark, &format!("{time}u"))));
+                part = None;
             }
-            "//#end" => left_out = false,
-            _ if left_out => {}
-            _ => {
-                let to = if in_rows { &mut of_row } else { &mut out };
+            part => {
+                let to = part.as_mut().unwrap_or(&mut out);
                 to.push_str(line);
                 to.push('\n');
             }

@@ -5,7 +5,7 @@ use wgpu_kv_cache::{Context, wgpu};
 use crate::{
     Result,
     file::{ModelFile, Shape},
-    kernels::{Bind, Kernel, Kernels, Product, TILE, TILE_STRIDE, WORKGROUP},
+    kernels::{BLOCK_BYTES, Bind, Kernel, Kernels, NUMBER_STRIDE, Product, TILE, Tiling, WORKGROUP},
     weights::{Matrix, Weights},
 };
 
@@ -44,24 +44,25 @@ struct Multiply {
     kernels: [Kernel; 2],
     /// Workgroups for the outputs of a row.
     groups: u32,
-    /// Rows of a tile where there are several.
-    tile: u32,
-    /// Bytes of a row, where inputs are a uniform and each tile is a dispatch.
-    row_bytes: Option<u32>,
+    tiling: Tiling,
+    /// Blocks of a row.
+    row_blocks: u32,
 }
 
 impl Multiply {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
-        let (kernel, tile) = if rows == 1 { (&self.kernels[0], 1) } else { (&self.kernels[1], self.tile) };
-        let tiles = rows.div_ceil(tile);
-        match self.row_bytes {
-            Some(bytes) => {
-                for index in 0..tiles {
-                    let offsets = [index * tile * bytes, index * tile * TILE_STRIDE];
-                    kernel.record_at(pass, [self.groups, 1], &offsets);
-                }
+        let (kernel, tile) = if rows == 1 { (&self.kernels[0], 1) } else { (&self.kernels[1], self.tiling.rows) };
+        let Some(parts) = self.tiling.parts else {
+            kernel.record(pass, [self.groups, rows.div_ceil(tile)]);
+            return;
+        };
+        let part_blocks = if rows == 1 { parts.of_row } else { parts.of_tile };
+        for first in (0..rows).step_by(tile as usize) {
+            for part in 0..self.row_blocks / part_blocks {
+                let inputs = (first * self.row_blocks + part * part_blocks) * BLOCK_BYTES;
+                let offsets = [inputs, first * NUMBER_STRIDE, part * NUMBER_STRIDE];
+                kernel.record_at(pass, [self.groups, 1], &offsets);
             }
-            None => kernel.record_at(pass, [self.groups, tiles], &[0]),
         }
     }
 }
@@ -143,23 +144,21 @@ impl Model {
         let turns_buffer = buffer("turns", turns.len() as u32 * 2, storage);
         context.queue().write_buffer(&turns_buffer, 0, bytemuck::cast_slice(&turns));
 
-        let first_rows: Vec<u8> = (0..whole(sizes.rows.max(sizes.wanted)))
-            .flat_map(|row| row.to_le_bytes().into_iter().chain([0; TILE_STRIDE as usize - 4]))
+        let most = sizes.rows.max(sizes.wanted).max(shape.feed_forward.max(shape.hidden) / 32);
+        let bytes: Vec<u8> = (0..whole(most))
+            .flat_map(|number| number.to_le_bytes().into_iter().chain([0; NUMBER_STRIDE as usize - 4]))
             .collect();
-        let tiles = buffer(
-            "numbers of tiles",
-            first_rows.len() as u32 / 4,
-            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        );
-        context.queue().write_buffer(&tiles, 0, &first_rows);
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let numbers = buffer("numbers", bytes.len() as u32 / 4, uniform);
+        context.queue().write_buffer(&numbers, 0, &bytes);
         let multiply = |matrix: &Matrix, from: &wgpu::Buffer, to: &wgpu::Buffer, product: Product| {
-            let (tile, is_uniform) = kernels.tile(matrix.row_blocks);
-            let kernel = |rows| kernels.product(&product, rows, [&buffers.step, &matrix.buffer, from, to, &tiles]);
+            let tiling = kernels.tiling(matrix.row_blocks);
+            let kernel = |rows| kernels.product(&product, rows, [&buffers.step, &matrix.buffer, from, to, &numbers]);
             Multiply {
-                kernels: [kernel(1), kernel(tile)],
+                kernels: [kernel(1), kernel(tiling.rows)],
                 groups: matrix.outputs.div_ceil(WORKGROUP / kernels.share),
-                tile,
-                row_bytes: is_uniform.then_some(matrix.row_blocks * 128),
+                tiling,
+                row_blocks: matrix.row_blocks,
             }
         };
         // Matrices whose results lie side by side.

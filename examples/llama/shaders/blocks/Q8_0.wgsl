@@ -6,22 +6,15 @@ fn four(codes: u32, scale: f32) -> vec4<f32> {
 }
 
 fn weights_of(block: u32) -> array<vec4<f32>, 8> {
-    let at = (block * 17u) >> 1u;
     let odd = (block & 1u) == 1u;
-    let a = weights[at];
-    let b = weights[at + 1u];
-    let c = weights[at + 2u];
-    let d = weights[at + 3u];
-    let e = weights[at + 4u];
-    let f = weights[at + 5u];
-    let g = weights[at + 6u];
-    let h = weights[at + 7u];
-    let i = weights[at + 8u];
-    let scale = float_of(select(a & 0xffffu, a >> 16u, odd));
+    let words = nine_words((block * 17u) >> 1u);
+    let a = words.first;
+    let b = words.second;
+    let scale = float_of(select(a.x & 0xffffu, a.x >> 16u, odd));
     return array<vec4<f32>, 8>(
-        four(joined(a, b, odd), scale), four(joined(b, c, odd), scale),
-        four(joined(c, d, odd), scale), four(joined(d, e, odd), scale),
-        four(joined(e, f, odd), scale), four(joined(f, g, odd), scale),
-        four(joined(g, h, odd), scale), four(joined(h, i, odd), scale),
+        four(joined(a.x, a.y, odd), scale), four(joined(a.y, a.z, odd), scale),
+        four(joined(a.z, a.w, odd), scale), four(joined(a.w, b.x, odd), scale),
+        four(joined(b.x, b.y, odd), scale), four(joined(b.y, b.z, odd), scale),
+        four(joined(b.z, b.w, odd), scale), four(joined(b.w, words.last, odd), scale),
     );
 }

@@ -1,6 +1,7 @@
 //! Sequences as files, and tiers below pages, beside what the device and the disk do alone.
 
 use std::{
+    cell::RefCell,
     fs,
     path::Path,
     sync::Arc,
@@ -44,6 +45,15 @@ fn in_turns(repetitions: usize, forms: &mut [&mut dyn FnMut() -> Result<(), Fail
     Ok(times.into_iter().map(median).collect())
 }
 
+/// Makes the system forget what it has of a file that is on the disk, if it can.
+fn forget(path: &Path) -> Result<(), Failure> {
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(fs::File::open(path)?, 0, None, rustix::fs::Advice::DontNeed)?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = path;
+    Ok(())
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let mut file = fs::File::create(path)?;
     std::io::Write::write_all(&mut file, bytes)?;
@@ -63,13 +73,21 @@ fn files(context: &Context, repetitions: usize, table: &mut Table) -> Result<(),
     let (layers, length) = (8, 2048);
     let config = CacheConfig::new(1, HEADS, DIM, length).formats(Format::F16, Format::F16);
     let cache = |context| BatchedKvCache::new(context, config, layers);
-    let (mut from, mut to) = (cache(context)?, cache(context)?);
+    let (mut from, to) = (cache(context)?, cache(context)?);
     let rows = vec![half::f16::from_f32(1.25); (HEADS * length * DIM) as usize];
     (0..layers).try_for_each(|layer| from.update(layer, &rows[..], &rows[..], Write::at(0, length)))?;
     let folder = tempfile::tempdir()?;
     let (path, plain) = (folder.path().join("sequence"), folder.path().join("plain"));
     let label = Label { identity: "a benchmark", tokens: &[] };
     let bytes = vec![7u8; layers * 4 * rows.len()];
+    let to = RefCell::new(to);
+    let load = || -> Result<(), Failure> {
+        let mut to = to.borrow_mut();
+        to.clear_sequence(0)?;
+        to.load(0, &path, "a benchmark")?;
+        Ok(context.wait()?)
+    };
+    let read = || -> Result<(), Failure> { Ok(fs::read(&plain).map(drop)?) };
     let times = in_turns(
         repetitions,
         &mut [
@@ -79,11 +97,7 @@ fn files(context: &Context, repetitions: usize, table: &mut Table) -> Result<(),
                 Ok(read?)
             },
             &mut || write_synced(&plain, &bytes),
-            &mut || {
-                to.clear_sequence(0)?;
-                to.load(0, &path, "a benchmark")?;
-                Ok(context.wait()?)
-            },
+            &mut || load(),
             &mut || {
                 let target = context.device().create_buffer(&wgpu::BufferDescriptor {
                     label: None,
@@ -95,18 +109,41 @@ fn files(context: &Context, repetitions: usize, table: &mut Table) -> Result<(),
                 context.queue().submit([]);
                 Ok(context.wait()?)
             },
-            &mut || {
-                fs::read(&plain)?;
-                Ok(())
-            },
+            &mut || read(),
+            // Both once more, from the disk.
+            &mut || forget(&path),
+            &mut || load(),
+            &mut || forget(&plain),
+            &mut || read(),
         ],
     )?;
     let what = format!("a sequence of {} MiB, saved", bytes.len() >> 20);
     let slower = times[1].max(times[2]);
     table.row(&what, "slower of read-back and disk", Reach::AtLeast(0.5), slower / times[0], " × its speed");
     let what = format!("a sequence of {} MiB, loaded", bytes.len() >> 20);
+    let slower = times[1].max(times[9]);
+    table.row(&what, "slower of read-back and disk", Reach::AtLeast(0.5), slower / times[7], " × its speed");
     let slower = times[4].max(times[5]);
-    table.row(&what, "slower of upload and disk", Reach::AtLeast(0.5), slower / times[3], " × its speed");
+    table.row(
+        "the same, in the system's cache",
+        "slower of upload and cache",
+        Reach::AtLeast(0.5),
+        slower / times[3],
+        " × its speed",
+    );
+    let milliseconds = |time: usize| times[time] * 1e3;
+    table.note(&format!(
+        "saved in {:.0} ms, loaded in {:.0} and {:.0}; read-back {:.0}, upload {:.0}, disk {:.0} written and {:.0} read, \
+         cache {:.0}",
+        milliseconds(0),
+        milliseconds(7),
+        milliseconds(3),
+        milliseconds(1),
+        milliseconds(4),
+        milliseconds(2),
+        milliseconds(9),
+        milliseconds(5)
+    ));
     Ok(())
 }
 

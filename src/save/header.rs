@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{CacheConfig, Error, Format, Placement, Result, SaveError, Side, shape::placement::count};
 
@@ -13,8 +14,12 @@ const VERSION: &str = "1";
 
 /// The name of the tensor that ends a file.
 pub(super) const CHECKSUMS: &str = "checksums";
-/// Bytes of a checksum, SHA-256.
-pub(super) const CHECKSUM_BYTES: usize = 32;
+/// Bytes of a checksum, the canonical form of a 128-bit XXH3.
+pub(super) const CHECKSUM_BYTES: usize = 16;
+
+pub(super) fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    xxh3_128(bytes).to_be_bytes()
+}
 
 /// What a file says of the sequence in it.
 #[derive(Clone, Debug, PartialEq)]

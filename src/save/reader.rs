@@ -3,9 +3,8 @@
 use std::io::{Read, Seek, SeekFrom};
 
 use safetensors::tensor::Metadata;
-use sha2::{Digest, Sha256};
 
-use super::header::{CHECKSUM_BYTES, CHECKSUMS, Saved, malformed};
+use super::header::{CHECKSUM_BYTES, CHECKSUMS, Saved, checksum, malformed};
 use crate::{Error, Result, SaveError};
 
 /// Bytes before the header, which tell its length.
@@ -75,43 +74,56 @@ impl<R: Read + Seek> Reader<R> {
         check(self.checksums.chunks_exact(CHECKSUM_BYTES).nth(index), part, bytes)
     }
 
-    /// Number of tensors that hold rows: keys and values of each layer.
-    pub fn tensors(&self) -> usize {
-        self.tensors.len()
-    }
-
-    /// Reads the bytes of a tensor, and checks them while `meanwhile` uses them.
-    pub fn tensor<T>(&mut self, index: usize, meanwhile: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
-        let (name, start, bytes) = &self.tensors[index];
-        let read = read_at(&mut self.inner, *start, *bytes)?;
-        let expected = self.checksums.chunks_exact(CHECKSUM_BYTES).nth(index.saturating_add(1));
-        let (checked, used) = beside(|| check(expected, name, &read), || meanwhile(&read));
-        checked.and(used)
+    /// Reads all tensors in order, and checks and uses each while the next one is read.
+    pub fn each<T: Send>(mut self, used: impl Fn(usize, &[u8]) -> Result<T> + Sync) -> Result<(Saved, Vec<T>)> {
+        let (tensors, checksums) = (std::mem::take(&mut self.tensors), std::mem::take(&mut self.checksums));
+        let checked = |index: usize, bytes: &[u8]| {
+            let expected = checksums.chunks_exact(CHECKSUM_BYTES).nth(index.saturating_add(1));
+            check(expected, &tensors[index].0, bytes)?;
+            used(index, bytes)
+        };
+        let read = |index: usize| tensors.get(index).map(|&(_, start, bytes)| read_at(&mut self.inner, start, bytes));
+        Ok((self.saved, in_turn(read, checked)?))
     }
 }
 
 fn check(expected: Option<&[u8]>, part: &str, bytes: &[u8]) -> Result<()> {
-    if expected == Some(&Sha256::digest(bytes)[..]) {
-        Ok(())
-    } else {
-        Err(SaveError::Checksum { part: part.into() }.into())
-    }
+    if expected == Some(&checksum(bytes)[..]) { Ok(()) } else { Err(SaveError::Checksum { part: part.into() }.into()) }
 }
 
-/// Does two things at a time, where there are threads.
+/// Reads by index until there is no more, and uses what was read in the same order: where there are threads, while the
+/// next one is read.
 #[cfg(not(target_family = "wasm"))]
-fn beside<A: Send, B>(first: impl Fn() -> A + Sync, second: impl FnOnce() -> B) -> (A, B) {
+fn in_turn<T: Send>(
+    mut read: impl FnMut(usize) -> Option<Result<Vec<u8>>>,
+    used: impl Fn(usize, &[u8]) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, &first);
-        let second = second();
-        let done = thread.ok().and_then(|thread| thread.join().ok());
-        (done.unwrap_or_else(&first), second)
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<Vec<u8>>(0);
+        let use_all = || (0..).zip(receiver).map(|(index, bytes)| used(index, &bytes)).collect::<Result<Vec<T>>>();
+        let thread = std::thread::Builder::new().spawn_scoped(scope, use_all);
+        let thread = thread.map_err(|error| failed(&error))?;
+        let mut unread = None;
+        for bytes in (0..).map_while(&mut read) {
+            let taken = bytes.map(|bytes| sender.send(bytes).is_ok());
+            // Where nobody takes it any more, something is wrong with what was taken.
+            if taken != Ok(true) {
+                unread = taken.err();
+                break;
+            }
+        }
+        drop(sender);
+        let used = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        unread.map_or(Ok(used), Err)
     })
 }
 
 #[cfg(target_family = "wasm")]
-fn beside<A, B>(first: impl Fn() -> A, second: impl FnOnce() -> B) -> (A, B) {
-    (first(), second())
+fn in_turn<T: Send>(
+    mut read: impl FnMut(usize) -> Option<Result<Vec<u8>>>,
+    used: impl Fn(usize, &[u8]) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    (0..).map_while(|index| Some(read(index)?.and_then(|bytes| used(index, &bytes)))).collect()
 }
 
 /// Reads a saved sequence, checks every byte of it, and tells what it is of.
@@ -120,7 +132,6 @@ fn beside<A, B>(first: impl Fn() -> A, second: impl FnOnce() -> B) -> (A, B) {
 /// [`SaveError::Io`], [`SaveError::Malformed`], [`SaveError::Cut`], [`SaveError::Differs`], [`SaveError::TokenCount`],
 /// [`SaveError::Checksum`].
 pub fn inspect(reader: impl Read + Seek) -> Result<Saved> {
-    let mut reader = Reader::new(reader)?;
-    (0..reader.tensors()).try_for_each(|index| reader.tensor(index, |_| Ok(())))?;
-    Ok(reader.saved)
+    let (saved, _) = Reader::new(reader)?.each(|_, _| Ok(()))?;
+    Ok(saved)
 }

@@ -138,28 +138,32 @@ pub trait SaveSequence: sealed::Stored {
     /// [`PagedKvCache::insert`](crate::PagedKvCache::insert). Nothing is changed then.
     ///
     /// # Performance
-    /// Reads one tensor at a time into host memory. The device holds all rows twice until they are placed.
+    /// Holds two tensors in host memory: one is read while the other is checked and goes to the device. The device holds
+    /// all rows twice until they are placed.
     fn load_from(
         &mut self,
         place: Self::Place<'_>,
         reader: impl Read + Seek,
         identity: &str,
     ) -> Result<Loaded<Self::Sequence>> {
-        let mut reader = Reader::new(reader)?;
-        reader.saved.check(&self.layer_configs(), identity)?;
+        let reader = Reader::new(reader)?;
+        let configs = self.layer_configs();
+        reader.saved.check(&configs, identity)?;
         self.check_place(place, &reader.saved)?;
-        let mut rows = Vec::new();
-        for (layer, config) in self.layer_configs().iter().enumerate() {
-            let count = reader.saved.layers[layer].rows(reader.saved.length);
-            let mut tensor = |side: Side, index: usize| {
-                let shape = [1, config.num_heads, count, config.dim(side)];
-                let (context, format, scale) = (self.device_context(), config.format(side), config.scale(side));
-                let upload = |bytes: &[u8]| GpuTensor::filled(context, shape, format, scale, bytes);
-                reader.tensor(layer.saturating_mul(2).saturating_add(index), upload)
-            };
-            rows.push(Pair { keys: tensor(Side::Keys, 0)?, values: tensor(Side::Values, 1)? });
-        }
-        let saved = reader.saved;
+        let counts: Vec<u32> = reader.saved.layers.iter().map(|layer| layer.rows(reader.saved.length)).collect();
+        let context = self.device_context();
+        let (saved, tensors) = reader.each(|index, bytes| {
+            let (layer, side) = (index / 2, Side::BOTH[index % 2]);
+            let config = &configs[layer];
+            let shape = [1, config.num_heads, counts[layer], config.dim(side)];
+            GpuTensor::filled(context, shape, config.format(side), config.scale(side), bytes)
+        })?;
+        let mut tensors = tensors.into_iter();
+        let rows: Vec<Pair<GpuTensor>> = std::iter::from_fn(|| {
+            let (keys, values) = (tensors.next()?, tensors.next()?);
+            Some(Pair { keys, values })
+        })
+        .collect();
         let sequence = self.place(place, &saved, &rows)?;
         Ok(Loaded { sequence, tokens: saved.tokens.unwrap_or_default() })
     }

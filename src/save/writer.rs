@@ -2,9 +2,7 @@
 
 use std::io::Write;
 
-use sha2::{Digest, Sha256};
-
-use super::header::Saved;
+use super::header::{Saved, checksum};
 use crate::{Result, SaveError};
 
 /// Writes a saved sequence to anything that takes bytes.
@@ -27,7 +25,7 @@ impl<W: Write> Writer<W> {
 
     /// Writes the next tensor.
     pub fn part(&mut self, bytes: &[u8]) -> Result<()> {
-        self.checksums.extend_from_slice(&Sha256::digest(bytes));
+        self.checksums.extend_from_slice(&checksum(bytes));
         self.inner.write_all(bytes).map_err(|error| failed(&error))?;
         Ok(())
     }

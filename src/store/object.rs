@@ -3,13 +3,16 @@
 use std::fmt;
 
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::pages::PageKey;
 
 /// What objects begin with: a name and a version of their form.
-const MAGIC: [u8; 8] = *b"KVPAGE\0\x02";
+const MAGIC: [u8; 8] = *b"KVPAGE\0\x03";
+/// Bytes of the checksum, the canonical form of a 128-bit XXH3.
+const CHECKSUM: usize = 16;
 /// Bytes before the rows: the magic, the key, the number of bytes, and the checksum of all of these and the rows.
-const HEADER: usize = 8 + 32 + 8 + 32;
+const HEADER: usize = 8 + 32 + 8 + CHECKSUM;
 
 /// All that the rows of a page depend on, beside its tokens. Machines share pages if they agree on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,11 @@ impl fmt::Debug for ObjectKey {
 pub struct Object;
 
 impl Object {
+    /// Bytes of an object with so many bytes of rows.
+    pub(crate) const fn bytes(rows: usize) -> usize {
+        HEADER.saturating_add(rows)
+    }
+
     /// The rows of a page with a header that says what they are.
     #[must_use]
     pub fn encode(key: &ObjectKey, rows: &[u8]) -> Vec<u8> {
@@ -82,14 +90,17 @@ impl Object {
     #[must_use]
     pub fn decode<'a>(key: &ObjectKey, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let (header, rows) = bytes.split_at_checked(HEADER)?;
-        let (known, checksum) = header.split_at_checked(HEADER.saturating_sub(32))?;
+        let (known, checksum) = header.split_at_checked(HEADER.saturating_sub(CHECKSUM))?;
         let mut expected = MAGIC.to_vec();
         expected.extend_from_slice(&key.0);
         expected.extend_from_slice(&(rows.len() as u64).to_le_bytes());
         (known == expected && checksum == Self::checksum(known, rows)).then_some(rows)
     }
 
-    fn checksum(header: &[u8], rows: &[u8]) -> [u8; 32] {
-        Sha256::new().chain_update(header).chain_update(rows).finalize().into()
+    fn checksum(header: &[u8], rows: &[u8]) -> [u8; CHECKSUM] {
+        let mut hash = Xxh3Default::new();
+        hash.update(header);
+        hash.update(rows);
+        hash.digest128().to_be_bytes()
     }
 }

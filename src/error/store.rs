@@ -18,11 +18,13 @@ pub enum StoreError {
         reason: Box<str>,
     },
     /// A budget for pages that does not hold the largest of them.
-    #[error("host memory for pages must hold at least one, of {page_bytes} bytes, but has {bytes}")]
+    #[error("{tier} must have room for at least one page, of {page_bytes} bytes, but has {bytes}")]
     BudgetTooSmall {
+        /// Whose budget: host memory or the store.
+        tier: &'static str,
         /// The budget.
         bytes: u64,
-        /// Bytes of the largest page.
+        /// Bytes of the largest page there.
         page_bytes: u64,
     },
     /// The tiers are not those of the cache.
@@ -37,7 +39,7 @@ pub enum StoreError {
         reason: Box<str>,
     },
     /// A server does not take the credentials, or takes them and permits nothing.
-    #[error("{path} refuses the credentials: {reason}")]
+    #[error("no access to {path}: {reason}")]
     Denied {
         /// The URL without its secrets.
         path: Box<str>,
@@ -53,8 +55,8 @@ pub enum StoreError {
     /// A budget that holds nothing.
     #[error("a store must have room for at least one byte, but has none")]
     NoBudget,
-    /// A text that is neither a folder nor a URL. It may have a password, so it is not repeated.
-    #[error("a store needs a folder or a URL, but this is neither: {reason}")]
+    /// A text that names no store. It may have a password, so it is not repeated.
+    #[error("a store is named by a folder or a URL, but this names none: {reason}")]
     Url {
         /// What is wrong with it.
         reason: Box<str>,

@@ -67,7 +67,8 @@ impl FreeQueue {
         self.previous[after as usize] = before;
     }
 
-    #[cfg(test)]
+    /// The pages, in the order in which they are taken.
+    #[cfg(any(test, feature = "store"))]
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         std::iter::successors(self.front(), |&page| {
             let next = self.next[page as usize];

@@ -41,7 +41,8 @@ pub enum PageEvent {
     },
 }
 
-/// A page that was taken for other rows. What it held is in it until the commands of the step run.
+/// What others find in a page, or found in it until it was taken for other rows. It is in the page until commands that are
+/// submitted later write there.
 #[cfg(feature = "store")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Evicted {
@@ -155,10 +156,35 @@ impl Pool {
     /// Notes what is evicted with a page, if somebody asks.
     #[cfg(feature = "store")]
     fn remember(&mut self, page: u32) {
-        if let (Some(evicted), Some(offered)) = (&mut self.evicted, self.pages[page as usize].offered) {
-            let (key, tokens) = (self.prefixes.key(offered.prefix), self.prefixes.tokens(offered.prefix).to_vec());
-            evicted.push(Evicted { page, group: offered.group, key, tokens });
+        if let Some(content) = self.evicted.is_some().then(|| self.content(page)).flatten() {
+            self.evicted.get_or_insert_default().push(content);
         }
+    }
+
+    /// What others find in a page.
+    #[cfg(feature = "store")]
+    fn content(&self, page: u32) -> Option<Evicted> {
+        let Offered { prefix, group, .. } = self.pages[page as usize].offered?;
+        let (key, tokens) = (self.prefixes.key(prefix), self.prefixes.tokens(prefix).to_vec());
+        Some(Evicted { page, group, key, tokens })
+    }
+
+    /// What others find, each once: first what is free, in the order in which it is taken, then what sequences refer to,
+    /// the ends of prefixes before what they follow.
+    #[cfg(feature = "store")]
+    pub fn offered(&self) -> Vec<Evicted> {
+        let mut referenced: Vec<(u32, u32)> = (0u32..)
+            .zip(&self.pages)
+            .filter(|(_, own)| own.references > 0)
+            .filter_map(|(page, own)| Some((self.prefixes.length(own.offered?.prefix), page)))
+            .collect();
+        referenced.sort_unstable_by(|a, b| b.cmp(a));
+        let all = self.free.iter().chain(referenced.into_iter().map(|(_, page)| page));
+        let is_found = |page: &u32| {
+            let offered = self.pages[*page as usize].offered;
+            offered.is_some_and(|own| self.prefixes.page(own.prefix, own.group) == Some(*page))
+        };
+        all.filter(is_found).filter_map(|page| self.content(page)).collect()
     }
 
     /// Adds a reference to a page that has some, or that is free and whose rows are still there.

@@ -215,6 +215,12 @@ impl PagedSequences {
         self.pool.evicted.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// What others find in the pages of the pool, what is least worth keeping first.
+    #[cfg(feature = "store")]
+    pub(crate) fn offered(&self) -> Vec<Evicted> {
+        self.pool.offered()
+    }
+
     /// The length of a sequence, those of the step under way included.
     ///
     /// # Errors

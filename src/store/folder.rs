@@ -21,7 +21,7 @@ const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 ///
 /// Beyond a number of bytes, files that were used longest ago go: a file's time of change is when it was last used. Each
 /// process counts what it adds to what it found, and looks again when that is too much, so that a folder may exceed the
-/// number by what other processes add meanwhile.
+/// number by what other processes add meanwhile. Opening a folder removes nothing.
 #[derive(Debug)]
 pub struct FolderStore {
     folder: PathBuf,
@@ -38,6 +38,10 @@ struct Kept {
     used: SystemTime,
 }
 
+fn bytes(kept: &[Kept]) -> u64 {
+    kept.iter().map(|kept| kept.bytes).fold(0, u64::saturating_add)
+}
+
 impl FolderStore {
     /// Opens a folder, which is created if there is none, for up to so many bytes.
     ///
@@ -49,7 +53,9 @@ impl FolderStore {
         }
         let folder = folder.as_ref().to_owned();
         let store = FolderStore { folder, budget, bytes: AtomicU64::new(0) };
-        let opened = fs::create_dir_all(&store.folder)
+        let is_file = store.folder.is_file().then(|| Err(io::Error::other("it is a file")));
+        let opened = is_file
+            .unwrap_or_else(|| fs::create_dir_all(&store.folder))
             // It can be written to.
             .and_then(|()| store.beside())
             .and_then(|_| store.look());
@@ -57,7 +63,7 @@ impl FolderStore {
             path: store.folder.display().to_string().into(),
             reason: error.to_string().into(),
         })?;
-        store.evict(kept);
+        store.bytes.store(bytes(&kept), Ordering::Relaxed);
         Ok(store)
     }
 
@@ -102,7 +108,7 @@ impl FolderStore {
 
     /// Removes objects that were used longest ago, down to nine tenths of the budget if they exceed it.
     fn evict(&self, mut kept: Vec<Kept>) {
-        let mut bytes = kept.iter().map(|kept| kept.bytes).fold(0, u64::saturating_add);
+        let mut bytes = bytes(&kept);
         if bytes > self.budget {
             kept.sort_by_key(|kept| kept.used);
             let most = self.budget.saturating_sub(self.budget / 10);
@@ -123,6 +129,10 @@ impl FolderStore {
 }
 
 impl Store for FolderStore {
+    fn budget(&self) -> Option<u64> {
+        Some(self.budget)
+    }
+
     fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>> {
         let path = self.path(key);
         let bytes = match fs::read(&path) {

@@ -46,6 +46,10 @@ pub(super) fn kind(text: &str) -> Result<(Kind, String), StoreError> {
     if after.contains('@') {
         return Err(reason("it has a password, but no scheme"));
     }
+    let port = after.split('/').next().unwrap_or_default();
+    if !port.is_empty() && port.bytes().all(|letter| letter.is_ascii_digit()) {
+        return Err(reason("it has a port, but no scheme such as redis://"));
+    }
     if text.is_empty() {
         return Err(reason("it is empty"));
     }

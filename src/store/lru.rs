@@ -29,6 +29,11 @@ impl<V> Lru<V> {
         Lru { budget, bytes: 0, pinned_bytes: 0, by_key: HashMap::new(), by_use: BTreeMap::new(), uses: 0 }
     }
 
+    /// Most bytes of all values.
+    pub const fn budget(&self) -> u64 {
+        self.budget
+    }
+
     /// Bytes of all values.
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -119,7 +124,10 @@ impl<V> Lru<V> {
         }
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &V)> {
-        self.by_key.iter().map(|(key, entry)| (key, &entry.value))
+    /// All values, those used longest ago first.
+    pub fn by_use(&self) -> impl Iterator<Item = (&ObjectKey, &V)> {
+        let mut all: Vec<_> = self.by_key.iter().collect();
+        all.sort_unstable_by_key(|(_, entry)| entry.used);
+        all.into_iter().map(|(key, entry)| (key, &entry.value))
     }
 }

@@ -37,6 +37,10 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn budget(&self) -> Option<u64> {
+        Some(self.lock().budget())
+    }
+
     fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>> {
         Ok(self.lock().get(key).cloned())
     }

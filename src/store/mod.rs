@@ -113,6 +113,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// What the store could not do.
     fn remove(&self, key: &ObjectKey) -> io::Result<()>;
+
+    /// Most bytes of all objects, where the store itself has such a number. Tiers refuse a store that has no room for a
+    /// page.
+    fn budget(&self) -> Option<u64> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -114,9 +114,24 @@ fn settings(options: &Options, cloud: &str) -> Vec<(String, String)> {
     env::vars_os().filter_map(text).filter(|(name, _)| name.starts_with(cloud)).chain(given).collect()
 }
 
-/// The client of a URL, and the path in its bucket.
-fn client(address: &Address, options: &Options) -> std::result::Result<(Arc<dyn Client>, Path), StoreError> {
-    let unknown = || StoreError::Scheme { scheme: address.scheme().into(), known: KNOWN };
+/// Which of the settings that most clients need are not there, for an error. Other settings may stand for them.
+fn unset(settings: &[(String, String)], usual: &[&str]) -> String {
+    let is_unset = |name: &&&str| !settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name));
+    let names: Vec<&str> = usual.iter().filter(is_unset).copied().collect();
+    if names.is_empty() { String::new() } else { format!("; not set: {}", names.join(", ")) }
+}
+
+/// The client of a URL, the path in its bucket, and what an error has to say about its settings.
+fn client(address: &Address, options: &Options) -> std::result::Result<(Arc<dyn Client>, Path, String), StoreError> {
+    let unknown = || match address.scheme() {
+        "https" => StoreError::Url {
+            reason:
+                "https:// is for hosts of Amazon, Cloudflare and Azure; of another server, s3:// names the bucket, \
+                     and the setting AWS_ENDPOINT the server"
+                    .into(),
+        },
+        scheme => StoreError::Scheme { scheme: scheme.into(), known: KNOWN },
+    };
     let (scheme, path) = ObjectStoreScheme::parse(address.url()).map_err(|_| unknown())?;
     let response = options.response_timeout.unwrap_or(RESPONSE);
     let mut http = ClientOptions::new()
@@ -128,13 +143,14 @@ fn client(address: &Address, options: &Options) -> std::result::Result<(Arc<dyn 
         max_retries: 2,
         retry_timeout: response,
     };
-    let cloud = match scheme {
-        ObjectStoreScheme::AmazonS3 => "aws_",
-        ObjectStoreScheme::GoogleCloudStorage => "google_",
-        ObjectStoreScheme::MicrosoftAzure => "azure_",
+    let (cloud, usual): (_, &[&str]) = match scheme {
+        ObjectStoreScheme::AmazonS3 => ("aws_", &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"]),
+        ObjectStoreScheme::GoogleCloudStorage => ("google_", &["GOOGLE_SERVICE_ACCOUNT"]),
+        ObjectStoreScheme::MicrosoftAzure => ("azure_", &["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"]),
         _ => return Err(unknown()),
     };
     let settings = settings(options, cloud);
+    let unset = unset(&settings, usual);
     // Whoever names such an endpoint means it.
     let is_plain = |(name, value): &(String, String)| name.contains("endpoint") && value.starts_with("http://");
     http = http.with_allow_http(settings.iter().any(is_plain));
@@ -159,9 +175,12 @@ fn client(address: &Address, options: &Options) -> std::result::Result<(Arc<dyn 
     };
     let client = built.map_err(|error| StoreError::Open {
         path: address.to_string().into(),
-        reason: format!("a setting is missing or wrong: {}", reason(&error).1).into(),
+        reason: match reason(&error) {
+            (io::ErrorKind::Other, _) => format!("a setting is missing or wrong{unset}").into(),
+            (_, words) => format!("{words}{unset}").into(),
+        },
     })?;
-    Ok((client, path))
+    Ok((client, path, unset))
 }
 
 impl ObjectStore {
@@ -176,7 +195,7 @@ impl ObjectStore {
         options.refuse("an object store", &refused)?;
         let address = Address::parse(url)?;
         provider::install();
-        let (client, path) = client(&address, options)?;
+        let (client, path, unset) = client(&address, options)?;
         let below = Path::parse(options.prefix.as_deref().unwrap_or_default())
             .map_err(|_| StoreError::Url { reason: "the prefix is not a path".into() })?;
         let prefix = path.parts().chain(below.parts()).collect();
@@ -200,9 +219,10 @@ impl ObjectStore {
             Ok(_) => Ok(store),
             Err((io::ErrorKind::NotFound, _)) => Err(StoreError::NoBucket { path: address.to_string().into() }.into()),
             Err((io::ErrorKind::PermissionDenied, reason)) => {
-                Err(StoreError::Denied { path: address.to_string().into(), reason: reason.into() }.into())
+                let reason = (reason + &unset).into();
+                Err(StoreError::Denied { path: address.to_string().into(), reason }.into())
             }
-            Err((_, reason)) => Err(open(&reason).into()),
+            Err((_, reason)) => Err(open(&(reason + &unset)).into()),
         }
     }
 

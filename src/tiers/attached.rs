@@ -13,6 +13,7 @@ use super::{
 use crate::{
     Context, Error, PageError, PagedKvCache, Result, StoreError,
     pages::{Evicted, PageKey, SequenceId},
+    store::Object,
 };
 
 /// How long to wait for the device or a thread before looking again.
@@ -58,13 +59,19 @@ impl Tiers {
     /// no longer.
     ///
     /// # Errors
-    /// [`StoreError::BudgetTooSmall`] if host memory does not hold a page; [`StoreError::Thread`].
+    /// [`StoreError::BudgetTooSmall`] if host memory or the store has no room for a page; [`StoreError::Thread`].
     pub fn new(cache: &mut PagedKvCache, config: TiersConfig) -> Result<Self> {
         let TiersConfig { identity, host_bytes, store, write_through, in_flight_bytes } = config;
         let form = Form::new(cache, &identity);
-        let page_bytes = form.most_bytes() as u64;
-        if page_bytes > host_bytes {
-            return Err(StoreError::BudgetTooSmall { bytes: host_bytes, page_bytes }.into());
+        let page_bytes = form.most_bytes();
+        let store_bytes = store.as_ref().and_then(|store| store.budget()).unwrap_or(u64::MAX);
+        for (tier, bytes, page_bytes) in
+            [("host memory", host_bytes, page_bytes), ("the store", store_bytes, Object::bytes(page_bytes))]
+        {
+            let page_bytes = page_bytes as u64;
+            if page_bytes > bytes {
+                return Err(StoreError::BudgetTooSmall { tier, bytes, page_bytes }.into());
+            }
         }
         let inner = Arc::new(Inner::new(form, Guard::new(store), write_through, [host_bytes, in_flight_bytes]));
         let tiers = Tiers { inner: inner.clone(), context: cache.context().clone() };
@@ -164,11 +171,13 @@ impl Tiers {
             (taken, bytes) = (taken.saturating_add(1), bytes.saturating_add(form.bytes(group)));
         }
         let figures = &mut state.figures;
-        let missed = prompt.pages().saturating_sub(prompt.first);
-        figures.device.found(prompt.first, missed);
-        figures.host.found(taken, missed.saturating_mul(form.groups.len()).saturating_sub(taken));
-        figures.host.went(taken, bytes, Duration::ZERO);
+        let (asked, stored) = (prompt.pages().saturating_sub(prompt.first), below.stored(pages));
+        let host = pages.saturating_sub(prompt.first).saturating_sub(stored);
+        figures.device.found(prompt.first, asked);
+        figures.host.found(host, asked.saturating_sub(host));
+        figures.store.found(stored, 0);
         if taken > 0 {
+            figures.host.went(taken, bytes, time);
             figures.device.came(taken, bytes, time);
         }
     }
@@ -213,16 +222,32 @@ impl Tiers {
         let _ = self.context.device().poll(wgpu::PollType::Poll);
     }
 
-    /// Sends everything in host memory to the store that it does not have, as before a restart.
-    pub fn spill(&mut self) {
-        let mut state = self.inner.state();
-        if self.inner.guard.has_store() {
-            let all = state.host.iter().filter(|(_, kept)| !kept.stored);
+    /// Sends all that host memory and the pool hold, and the store does not, to the store, as before a restart, and waits
+    /// for that, for some time. Whether nothing is on its way any more: see [`flush`](Self::flush). What was used last goes
+    /// last, so that a store without room for all keeps it. Without a store nothing is sent.
+    ///
+    /// # Errors
+    /// [`StoreError::Detached`].
+    pub fn spill(&mut self, cache: &PagedKvCache, time: Duration) -> Result<bool> {
+        self.check_attached(cache)?;
+        let until = Instant::now().checked_add(time);
+        let left = || until.map_or(time, |until| until.saturating_duration_since(Instant::now()));
+        // What is on its way is in host memory then.
+        if self.inner.guard.has_store() && self.flush(left()) {
+            let mut state = self.inner.state();
+            let all = state.host.by_use().filter(|(_, kept)| !kept.stored);
             let all: Vec<_> = all.map(|(key, kept)| (*key, kept.page.clone())).collect();
             state.puts.extend(all);
+            drop(state);
+            self.inner.notify();
+            for pages in cache.sequences().offered().chunks(self.inner.pages_in_flight()) {
+                if !self.flush(left()) {
+                    return Ok(false);
+                }
+                cache.lower(pages.to_vec(), true);
+            }
         }
-        drop(state);
-        self.inner.notify();
+        Ok(self.flush(left()))
     }
 
     /// Waits until nothing is on its way down any more, for some time. Whether that is so. What a store refused is not on

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    guard::Access,
     inner::{Inner, Kept},
     request::Request,
 };
@@ -15,6 +16,9 @@ const GET_BYTES: usize = 16 << 20;
 pub(super) fn run(inner: &Inner) {
     while let Some(request) = next(inner) {
         let found = Fetch::new(inner, &request).run();
+        if inner.guard.has_store() && !request.is_cancelled() {
+            inner.state().figures.store.found(0, request.pages.saturating_sub(found));
+        }
         request.finish(found);
     }
 }
@@ -97,11 +101,9 @@ impl<'a> Fetch<'a> {
             return;
         }
         let asked: Vec<ObjectKey> = absent.iter().map(|&at| names[at]).collect();
-        if let Some((found, _)) = self.inner.guard.call(|store| store.exists(&asked)) {
+        if let Some((found, _)) = self.inner.guard.call(Access::Read, |store| store.exists(&asked)) {
             absent.iter().zip(found).for_each(|(&at, found)| self.there[at] = found);
         }
-        let missing = absent.iter().filter(|&&at| !self.there[at]).count();
-        self.inner.state().figures.store.found(0, missing);
     }
 
     /// Pins what host memory has, and leaves in the list what it has not.
@@ -125,7 +127,7 @@ impl<'a> Fetch<'a> {
     /// Gets pages from the store, and pins them in host memory. Whether all of them came.
     fn get(&mut self, needed: &[(usize, usize)]) -> bool {
         let names: Vec<ObjectKey> = needed.iter().map(|&(at, group)| self.request.names[self.at(at, group)]).collect();
-        let got = self.inner.guard.call(|store| store.get_many(&names));
+        let got = self.inner.guard.call(Access::Read, |store| store.get_many(&names));
         let (got, time) = got.unwrap_or((Vec::new(), Duration::ZERO));
         let mut got = got.into_iter();
         let (mut pages, mut all, mut bytes) = (Vec::new(), true, 0usize);
@@ -140,7 +142,7 @@ impl<'a> Fetch<'a> {
             if page.is_none() && object.is_some() {
                 log::warn!("a store of pages has an object that is not what it should be");
                 self.inner.state().count_damaged();
-                let _ = self.inner.guard.call(|store| store.remove(name));
+                let _ = self.inner.guard.call(Access::Write, |store| store.remove(name));
             }
             let at = self.at(index, group);
             all &= page.is_some();
@@ -149,14 +151,15 @@ impl<'a> Fetch<'a> {
         }
         let has_store = self.inner.guard.has_store();
         let mut state = self.inner.state();
-        state.figures.store.found(pages.len(), needed.len().saturating_sub(pages.len()));
         state.figures.store.went(pages.len(), bytes, time);
+        let mut kept_bytes = 0usize;
+        let mut kept_pages = 0usize;
         for (at, page) in pages {
             let (name, bytes) = (self.request.names[at], page.len());
             let kept = Kept { page: Arc::new(page), stored: true, fetched: true };
             let is_there = state.keep(name, kept, has_store) && state.host.pin(&name);
             if is_there {
-                state.figures.host.came(1, bytes, Duration::ZERO);
+                (kept_pages, kept_bytes) = (kept_pages.saturating_add(1), kept_bytes.saturating_add(bytes));
                 if !self.request.pinned(name) {
                     state.host.unpin(&name);
                 }
@@ -164,6 +167,7 @@ impl<'a> Fetch<'a> {
             all &= is_there;
             (self.there[at], self.pinned[at]) = (is_there, is_there);
         }
+        state.figures.host.came(kept_pages, kept_bytes, time);
         drop(state);
         // The thread that writes takes what had to go.
         self.inner.notify();

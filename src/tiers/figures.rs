@@ -1,26 +1,27 @@
 //! [`Figures`]: what has gone between the tiers.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, io, time::Duration};
 
 /// What was found in a tier, and what came and went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TierFigures {
-    /// Pages that sequences began with from here.
+    /// Pages of prompts that sequences began with from here, each counted once, by the lowest tier that had to be asked.
     pub hits: u64,
-    /// Pages that were looked for and not found here.
+    /// Full pages of prompts that were looked for and not found here: on the device and in host memory by
+    /// [`add`](super::Tiers::add), in the store by a [`prefetch`](super::Tiers::prefetch).
     pub misses: u64,
-    /// Pages that came here.
+    /// Pages that came here, each group of layers counted.
     pub pages_in: u64,
     /// Bytes of these.
     pub bytes_in: u64,
     /// Time in which they came: that of the thread that moved them.
     pub time_in: Duration,
-    /// Pages that were read from here.
+    /// Pages that were read from here, each group of layers counted.
     pub pages_out: u64,
     /// Bytes of these.
     pub bytes_out: u64,
-    /// Time in which they were read.
+    /// Time in which they were read: that of the thread that moved them.
     pub time_out: Duration,
 }
 
@@ -34,13 +35,16 @@ pub struct Figures {
     pub host: TierFigures,
     /// The store.
     pub store: TierFigures,
-    /// Pages that were evicted and are in no tier, because too much was on its way or did not come through.
+    /// Pages on their way down that are in no tier: too much was on its way, or the device or the store failed. What leaves
+    /// host memory for other pages, with no store below, is not among them.
     pub lost: u64,
     /// Objects that were not what they should be, and were removed.
     pub damaged: u64,
     /// Calls of the store that failed.
     pub failures: u64,
-    /// Whether the store is left alone, after failures in a row.
+    /// How the last of them failed; a panic is [`Other`](io::ErrorKind::Other).
+    pub failure: Option<io::ErrorKind>,
+    /// Whether the store is left alone, after failures in a row. One that only refuses to write is still read.
     pub rests: bool,
     /// Pages in host memory.
     pub host_pages: u64,
@@ -88,8 +92,8 @@ impl Figures {
         type Of = fn(&TierFigures) -> f64;
         #[allow(clippy::cast_precision_loss, reason = "Prometheus has floating-point numbers only")]
         let rows: [(&str, &str, Of); 8] = [
-            ("tier_hits_total", "Pages that sequences began with, by tier", |tier| tier.hits as f64),
-            ("tier_misses_total", "Pages that were not found in a tier", |tier| tier.misses as f64),
+            ("tier_hits_total", "Pages of prompts that sequences began with, by tier", |tier| tier.hits as f64),
+            ("tier_misses_total", "Pages of prompts that were not found in a tier", |tier| tier.misses as f64),
             ("tier_pages_in_total", "Pages that came to a tier", |tier| tier.pages_in as f64),
             ("tier_bytes_in_total", "Bytes that came to a tier", |tier| tier.bytes_in as f64),
             ("tier_seconds_in_total", "Time in which pages came to a tier", |tier| tier.time_in.as_secs_f64()),
@@ -104,7 +108,7 @@ impl Figures {
         }
         #[allow(clippy::cast_precision_loss, reason = "Prometheus has floating-point numbers only")]
         let rows = [
-            ("pages_lost_total", "counter", "Evicted pages that are in no tier", self.lost as f64),
+            ("pages_lost_total", "counter", "Pages on their way down that are in no tier", self.lost as f64),
             ("objects_damaged_total", "counter", "Objects that were not what they should be", self.damaged as f64),
             ("store_failures_total", "counter", "Calls of the store that failed", self.failures as f64),
             ("store_rests", "gauge", "Whether the store is left alone", f64::from(u8::from(self.rests))),

@@ -14,17 +14,46 @@ const MOST_FAILURES: u32 = 3;
 /// For how long.
 const REST: Duration = Duration::from_secs(10);
 
-/// Calls a store. After some failures in a row it is left alone for a while, so that a dead one costs nothing.
+/// Calls a store. After some failures in a row it is left alone for a while, so that a dead one costs nothing. One that
+/// only refuses to write, as a full disk does, is still read.
 pub(super) struct Guard {
     store: Option<Arc<dyn Store>>,
     breaker: Mutex<Breaker>,
 }
 
+/// What a call does to the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
 #[derive(Debug, Default)]
 struct Breaker {
-    in_a_row: u32,
-    rests_until: Option<Instant>,
+    reads: Streak,
+    writes: Streak,
     failures: u64,
+    failure: Option<io::ErrorKind>,
+}
+
+/// Failures in a row. Those of any call count for both accesses; a read that succeeds says nothing about writes.
+#[derive(Debug, Default)]
+struct Streak {
+    failures: u32,
+    rests_until: Option<Instant>,
+}
+
+impl Streak {
+    fn rests(&self) -> bool {
+        self.rests_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn fail(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures >= MOST_FAILURES {
+            self.rests_until = Instant::now().checked_add(REST);
+        }
+    }
 }
 
 impl std::fmt::Debug for Guard {
@@ -46,39 +75,45 @@ impl Guard {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the store is left alone.
-    pub fn rests(&self) -> bool {
-        self.breaker().rests_until.is_some_and(|until| Instant::now() < until)
+    /// Whether the store is left alone, for an access.
+    pub fn rests(&self, access: Access) -> bool {
+        let breaker = self.breaker();
+        match access {
+            Access::Read => breaker.reads.rests(),
+            Access::Write => breaker.writes.rests(),
+        }
     }
 
-    /// Calls that failed.
-    pub fn failures(&self) -> u64 {
-        self.breaker().failures
+    /// How many calls failed, and how the last one did.
+    pub fn failures(&self) -> (u64, Option<io::ErrorKind>) {
+        let breaker = self.breaker();
+        (breaker.failures, breaker.failure)
     }
 
     /// Calls the store, unless it is left alone, and tells how long that took. What fails is counted and told in the log.
-    pub fn call<T>(&self, call: impl FnOnce(&dyn Store) -> io::Result<T>) -> Option<(T, Duration)> {
-        let store = self.store.as_ref().filter(|_| !self.rests())?;
+    pub fn call<T>(&self, access: Access, call: impl FnOnce(&dyn Store) -> io::Result<T>) -> Option<(T, Duration)> {
+        let store = self.store.as_ref().filter(|_| !self.rests(access))?;
         let start = Instant::now();
         // A store is anybody's code. Its panic is a failure as any other.
         let done = catch_unwind(AssertUnwindSafe(|| call(&**store)));
         let kind = match done {
             Ok(Ok(done)) => {
                 let mut breaker = self.breaker();
-                (breaker.in_a_row, breaker.rests_until) = (0, None);
+                breaker.reads = Streak::default();
+                if access == Access::Write {
+                    breaker.writes = Streak::default();
+                }
                 return Some((done, start.elapsed()));
             }
-            Ok(Err(error)) => error.kind().to_string(),
-            Err(_) => "a panic".to_owned(),
+            Ok(Err(error)) => error.kind(),
+            Err(_) => io::ErrorKind::Other,
         };
         // The text of an error may have an address with a password.
         log::warn!("a store of pages failed: {kind}");
         let mut breaker = self.breaker();
-        breaker.failures = breaker.failures.saturating_add(1);
-        breaker.in_a_row = breaker.in_a_row.saturating_add(1);
-        if breaker.in_a_row >= MOST_FAILURES {
-            breaker.rests_until = Instant::now().checked_add(REST);
-        }
+        (breaker.failures, breaker.failure) = (breaker.failures.saturating_add(1), Some(kind));
+        breaker.reads.fail();
+        breaker.writes.fail();
         None
     }
 }

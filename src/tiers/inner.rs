@@ -6,7 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::{figures::Figures, form::Form, guard::Guard, request::Request};
+use super::{
+    figures::Figures,
+    form::Form,
+    guard::{Access, Guard},
+    request::Request,
+};
 use crate::{
     cache::paged::{Lowered, Outlet},
     pages::Evicted,
@@ -93,6 +98,12 @@ impl Inner {
         self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
+    /// How many pages may be on their way from the device at once.
+    pub fn pages_in_flight(&self) -> usize {
+        let pages = self.in_flight_bytes.checked_div(self.form.most_bytes() as u64).unwrap_or(1);
+        usize::try_from(pages).unwrap_or(usize::MAX).max(1)
+    }
+
     /// The threads end, and nothing is taken any more.
     pub fn stop(&self) {
         let mut state = self.state();
@@ -110,9 +121,11 @@ impl Inner {
 
     pub fn figures(&self) -> Figures {
         let state = self.state();
+        let (failures, failure) = self.guard.failures();
         Figures {
-            failures: self.guard.failures(),
-            rests: self.guard.rests(),
+            failures,
+            failure,
+            rests: self.guard.rests(Access::Write),
             host_pages: state.host.len() as u64,
             host_bytes: state.host.bytes(),
             lowering_bytes: state.lowering,
@@ -134,25 +147,22 @@ impl State {
         self.figures.damaged = self.figures.damaged.saturating_add(1);
     }
 
-    /// Counts pages that are in no tier.
+    /// Counts pages that did not come down.
     pub fn lose(&mut self, pages: usize) {
         self.figures.lost = self.figures.lost.saturating_add(pages as u64);
     }
 
-    /// Keeps a page in host memory. What has to go for it, and the page if there is no room, goes to the store or is lost.
-    /// Whether it is kept.
+    /// Keeps a page in host memory. What has to go for it, and the page if there is no room, goes to the store if there is
+    /// one. Whether it is kept.
     pub fn keep(&mut self, key: ObjectKey, kept: Kept, has_store: bool) -> bool {
         let bytes = kept.page.len() as u64;
         let (gone, is_kept) = match self.host.insert(key, kept, bytes) {
             Ok(gone) => (gone, true),
             Err(kept) => (vec![(key, kept)], false),
         };
-        for (key, Kept { page, stored, .. }) in gone {
-            match (stored, has_store) {
-                (true, _) => {}
-                (false, true) => self.puts.push_back((key, page)),
-                (false, false) => self.lose(1),
-            }
+        if has_store {
+            let not_stored = gone.into_iter().filter(|(_, kept)| !kept.stored);
+            self.puts.extend(not_stored.map(|(key, kept)| (key, kept.page)));
         }
         is_kept
     }

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::inner::{Inner, Kept, State};
+use super::{
+    guard::Access,
+    inner::{Inner, Kept, State},
+};
 use crate::{
     cache::paged::Lowered,
     store::{Object, ObjectKey},
@@ -52,6 +55,10 @@ fn take(state: &mut State) -> Option<Work> {
     let (mut pages, mut bytes) = (Vec::new(), 0usize);
     while pages.len() < PUT_PAGES && bytes < PUT_BYTES {
         let Some((key, page)) = state.puts.pop_front() else { break };
+        // A page may go down for two reasons at once.
+        if pages.iter().any(|(other, _)| *other == key) {
+            continue;
+        }
         bytes = bytes.saturating_add(page.len());
         pages.push((key, page));
     }
@@ -87,14 +94,18 @@ fn keep(inner: &Inner, lowered: &Lowered) {
 /// Takes pages to the store, those that it does not have.
 fn put(inner: &Inner, pages: &[(ObjectKey, Arc<Vec<u8>>)]) {
     let keys: Vec<ObjectKey> = pages.iter().map(|(key, _)| *key).collect();
-    let there = inner.guard.call(|store| store.exists(&keys));
+    let writes = !inner.guard.rests(Access::Write);
+    let there = writes.then(|| inner.guard.call(Access::Read, |store| store.exists(&keys))).flatten();
     let is_there = |index: usize| there.as_ref().and_then(|(there, _)| there.get(index)).copied().unwrap_or(false);
     let (before, missing): (Vec<usize>, Vec<usize>) = (0..pages.len()).partition(|&index| is_there(index));
     let objects: Vec<(ObjectKey, Vec<u8>)> =
         missing.iter().map(|&index| (keys[index], Object::encode(&keys[index], &pages[index].1))).collect();
     let bytes = objects.iter().map(|(_, object)| object.len()).fold(0, usize::saturating_add);
-    let put =
-        if objects.is_empty() || there.is_none() { None } else { inner.guard.call(|store| store.put_many(&objects)) };
+    let put = if objects.is_empty() || there.is_none() {
+        None
+    } else {
+        inner.guard.call(Access::Write, |store| store.put_many(&objects))
+    };
     let mut state = inner.state();
     let done = put.is_some() || objects.is_empty();
     if let Some(((), time)) = put {

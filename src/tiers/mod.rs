@@ -26,9 +26,8 @@
 //!         // Compute `rest`, and generate.
 //!         cache.free(added.sequence)?;
 //!     }
-//!     // Before the process ends, what it knows goes to the store.
-//!     tiers.spill();
-//!     tiers.flush(Duration::from_secs(10));
+//!     // Before the process ends, what the pool and host memory have goes to the store.
+//!     tiers.spill(&cache, Duration::from_secs(10))?;
 //!     Ok(())
 //! }
 //! ```
@@ -36,7 +35,7 @@
 //! Whatever goes wrong below the device is a miss, counted in [`Figures`], and never an error of a step or a wrong row: a
 //! page has its tokens with it, its name is a hash of the caller's identity, the shape and formats of all layers, the page
 //! size, the namespace and all tokens up to its end, and an object in a store has a checksum. After three failures of
-//! the store in a row it is left alone for ten seconds.
+//! the store in a row it is left alone for ten seconds; after three of which only reads came between, it is not written to.
 
 mod attached;
 mod below;

@@ -16,6 +16,13 @@ fn a_second_process_finds_what_the_first_one_left() {
     let second = json(&["share", "--store", store, "--json", "--adapter", &(adapters - 1).to_string()]);
     assert_eq!((&second["fetched_tokens"], &second["written_tokens"]), (&80.into(), &16.into()));
     assert_eq!((&second["put_pages"], &second["verified"]), (&0.into(), &true.into()));
+    // A budget that holds no page removes none.
+    for budget in ["1", "2 KiB"] {
+        let told = fails(&["share", "--store", store, "--budget", budget], 1);
+        assert!(told.contains("the store must have room for at least one page"), "{told}");
+    }
+    let third = json(&["share", "--store", store, "--json", "--budget", "1 GiB", "--host-bytes", "100MiB"]);
+    assert_eq!((&third["fetched_tokens"], &third["put_pages"]), (&80.into(), &0.into()));
     // Other pages are others.
     assert_eq!(json(&["share", "--store", store, "--json", "--page-size", "32"])["fetched_tokens"], 0);
     // A damaged page is a miss, and is put again where it was found to be damaged: the last page is not asked for.
@@ -57,6 +64,9 @@ fn stores_that_are_not_there_are_refused() {
     assert!(fails(&["share", "--store", store, "--ttl", "1h"], 1).contains("a folder takes no ttl"));
     assert!(fails(&["share", "--store", store, "--prefix", "a"], 1).contains("a folder takes no prefix"));
     assert!(fails(&["share", "--store", store, "--ttl", "soon"], 2).contains("--ttl"));
+    assert!(fails(&["share", "--store", store, "--budget", "much"], 2).contains("--budget"));
+    assert!(fails(&["share", "--store", store, "--host-bytes", "1"], 1).contains("host memory must have room"));
+    assert!(fails(&["share", "--store", "cache.internal:6379"], 1).contains("a port, but no scheme"));
     assert!(fails(&["share", "--store", store, "--page-size", "3"], 1).contains("power of two"));
     assert!(fails(&["share"], 2).contains("--store"));
 }

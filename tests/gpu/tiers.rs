@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("tiers::a_prefix_is_found_after_a_restart", a_prefix_is_found_after_a_restart),
     ("tiers::what_differs_is_not_found", what_differs_is_not_found),
     ("tiers::what_is_prefetched_stays", what_is_prefetched_stays),
+    ("tiers::spill_leaves_what_the_pool_has", spill_leaves_what_the_pool_has),
     ("tiers::bad_input_changes_nothing", bad_input_changes_nothing),
 ];
 
@@ -140,7 +141,7 @@ fn evicted_pages_come_back(gpu: &Gpu) -> Outcome {
             assert!(tiers.flush(LONG));
         }
         let figures = tiers.figures();
-        assert!(figures.host.hits > 0 && figures.device.pages_in == figures.host.hits, "{figures:?}");
+        assert!(figures.host.hits > 0 && figures.device.pages_in == figures.host.pages_out, "{figures:?}");
         // A page that is below already is not copied again.
         assert!(figures.host.pages_in < cache.sequences().counts().evictions, "{figures:?}");
         // The pages of a step that is dropped are gone from the device, and were taken down.
@@ -158,6 +159,19 @@ fn evicted_pages_come_back(gpu: &Gpu) -> Outcome {
             cache.free(added.sequence)?;
         }
     }
+    // What leaves host memory for others, with nothing below it, is not lost on its way.
+    let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
+    let mut small = tiers(&mut cache, 2048, None)?;
+    for first in 0..4 {
+        let tokens = [&[first][..], &prompt(29)].concat();
+        let added = small.add(&mut cache, &tokens, None)?;
+        append(&mut cache, added.sequence, &tokens, added.cached() as usize)?;
+        cache.free(added.sequence)?;
+        assert!(small.flush(LONG));
+    }
+    let figures = small.figures();
+    assert!(figures.host.pages_in > figures.host_pages && figures.host_bytes <= 2048, "{figures:?}");
+    assert_eq!((figures.lost, figures.store), (0, Default::default()));
     DONE
 }
 
@@ -215,6 +229,60 @@ fn a_prefix_is_found_after_a_restart(gpu: &Gpu) -> Outcome {
             "{text}"
         );
     }
+    DONE
+}
+
+/// Nothing was evicted or put: what is in the pool goes, a hit of host memory that went up again, and what only host memory
+/// has.
+fn spill_leaves_what_the_pool_has(gpu: &Gpu) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let open =
+        || -> Result<Option<Arc<dyn Store>>, Error> { Ok(Some(Arc::new(FolderStore::open(folder.path(), 1 << 20)?))) };
+    let prompts: Vec<Vec<u32>> = (0..4).map(|first| [&[first][..], &prompt(17)].concat()).collect();
+    for in_flight_bytes in [1, 1 << 20] {
+        // Room for two prompts of 5 pages in 3 groups.
+        let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
+        let config = TiersConfig { store: open()?, in_flight_bytes, ..TiersConfig::new("model", HOST_BYTES) };
+        let mut own = Tiers::new(&mut cache, config)?;
+        let mut ids = Vec::new();
+        for tokens in &prompts {
+            let added = own.add(&mut cache, tokens, None)?;
+            append(&mut cache, added.sequence, tokens, added.cached() as usize)?;
+            ids.push(added.sequence);
+            // One stays in use.
+            if ids.len() > 1 {
+                cache.free(ids.remove(0))?;
+            }
+        }
+        assert!(own.spill(&cache, LONG)?);
+        assert_eq!((own.figures().lowering_bytes, own.figures().failures), (0, 0));
+        // Again, nothing goes.
+        let put = own.figures().store.pages_in;
+        assert!(own.spill(&cache, LONG)?);
+        assert_eq!(own.figures().store.pages_in, put);
+        // In one transfer of everything, as in many of one page, what is still in the pool is found by another process.
+        let mut other = PagedKvCache::new(&gpu.context, &self::config(120))?;
+        let mut of_other = tiers(&mut other, HOST_BYTES, open()?)?;
+        let found: Vec<u32> = prompts
+            .iter()
+            .map(|tokens| {
+                let added = add(&mut of_other, &mut other, tokens, None)?;
+                append(&mut other, added.sequence, tokens, added.cached() as usize)?;
+                assert_eq!(extracted(&other, added.sequence)?, expected(&gpu.context, tokens)?);
+                Ok(added.store)
+            })
+            .collect::<Result<_, Error>>()?;
+        assert_eq!(found[3], 16, "{found:?}");
+        assert!(in_flight_bytes == 1 || found == [16; 4], "{found:?}");
+        std::fs::remove_dir_all(folder.path())?;
+        std::fs::create_dir(folder.path())?;
+    }
+    // Other tiers are no longer attached, and without a store there is nothing to leave.
+    let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
+    let mut first = tiers(&mut cache, HOST_BYTES, open()?)?;
+    let mut second = tiers(&mut cache, HOST_BYTES, None)?;
+    assert_eq!(first.spill(&cache, LONG), Err(wgpu_kv_cache::StoreError::Detached.into()));
+    assert!(second.spill(&cache, LONG)?);
     DONE
 }
 
@@ -289,11 +357,18 @@ fn what_is_prefetched_stays(gpu: &Gpu) -> Outcome {
     let mut cache = PagedKvCache::new(&gpu.context, &config(30))?;
     let page = {
         let tiers = tiers(&mut cache, 1, None);
-        let Err(Error::Store(wgpu_kv_cache::StoreError::BudgetTooSmall { bytes: 1, page_bytes })) = tiers else {
+        let Err(Error::Store(wgpu_kv_cache::StoreError::BudgetTooSmall { tier, bytes: 1, page_bytes })) = tiers else {
             return Err(format!("{tiers:?}").into());
         };
+        assert_eq!(tier, "host memory");
         page_bytes
     };
+    // In a store it has a header.
+    let refused = tiers(&mut cache, HOST_BYTES, Some(Arc::new(MemoryStore::new(page)?)));
+    let Err(Error::Store(wgpu_kv_cache::StoreError::BudgetTooSmall { tier: "the store", bytes, .. })) = refused else {
+        return Err(format!("{refused:?}").into());
+    };
+    assert_eq!(bytes, page);
     let mut own = tiers(&mut cache, 11 * page, Some(store.clone()))?;
     let prefetch = own.prefetch(&cache, &tokens, None)?;
     assert!(prefetch.wait(LONG));

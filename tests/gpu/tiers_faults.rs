@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("tiers_faults::a_failed_put_is_put_again", a_failed_put_is_put_again),
     ("tiers_faults::an_empty_value_under_a_key_is_a_miss", an_empty_value_under_a_key_is_a_miss),
     ("tiers_faults::what_is_not_decided_is_not_left_to_others", what_is_not_decided_is_not_left_to_others),
+    ("tiers_faults::a_full_store_is_still_read", a_full_store_is_still_read),
     ("tiers_faults::a_store_that_hangs_holds_nobody_up", a_store_that_hangs_holds_nobody_up),
 ];
 
@@ -158,8 +159,7 @@ fn a_store_may_fail_at_any_moment(gpu: &Gpu) -> Outcome {
             live.drain(..).try_for_each(|(id, _)| cache.free(id))?;
             assert_eq!(cache.sequences().counts().referenced, 0);
             if random.bool() {
-                tiers.spill();
-                assert!(tiers.flush(LONG));
+                assert!(tiers.spill(&cache, LONG)?);
             }
         }
     }
@@ -248,6 +248,51 @@ impl Store for Half {
         self.objects.lock().unwrap().remove(key);
         Ok(())
     }
+}
+
+/// A store that has no room left refuses three times, is not written to for a while, and serves what it has.
+fn a_full_store_is_still_read(gpu: &Gpu) -> Outcome {
+    struct Full(MemoryStore, AtomicU32);
+    impl Store for Full {
+        fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>> {
+            self.0.get(key)
+        }
+        fn put(&self, key: &ObjectKey, bytes: &[u8]) -> io::Result<()> {
+            match self.1.load(Ordering::Relaxed) {
+                0 => self.0.put(key, bytes),
+                calls => {
+                    self.1.store(calls + 1, Ordering::Relaxed);
+                    Err(io::ErrorKind::StorageFull.into())
+                }
+            }
+        }
+        fn exists(&self, keys: &[ObjectKey]) -> io::Result<Vec<bool>> {
+            self.0.exists(keys)
+        }
+        fn remove(&self, key: &ObjectKey) -> io::Result<()> {
+            self.0.remove(key)
+        }
+    }
+    let (store, tokens) = (Arc::new(Full(MemoryStore::new(HOST_BYTES)?, AtomicU32::new(0))), prompt(18));
+    assert_eq!(leave(gpu, store.clone(), &tokens, None)?, 12);
+    store.1.store(1, Ordering::Relaxed);
+    let mut cache = PagedKvCache::new(&gpu.context, &config(120))?;
+    let mut own = tiers(&mut cache, HOST_BYTES, Some(store.clone()))?;
+    for first in 100..110 {
+        let other = [&[first][..], &tokens].concat();
+        let id = add(&mut own, &mut cache, &other, None)?.sequence;
+        append(&mut cache, id, &other, 0)?;
+        assert_eq!(own.put(&cache, id)?, 12);
+        assert!(own.flush(LONG));
+        cache.free(id)?;
+    }
+    let figures = own.figures();
+    assert_eq!((store.1.load(Ordering::Relaxed), figures.failures, figures.rests, figures.lost), (4, 3, true, 0));
+    let found = add(&mut own, &mut cache, &tokens, None)?;
+    assert_eq!(parts(&found), (0, 0, 16));
+    append(&mut cache, found.sequence, &tokens, 16)?;
+    assert_eq!(extracted(&cache, found.sequence)?, expected(&gpu.context, &tokens)?);
+    DONE
 }
 
 /// A put that failed counted as done in `LMCache` (#4991), and half of a value stayed under its key in pegaflow (#395).

@@ -30,6 +30,10 @@ pub fn folders() {
     crate::conformance::conforms(&|| open(&path, &Options::new().budget(1 << 30)).unwrap());
     assert_eq!(store.exists(&[crate::conformance::key(500)]).unwrap(), [true]);
     assert!(matches!(refused("/proc/none", &Options::new()), StoreError::Open { .. }));
+    let file = folder.path().join("a file");
+    std::fs::write(&file, "not a folder").unwrap();
+    let refused = refused(file.to_str().unwrap(), &Options::new());
+    assert!(matches!(&refused, StoreError::Open { reason, .. } if &**reason == "it is a file"), "{refused:?}");
 }
 
 pub fn texts_that_are_no_urls() {
@@ -40,6 +44,7 @@ pub fn texts_that_are_no_urls() {
     assert!(url("").contains("empty"));
     assert!(url("redis:/host").contains("://") && url("S3:bucket").contains("://"));
     assert!(url("user:p4ss@host:6379").contains("password"));
+    assert!(url("cache.internal:6379").contains("redis://") && url("localhost:6379/0").contains("redis://"));
     assert!(
         url("://host").contains("scheme") && url("a b://host").contains("scheme") && url("7z://a").contains("scheme")
     );
@@ -51,12 +56,17 @@ pub fn texts_that_are_no_urls() {
         assert!(error.to_string().contains("redis, rediss") && error.to_string().contains("s3"), "{error}");
     }
     #[cfg(feature = "redis")]
-    assert!(url("redis://host:port/").contains("port") && url("redis://[::1").contains("IPv6"));
+    {
+        assert!(url("redis://host:port/").contains("port") && url("redis://[::1").contains("IPv6"));
+        for secret in ["redis://:pa/ss@host:1/0", "redis://:pa?ss@host:1/0", "rediss://u:pa#ss@host:1/0"] {
+            let reason = url(secret);
+            assert!(reason.contains("%2F, %3F, %23 and %40") && !reason.contains("ss@"), "{reason}");
+        }
+    }
     #[cfg(feature = "object-store")]
     {
         assert!(url("s3://bucket:x/").contains("port"));
-        let error = refused("https://example.com/a", &Options::new());
-        assert!(matches!(&error, StoreError::Scheme { .. }), "{error:?}");
+        assert!(url("https://example.com/a").contains("AWS_ENDPOINT"));
         assert!(matches!(refused("s3:///a", &Options::new()), StoreError::Url { .. } | StoreError::Scheme { .. }));
     }
 }

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod bench;
+mod bytes;
 mod demo;
 mod failure;
 mod inspect;

@@ -13,8 +13,8 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use wgpu_kv_cache::{BatchedKvCache, CacheConfig, ConfigError, Error, Format, Placement, Side};
 
-use self::pool::{Bytes, Pool};
-use crate::{Failure, output, output::Out};
+use self::pool::Pool;
+use crate::{Failure, bytes::Bytes, output, output::Out};
 
 /// Context lengths to plan if none are given and the model names none.
 const CONTEXTS: [u32; 4] = [2048, 8192, 32_768, 131_072];

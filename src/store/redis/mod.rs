@@ -65,6 +65,7 @@ impl RedisStore {
         ];
         options.refuse("Redis", &refused)?;
         let address = Address::parse(url)?;
+        address.check_whole()?;
         let failed = |error: &RedisError| match error.kind() {
             redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::Server(ServerErrorKind::NoPerm) => {
                 StoreError::Denied { path: address.to_string().into(), reason: reason(error).into() }

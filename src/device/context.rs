@@ -372,6 +372,11 @@ impl Context {
         self.create(during, 0, |_| self.queue().submit([encoder.finish()])).map(drop)
     }
 
+    /// Submits what was written to buffers, and nothing else.
+    pub(crate) fn submit_writes(&self, during: &'static str) -> Result<()> {
+        self.create(during, 0, |_| self.queue().submit([])).map(drop)
+    }
+
     /// Checks that the buffers that copies will write to belong to this device.
     pub(crate) fn check_destinations(&self, keys: &wgpu::Buffer, values: &wgpu::Buffer) -> Result<()> {
         self.create("a destination", 0, |device| {

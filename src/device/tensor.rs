@@ -57,6 +57,8 @@ impl GpuTensor {
             // Of mapped memory wgpu makes another copy.
             let buffer = context.create_buffer("rows", bytes.len() as u64, usage, false)?;
             context.write("rows", &buffer, bytes)?;
+            // The device copies them while the next ones are read.
+            context.submit_writes("rows")?;
             buffer
         } else {
             context.create_filled("rows", bytes, usage)?

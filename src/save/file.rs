@@ -26,7 +26,11 @@ pub(super) fn write(path: &Path, write: impl FnOnce(BufWriter<&File>) -> Result<
     Ok(())
 }
 
-/// Opens a file.
+/// Opens a file that is read from its beginning to its end.
 pub(super) fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| failed("reading", path, &error))
+    let file = File::open(path).map_err(|error| failed("reading", path, &error))?;
+    // The system reads it while what came before goes to the device. It may refuse, and reads it later then.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
+    Ok(file)
 }

@@ -102,7 +102,11 @@ impl<'a> Fetch<'a> {
         }
         let asked: Vec<ObjectKey> = absent.iter().map(|&at| names[at]).collect();
         if let Some((found, _)) = self.inner.guard.call(Access::Read, |store| store.exists(&asked)) {
-            absent.iter().zip(found).for_each(|(&at, found)| self.there[at] = found);
+            let mut state = self.inner.state();
+            for (&at, found) in absent.iter().zip(found) {
+                state.note(names[at], found);
+                self.there[at] = found;
+            }
         }
     }
 
@@ -152,11 +156,15 @@ impl<'a> Fetch<'a> {
         let has_store = self.inner.guard.has_store();
         let mut state = self.inner.state();
         state.figures.store.went(pages.len(), bytes, time);
+        needed.iter().for_each(|&(index, group)| {
+            let at = self.at(index, group);
+            state.note(self.request.names[at], self.there[at]);
+        });
         let mut kept_bytes = 0usize;
         let mut kept_pages = 0usize;
         for (at, page) in pages {
             let (name, bytes) = (self.request.names[at], page.len());
-            let kept = Kept { page: Arc::new(page), stored: true, fetched: true };
+            let kept = Kept { page: Arc::new(page), fetched: true };
             let is_there = state.keep(name, kept, has_store) && state.host.pin(&name);
             if is_there {
                 (kept_pages, kept_bytes) = (kept_pages.saturating_add(1), kept_bytes.saturating_add(bytes));

@@ -22,13 +22,13 @@ use crate::{
 const MOST_SPARE: u64 = 4;
 /// How many buffers wait to be used again.
 const MOST_SPARES: usize = 16;
+/// How many pages of the store are known to be there.
+const MOST_STORED: u64 = 1 << 18;
 
 /// A page in host memory.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub page: Arc<Vec<u8>>,
-    /// The store has it.
-    pub stored: bool,
     /// It came from the store, and was not read since.
     pub fetched: bool,
 }
@@ -47,6 +47,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct State {
     pub host: Lru<Kept>,
+    /// What the store has, as far as this process has seen.
+    stored: Lru<()>,
     /// Pages whose rows can be read.
     pub lowered: VecDeque<Lowered>,
     /// Pages that go to the store.
@@ -67,6 +69,7 @@ impl Inner {
         let [host_bytes, in_flight_bytes] = bytes;
         let state = State {
             host: Lru::new(host_bytes),
+            stored: Lru::new(MOST_STORED),
             lowered: VecDeque::new(),
             puts: VecDeque::new(),
             requests: VecDeque::new(),
@@ -142,6 +145,21 @@ impl State {
         self.lowering == 0 && self.lowered.is_empty() && self.puts.is_empty() && !self.keeping
     }
 
+    /// Whether the store has a page, as far as this process has seen.
+    pub fn is_stored(&self, key: &ObjectKey) -> bool {
+        self.stored.contains(key)
+    }
+
+    /// Notes whether the store has a page.
+    pub fn note(&mut self, key: ObjectKey, is_stored: bool) {
+        if is_stored {
+            // Each takes one of the numbers that there are.
+            let _ = self.stored.insert(key, (), 1);
+        } else {
+            self.stored.remove(&key);
+        }
+    }
+
     /// Counts an object that is not what it should be.
     pub fn count_damaged(&mut self) {
         self.figures.damaged = self.figures.damaged.saturating_add(1);
@@ -161,7 +179,7 @@ impl State {
             Err(kept) => (vec![(key, kept)], false),
         };
         if has_store {
-            let not_stored = gone.into_iter().filter(|(_, kept)| !kept.stored);
+            let not_stored = gone.into_iter().filter(|(key, _)| !self.stored.contains(key));
             self.puts.extend(not_stored.map(|(key, kept)| (key, kept.page)));
         }
         is_kept
@@ -175,9 +193,12 @@ impl Outlet for Inner {
         evicted.retain(|page| {
             let key = self.form.key(&page.key, page.group);
             if let Some(kept) = state.host.get(&key) {
-                if through && !kept.stored {
+                if through && !state.stored.contains(&key) {
                     state.puts.push_back((key, kept.page.clone()));
                 }
+                return false;
+            }
+            if through && state.stored.contains(&key) {
                 return false;
             }
             let more = state.lowering.saturating_add(bytes(page.group));

@@ -84,8 +84,9 @@ fn keep(inner: &Inner, lowered: &Lowered) {
     state.figures.device.went(pages.len(), bytes, time);
     state.figures.host.came(pages.len(), bytes, time);
     for (key, page) in pages {
-        let kept = Kept { page: page.clone(), stored: false, fetched: false };
-        if state.keep(key, kept, has_store) && has_store && (lowered.through || inner.write_through) {
+        let kept = Kept { page: page.clone(), fetched: false };
+        let through = has_store && (lowered.through || inner.write_through) && !state.is_stored(&key);
+        if state.keep(key, kept, has_store) && through {
             state.puts.push_back((key, page));
         }
     }
@@ -112,9 +113,7 @@ fn put(inner: &Inner, pages: &[(ObjectKey, Arc<Vec<u8>>)]) {
         state.figures.store.came(objects.len(), bytes, time);
     }
     for &index in before.iter().chain(missing.iter().filter(|_| done)) {
-        if let Some(kept) = state.host.peek_mut(&keys[index]) {
-            kept.stored = true;
-        }
+        state.note(keys[index], true);
     }
     let lost = missing.iter().filter(|&&index| !done && !state.host.contains(&keys[index])).count();
     state.lose(lost);

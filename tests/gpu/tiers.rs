@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("tiers::a_prefix_is_found_after_a_restart", a_prefix_is_found_after_a_restart),
     ("tiers::what_differs_is_not_found", what_differs_is_not_found),
     ("tiers::what_is_prefetched_stays", what_is_prefetched_stays),
+    ("tiers::what_the_store_has_is_not_put_again", what_the_store_has_is_not_put_again),
     ("tiers::spill_leaves_what_the_pool_has", spill_leaves_what_the_pool_has),
     ("tiers::bad_input_changes_nothing", bad_input_changes_nothing),
 ];
@@ -229,6 +230,29 @@ fn a_prefix_is_found_after_a_restart(gpu: &Gpu) -> Outcome {
             "{text}"
         );
     }
+    DONE
+}
+
+/// Also where host memory has it no longer: it is not copied from the device again.
+fn what_the_store_has_is_not_put_again(gpu: &Gpu) -> Outcome {
+    let store = Arc::new(MemoryStore::new(1 << 20)?);
+    let mut cache = PagedKvCache::new(&gpu.context, &config(120))?;
+    // Room for the 12 pages of one prompt, and not for those of two.
+    let mut own = tiers(&mut cache, 12_000, Some(store.clone()))?;
+    let prompts: Vec<Vec<u32>> = (0..2).map(|first| [&[first][..], &prompt(17)].concat()).collect();
+    let mut ids = Vec::new();
+    for tokens in &prompts {
+        let id = own.add(&mut cache, tokens, None)?.sequence;
+        append(&mut cache, id, tokens, 0)?;
+        assert_eq!(own.put(&cache, id)?, 12);
+        assert!(own.flush(LONG));
+        ids.push(id);
+    }
+    let before = own.figures();
+    assert!(before.host_pages < 24, "{before:?}");
+    assert_eq!((own.put(&cache, ids[0])?, own.put(&cache, ids[1])?), (0, 0));
+    assert!(own.spill(&cache, LONG)?);
+    assert_eq!(own.figures(), before);
     DONE
 }
 

@@ -187,9 +187,9 @@ impl<'a> Kernels<'a> {
 
     /// How products by rows of so many blocks are made.
     pub fn tiling(&self, row_blocks: u32) -> Tiling {
-        let unit = if row_blocks % UNIT == 0 { UNIT } else { row_blocks };
+        let unit = if row_blocks.is_multiple_of(UNIT) { UNIT } else { row_blocks };
         let [of_row, of_tile] = PARTS.map(|most| {
-            let is_part = |part: &u32| part % unit == 0 && row_blocks % part == 0;
+            let is_part = |part: &u32| part.is_multiple_of(unit) && row_blocks.is_multiple_of(*part);
             (unit..=most).rev().find(is_part).unwrap_or(unit)
         });
         let most = self.context.limits().max_uniform_buffer_binding_size;

@@ -373,6 +373,7 @@ impl Context {
     }
 
     /// Submits what was written to buffers, and nothing else.
+    #[cfg(feature = "save")]
     pub(crate) fn submit_writes(&self, during: &'static str) -> Result<()> {
         self.create(during, 0, |_| self.queue().submit([])).map(drop)
     }

@@ -5,6 +5,7 @@
 // GGML_VK_VISIBLE_DEVICES=0 chooses Vulkan's first device, also where that is a
 // software driver. Needs the package node-llama-cpp 3.21.1 beside it.
 
+import {availableParallelism} from "node:os";
 import {getLlama} from "node-llama-cpp";
 
 const [path, count, where, threads] = process.argv.slice(2);
@@ -13,7 +14,7 @@ const model = await llama.loadModel({modelPath: path, gpuLayers: where === "vulk
 const context = await model.createContext({
     contextSize: 512,
     flashAttention: false,
-    ...(threads ? {threads: Number(threads)} : {})
+    threads: threads ? Number(threads) : availableParallelism() // more would wait for one another
 });
 const sequence = context.getSequence();
 const prompt = model.tokenize("Tell me a story about a lighthouse keeper and a whale.");

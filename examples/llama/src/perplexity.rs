@@ -1,7 +1,7 @@
 //! [`measure`]: what each format of keys and values costs a model on a text, beside keys and values in f32.
 
 use plotters::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wgpu_kv_cache::{CacheConfig, Format};
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a pair of formats costs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Row {
     pub keys: String,
     pub values: String,
@@ -26,6 +26,13 @@ pub struct Row {
     pub same_best: f64,
     /// The Kullback-Leibler divergence from the predictions of f32, in nats, on average.
     pub divergence: f64,
+}
+
+impl Row {
+    /// Whether another row is of the same formats.
+    pub fn is_of(&self, other: &Row) -> bool {
+        (&self.keys, &self.values) == (&other.keys, &other.values)
+    }
 }
 
 /// Sums over tokens.
@@ -173,11 +180,22 @@ fn draw(rows: &[Row], text: &mut String) -> std::result::Result<(), Box<dyn std:
         .y_desc("perplexity")
         .x_label_formatter(&|bits| format!("{bits:.0}"))
         .draw()?;
+    let mut taken = Vec::new();
     for row in finite() {
         let name = if row.keys == row.values { row.keys.clone() } else { format!("{}/{}", row.keys, row.values) };
+        let (x, y) = chart.backend_coord(&(row.bits, row.perplexity));
+        let width = 7 * name.len() as i32;
+        // Above the names that are there.
+        let is_free = |up: &i32| {
+            let overlaps =
+                |&(left, right, at): &(i32, i32, i32)| left < x + width && x < right && (at - (y - up)).abs() < 11;
+            !taken.iter().any(overlaps)
+        };
+        let up = (6..).step_by(11).find(is_free).unwrap_or(6);
+        taken.push((x, x + width, y - up));
         let point = EmptyElement::at((row.bits, row.perplexity))
             + Circle::new((0, 0), 3, POINT.filled())
-            + Text::new(name, (6, -6), ("sans-serif", 11).into_font().color(&INK));
+            + Text::new(name, (6, -up), ("sans-serif", 11).into_font().color(&INK));
         chart.draw_series([point])?;
     }
     area.present()?;

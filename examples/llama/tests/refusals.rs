@@ -139,6 +139,40 @@ fn arguments() {
     assert!(refused(&["--draft", "8", "--rows", "8"]).starts_with("llama: --draft 8: a step has room for 8 rows"));
 }
 
+/// What earlier runs of `perplexity` printed is not measured again, if it is of the same tokens.
+#[test]
+fn earlier_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let row = |format: &str, tokens: u32| {
+        serde_json::json!({
+            "keys": format, "values": format, "bits": 8.0, "bytes_per_token": 64, "tokens": tokens, "perplexity": 9.5,
+            "same_best": 0.5, "divergence": 0.25,
+        })
+    };
+    for (name, rows) in
+        [("a", vec![row("f32", 7), row("f16", 7)]), ("b", vec![row("f16", 8)]), ("c", vec![row("bf16", 8)])]
+    {
+        std::fs::write(path(name), serde_json::Value::from(rows).to_string()).unwrap();
+    }
+    std::fs::write(path("none"), "[{}]").unwrap();
+    let run = |formats: &str, with: String| {
+        let program = env!("CARGO_BIN_EXE_llama");
+        let arguments = ["perplexity", "--json", "--model", "/none", "--formats", formats, "--with", &with, "/none"];
+        Command::new(program).args(arguments).output().unwrap()
+    };
+    // Of a format that is there twice, the first counts. There is nothing to measure, so no model is opened.
+    let output = run("f32,f16", format!("{},{}", path("a"), path("b")));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows, serde_json::Value::from(vec![row("f32", 7), row("f16", 7)]));
+    let told = |formats: &str, with: String| String::from_utf8(run(formats, with).stderr).unwrap();
+    assert!(told("f16,q8_0", path("a")).contains("/none"));
+    assert!(told("f16", format!("{},{}", path("a"), path("c"))).contains("some have 7, others 8"));
+    assert!(told("f16", path("none")).contains("it must be what --json printed"));
+    assert!(told("f16", path("missing")).contains("missing: "));
+}
+
 #[test]
 fn no_network() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,10 +1,14 @@
 //! `perplexity`: what formats cost on a text, as a table, JSON and a picture.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use llama::{Error, Result, perplexity, tokens::Tokens};
+use llama::{
+    Error, Result,
+    perplexity::{self, Row},
+    tokens::Tokens,
+};
 use wgpu_kv_cache::Format;
 
 use super::{Loading, formats, print};
@@ -24,6 +28,9 @@ pub struct Perplexity {
     /// Formats in place of all pairs, separated by commas: `f16,q8_0/q4_0`.
     #[arg(long, value_delimiter = ',', value_parser = formats)]
     formats: Option<Vec<(Format, Format)>>,
+    /// Takes what an earlier run with `--json` printed, of the same text, and measures the other formats.
+    #[arg(long, value_name = "FILE.json", value_delimiter = ',')]
+    with: Vec<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -34,11 +41,58 @@ pub struct Perplexity {
 
 impl Perplexity {
     pub fn run(&self) -> Result<()> {
-        let (file, mut engine) = self.loading.load(false, self.loading.rows)?;
-        let io = |path: &PathBuf| {
-            let path = path.clone();
-            move |source| Error::Io { path, source }
+        let mut rows = self.earlier()?;
+        let formats = match &self.formats {
+            Some(formats) => formats.clone(),
+            None => {
+                let keys = Format::ALL.into_iter();
+                keys.flat_map(|keys| Format::ALL.map(|values| (keys, values))).collect()
+            }
         };
+        let is_missing = |(keys, values): &(Format, Format)| {
+            !rows.iter().any(|row| row.keys == keys.to_string() && row.values == values.to_string())
+        };
+        let missing: Vec<(Format, Format)> = formats.into_iter().filter(is_missing).collect();
+        if !missing.is_empty() {
+            let measured = self.measure(&missing)?;
+            rows.retain(|row| !measured.iter().any(|new| new.is_of(row)));
+            rows.extend(measured);
+        }
+        if let Some(other) = rows.iter().find(|row| row.tokens != rows[0].tokens) {
+            let rule = format!(
+                "all rows must be of as many tokens, but some have {}, others {}",
+                rows[0].tokens, other.tokens
+            );
+            return Err(Error::Argument { argument: "--with".to_owned(), rule });
+        }
+        rows.sort_by(|a, b| b.bits.total_cmp(&a.bits).then(a.divergence.total_cmp(&b.divergence)));
+        if let Some(path) = &self.picture {
+            std::fs::write(path, perplexity::picture(&rows)).map_err(io(path))?;
+        }
+        self.report(&rows)
+    }
+
+    /// What earlier runs measured.
+    fn earlier(&self) -> Result<Vec<Row>> {
+        let mut rows: Vec<Row> = Vec::new();
+        for path in &self.with {
+            let text = std::fs::read_to_string(path).map_err(io(path))?;
+            let earlier: Vec<Row> = serde_json::from_str(&text).map_err(|error| Error::Argument {
+                argument: path.display().to_string(),
+                rule: format!("it must be what --json printed, but: {error}"),
+            })?;
+            for row in earlier {
+                if !rows.iter().any(|known| known.is_of(&row)) {
+                    rows.push(row);
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Measures formats, and f32 beside them.
+    fn measure(&self, formats: &[(Format, Format)]) -> Result<Vec<Row>> {
+        let (file, mut engine) = self.loading.load(false, self.loading.rows)?;
         let text = std::fs::read_to_string(&self.text).map_err(io(&self.text))?;
         let mut tokens = Tokens::new(&file)?.encode(&text)?;
         tokens.truncate(self.tokens.unwrap_or(tokens.len()));
@@ -48,22 +102,16 @@ impl Perplexity {
             let rule = format!("{} tokens in windows of {window}: two at least are needed", tokens.len());
             return Err(Error::Argument { argument: self.text.display().to_string(), rule });
         }
-        let formats = match &self.formats {
-            Some(formats) => formats.clone(),
-            None => {
-                let keys = Format::ALL.into_iter();
-                keys.flat_map(|keys| Format::ALL.map(|values| (keys, values))).collect()
-            }
-        };
-        let rows = perplexity::measure(&mut engine, &tokens, window, &formats, |done| {
+        let rows = perplexity::measure(&mut engine, &tokens, window, formats, |done| {
             eprint!("\r{done} of {} tokens", tokens.len());
         })?;
         eprintln!();
-        if let Some(path) = &self.picture {
-            std::fs::write(path, perplexity::picture(&rows)).map_err(io(path))?;
-        }
+        Ok(rows)
+    }
+
+    fn report(&self, rows: &[Row]) -> Result<()> {
         if self.json {
-            let json = serde_json::to_string_pretty(&rows).expect("rows of numbers and names are always JSON");
+            let json = serde_json::to_string_pretty(rows).expect("rows of numbers and names are always JSON");
             return print(&(json + "\n"));
         }
         let mut table = Table::new();
@@ -72,7 +120,7 @@ impl Perplexity {
         for column in table.column_iter_mut().skip(2) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        for row in &rows {
+        for row in rows {
             table.add_row([
                 row.keys.clone(),
                 row.values.clone(),
@@ -85,4 +133,9 @@ impl Perplexity {
         }
         print(&format!("{table}\n"))
     }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
 }

@@ -144,7 +144,9 @@ impl Model {
         let turns_buffer = buffer("turns", turns.len() as u32 * 2, storage);
         context.queue().write_buffer(&turns_buffer, 0, bytemuck::cast_slice(&turns));
 
-        let most = sizes.rows.max(sizes.wanted).max(shape.feed_forward.max(shape.hidden) / 32);
+        // Each number at a multiple of the stride, from where a dispatch takes its first row and its part.
+        let widest = shape.feed_forward.max(shape.hidden).max(shape.queries());
+        let most = sizes.rows.max(sizes.wanted).max(widest / 32);
         let bytes: Vec<u8> = (0..whole(most))
             .flat_map(|number| number.to_le_bytes().into_iter().chain([0; NUMBER_STRIDE as usize - 4]))
             .collect();

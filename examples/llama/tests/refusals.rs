@@ -61,8 +61,8 @@ fn metadata_that_is_missing_or_wrong() {
         ("llama.attention.head_count", 0, "llama.attention.head_count is 0, but must be at least 1"),
         (
             "llama.attention.head_count_kv",
-            3,
-            "llama.attention.head_count_kv is 3, but must divide attention.head_count",
+            5,
+            "llama.attention.head_count_kv is 5, but must divide attention.head_count",
         ),
         (
             "llama.rope.dimension_count",
@@ -92,18 +92,18 @@ fn tensors_that_are_missing_or_wrong() {
 
     let mut other = tiny();
     let kind = other.tensors.get_mut("blk.0.attn_q.weight").unwrap();
-    // 64 × 64 weights of 22 bytes a block.
-    (kind.1, kind.2) = (GGUFTensorType::Q5_0, vec![0; 64 * 64 / 32 * 22]);
+    // 192 × 192 weights of 22 bytes a block.
+    (kind.1, kind.2) = (GGUFTensorType::Q5_0, vec![0; 192 * 192 / 32 * 22]);
     assert_eq!(
         refusal(&bytes(&other, |_| {})),
         "the tensor blk.0.attn_q.weight is of type Q5_0, but types that are read are F32, F16, Q8_0, Q4_0 and Q4_1"
     );
 
     let mut shape = tiny();
-    shape.tensors.get_mut("blk.0.attn_q.weight").unwrap().0 = vec![128, 32];
+    shape.tensors.get_mut("blk.0.attn_q.weight").unwrap().0 = vec![384, 96];
     assert_eq!(
         refusal(&bytes(&shape, |_| {})),
-        "the tensor blk.0.attn_q.weight has the shape [128, 32], but should have [64, 64]"
+        "the tensor blk.0.attn_q.weight has the shape [384, 96], but should have [192, 192]"
     );
 
     let mut more = tiny();

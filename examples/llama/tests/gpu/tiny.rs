@@ -9,9 +9,10 @@ use gguf_rs_lib::{
 use half::f16;
 
 pub const LAYERS: usize = 2;
-pub const HIDDEN: usize = 64;
-pub const FORWARD: usize = 96;
-pub const QUERY_HEADS: usize = 4;
+// On a CPU a row of six blocks is one part, or three in a tile; one of seven goes the way that a GPU goes.
+pub const HIDDEN: usize = 192;
+pub const FORWARD: usize = 224;
+pub const QUERY_HEADS: usize = 12;
 pub const KV_HEADS: usize = 2;
 pub const DIM: usize = 16;
 pub const VOCABULARY: usize = 300;

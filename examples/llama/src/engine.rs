@@ -8,6 +8,7 @@ use crate::{
     Error, Result,
     cache::{Cache, CacheOptions, Chunk, Sequence},
     file::ModelFile,
+    kernels::WORKGROUP,
     model::{Model, Row, Sizes, Step},
     times::{self, Parts, Times},
 };
@@ -79,6 +80,20 @@ impl Engine {
             if words * 4 > available {
                 return Err(Error::TooLarge { what: what.to_owned(), needed: words * 4, available });
             }
+        }
+        // The grids of rotation and activation have one dimension, as do the logits of a row.
+        let heads = shape.query_heads + shape.kv_heads;
+        let rows = u64::from(sizes.rows);
+        let threads = [
+            rows * u64::from(heads) * u64::from(shape.rope_dim / 2),
+            rows * u64::from(shape.feed_forward / 4),
+            u64::from(shape.vocabulary) * 16,
+        ];
+        let groups = threads.into_iter().max().unwrap_or(0).div_ceil(WORKGROUP.into());
+        let most = context.limits().max_compute_workgroups_per_dimension;
+        if groups > most.into() {
+            let rule = format!("steps of {rows} rows need {groups} workgroups, but the device has {most} at most");
+            return Err(Error::Argument { argument: "--rows".to_owned(), rule });
         }
         let model = Model::load(context, file, sizes)?;
         let cache = Cache::new(context, &model, options)?;

@@ -1,14 +1,14 @@
 // advance: makes rows valid that the caller's own kernels wrote into the cache. It sets the lengths of the sequences
 // and zeroes the gap in front of the new rows. It does not touch the rows themselves.
 //
-// Grid:    defined by grid/runs or grid/rows, over the rows of the gaps.
+// Grid:    defined by grid/flat or grid/runs, over the rows of the gaps.
 // Shapes:  key_planes, value_planes   [plane, slot, dim], one segment of the cache
 //          lengths                    see step/lengths
 // Bounds:  the host ensures that every slot of every run lies inside its plane; the kernel drops the units past the end
 //          of a gap.
 
 #import ../step/workgroup.wgsl
-#import ../grid/{runs,rows}.wgsl
+#import ../grid/{flat,runs}.wgsl
 #import ../scatter/write/alone.wgsl
 #import ../source/none.wgsl as key, value
 #import ../planes/{narrow,packed}.wgsl as key, value

@@ -1,7 +1,7 @@
 // scatter: writes new rows of keys and values into the cache, converts or quantises them, zeroes the gap in front of
 // them, and sets the lengths of the sequences.
 //
-// Grid:    defined by grid/runs or grid/rows.
+// Grid:    defined by grid/flat or grid/runs.
 // Shapes:  key_source, value_source   strided [sequence, head, token, dim], a window of the caller's buffer
 //          key_planes, value_planes   [plane, slot, dim], one segment of the cache
 //          lengths                    see step/lengths
@@ -11,7 +11,7 @@
 //          packed, then stage/blocks and format/q8_0/pack.
 
 #import ../step/workgroup.wgsl
-#import ../grid/{runs,rows}.wgsl
+#import ../grid/{flat,runs}.wgsl
 #import write/{alone,together}.wgsl
 #import ../source/{wide,narrow}.wgsl as key, value
 #import ../planes/{wide,narrow,packed}.wgsl as key, value

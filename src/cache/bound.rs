@@ -42,12 +42,11 @@ pub struct BoundSource {
 #[derive(Debug)]
 pub(crate) struct Writes {
     kernel: fn(WriteVariant) -> Kernel,
-    variant: WriteVariant,
-    /// The grid of steps whose runs are more than single rows.
-    grid: WriteGrid,
+    /// Of steps whose runs are single rows, and of others.
+    variants: [WriteVariant; 2],
     /// Strides of keys and values that become pipeline constants in steps of one token.
     token_strides: [Option<[u32; 2]>; 2],
-    /// Pipelines by [`StepPath`], by whether runs are single rows, and by whether there is one token. Each is created
+    /// Pipelines by [`StepPath`], by whether a run is more than a row, and by whether there is one token. Each is created
     /// when a step first needs it.
     pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
@@ -98,11 +97,11 @@ impl Writes {
         step: &'a Step,
         (rows, tokens): (u32, u32),
     ) -> Result<Prepared<'a>> {
-        let mut variant = WriteVariant { step: data.path(), grid: self.grid_for(rows), ..self.variant };
+        let mut variant = WriteVariant { step: data.path(), ..self.variant_for(rows) };
         if tokens == 1 {
             [variant.keys.strides, variant.values.strides] = self.token_strides;
         }
-        let pipeline = self.pipeline(context, variant)?;
+        let pipeline = self.pipeline(context, variant, rows)?;
         for (chunk, runs) in self.chunks_of(step, tokens) {
             self.grid(chunk, step, (runs, rows), context.limits())?;
         }
@@ -126,24 +125,26 @@ impl Writes {
         limits: &wgpu::Limits,
     ) -> Result<[u32; 3]> {
         let sequences = if chunk.sets_lengths { step.count() } else { 0 };
-        let planes = u64::from(runs).saturating_mul(self.variant.heads_at_once.into());
-        let units = self.variant.units(rows.max(1));
+        let variant = self.variant_for(rows);
+        let heads = variant.heads_at_once.checked_div(variant.heads_of_thread).expect("a thread has a head");
+        let planes = u64::from(runs).saturating_mul(heads.into());
         let high = planes.max(sequences.div_ceil(WORKGROUP_SIZE).into());
-        match self.grid_for(rows) {
-            WriteGrid::Rows => grid(units.saturating_mul(planes).max(sequences.into()), limits),
-            WriteGrid::Runs => grid_of_planes(units, high, limits),
-            WriteGrid::ShortRuns => grid_of_runs(units, high, limits),
+        match variant.grid {
+            WriteGrid::Flat { rows } => grid(variant.units(rows).saturating_mul(planes).max(sequences.into()), limits),
+            WriteGrid::Runs => grid_of_planes(variant.units(rows), high, limits),
+            WriteGrid::ShortRuns => grid_of_runs(variant.units(rows), high, limits),
         }
     }
 
-    /// The grid of a step whose runs have at most `rows` rows.
-    const fn grid_for(&self, rows: u32) -> WriteGrid {
-        if rows <= 1 { WriteGrid::Rows } else { self.grid }
+    /// The variant for a step whose runs have at most `rows` rows.
+    const fn variant_for(&self, rows: u32) -> WriteVariant {
+        let [single, longer] = self.variants;
+        if rows <= 1 { single } else { longer }
     }
 
-    /// Returns the pipeline of a variant, which is created on first use.
-    fn pipeline(&self, context: &Context, variant: WriteVariant) -> Result<&wgpu::ComputePipeline> {
-        let kind = &self.pipelines[variant.step as usize][usize::from(variant.grid == WriteGrid::Rows)];
+    /// Returns the pipeline of a variant for runs of at most `rows` rows, which is created on first use.
+    fn pipeline(&self, context: &Context, variant: WriteVariant, rows: u32) -> Result<&wgpu::ComputePipeline> {
+        let kind = &self.pipelines[variant.step as usize][usize::from(rows > 1)];
         let pipeline = &kind[usize::from(variant.keys.strides.is_some())];
         match pipeline.get() {
             Some(pipeline) => Ok(pipeline),
@@ -161,12 +162,12 @@ impl Writes {
 
     fn new(
         kernel: fn(WriteVariant) -> Kernel,
-        variant: WriteVariant,
+        variants: [WriteVariant; 2],
         chunks: Vec<BoundChunk>,
         uniform_bytes: u64,
     ) -> Self {
         let (token_strides, pipelines) = ([None; 2], Default::default());
-        Writes { kernel, variant, grid: WriteGrid::Runs, token_strides, pipelines, chunks, uniform_bytes }
+        Writes { kernel, variants, token_strides, pipelines, chunks, uniform_bytes }
     }
 
     /// Creates the chunks of the advance kernel, which reads no source: one per segment, or more if a grid is not high
@@ -178,9 +179,10 @@ impl Writes {
             values,
             heads: layout.heads,
             heads_at_once: layout.heads_at_once(context.limits()),
+            heads_of_thread: 1,
             has_parts: false,
             step: StepPath::Ring,
-            grid: WriteGrid::Rows,
+            grid: WriteGrid::Flat { rows: 1 },
             cut_by_tokens: false,
         };
         let mut blocks = Vec::new();
@@ -212,9 +214,26 @@ impl Writes {
                 Ok(BoundChunk::new(block, layout, bind(context, Entry::Advance, &bindings)?))
             })
             .collect::<Result<_>>()?;
-        let variant = WriteVariant { has_parts: blocks.len() > 1, ..variant };
-        Ok(Writes::new(Kernel::Advance, variant, chunks, buffer.size()))
+        let single = WriteVariant { has_parts: blocks.len() > 1, ..variant };
+        let variants = [single, WriteVariant { grid: WriteGrid::Runs, ..single }];
+        Ok(Writes::new(Kernel::Advance, variants, chunks, buffer.size()))
     }
+}
+
+/// Heads of a run that a thread writes, `most` at most. A software driver reads the run for every thread, where a GPU
+/// reads it once for many. Heads whose rows do not lie side by side are too many streams for its caches, and quantising
+/// takes longer than reading a run.
+fn heads_of_thread(context: &Context, variant: &WriteVariant, source: &Source<'_>, most: u32) -> u32 {
+    let is_cpu = context.device().adapter_info().device_type == wgpu::DeviceType::Cpu;
+    let sides = [(&source.keys, &variant.keys), (&source.values, &variant.values)];
+    let mut helps = sides.into_iter().map(|(rows, side)| {
+        let side_by_side = rows.strides.head == u64::from(rows.format.units(side.dim));
+        side_by_side && !side.quantises()
+    });
+    if !is_cpu || !helps.all(|helps| helps) {
+        return 1;
+    }
+    (1..=most).rev().find(|&count| variant.heads.is_multiple_of(count)).unwrap_or(1)
 }
 
 /// Whether the dispatch of a block also sets the lengths of all sequences.
@@ -306,14 +325,16 @@ impl BoundSource {
         } else {
             [None; 2]
         };
+        let has_parts = blocks.iter().any(|(_, block)| block.planes.start > 0);
         let variant = WriteVariant {
             keys,
             values,
             heads,
             heads_at_once: layout.heads_at_once(context.limits()),
-            has_parts: blocks.iter().any(|(_, block)| block.planes.start > 0),
+            heads_of_thread: 1,
+            has_parts,
             step: StepPath::Ring,
-            grid: WriteGrid::Rows,
+            grid: WriteGrid::Flat { rows: 1 },
             cut_by_tokens: blocks.iter().any(|(_, block)| block.token_count() < source.tokens),
         };
         let uniforms: Vec<_> = blocks
@@ -353,9 +374,16 @@ impl BoundSource {
                 Ok(BoundChunk::new(block, layout, bind(context, Entry::Scatter, &bindings)?))
             })
             .collect::<Result<_>>()?;
-        let writes = Writes::new(Kernel::Scatter, variant, chunks, buffer.size());
-        let grid = if layout.paged { WriteGrid::ShortRuns } else { WriteGrid::Runs };
-        let writes = Writes { token_strides, grid, ..writes };
+        let grid = match (layout.paged, layout.slots) {
+            (false, _) => WriteGrid::Runs,
+            (true, rows) if variant.units(rows) < WORKGROUP_SIZE.into() => WriteGrid::Flat { rows },
+            (true, _) => WriteGrid::ShortRuns,
+        };
+        let heads_of_thread = |most| if has_parts { 1 } else { heads_of_thread(context, &variant, source, most) };
+        // Single rows are few threads, of which all cores need some.
+        let single = WriteVariant { heads_of_thread: heads_of_thread(4), ..variant };
+        let variants = [single, WriteVariant { heads_of_thread: heads_of_thread(8), grid, ..variant }];
+        let writes = Writes { token_strides, ..Writes::new(Kernel::Scatter, variants, chunks, buffer.size()) };
         let copies = CopySource::new(source, layout);
         Ok(BoundSource { owner: owner.clone(), tokens: source.tokens, sequences, writes, copies })
     }

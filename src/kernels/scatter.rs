@@ -14,6 +14,8 @@ pub(crate) struct WriteVariant {
     pub heads: u32,
     /// Heads of a sequence that one dispatch covers: all of them, unless a grid cannot hold that many.
     pub heads_at_once: u32,
+    /// Heads of a run that a thread writes, one after the other.
+    pub heads_of_thread: u32,
     /// Whether some chunk does not begin with the first plane of the cache.
     pub has_parts: bool,
     pub step: StepPath,
@@ -26,8 +28,8 @@ pub(crate) struct WriteVariant {
 /// Which runs the grid of a kernel that writes is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum WriteGrid {
-    /// Single rows, as in a decoding step.
-    Rows,
+    /// Runs of at most so many rows, of which a workgroup has several: 1 in a decoding step.
+    Flat { rows: u32 },
     /// Runs of any length.
     Runs,
     /// Many runs that are no longer than a page.
@@ -80,8 +82,12 @@ impl WriteVariant {
         let choose = |choice: &str, name: &str| match (choice, self.side(name)) {
             (choice, Some(side)) => side.choose(choice).unwrap_or_else(|| no_choice(choice, name)),
             ("step", _) => self.step.file(),
-            ("grid", _) if self.grid == WriteGrid::Rows => "rows",
-            ("grid", _) => "runs",
+            ("grid", _) => match self.grid {
+                WriteGrid::Flat { .. } => "flat",
+                WriteGrid::Runs | WriteGrid::ShortRuns => "runs",
+            },
+            ("grid/heads", _) if self.heads_of_thread == 1 => "one",
+            ("grid/heads", _) => "several",
             ("scatter/write", _) if self.makes_blocks() => "together",
             ("scatter/write", _) => "alone",
             (choice, None) => no_choice(choice, name),
@@ -97,8 +103,12 @@ impl WriteVariant {
         Some(match name {
             "HEADS" => self.heads.into(),
             "HEADS_AT_ONCE" => self.heads_at_once.into(),
+            "HEADS_OF_THREAD" => self.heads_of_thread.into(),
             "HAS_PARTS" => self.has_parts.into(),
-            "UNITS_OF_ROW" => self.units(1),
+            "UNITS_OF_RUN" => match self.grid {
+                WriteGrid::Flat { rows } => self.units(rows),
+                WriteGrid::Runs | WriteGrid::ShortRuns => return None,
+            },
             "SHORT_RUNS" => (self.grid == WriteGrid::ShortRuns).into(),
             "CUT_BY_TOKENS" => self.cut_by_tokens.into(),
             _ => return None,

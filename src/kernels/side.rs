@@ -67,7 +67,7 @@ impl SideVariant {
     }
 
     /// Whether the kernel quantises rows.
-    fn quantises(&self) -> bool {
+    pub fn quantises(&self) -> bool {
         self.stored.is_packed() && self.source.is_some_and(|source| source != self.stored)
     }
 

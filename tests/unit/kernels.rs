@@ -44,18 +44,29 @@ fn kernels() -> Vec<Kernel> {
         let alike = |other: &&SideVariant| other.source.is_some() == side.source.is_some();
         let other = *sides.iter().cycle().skip(index + 5).find(alike).expect("it is alike itself");
         for (keys, values) in [(side, other), (other, side), (side, side)] {
-            for (step, grid, parts) in [
-                (StepPath::Ring, WriteGrid::Runs, (3, false)),
-                (StepPath::Ring, WriteGrid::Rows, (2, true)),
-                (StepPath::Ring, WriteGrid::Runs, (3, true)),
-                (StepPath::Ring, WriteGrid::ShortRuns, (3, true)),
-                (StepPath::Immediate, WriteGrid::Runs, (3, false)),
-                (StepPath::Immediate, WriteGrid::Rows, (2, true)),
+            for (step, grid, (heads_at_once, has_parts), heads_of_thread) in [
+                (StepPath::Ring, WriteGrid::Runs, (3, false), 1),
+                (StepPath::Ring, WriteGrid::Runs, (3, false), 3),
+                (StepPath::Ring, WriteGrid::Flat { rows: 1 }, (2, true), 1),
+                (StepPath::Ring, WriteGrid::Flat { rows: 4 }, (3, false), 3),
+                (StepPath::Ring, WriteGrid::Runs, (3, true), 1),
+                (StepPath::Ring, WriteGrid::ShortRuns, (3, true), 1),
+                (StepPath::Immediate, WriteGrid::Runs, (3, false), 1),
+                (StepPath::Immediate, WriteGrid::Flat { rows: 1 }, (2, true), 1),
             ] {
-                let (heads_at_once, has_parts) = parts;
-                let cut_by_tokens = grid == WriteGrid::Rows;
+                let cut_by_tokens = matches!(grid, WriteGrid::Flat { .. });
                 let heads = 3;
-                let variant = WriteVariant { keys, values, heads, heads_at_once, has_parts, step, grid, cut_by_tokens };
+                let variant = WriteVariant {
+                    keys,
+                    values,
+                    heads,
+                    heads_at_once,
+                    heads_of_thread,
+                    has_parts,
+                    step,
+                    grid,
+                    cut_by_tokens,
+                };
                 kernels.push(if side.source.is_some() { Kernel::Scatter(variant) } else { Kernel::Advance(variant) });
             }
         }
@@ -169,9 +180,10 @@ fn mirrors_have_the_offsets_of_the_text() {
         values: side(source),
         heads: 3,
         heads_at_once: 3,
+        heads_of_thread: 1,
         has_parts: false,
         step: StepPath::Ring,
-        grid: WriteGrid::Rows,
+        grid: WriteGrid::Flat { rows: 1 },
         cut_by_tokens: true,
     };
     let scatter = Kernel::Scatter(variant(Some(Format::F32)));
@@ -316,9 +328,10 @@ fn the_host_counts_units_as_the_text_does() {
             values: side,
             heads: 3,
             heads_at_once: 3,
+            heads_of_thread: 1,
             has_parts: false,
             step: StepPath::Ring,
-            grid: WriteGrid::Rows,
+            grid: WriteGrid::Flat { rows: 1 },
             cut_by_tokens: true,
         };
         let constants = Kernel::Scatter(variant).program().constants;

@@ -9,7 +9,7 @@ use crate::{
         record::{Dispatch, StepData},
         storage::Storage,
     },
-    kernels::{Entry, GatherVariant, Kernel, Window},
+    kernels::{Entry, GatherVariant, Kernel, StepPath, Window},
     plan::{
         grid::{Block, grid_of_planes, split},
         step::Step,
@@ -20,11 +20,11 @@ use crate::{
     },
 };
 
-/// Dispatches that copy rows of one side out of the planes.
+/// Dispatches that copy the rows of a step, of one side, out of the planes.
 #[derive(Debug)]
 pub(crate) struct Reads {
-    pipeline: wgpu::ComputePipeline,
-    windows: Vec<(wgpu::BindGroup, [u32; 3])>,
+    bound: BoundReads,
+    grids: Vec<[u32; 3]>,
 }
 
 impl Reads {
@@ -39,7 +39,49 @@ impl Reads {
         (step, data): (&Step, &StepData),
         destination: &Destination<'_>,
     ) -> Result<Self> {
-        let (sizes, rows) = (layout.side(side), step.rows);
+        let bound = BoundReads::new(context, layout, storage, side, sequences, (step.rows, data.path()), destination)?;
+        let grids = bound.grids(step, context.limits())?;
+        Ok(Reads { bound, grids })
+    }
+
+    pub fn dispatches(&self) -> impl Iterator<Item = Dispatch<'_>> {
+        self.bound.dispatches(&self.grids)
+    }
+}
+
+/// A destination for rows of one side, bound once for steps of up to as many rows as it holds.
+#[derive(Debug)]
+pub(crate) struct BoundReads {
+    pipeline: wgpu::ComputePipeline,
+    windows: Vec<BoundWindow>,
+    heads_at_once: u32,
+    row_bytes: u64,
+    /// Whether a thread moves 16 bytes.
+    wide: bool,
+}
+
+/// The planes of a segment, and the rows of the output, that one dispatch copies.
+#[derive(Debug)]
+struct BoundWindow {
+    /// Groups of the planes.
+    groups: Range<u32>,
+    /// Rows of each plane's output.
+    rows: u32,
+    bindings: wgpu::BindGroup,
+}
+
+impl BoundReads {
+    /// Binds a destination of `rows` rows of each of some sequences.
+    pub fn new(
+        context: &Context,
+        layout: &Layout,
+        storage: &Storage,
+        side: Side,
+        sequences: &Range<u32>,
+        (rows, path): (u32, StepPath),
+        destination: &Destination<'_>,
+    ) -> Result<Self> {
+        let sizes = layout.side(side);
         let wanted = layout.planes_of(sequences.start)..layout.planes_of(sequences.end);
         // Rows of pages may lie in any plane.
         let read = if layout.paged { 0..layout.planes } else { wanted.clone() };
@@ -56,7 +98,7 @@ impl Reads {
             slots: layout.slots,
             heads_at_once,
             has_parts,
-            step: data.path(),
+            step: path,
             wide,
         };
         let limit = binding_limit(context.limits());
@@ -112,23 +154,32 @@ impl Reads {
             .zip(&blocks)
             .map(|(at, (segment, block))| {
                 let (window, _) = bytes(block);
-                // A run that starts in the middle of a word touches one more word than its bytes fill.
-                let run_bytes = u64::from(block.token_count().min(step.longest)).saturating_mul(row_bytes);
-                let units = if wide { run_bytes / 16 } else { (run_bytes / 4).saturating_add(1) };
-                let runs = u64::from(step.runs_in(&layout.groups_of(&block.planes)));
-                let planes = runs.saturating_mul(heads_at_once.into());
                 let bindings = [
                     uniform_binding::<Window>(context, &buffer, at),
                     segment.side(side).as_entire_binding(),
                     window_binding(destination.buffer, &window),
                 ];
-                Ok((bind(context, Entry::Gather, &bindings)?, grid_of_planes(units, planes, context.limits())?))
+                let bindings = bind(context, Entry::Gather, &bindings)?;
+                Ok(BoundWindow { groups: layout.groups_of(&block.planes), rows: block.token_count(), bindings })
             })
             .collect::<Result<_>>()?;
-        Ok(Reads { pipeline, windows })
+        Ok(BoundReads { pipeline, windows, heads_at_once, row_bytes, wide })
     }
 
-    pub fn dispatches(&self) -> impl Iterator<Item = Dispatch<'_>> {
-        self.windows.iter().map(|(bindings, grid)| Dispatch { pipeline: &self.pipeline, bindings, grid: *grid })
+    /// The grids of a step.
+    pub fn grids(&self, step: &Step, limits: &wgpu::Limits) -> Result<Vec<[u32; 3]>> {
+        let grid = |window: &BoundWindow| {
+            // A run that starts in the middle of a word touches one more word than its bytes fill.
+            let run_bytes = u64::from(window.rows.min(step.longest)).saturating_mul(self.row_bytes);
+            let units = if self.wide { run_bytes / 16 } else { (run_bytes / 4).saturating_add(1) };
+            let planes = u64::from(step.runs_in(&window.groups)).saturating_mul(self.heads_at_once.into());
+            grid_of_planes(units, planes, limits)
+        };
+        self.windows.iter().map(grid).collect()
+    }
+
+    pub fn dispatches<'a>(&'a self, grids: &'a [[u32; 3]]) -> impl Iterator<Item = Dispatch<'a>> {
+        let windows = self.windows.iter().zip(grids);
+        windows.map(|(window, &grid)| Dispatch { pipeline: &self.pipeline, bindings: &window.bindings, grid })
     }
 }

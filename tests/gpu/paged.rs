@@ -8,7 +8,10 @@ use wgpu_kv_cache::{
 
 use crate::{DONE, Gpu, Outcome, Test, rows::numbers};
 
-pub const TESTS: &[Test] = &[("paged::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache)];
+pub const TESTS: &[Test] = &[
+    ("paged::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache),
+    ("paged::copies_of_tails_share_memory", copies_of_tails_share_memory),
+];
 
 /// Rows of the tokens of a step, packed `[token, head, dim]`, of keys and of values.
 fn rows(config: &CacheConfig, tokens: u32, seed: u32) -> [Vec<f32>; 2] {
@@ -167,5 +170,47 @@ fn attention_is_that_of_a_dense_cache(gpu: &Gpu) -> Outcome {
             both.attend(&options, rows)?;
         }
     }
+    DONE
+}
+
+/// Rows that move go through scratch memory that stays, has room for one layer and grows with what a step moves.
+fn copies_of_tails_share_memory(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(6, 3, 4, 40).formats(Format::F16, Format::F32);
+    let mut paged = PagedKvCache::new(&gpu.context, &PagedConfig::new(config, 3, 4, 24))?;
+    let append = |paged: &mut PagedKvCache, ids: &[SequenceId], tokens: &[u32]| {
+        let appends: Vec<_> = ids.iter().map(|&id| Append::new(id, tokens)).collect();
+        let of_layer = |layer| rows(&config, (tokens.len() * ids.len()) as u32, tokens[0] + layer);
+        let of_layers = [0, 1, 2].map(of_layer);
+        let packed = of_layers
+            .each_ref()
+            .map(|[keys, values]| Pair { keys: HostRows::from(keys), values: HostRows::from(values) });
+        paged.append(&appends, &packed)
+    };
+    let read = |paged: &PagedKvCache, id| (0..3).map(|layer| paged.get(layer, id, 0..6)?.read()).collect();
+    let prompt = paged.add(&[], None)?.sequence;
+    append(&mut paged, &[prompt], &[1, 2, 3, 4, 5, 6, 7])?;
+    let before = paged.overhead_bytes();
+    // Six tokens: two of them in a page that the prompt has written to as well.
+    let prefix: Result<Vec<_>, Error> = read(&paged, prompt);
+    let (prefix, mut overheads) = (prefix?, Vec::new());
+    for writers in [1, 1, 1, 4] {
+        let forks = (0..writers).map(|_| paged.fork(prompt, 6)).collect::<Result<Vec<_>, _>>()?;
+        append(&mut paged, &forks, &[50])?;
+        overheads.push(paged.overhead_bytes());
+        for id in forks {
+            let rows: Result<Vec<_>, Error> = read(&paged, id);
+            for (layer, (rows, prefix)) in rows?.iter().zip(&prefix).enumerate() {
+                for side in Side::BOTH {
+                    assert_eq!(rows.side(side).bytes(), prefix.side(side).bytes(), "{side} of layer {layer}");
+                }
+            }
+            paged.free(id)?;
+        }
+    }
+    // Two rows of 3 heads with 4 elements of 2 and of 4 bytes, once for all layers, and then eight. The first steps also
+    // need more slots.
+    let bytes = |rows: u64| rows * 3 * 4 * (2 + 4);
+    assert!(overheads[0] > before + bytes(2));
+    assert_eq!(overheads[2..], [overheads[1], overheads[1] + bytes(8) - bytes(2)]);
     DONE
 }

@@ -1,6 +1,6 @@
 //! Keeps some of the last rows of a sequence, as a tree of drafts needs it.
 
-use super::{PagedKvCache, runs::PagedStep, tails::Part};
+use super::{PagedKvCache, runs::PagedStep};
 use crate::{
     Error, PageError, Recorder, Result, SequenceError,
     pages::{SequenceId, StepKind},
@@ -95,7 +95,7 @@ impl PagedKvCache {
     ) -> Result<()> {
         let rows = u32::try_from(from.len()).unwrap_or(u32::MAX);
         self.plan_batch([(sequence, rows)].into_iter(), StepKind::Append)?;
-        let mut tails = self.prepare_tails()?;
+        let mut parts = self.prepare_tails()?;
         for (group, before) in before.iter().enumerate() {
             let mut start = start;
             // Rows move towards the beginning, so a part overwrites nothing that a later one reads.
@@ -107,16 +107,14 @@ impl PagedKvCache {
                 place.sort();
                 start = end;
                 let [(step, _), _] = place.forms;
-                let slot = self.ring.write(&self.context, &out)?;
                 let own = self.layers.iter().filter(|layer| layer.place.group == group);
-                let planes = own.map(|layer| &self.planes[layer.place.planes]);
-                let layers = planes.map(|planes| planes.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
-                let back = self.ring.write(&self.context, &step)?;
-                tails.parts.push(Part { layers, out: slot, back, step });
+                let planes = own.map(|layer| layer.place.planes).collect();
+                parts.push(self.part(planes, out, step)?);
             }
         }
+        self.reserve_scratch(&parts)?;
         let table = self.table.prepare(&self.context, &self.ring)?;
-        tails.record(recorder)?;
+        self.record_parts(recorder, &parts)?;
         table.record(recorder);
         std::mem::swap(&mut self.batch, &mut self.next_batch);
         Ok(())

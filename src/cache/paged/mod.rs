@@ -12,6 +12,7 @@ mod planes;
 mod rows;
 mod runs;
 mod save;
+mod scratch;
 mod step;
 mod table;
 mod tails;
@@ -23,6 +24,7 @@ use self::{
     groups::Groups,
     planes::{Layer, Planes},
     runs::PagedStep,
+    scratch::Scratch,
     table::Table,
 };
 #[cfg(feature = "store")]
@@ -101,6 +103,8 @@ pub struct PagedKvCache {
     next_batch: Vec<Sequences>,
     /// Of each group.
     steps: Vec<PagedStep>,
+    /// None until a step moves rows.
+    scratch: Option<Scratch>,
     /// What takes the rows of pages that are evicted.
     #[cfg(feature = "store")]
     outlet: Option<std::sync::Arc<dyn Outlet>>,
@@ -134,6 +138,7 @@ impl PagedKvCache {
             batch: vec![Sequences::default(); placements.len()],
             next_batch: vec![Sequences::default(); placements.len()],
             steps: placements.iter().map(|_| PagedStep::default()).collect(),
+            scratch: None,
             #[cfg(feature = "store")]
             outlet: None,
         })
@@ -164,11 +169,13 @@ impl PagedKvCache {
         self.planes.iter().map(|planes| planes.layout.bytes()).fold(0, u64::saturating_add)
     }
 
-    /// Bytes that the cache occupies on the device beside keys and values: the block table, scales, and the slots in which
-    /// steps are passed to the device.
+    /// Bytes that the cache occupies on the device beside keys and values: the block table, scales, the slots in which
+    /// steps are passed to the device, and scratch memory through which rows were moved, for as many as a step moved most
+    /// in one layer (but no more than 16 MiB a side, or one page).
     pub fn overhead_bytes(&self) -> u64 {
         let scales = self.planes.iter().map(|planes| planes.storage.lengths.buffer.size());
-        scales.chain([self.table.buffer.size(), self.ring.bytes()]).fold(0, u64::saturating_add)
+        let scratch = self.scratch.as_ref().map_or(0, Scratch::bytes);
+        scales.chain([self.table.buffer.size(), self.ring.bytes(), scratch]).fold(0, u64::saturating_add)
     }
 
     /// One layer, as attention and the caller's shaders read it.

@@ -129,8 +129,9 @@ impl PagedKvCache {
         let tokens = |append: &Append<'_>| u32::try_from(append.tokens.len()).unwrap_or(u32::MAX);
         self.plan_batch(appends.iter().map(|append| (append.sequence, tokens(append))), kind)?;
         let tails = self.prepare_tails()?;
+        self.reserve_scratch(&tails)?;
         let table = self.table.prepare(&self.context, &self.ring)?;
-        tails.record(recorder)?;
+        self.record_parts(recorder, &tails)?;
         table.record(recorder);
         std::mem::swap(&mut self.batch, &mut self.next_batch);
         Ok(())

@@ -1,61 +1,19 @@
 //! Copies the rows of pages that two sequences would write to, before a step writes.
 
-use std::sync::Arc;
-
-use super::{PagedKvCache, planes::Planes};
+use super::{
+    PagedKvCache,
+    planes::Planes,
+    scratch::{Part, Scratch},
+};
 use crate::{
-    BoundSource, CacheConfig, Context, GpuTensor, Pair, Recorder, Result, Side,
-    cache::reads::Reads,
-    device::{
-        record::{StepData, dispatch},
-        ring::StepSlot,
-    },
+    Recorder, Result, Side,
     pages::PageCopy,
     plan::step::{Run, Step},
     shape::layout::{RUN_BYTES, binding_limit},
 };
 
-/// Copies that can be recorded without failing.
-pub(super) struct Tails {
-    pub parts: Vec<Part>,
-    context: Context,
-}
-
-/// Copies of several layers that fit a binding and a grid.
-pub(super) struct Part {
-    pub layers: Vec<Tail>,
-    /// Holds the rows that are copied out, and those that are written.
-    pub out: StepSlot,
-    pub back: StepSlot,
-    pub step: Step,
-}
-
-/// The copies of one layer, through scratch memory: a buffer cannot be read and written in one dispatch.
-pub(super) struct Tail {
-    reads: Pair<Reads>,
-    source: BoundSource,
-}
-
-impl Tails {
-    pub fn record(self, recorder: &mut impl Recorder) -> Result<()> {
-        // Everything that can fail comes first.
-        let prepare = |part: &'_ Part, tail: &'_ Tail| {
-            let (data, rows) = (StepData::Slot(part.back.clone()), (part.step.longest, tail.source.tokens));
-            tail.source.writes().prepare(&self.context, data, &part.step, rows).map(drop)
-        };
-        self.parts.iter().try_for_each(|part| part.layers.iter().try_for_each(|tail| prepare(part, tail)))?;
-        for Part { layers, out, back, step } in &self.parts {
-            for Tail { reads: Pair { keys, values }, source } in layers {
-                let data = StepData::Slot(out.clone());
-                dispatch(recorder, "kv-cache copy on write", data, keys.dispatches().chain(values.dispatches()));
-                let (data, rows) = (StepData::Slot(back.clone()), (step.longest, source.tokens));
-                let prepared = source.writes().prepare(&self.context, data, step, rows);
-                prepared.expect("it was prepared before").record(recorder, "kv-cache copy on write");
-            }
-        }
-        Ok(())
-    }
-}
+/// Bytes of the rows of a side that go through scratch memory at a time, unless a page has more.
+const BYTES_AT_ONCE: u64 = 16 << 20;
 
 /// A step over the rows of copied pages, which lie one after the other outside of the cache.
 fn step_of(copies: &[PageCopy], page: impl Fn(&PageCopy) -> u32) -> Step {
@@ -71,17 +29,45 @@ fn step_of(copies: &[PageCopy], page: impl Fn(&PageCopy) -> u32) -> Step {
 
 impl PagedKvCache {
     /// Prepares the copies of the step under way.
-    pub(super) fn prepare_tails(&self) -> Result<Tails> {
-        let mut tails = Tails { parts: Vec::new(), context: self.context.clone() };
+    pub(super) fn prepare_tails(&self) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
         for copies in self.planned().copies.chunks(self.copies_at_once()) {
-            let (out, step) = (step_of(copies, |copy| copy.from), step_of(copies, |copy| copy.to));
-            let slot = self.ring.write(&self.context, &out)?;
-            let layers =
-                self.planes.iter().map(|planes| planes.tail(&self.context, &out, &slot)).collect::<Result<_>>()?;
-            let back = self.ring.write(&self.context, &step)?;
-            tails.parts.push(Part { layers, out: slot, back, step });
+            let (out, back) = (step_of(copies, |copy| copy.from), step_of(copies, |copy| copy.to));
+            parts.push(self.part((0..self.planes.len()).collect(), out, back)?);
         }
-        Ok(tails)
+        Ok(parts)
+    }
+
+    /// Copies of the rows of one step to those of another, in some planes.
+    pub(super) fn part(&self, planes: Vec<usize>, out: Step, back: Step) -> Result<Part> {
+        let [out_slot, back_slot] = [self.ring.write(&self.context, &out)?, self.ring.write(&self.context, &back)?];
+        Ok(Part { planes, out: (out, out_slot), back: (back, back_slot) })
+    }
+
+    /// Makes room for the rows of each part, if there is not.
+    pub(super) fn reserve_scratch(&mut self, parts: &[Part]) -> Result<()> {
+        let rows = parts.iter().map(|part| part.out.0.rows).max().unwrap_or(0);
+        let room = self.scratch.as_ref().map_or(0, |scratch| scratch.rows);
+        if room < rows {
+            let room = rows.checked_next_power_of_two().unwrap_or(rows).min(self.rows_moved_at_once()).max(rows);
+            self.scratch = Some(Scratch::new(&self.context, &self.planes, room)?);
+        }
+        Ok(())
+    }
+
+    /// Records copies, for which [`reserve_scratch`](Self::reserve_scratch) made room. Everything that can fail comes
+    /// first.
+    pub(super) fn record_parts(&self, recorder: &mut impl Recorder, parts: &[Part]) -> Result<()> {
+        let Some(scratch) = &self.scratch else { return Ok(()) };
+        for part in parts {
+            part.planes.iter().try_for_each(|&planes| scratch.prepare(&self.context, planes, part).map(drop))?;
+        }
+        for part in parts {
+            for &planes in &part.planes {
+                scratch.prepare(&self.context, planes, part).expect("it was prepared before").record(recorder);
+            }
+        }
+        Ok(())
     }
 
     /// Copies whose rows fit a binding, and whose runs a grid is high enough for, in every layer.
@@ -94,6 +80,12 @@ impl PagedKvCache {
         self.runs_at_once(1)
     }
 
+    /// Rows that either of them moves at most.
+    fn rows_moved_at_once(&self) -> u32 {
+        let of_copies = self.copies_at_once().saturating_mul(self.config.page_size as usize);
+        u32::try_from(of_copies.max(self.rows_at_once())).unwrap_or(u32::MAX)
+    }
+
     fn runs_at_once(&self, rows: u32) -> usize {
         let limits = self.context.limits();
         let of_planes = |planes: &Planes| {
@@ -101,30 +93,9 @@ impl PagedKvCache {
             let bytes = Side::BOTH.map(|side| planes.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
             let run = bytes.saturating_mul(heads.into()).saturating_mul(rows.into()).max(2 * RUN_BYTES);
             let high = limits.max_compute_workgroups_per_dimension.checked_div(heads).unwrap_or(1);
-            binding_limit(limits).checked_div(run).unwrap_or(1).min(high.into())
+            binding_limit(limits).min(BYTES_AT_ONCE).checked_div(run).unwrap_or(1).min(high.into())
         };
         let most = self.planes.iter().map(of_planes).min().unwrap_or(1).max(1);
         usize::try_from(most).unwrap_or(usize::MAX)
-    }
-}
-
-impl Planes {
-    pub(super) fn tail(&self, context: &Context, out: &Step, slot: &StepSlot) -> Result<Tail> {
-        let tensor = |side: Side| {
-            let shape = [1, self.layout.heads, out.rows, self.stored.dim(side)];
-            GpuTensor::new(context, "copied rows", shape, self.stored.format(side), self.stored.scale(side))
-        };
-        let tensors = Pair { keys: tensor(Side::Keys)?, values: tensor(Side::Values)? };
-        let destinations = tensors.destinations();
-        let data = StepData::Slot(slot.clone());
-        let reads = |side: Side| {
-            let (layout, storage) = (&self.layout, &self.storage);
-            Reads::new(context, layout, storage, side, &(0..1), (out, &data), destinations.side(side))
-        };
-        let reads = Pair { keys: reads(Side::Keys)?, values: reads(Side::Values)? };
-        let config = CacheConfig { batch_size: 1, max_batch_size: 1, ..self.stored };
-        let owner = Arc::default();
-        let source = BoundSource::new(context, &config, &self.layout, &self.storage, &owner, &tensors.source())?;
-        Ok(Tail { reads, source })
     }
 }

@@ -51,7 +51,9 @@ impl Both {
         let config = CacheConfig::new(batch, HEADS, DIM, room).formats(Format::F16, Format::F16);
         let pages = PagedConfig::new(config, layers, page_size, batch * room.div_ceil(page_size));
         let mut paged = PagedKvCache::new(context, &pages)?;
-        let bytes = u64::from(batch * HEADS * before.max(tokens) * DIM) * 2;
+        // A batch of one sequence would be in lockstep: beside it is one that gets no rows.
+        let ragged_batch = batch.max(2);
+        let bytes = u64::from(ragged_batch * HEADS * before.max(tokens) * DIM) * 2;
         let (keys, values) = (buffer(context, bytes), buffer(context, bytes));
         let most = batch * before.max(tokens);
         let packed =
@@ -65,7 +67,12 @@ impl Both {
         let mut both = Both {
             paged_sources: (0..layers).map(|layer| paged.bind_source(layer, &source)).collect::<Result<_>>()?,
             dense: Dense::new(context, config, layers, &dense_source)?,
-            ragged: Dense::new(context, config, layers, &dense_source)?,
+            ragged: Dense::new(
+                context,
+                CacheConfig { batch_size: ragged_batch, max_batch_size: ragged_batch, ..config },
+                layers,
+                &dense_source,
+            )?,
             paged,
             ids,
             tokens: vec![7; tokens as usize],
@@ -109,6 +116,9 @@ impl Both {
 
     /// As a batch of a server, whose sequences have different lengths.
     fn record_ragged(&mut self, encoder: &mut wgpu::CommandEncoder, position: u32, tokens: u32) -> Result<()> {
+        if self.ids.len() == 1 {
+            return self.ragged.record(encoder, Write::at(position, tokens).counts(&[tokens, 0]));
+        }
         let positions: Vec<u32> = (0..).zip(&self.ids).map(|(index, _)| position.saturating_sub(index % 7)).collect();
         self.ragged.record(encoder, Write::at_each(&positions, tokens))
     }
@@ -134,9 +144,7 @@ pub fn rows(context: &Context, repetitions: usize, whole: bool, table: &mut Tabl
                 ],
             )?;
             table.row(&what, "the dense kernels", Reach::AtMost(most), times[0] / times[1], " × its time");
-            if shape[0] > 1 {
-                table.row(&what, "dense, of other lengths", Reach::AtMost(most), times[0] / times[2], " × its time");
-            }
+            table.row(&what, "dense, of other lengths", Reach::AtMost(most), times[0] / times[2], " × its time");
         }
         attention(context, repetitions.min(21), page_size, table)?;
     }
@@ -203,6 +211,13 @@ impl Forks {
         Ok(())
     }
 
+    /// Ends the step before, and appends a token to the prompt, which needs no copy.
+    fn go_on(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.fork(0)?;
+        self.cache.truncate(self.prompt, Self::SHARED + 1)?;
+        self.append(encoder, &[Append::new(self.prompt, &[7])])
+    }
+
     /// Gives every fork a tail of its own, as a copy at the fork would.
     fn copy_tails(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let appends: Vec<_> = self.forks.iter().map(|&id| Append::new(id, &[7])).collect();
@@ -216,6 +231,20 @@ impl Forks {
 /// Copies of a shared tail on write, which writers pay for, against copies at the fork, which every fork pays for. The
 /// prompt has gone on, so that no fork may write to its page.
 pub fn forks(context: &Context, repetitions: usize, table: &mut Table) -> Result<()> {
+    let (mut one, mut none) = (Forks::new(context, 1)?, Forks::new(context, 1)?);
+    let times = medians(
+        context,
+        repetitions,
+        &mut [
+            Box::new(|encoder| {
+                one.fork(1)?;
+                one.write(encoder, 1, Forks::SHARED % Forks::PAGE)
+            }),
+            Box::new(|encoder| none.go_on(encoder)),
+        ],
+    )?;
+    let what = format!("a step that copies one tail, {LAYERS} layers");
+    table.row(&what, "a step that copies none", Reach::AtMost(2.0), times[0] / times[1], " × its time");
     for count in [8, 32] {
         for writers in [1, count / 2, count] {
             let mut on_write = Forks::new(context, count)?;

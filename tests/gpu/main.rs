@@ -38,7 +38,10 @@ mod tiers_faults;
 mod waiting;
 mod windows_of_pages;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wgpu_kv_cache::{Context, CostModel, Format, adapter_label, adapters};
@@ -162,11 +165,7 @@ fn trials() -> Vec<Trial> {
                 &[]
             };
             for &(name, test) in every_form.iter().chain(kernels_only).copied().flatten() {
-                let gpu = gpu.clone();
-                trials.push(Trial::ignorable_test(format!("{name} by {form} on {label}"), move || {
-                    let _alone = gpu.alone();
-                    test(&gpu)
-                }));
+                trials.push(trial(format!("{name} by {form} on {label}"), &gpu, test));
             }
             if costs == CostModel::KERNELS {
                 trials.extend(cells(&gpu, label));
@@ -192,23 +191,33 @@ fn in_turn(lists: Vec<Vec<Trial>>) -> Vec<Trial> {
     }
 }
 
+/// A test on a device. With `KV_CACHE_TIMES`, standard error tells how long it took.
+fn trial(name: String, gpu: &Arc<Gpu>, test: impl FnOnce(&Gpu) -> Outcome + Send + 'static) -> Trial {
+    let gpu = gpu.clone();
+    Trial::ignorable_test(name.clone(), move || {
+        let _alone = gpu.alone();
+        let start = Instant::now();
+        let outcome = test(&gpu);
+        if std::env::var_os("KV_CACHE_TIMES").is_some() {
+            eprintln!("{:8.3} s  {name}", start.elapsed().as_secs_f64());
+        }
+        outcome
+    })
+}
+
 /// One test per cell of the README's table.
 fn cells(gpu: &Arc<Gpu>, label: &str) -> Vec<Trial> {
     let mut trials = Vec::new();
     for format in Format::ALL {
         for operation in cells::OPERATIONS {
-            let gpu = gpu.clone();
-            trials.push(Trial::test(format!("cells::{operation} × pages × {format} on {label}"), move || {
-                let _alone = gpu.alone();
-                cells_of_pages::cell(&gpu.context, format, operation)
-            }));
+            let name = format!("cells::{operation} × pages × {format} on {label}");
+            trials.push(trial(name, gpu, move |gpu| cells_of_pages::cell(&gpu.context, format, operation).and(DONE)));
         }
         for (name, placement) in cells::PLACEMENTS {
             for operation in cells::OPERATIONS {
-                let gpu = gpu.clone();
-                trials.push(Trial::test(format!("cells::{operation} × {name} × {format} on {label}"), move || {
-                    let _alone = gpu.alone();
-                    cells::cell(&gpu.context, format, placement, operation)
+                let name = format!("cells::{operation} × {name} × {format} on {label}");
+                trials.push(trial(name, gpu, move |gpu| {
+                    cells::cell(&gpu.context, format, placement, operation).and(DONE)
                 }));
             }
         }

@@ -45,6 +45,18 @@ struct Loading {
     /// An adapter: a number, or a part of its label.
     #[arg(long)]
     adapter: Option<String>,
+    /// Tokens of a step.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    rows: u32,
+    /// Lets attention split positions as the device likes: faster with long contexts on a GPU, but equal up to rounding
+    /// alone.
+    #[arg(long)]
+    fast: bool,
+}
+
+/// The keys and values of what is generated.
+#[derive(Debug, Args)]
+struct Caching {
     /// Formats of keys and values, `f16`, or `q8_0/q4_0`.
     #[arg(long, default_value = "f16", value_parser = formats)]
     format: (Format, Format),
@@ -60,19 +72,12 @@ struct Loading {
     /// Positions of a sequence. By default those of the model, but no more than 2048.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
-    /// Tokens of a step.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    rows: u32,
     /// Sequences at a time, with pages.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     sequences: u32,
     /// Pages of 16 tokens. By default as many as one sequence of the context needs, twice.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pages: Option<u32>,
-    /// Lets attention split positions as the device likes: faster with long contexts on a GPU, but equal up to rounding
-    /// alone.
-    #[arg(long)]
-    fast: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,6 +91,8 @@ enum Placement {
 struct Generate {
     #[command(flatten)]
     loading: Loading,
+    #[command(flatten)]
+    caching: Caching,
     /// What to continue.
     #[arg(long, default_value = "Tell me a story about a lighthouse keeper and a whale.")]
     prompt: String,
@@ -133,29 +140,45 @@ fn formats(text: &str) -> std::result::Result<(Format, Format), String> {
 }
 
 impl Loading {
-    /// Opens the file, and loads the model into a device; steps have logits of `wanted` rows.
-    fn load(&self, many: bool, wanted: u32) -> Result<(ModelFile, Engine)> {
-        let mut file = ModelFile::open(&self.model)?;
+    fn open(&self) -> Result<ModelFile> {
+        ModelFile::open(&self.model)
+    }
+
+    /// Loads the model into a device. Sequences have up to `positions` positions, and steps have logits of `wanted` rows.
+    fn load(
+        &self,
+        file: &mut ModelFile,
+        positions: u32,
+        wanted: u32,
+        (keys, values): (Format, Format),
+        place: Place,
+    ) -> Result<Engine> {
         let adapter = match &self.adapter {
             Some(name) => find_adapter(name)?,
             None => adapters()?.swap_remove(0),
         };
         eprintln!("on {}", adapter_label(&adapter.get_info()));
         let context = engine::open(&adapter)?;
-        let positions = self.context.unwrap_or(file.shape().context.min(2048));
-        let place = match self.placement.unwrap_or(if many { Placement::Pages } else { Placement::Dense }) {
+        let sizes = Sizes { rows: self.rows, wanted: wanted.min(self.rows), positions };
+        Engine::load(&context, file, sizes, &CacheOptions { keys, values, place, fast: self.fast })
+    }
+}
+
+impl Caching {
+    fn positions(&self, file: &ModelFile) -> u32 {
+        self.context.unwrap_or(file.shape().context.min(2048))
+    }
+
+    /// Where keys and values of so many positions lie; by default in pages if there may be many sequences.
+    fn place(&self, positions: u32, many: bool) -> Place {
+        match self.placement.unwrap_or(if many { Placement::Pages } else { Placement::Dense }) {
             Placement::Dense => Place::Dense,
             Placement::Ring => Place::Ring { window: self.window, sinks: self.sinks },
             Placement::Pages => {
                 let pages = self.pages.unwrap_or(2 * positions.div_ceil(16));
                 Place::Pages { sequences: self.sequences, page_size: 16, pages }
             }
-        };
-        let (keys, values) = self.format;
-        let sizes = Sizes { rows: self.rows, wanted: wanted.min(self.rows), positions };
-        let options = CacheOptions { keys, values, place, fast: self.fast };
-        let engine = Engine::load(&context, &mut file, sizes, &options)?;
-        Ok((file, engine))
+        }
     }
 }
 
@@ -175,8 +198,11 @@ impl Generate {
             return Err(Error::Argument { argument: format!("--draft {}", self.draft), rule });
         }
         let many = self.chat || self.batch.is_some();
-        let wanted_rows = if self.batch.is_some() { self.loading.sequences } else { self.draft + 1 };
-        let (file, mut engine) = self.loading.load(many, wanted_rows)?;
+        let wanted_rows = if self.batch.is_some() { self.caching.sequences } else { self.draft + 1 };
+        let mut file = self.loading.open()?;
+        let positions = self.caching.positions(&file);
+        let place = self.caching.place(positions, many);
+        let mut engine = self.loading.load(&mut file, positions, wanted_rows, self.caching.format, place)?;
         engine.sampling = Sampling { temperature: self.temperature, seed: self.seed };
         if let Some(batch) = &self.batch {
             return self.run_batch(&mut engine, &Tokens::new(&file)?, batch);

@@ -6,6 +6,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use llama::{
     Error, Result,
+    cache::Place,
     perplexity::{self, Row},
     tokens::Tokens,
 };
@@ -92,17 +93,23 @@ impl Perplexity {
 
     /// Measures formats, and f32 beside them.
     fn measure(&self, formats: &[(Format, Format)]) -> Result<Vec<Row>> {
-        let (file, mut engine) = self.loading.load(false, self.loading.rows)?;
+        let mut file = self.loading.open()?;
+        let context = file.shape().context;
+        if self.cut > context {
+            let rule = format!("the model has no more than {context} positions");
+            return Err(Error::Argument { argument: format!("--cut {}", self.cut), rule });
+        }
         let text = std::fs::read_to_string(&self.text).map_err(io(&self.text))?;
         let mut tokens = Tokens::new(&file)?.encode(&text)?;
         tokens.truncate(self.tokens.unwrap_or(tokens.len()));
-        let positions = engine.model.sizes.positions;
-        let window = self.cut.min(positions) as usize;
-        if tokens.len() < 2 || window < 2 {
-            let rule = format!("{} tokens in windows of {window}: two at least are needed", tokens.len());
+        if tokens.len() < 2 {
+            let rule = format!("two tokens at least are needed, but there are {}", tokens.len());
             return Err(Error::Argument { argument: self.text.display().to_string(), rule });
         }
-        let rows = perplexity::measure(&mut engine, &tokens, window, formats, |done| {
+        // Every pair of formats gets a cache of its own; that of the engine is only where they take turns.
+        let (wanted, first) = (self.loading.rows, formats[0]);
+        let mut engine = self.loading.load(&mut file, self.cut, wanted, first, Place::Dense)?;
+        let rows = perplexity::measure(&mut engine, &tokens, self.cut as usize, formats, |done| {
             eprint!("\r{done} of {} tokens", tokens.len());
         })?;
         eprintln!();

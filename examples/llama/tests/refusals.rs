@@ -137,6 +137,13 @@ fn arguments() {
     assert!(refused(&["--rows", "0"]).contains("0 is not in 1..=1024"));
     assert!(refused(&["--store", "folder"]).contains("--chat"));
     assert!(refused(&["--draft", "8", "--rows", "8"]).starts_with("llama: --draft 8: a step has room for 8 rows"));
+    let perplexity = |more: &[&str]| said(&[&["perplexity", "--model", model, "/none"], more].concat());
+    let most = tiny::CONTEXT;
+    let (within, above) = (most.to_string(), (most + 1).to_string());
+    assert!(perplexity(&["--cut", &within]).starts_with("llama: /none: "));
+    let rule = format!("llama: --cut {above}: the model has no more than {most} positions");
+    assert!(perplexity(&["--cut", &above]).starts_with(&rule));
+    assert!(perplexity(&["--placement", "ring"]).contains("unexpected argument '--placement'"));
 }
 
 /// What earlier runs of `perplexity` printed is not measured again, if it is of the same tokens.

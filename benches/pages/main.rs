@@ -108,7 +108,8 @@ fn without_tiers(requests: &[Vec<u32>]) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The same through tiers, on a device that does nothing: 1000 pages on the device, 5000 in host memory, all in a folder.
+/// The same through tiers, on a device that does nothing: 1000 pages on the device, 5000 in host memory, all in a
+/// folder.
 fn tiers(requests: &[Vec<u32>]) -> Result<(), Box<dyn Error>> {
     let longest = requests.iter().map(Vec::len).max().unwrap_or(0);
     let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());

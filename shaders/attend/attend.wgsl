@@ -23,12 +23,12 @@
 //     p + 1              │ thread 4│ thread 5│ thread 6│ thread 7│  group 1
 //     …
 //
-// So neighbouring threads load neighbouring bytes, and a thread has 4 × (KEY_UNITS + VALUE_UNITS) loads in flight. Of
-// a row of the tile, a thread computes the part of four dot products that its units give. Workgroup memory adds up the
-// parts of a group, or shuffles of a subgroup do (share/); one thread, the owner of (row, group), makes weights of the four sums
-// and keeps the largest score and the sum of weights that its group has seen of the row. Every group thus has an online softmax of its own, and no
-// thread waits for another group's. A thread then adds weight × value to the part of the row's sum that its units
-// give, which stays in registers. After the last chunk a tree joins the groups.
+// So neighbouring threads load neighbouring bytes, and a thread has 4 × (KEY_UNITS + VALUE_UNITS) loads in flight. Of a
+// row of the tile, a thread computes the part of four dot products that its units give. Workgroup memory adds up the
+// parts of a group, or shuffles of a subgroup do (share/); one thread, the owner of (row, group), makes weights of the
+// four sums and keeps the largest score and the sum of weights that its group has seen of the row. Every group thus has
+// an online softmax of its own, and no thread waits for another group's. A thread then adds weight × value to the part
+// of the row's sum that its units give, which stays in registers. After the last chunk a tree joins the groups.
 //
 // Before this the host writes WORKGROUP, LANES, ROWS, ROUND, the units of a thread, and read/read with the prefix
 // cache_, wide. The rows of a tile go through workgroup memory in rounds of ROUND.
@@ -124,8 +124,8 @@ fn attend(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) grou
         }
     }
 
-    // Joins what the groups have seen of each row: (largest score, sum of weights). Others may still read the weights of
-    // the last chunk.
+    // Joins what the groups have seen of each row: (largest score, sum of weights). Others may still read the weights
+    // of the last chunk.
     workgroupBarrier();
 #for n in ROUNDS
 #for o in OWNERS

@@ -4,8 +4,8 @@
 // Shapes:  partials   as parts/split has them
 //          lengths    [sequence], then [sequence] of starts
 //          output     strided [sequence, head, token, value_dim]
-// Bounds:  rows past the queries of a sequence, and past the tiles, are dropped. A grid that is cut in two has some of these,
-//          and sequences past the batch may have such tiles.
+// Bounds:  rows past the queries of a sequence, and past the tiles, are dropped. A grid that is cut in two has some of
+//          these, and sequences past the batch may have such tiles.
 //
 // All splits are read at once: first the largest scores and sums of weights, one split a thread, which a tree joins;
 // then the sums of values, by VECTORS neighbouring threads for each of LANES splits, four loads a thread before the

@@ -1,8 +1,8 @@
 // flat: the grid for runs that are shorter than a workgroup, such as the single rows of a decoding step. A unit is the
 // work of one thread on each side; planes/ and format/ define it. The kernel defines `chunk`.
 //
-// Grid:    x and y together count threads, in workgroups. Thread i handles item i of [run, head, unit] of the chunk, where
-//          a thread may have several heads, and the length of sequence i.
+// Grid:    x and y together count threads, in workgroups. Thread i handles item i of [run, head, unit] of the chunk,
+//          where a thread may have several heads, and the length of sequence i.
 // Bounds:  set_length drops the sequences past the batch; write_unit drops places outside of the chunk, and units past
 //          the end of a run.
 

@@ -1,10 +1,10 @@
 // runs: the grid for runs of any length. A unit is the work of one thread on each side; planes/ and format/ define it.
 // The kernel defines `chunk`.
 //
-// Grid:    x and z together count units of one run, in workgroups; y counts [run, head] of the chunk, where a thread may
-//          have several heads. If runs are short, x alone counts units, and y and z together [run, head], of which there
-//          may be many. The first workgroup of each [run, head] also sets the lengths of as many sequences as it has
-//          threads.
+// Grid:    x and z together count units of one run, in workgroups; y counts [run, head] of the chunk, where a thread
+//          may have several heads. If runs are short, x alone counts units, and y and z together [run, head], of which
+//          there may be many. The first workgroup of each [run, head] also sets the lengths of as many sequences as it
+//          has threads.
 // Bounds:  set_length drops the sequences past the batch; write_unit drops places outside of the chunk.
 
 #import ../step/place.wgsl

@@ -2,8 +2,8 @@
 // the sequence's row of the block table. `reader_plane` has the row of the table in place of a page, and a slot is a
 // position, until `reader_row_at` looks up the page.
 //
-// The host writes reader_page_size, reader_rows (index of the first sequence's row of the table), reader_table (index of
-// the table) and reader_table_width (entries of a row).
+// The host writes reader_page_size, reader_rows (index of the first sequence's row of the table), reader_table (index
+// of the table) and reader_table_width (entries of a row).
 
 fn reader_slot(position: u32) -> u32 {
     return position;

@@ -46,8 +46,8 @@ pub(crate) struct Writes {
     variants: [WriteVariant; 2],
     /// Strides of keys and values that become pipeline constants in steps of one token.
     token_strides: [Option<[u32; 2]>; 2],
-    /// Pipelines by [`StepPath`], by whether a run is more than a row, and by whether there is one token. Each is created
-    /// when a step first needs it.
+    /// Pipelines by [`StepPath`], by whether a run is more than a row, and by whether there is one token. Each is
+    /// created when a step first needs it.
     pipelines: [[[OnceLock<wgpu::ComputePipeline>; 2]; 2]; 2],
     chunks: Vec<BoundChunk>,
     uniform_bytes: u64,

@@ -8,8 +8,8 @@ use crate::{
 
 impl ReferenceCache {
     /// Computes what [`attend`](crate::attention::attend) computes, in f64 and written from its contract: for each
-    /// query, over each position that it attends to. The output of rows that are no queries is zero. Packed queries give
-    /// a packed output.
+    /// query, over each position that it attends to. The output of rows that are no queries is zero. Packed queries
+    /// give a packed output.
     ///
     /// # Errors
     /// The errors of [`attend`](crate::attention::attend) for its arguments.

@@ -18,8 +18,8 @@ const FIRST_BLOCK_BYTES: u64 = 16 << 10;
 /// `Queue::write_buffer` takes effect before the next submission. If a slot were written twice before the caller
 /// submits, both recordings would read the second step. Each recording therefore holds its slot until its command
 /// buffer has run or was dropped. A step equal to the previous one shares its slot, as in every layer but the first of
-/// a decoding step. The ring grows only when more steps are unfinished than ever before. A step that is larger than a slot
-/// gets a buffer of its own.
+/// a decoding step. The ring grows only when more steps are unfinished than ever before. A step that is larger than a
+/// slot gets a buffer of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct StepRing {
     slots: Arc<Mutex<Slots>>,

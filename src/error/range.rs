@@ -32,8 +32,8 @@ pub enum RangeError {
         sequence: u32,
         /// The position asked for.
         position: u32,
-        /// The oldest position beyond the sinks that can be read: the oldest valid one for a range, the oldest stored one
-        /// for queries.
+        /// The oldest position beyond the sinks that can be read: the oldest valid one for a range, the oldest stored
+        /// one for queries.
         oldest: u32,
     },
     /// A range cannot be converted to a packed format.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// A store of pages cannot be opened. Once it is open, whatever goes wrong with it is a miss.
 ///
-/// A store that has a URL is named by its scheme, host, port and path: user info and query, which may have secrets, are in
-/// no error.
+/// A store that has a URL is named by its scheme, host, port and path: user info and query, which may have secrets, are
+/// in no error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {

@@ -16,14 +16,14 @@ pub struct PagesConfig {
     pub max_seq_len: u32,
     /// Whether sequences with the same beginning share pages. The default is true.
     pub share_prefixes: bool,
-    /// The positions that each group of layers keeps. A sequence has pages of its own for each group; a page holds rows of
-    /// one group. The default is one group with linear placement, which keeps all positions.
+    /// The positions that each group of layers keeps. A sequence has pages of its own for each group; a page holds rows
+    /// of one group. The default is one group with linear placement, which keeps all positions.
     pub groups: Vec<Placement>,
 }
 
 impl PagesConfig {
-    /// For example `PagesConfig::new(16, 1024, 64)`: pages of 16 tokens, 1024 of them, for up to 64 sequences, which share
-    /// prefixes.
+    /// For example `PagesConfig::new(16, 1024, 64)`: pages of 16 tokens, 1024 of them, for up to 64 sequences, which
+    /// share prefixes.
     #[must_use]
     pub fn new(page_size: u32, count: u32, max_sequences: u32) -> Self {
         let groups = vec![Placement::Linear];

@@ -45,8 +45,8 @@ impl PagedSequences {
         })
     }
 
-    /// The longest prefix of some tokens of which every group has the pages that its queries read, and the number of pages
-    /// that were looked for.
+    /// The longest prefix of some tokens of which every group has the pages that its queries read, and the number of
+    /// pages that were looked for.
     fn found(&self, tokens: &[u32], namespace: Option<&str>, keys: &[PageKey]) -> (Vec<Prefix>, u32) {
         if !self.config.share_prefixes {
             return (Vec::new(), 0);
@@ -103,8 +103,8 @@ impl PagedSequences {
     }
 
     /// Checks that a sequence of these tokens could be [added](Self::add) now, and that there would be pages to append
-    /// those that are not found, in one step. Layers with windows need less where a prompt is appended in parts, because
-    /// pages go back in between.
+    /// those that are not found, in one step. Layers with windows need less where a prompt is appended in parts,
+    /// because pages go back in between.
     ///
     /// # Errors
     /// [`PageError::TooManyTokens`], [`PageError::TooManySequences`], [`PageError::OutOfPages`].

@@ -80,8 +80,8 @@ impl Group {
         first.checked_div(self.page_size).unwrap_or(0).max(self.sink_pages())
     }
 
-    /// The positions of a sequence whose rows a step of a kind brings, if it brings all of the sequence: those in the pages
-    /// of sinks, and others.
+    /// The positions of a sequence whose rows a step of a kind brings, if it brings all of the sequence: those in the
+    /// pages of sinks, and others.
     pub fn brought(&self, length: u32, kind: StepKind) -> [Range<u32>; 2] {
         match kind {
             StepKind::Append => [0..0, 0..length],
@@ -94,7 +94,8 @@ impl Group {
         }
     }
 
-    /// The first position beyond the sinks that such a step brings, where it does not bring all, and the index of its page.
+    /// The first position beyond the sinks that such a step brings, where it does not bring all, and the index of its
+    /// page.
     pub fn first_brought(&self, length: u32, kind: StepKind) -> (u32, u32) {
         let [sinks, window] = self.brought(length, kind);
         if sinks.end >= window.start {

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::group::Group;
 use crate::shape::placement::count;
 
-/// What stands in the place of a page that went back to the pool, or that the sequence never had, because it lies before
-/// the window.
+/// What stands in the place of a page that went back to the pool, or that the sequence never had, because it lies
+/// before the window.
 pub const RETURNED: u32 = u32::MAX;
 
 /// Number of entries of a list, all of which are counted in 32 bits.

@@ -9,8 +9,8 @@ use super::{
 use crate::{PageError, Result};
 
 impl PagedSequences {
-    /// Checks that rows of a sequence from `start` on can be replaced by those at the positions `from`, and tells where it
-    /// ends then.
+    /// Checks that rows of a sequence from `start` on can be replaced by those at the positions `from`, and tells where
+    /// it ends then.
     fn check_move(&self, id: SequenceId, start: u32, from: &[u32]) -> Result<u32> {
         let end = start.saturating_add(length_of(from));
         self.check_cut(id, end)?;
@@ -21,13 +21,14 @@ impl PagedSequences {
         Ok(end)
     }
 
-    /// Begins a step after which the rows of a sequence from `start` on are those that lie at the positions `from`. Pages
-    /// that nobody else may see are written in place.
+    /// Begins a step after which the rows of a sequence from `start` on are those that lie at the positions `from`.
+    /// Pages that nobody else may see are written in place.
     ///
     /// # Errors
     /// [`PageError::OutOfPages`]; [`PageError::StepUnderWay`];
-    /// [`SequenceError::RollbackEvicted`](crate::SequenceError::RollbackEvicted) and [`RangeError::Evicted`](crate::RangeError::Evicted) where a group
-    /// has returned pages that are needed; those of [`tokens`](Self::tokens). Nothing is changed then.
+    /// [`SequenceError::RollbackEvicted`](crate::SequenceError::RollbackEvicted) and
+    /// [`RangeError::Evicted`](crate::RangeError::Evicted) where a group has returned pages that are needed; those of
+    /// [`tokens`](Self::tokens). Nothing is changed then.
     pub(crate) fn begin_move(&mut self, id: SequenceId, start: u32, from: &[u32]) -> Result<&PlannedStep> {
         if self.under_way {
             return Err(PageError::StepUnderWay.into());

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 /// The key of a full page: the SHA-256 of the canonical CBOR of `[parent key, tokens, extra]`, that of vLLM's
 /// `sha256_cbor`, so that routers and stores that know those keys find ours.
 ///
-/// The parent of the first page is [`PageKey::ROOT_TEXT`], hashed likewise. With a namespace, the extra of the first page
-/// is `[["cache_salt", namespace]]`; it is null everywhere else.
+/// The parent of the first page is [`PageKey::ROOT_TEXT`], hashed likewise. With a namespace, the extra of the first
+/// page is `[["cache_salt", namespace]]`; it is null everywhere else.
 ///
 /// ```
 /// use wgpu_kv_cache::pages::PageKey;

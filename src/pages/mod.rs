@@ -5,9 +5,9 @@
 //! [`PagedSequences::add`] finds the longest prefix of full pages that the pool holds already, by the keys that vLLM
 //! gives them ([`PageKey`]).
 //!
-//! The rules are those of vLLM 0.33, but for these: the tokens of a page are compared on a hit, so that a collision of keys
-//! is a miss; a sequence may be forked and cut at any position, where vLLM only appends; and a page is offered to others
-//! only when the step that filled it was submitted.
+//! The rules are those of vLLM 0.33, but for these: the tokens of a page are compared on a hit, so that a collision of
+//! keys is a miss; a sequence may be forked and cut at any position, where vLLM only appends; and a page is offered to
+//! others only when the step that filled it was submitted.
 //!
 //! - Only full pages are shared. A hit is at most one token short of the tokens given, rounded down to pages, so that a
 //!   model has a row to compute.
@@ -15,10 +15,10 @@
 //!   front, those with one to its back, a sequence's last page first. A page that is taken loses its key.
 //! - A page with a key never changes. A page that several sequences share is written in place only past the rows that
 //!   any of them has written; otherwise the writer gets a copy of its rows, once.
-//! - Layers with sliding windows are in groups of their own ([`PagesConfig::groups`]). A sequence has pages of its own in
-//!   each group, all from the one pool. When it appends, its pages that lie wholly before the window go back, those of
-//!   sinks apart. A hit needs all pages in groups without a window, and in the others those that the window needs: the
-//!   last ⌈(window − 1) ÷ `page_size`⌉, at least one, and the sinks.
+//! - Layers with sliding windows are in groups of their own ([`PagesConfig::groups`]). A sequence has pages of its own
+//!   in each group, all from the one pool. When it appends, its pages that lie wholly before the window go back, those
+//!   of sinks apart. A hit needs all pages in groups without a window, and in the others those that the window needs:
+//!   the last ⌈(window − 1) ÷ `page_size`⌉, at least one, and the sinks.
 //!
 //! ```
 //! use wgpu_kv_cache::pages::{Append, PagedSequences, PagesConfig};

@@ -9,8 +9,8 @@ use super::{
 use crate::{PageError, Result};
 
 impl PagedSequences {
-    /// Plans a step: takes the pages of all rows that the sequences append, after those before a window of a sequence that
-    /// appends went back to the pool. The caller records the copies and the rows, submits, and says so by
+    /// Plans a step: takes the pages of all rows that the sequences append, after those before a window of a sequence
+    /// that appends went back to the pool. The caller records the copies and the rows, submits, and says so by
     /// [`submitted`](Self::submitted), or drops its encoder and calls [`dropped`](Self::dropped).
     ///
     /// # Errors
@@ -81,8 +81,8 @@ impl PagedSequences {
         needed
     }
 
-    /// Returns the pages that the queries of the step, and those after it, do not read. Where rows are brought, there are no
-    /// queries of the step.
+    /// Returns the pages that the queries of the step, and those after it, do not read. Where rows are brought, there
+    /// are no queries of the step.
     fn return_pages(&mut self, append: &Append<'_>, kind: StepKind) {
         if append.tokens.is_empty() {
             return;
@@ -187,8 +187,8 @@ impl PagedSequences {
         }
     }
 
-    /// The commands of the step are in the queue: others may find its full pages from now on, drafts apart. Does nothing
-    /// without a step under way.
+    /// The commands of the step are in the queue: others may find its full pages from now on, drafts apart. Does
+    /// nothing without a step under way.
     pub fn submitted(&mut self) {
         if !std::mem::take(&mut self.under_way) {
             return;
@@ -205,8 +205,8 @@ impl PagedSequences {
         (0..self.undo.len()).for_each(|index| self.end(index));
     }
 
-    /// The commands of the step will never run: its sequences go back, and its pages are free. Pages that it took have no
-    /// key any more. Does nothing without a step under way.
+    /// The commands of the step will never run: its sequences go back, and its pages are free. Pages that it took have
+    /// no key any more. Does nothing without a step under way.
     pub fn dropped(&mut self) {
         if !std::mem::take(&mut self.under_way) {
             return;

@@ -41,8 +41,8 @@ pub enum PageEvent {
     },
 }
 
-/// What others find in a page, or found in it until it was taken for other rows. It is in the page until commands that are
-/// submitted later write there.
+/// What others find in a page, or found in it until it was taken for other rows. It is in the page until commands that
+/// are submitted later write there.
 #[cfg(feature = "store")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Evicted {
@@ -169,8 +169,8 @@ impl Pool {
         Some(Evicted { page, group, key, tokens })
     }
 
-    /// What others find, each once: first what is free, in the order in which it is taken, then what sequences refer to,
-    /// the ends of prefixes before what they follow.
+    /// What others find, each once: first what is free, in the order in which it is taken, then what sequences refer
+    /// to, the ends of prefixes before what they follow.
     #[cfg(feature = "store")]
     pub fn offered(&self) -> Vec<Evicted> {
         let mut referenced: Vec<(u32, u32)> = (0u32..)
@@ -306,8 +306,8 @@ impl Pool {
         (0..u32::try_from(self.pages.len()).unwrap_or(u32::MAX)).for_each(|page| self.forget(page));
     }
 
-    /// Checks that every page is free or referred to, and that counts add up, given what refers to each page, and how often
-    /// sequences have each prefix.
+    /// Checks that every page is free or referred to, and that counts add up, given what refers to each page, and how
+    /// often sequences have each prefix.
     #[cfg(test)]
     pub fn check(&self, references: &[u32], mut uses: std::collections::HashMap<Prefix, u32>) {
         let free: Vec<u32> = self.free.iter().collect();

@@ -11,13 +11,13 @@ use crate::{PageError, Result};
 const LEAST: u32 = 64;
 
 impl PagedSequences {
-    /// Makes room for the next tokens of a sequence, so that planning a step that appends so many to it does not allocate.
-    /// Steps are planned without allocations in any case where a sequence appends at most 64 tokens, as many as in its last
-    /// step, or those that it was added with.
+    /// Makes room for the next tokens of a sequence, so that planning a step that appends so many to it does not
+    /// allocate. Steps are planned without allocations in any case where a sequence appends at most 64 tokens, as many
+    /// as in its last step, or those that it was added with.
     ///
     /// # Errors
-    /// [`PageError::BooksTooLarge`] if the host has no memory for so many; those of [`tokens`](Self::tokens). There is no
-    /// room for more than `max_seq_len` tokens, or more than the pool has pages for.
+    /// [`PageError::BooksTooLarge`] if the host has no memory for so many; those of [`tokens`](Self::tokens). There is
+    /// no room for more than `max_seq_len` tokens, or more than the pool has pages for.
     pub fn reserve(&mut self, id: SequenceId, tokens: u32) -> Result<()> {
         let (length, size) = (self.length(id)?, self.config.page_size);
         // A step that appends more takes more pages than there are.

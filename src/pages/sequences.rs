@@ -363,8 +363,8 @@ impl PagedSequences {
     /// Cuts a sequence to its first tokens. Undecided drafts among those that are left stay undecided.
     ///
     /// # Errors
-    /// [`PageError::BeyondEnd`]; [`SequenceError::RollbackEvicted`] where a group has returned pages that queries after the
-    /// cut would read; [`PageError::StepUnderWay`] while a step appends to it; those of [`tokens`](Self::tokens).
+    /// [`PageError::BeyondEnd`]; [`SequenceError::RollbackEvicted`] where a group has returned pages that queries after
+    /// the cut would read; [`PageError::StepUnderWay`] while a step appends to it; those of [`tokens`](Self::tokens).
     pub fn truncate(&mut self, id: SequenceId, length: u32) -> Result<()> {
         self.check_settled(id)?;
         self.check_cut(id, length)?;
@@ -444,8 +444,8 @@ impl PagedSequences {
         let Some(sequence) = place.sequence.take() else { return };
         place.generation = place.generation.wrapping_add(1);
         self.returnable = self.returnable.saturating_sub(sequence.returnable);
-        // The last pages first: a prefix without its end is worth more than an end without its prefix. A hit needs pages of
-        // all groups, so those of one index go together, where vLLM frees one group after the other.
+        // The last pages first: a prefix without its end is worth more than an end without its prefix. A hit needs
+        // pages of all groups, so those of one index go together, where vLLM frees one group after the other.
         for index in (0..sequence.pages()).rev() {
             sequence.held.iter().filter_map(|held| held.page(index)).for_each(|page| self.pool.release(page));
         }
@@ -460,8 +460,8 @@ impl PagedSequences {
         self.pool.forget_all();
     }
 
-    /// The entries of a sequence's row in the table of a group that the table was not told of: the index of the first, and
-    /// the pages. It counts as told of them.
+    /// The entries of a sequence's row in the table of a group that the table was not told of: the index of the first,
+    /// and the pages. It counts as told of them.
     pub(crate) fn tell(&mut self, id: SequenceId, group: usize) -> (u32, &[u32]) {
         let held = &mut self.sequence(id.slot).held[group];
         let first = held.told;
@@ -469,8 +469,8 @@ impl PagedSequences {
         (first, &held.pages[first as usize..])
     }
 
-    /// Forgets all keys, as after an update of the model's weights. Pages in use stay with their sequences and are never
-    /// offered again.
+    /// Forgets all keys, as after an update of the model's weights. Pages in use stay with their sequences and are
+    /// never offered again.
     pub fn clear_prefixes(&mut self) {
         self.pool.forget_all();
         for sequence in self.slots.iter_mut().filter_map(|slot| slot.sequence.as_mut()) {

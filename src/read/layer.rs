@@ -2,8 +2,8 @@
 
 use crate::{CacheConfig, Context, KvCache, Result, WgslNames, read::readable::sealed::Read};
 
-/// A layer that [attention](crate::attention) and the caller's shaders read: a [`KvCache`], or a layer of a paged cache.
-/// What is written once for all of them takes `&impl ReadLayer`.
+/// A layer that [attention](crate::attention) and the caller's shaders read: a [`KvCache`], or a layer of a paged
+/// cache. What is written once for all of them takes `&impl ReadLayer`.
 ///
 /// The trait is sealed.
 pub trait ReadLayer: Read {

@@ -32,7 +32,8 @@ impl<'a> WgslNames<'a> {
         self
     }
 
-    /// Sets the bindings, [`KvCache::wgsl_bindings`](crate::KvCache::wgsl_bindings) of them: lengths, then keys and values of each segment.
+    /// Sets the bindings, [`KvCache::wgsl_bindings`](crate::KvCache::wgsl_bindings) of them: lengths, then keys and
+    /// values of each segment.
     #[must_use]
     pub const fn bindings(mut self, bindings: &'a [u32]) -> Self {
         self.bindings = Some(bindings);

@@ -3,13 +3,14 @@
 //!
 //! A file is a safetensors file (Hugging Face's format, which many tools read). It has the rows of all layers in their
 //! stored bytes, `layers.N.keys` and `layers.N.values`, each `[kv_head, row, dim]`; formats of blocks are bytes,
-//! `[kv_head, row, bytes]`. Of a layer with a window, the rows are those of its sinks and of the window. The metadata has what
-//! the rows are of: [`Saved`]. The last tensor, `checksums`, has the 128-bit XXH3 of all before the tensors, and that of
-//! each tensor before it, so that one flipped bit anywhere is found. It finds damage; who may write a file can write
-//! another.
+//! `[kv_head, row, bytes]`. Of a layer with a window, the rows are those of its sinks and of the window. The metadata
+//! has what the rows are of: [`Saved`]. The last tensor, `checksums`, has the 128-bit XXH3 of all before the tensors,
+//! and that of each tensor before it, so that one flipped bit anywhere is found. It finds damage; who may write a file
+//! can write another.
 //!
 //! Rows are interchangeable only between equal models. What makes them so, the caller says in [`Label::identity`]: the
-//! model, its revision, the rotary embedding, an adapter. A sequence is loaded only with the identity that it was saved with.
+//! model, its revision, the rotary embedding, an adapter. A sequence is loaded only with the identity that it was saved
+//! with.
 //!
 //! ```no_run
 //! use wgpu_kv_cache::{BatchedKvCache, Result, save::{Label, SaveSequence}};

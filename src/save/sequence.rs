@@ -52,8 +52,8 @@ pub struct Loaded<S> {
 }
 
 /// Saves and loads sequences of a [`KvCache`](crate::KvCache), of a [`BatchedKvCache`](crate::BatchedKvCache), or of a
-/// [`PagedKvCache`](crate::PagedKvCache), which name them by an index or by a handle. A sequence that was saved from one
-/// can be loaded into another whose layers have the same shape, formats and windows.
+/// [`PagedKvCache`](crate::PagedKvCache), which name them by an index or by a handle. A sequence that was saved from
+/// one can be loaded into another whose layers have the same shape, formats and windows.
 ///
 /// The trait is sealed.
 pub trait SaveSequence: sealed::Stored {
@@ -124,22 +124,22 @@ pub trait SaveSequence: sealed::Stored {
         self.load_from(place, file::open(path.as_ref())?, identity)
     }
 
-    /// Loads a sequence from anything that bytes are read from. `place` is the index of an empty sequence, or the number of
-    /// sequences, which appends one; of a paged cache it is the namespace, and pages of a prefix that is cached are taken as
-    /// they are. The sequence goes on as the saved one would have.
+    /// Loads a sequence from anything that bytes are read from. `place` is the index of an empty sequence, or the
+    /// number of sequences, which appends one; of a paged cache it is the namespace, and pages of a prefix that is
+    /// cached are taken as they are. The sequence goes on as the saved one would have.
     ///
     /// It does not wait for the device, so it needs no asynchronous form.
     ///
     /// # Errors
-    /// [`SaveError::Io`], [`SaveError::Malformed`], [`SaveError::Cut`], [`SaveError::Checksum`];
-    /// [`SaveError::Differs`] if it is of another identity, or its layers are of another shape, format, scale or window;
+    /// [`SaveError::Io`], [`SaveError::Malformed`], [`SaveError::Cut`], [`SaveError::Checksum`]; [`SaveError::Differs`]
+    /// if it is of another identity, or its layers are of another shape, format, scale or window;
     /// [`SaveError::Occupied`]; [`SaveError::NoTokens`]; those of
     /// [`BatchedKvCache::insert`](crate::BatchedKvCache::insert) or of
     /// [`PagedKvCache::insert`](crate::PagedKvCache::insert). Nothing is changed then.
     ///
     /// # Performance
-    /// Holds two tensors in host memory: one is read while the other is checked and goes to the device. The device holds
-    /// all rows twice until they are placed.
+    /// Holds two tensors in host memory: one is read while the other is checked and goes to the device. The device
+    /// holds all rows twice until they are placed.
     fn load_from(
         &mut self,
         place: Self::Place<'_>,

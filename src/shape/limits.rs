@@ -72,9 +72,9 @@ impl CacheConfig {
         Ok(limits)
     }
 
-    /// Returns those of an adapter's features that make the cache cheaper. With `IMMEDIATES`, a step that does the same to
-    /// every sequence needs no queue write, no slot and no allocation. With `SUBGROUP`, threads of an attention share
-    /// scores by shuffles.
+    /// Returns those of an adapter's features that make the cache cheaper. With `IMMEDIATES`, a step that does the same
+    /// to every sequence needs no queue write, no slot and no allocation. With `SUBGROUP`, threads of an attention
+    /// share scores by shuffles.
     pub fn useful_features(adapter: wgpu::Features) -> wgpu::Features {
         adapter & (wgpu::Features::IMMEDIATES | wgpu::Features::SUBGROUP)
     }

@@ -1,12 +1,13 @@
 //! [`TableLayout`]: where a block table and the numbers beside it lie in their buffer.
 
-/// Words to which each list of numbers is padded, so that it can be bound: by WebGPU's limits the alignment of a storage
-/// buffer is 256 bytes at most.
+/// Words to which each list of numbers is padded, so that it can be bound: by WebGPU's limits the alignment of a
+/// storage buffer is 256 bytes at most.
 const ALIGNMENT: u32 = 64;
 
 /// Words of the buffer that tells a device which page holds which positions of which sequence. First come three numbers
-/// for each sequence of the last step, in its order, each list padded: the lengths, then the starts (positions of the first
-/// rows just written), then the rows of the table that the sequences have. Then come the tables, `[group, row, page]`.
+/// for each sequence of the last step, in its order, each list padded: the lengths, then the starts (positions of the
+/// first rows just written), then the rows of the table that the sequences have. Then come the tables, `[group, row,
+/// page]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TableLayout {
     /// Rows of the table, one for each sequence that there may be.

@@ -21,8 +21,8 @@ impl Address {
         address.map_err(|error| StoreError::Url { reason: format!("{error}{hint}").into() })
     }
 
-    /// Whether a password that is not encoded ended the authority early. What then passes for host, port and path is its
-    /// parts.
+    /// Whether a password that is not encoded ended the authority early. What then passes for host, port and path is
+    /// its parts.
     fn is_cut(&self) -> bool {
         let rest = [Some(self.0.path()), self.0.query(), self.0.fragment()];
         rest.into_iter().flatten().any(|part| part.contains('@'))

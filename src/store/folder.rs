@@ -19,9 +19,9 @@ const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 /// whole or not at all, whenever a process ends. Several processes may use one folder; what one of them put there is
 /// found by the others, and after a restart.
 ///
-/// Beyond a number of bytes, files that were used longest ago go: a file's time of change is when it was last used. Each
-/// process counts what it adds to what it found, and looks again when that is too much, so that a folder may exceed the
-/// number by what other processes add meanwhile. Opening a folder removes nothing.
+/// Beyond a number of bytes, files that were used longest ago go: a file's time of change is when it was last used.
+/// Each process counts what it adds to what it found, and looks again when that is too much, so that a folder may
+/// exceed the number by what other processes add meanwhile. Opening a folder removes nothing.
 #[derive(Debug)]
 pub struct FolderStore {
     folder: PathBuf,

@@ -69,8 +69,8 @@ impl<V> Lru<V> {
         Some(&mut entry.value)
     }
 
-    /// Keeps a value, in the place of the one with its key unless that is pinned, and returns those that had to go. Gives
-    /// it back if what is pinned leaves no room for it.
+    /// Keeps a value, in the place of the one with its key unless that is pinned, and returns those that had to go.
+    /// Gives it back if what is pinned leaves no room for it.
     pub fn insert(&mut self, key: ObjectKey, value: V, bytes: u64) -> Result<Vec<(ObjectKey, V)>, V> {
         // An object never changes, so the one that is pinned is as good.
         if self.by_key.get(&key).is_some_and(|entry| entry.pins > 0) {

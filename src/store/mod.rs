@@ -1,10 +1,10 @@
 //! Stores of pages outside of the device: what keeps them longer than a process, or shares them between processes.
 //!
 //! A [`Store`] maps [`ObjectKey`]s to bytes: memory of the host ([`MemoryStore`]), a folder ([`FolderStore`]), a Redis
-//! server (`RedisStore`), a bucket in S3, GCS or Azure (`ObjectStore`); others are a few lines. [`open()`] opens one by its
-//! URL. A store may forget, fail or lie at any time: an [`Object`] has its own key and checksum, so that what comes back is
-//! either what was put there, or a miss. [`Tiers`](crate::tiers::Tiers) puts the pages of a paged cache there, and
-//! adds sequences that begin with what is found.
+//! server (`RedisStore`), a bucket in S3, GCS or Azure (`ObjectStore`); others are a few lines. [`open()`] opens one by
+//! its URL. A store may forget, fail or lie at any time: an [`Object`] has its own key and checksum, so that what comes
+//! back is either what was put there, or a miss. [`Tiers`](crate::tiers::Tiers) puts the pages of a paged cache there,
+//! and adds sequences that begin with what is found.
 //!
 //! What each store promises:
 //!
@@ -79,7 +79,8 @@ pub trait Store: Send + Sync {
     /// What the store could not do.
     fn get(&self, key: &ObjectKey) -> io::Result<Option<Vec<u8>>>;
 
-    /// Keeps the bytes of an object. Where the store has the key already, it may keep what it has: an object never changes.
+    /// Keeps the bytes of an object. Where the store has the key already, it may keep what it has: an object never
+    /// changes.
     ///
     /// # Errors
     /// What the store could not do. The key is then absent, or has what it had.

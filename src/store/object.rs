@@ -29,16 +29,16 @@ fn hash_texts(texts: &[&[u8]]) -> [u8; 32] {
 }
 
 impl Scope {
-    /// `identity` is the caller's: the model, its revision, the rotary embedding, an adapter. `shape` names the shape and
-    /// formats of all layers, and `page_size` is the number of tokens of a page.
+    /// `identity` is the caller's: the model, its revision, the rotary embedding, an adapter. `shape` names the shape
+    /// and formats of all layers, and `page_size` is the number of tokens of a page.
     #[must_use]
     pub fn new(identity: &str, shape: &str, page_size: u32) -> Self {
         Scope(hash_texts(&[identity.as_bytes(), shape.as_bytes(), &page_size.to_le_bytes()]))
     }
 }
 
-/// The name of a page in a store: the SHA-256 of its [`Scope`], its [`PageKey`], which has its tokens, those before it and
-/// its namespace, and its group.
+/// The name of a page in a store: the SHA-256 of its [`Scope`], its [`PageKey`], which has its tokens, those before it
+/// and its namespace, and its group.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey(pub [u8; 32]);
 
@@ -85,8 +85,8 @@ impl Object {
         bytes
     }
 
-    /// The rows, if the bytes are those of this object: none if they are empty, cut, changed, of another version, or those
-    /// of another object.
+    /// The rows, if the bytes are those of this object: none if they are empty, cut, changed, of another version, or
+    /// those of another object.
     #[must_use]
     pub fn decode<'a>(key: &ObjectKey, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let (header, rows) = bytes.split_at_checked(HEADER)?;

@@ -24,9 +24,9 @@ const RESPONSE: Duration = Duration::from_secs(3);
 const CALL: Duration = Duration::from_secs(10);
 
 /// Keeps objects in a bucket of S3, GCS, Azure or a server that speaks like one of them, each as `ab/abcdef….kv` by its
-/// key, after the path of the URL and the prefix. Everybody who may read and write the bucket shares them. They last until
-/// rules of the bucket or somebody removes them. An object is there whole or not at all, and once a put has returned, it
-/// outlasts crashes of everybody.
+/// key, after the path of the URL and the prefix. Everybody who may read and write the bucket shares them. They last
+/// until rules of the bucket or somebody removes them. An object is there whole or not at all, and once a put has
+/// returned, it outlasts crashes of everybody.
 ///
 /// A call for many objects makes up to 32 requests at a time. Requests run in two threads of this store; calls may come
 /// from anywhere, also from tasks of an asynchronous runtime, whose thread they block. A request that the server or the
@@ -34,8 +34,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// [`Options::call_timeout`].
 ///
 /// Credentials and endpoints are taken from environment variables as the clouds' own tools name them (`AWS_…`,
-/// `GOOGLE_…`, `AZURE_…`), before which [`Options::setting`] goes. The client must be allowed to list the bucket: S3 does
-/// not tell others that an object is absent.
+/// `GOOGLE_…`, `AZURE_…`), before which [`Options::setting`] goes. The client must be allowed to list the bucket: S3
+/// does not tell others that an object is absent.
 ///
 /// ```no_run
 /// use wgpu_kv_cache::store::{ObjectStore, Options};
@@ -68,7 +68,8 @@ impl Drop for ObjectStore {
     }
 }
 
-/// What went wrong, and how in words of our own and a code of the server. Its other words may have signatures and tokens.
+/// What went wrong, and how in words of our own and a code of the server. Its other words may have signatures and
+/// tokens.
 fn reason(error: &Error) -> (io::ErrorKind, String) {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut transport = None;

@@ -34,8 +34,8 @@ const FOLDER_BUDGET: u64 = 1 << 30;
 /// ```
 ///
 /// # Errors
-/// [`StoreError`]: the text is no URL, or one of an unknown scheme or of a feature that is not compiled in; an option is
-/// not one of this store, or zero; the server cannot be reached, refuses the credentials, or has no such bucket.
+/// [`StoreError`]: the text is no URL, or one of an unknown scheme or of a feature that is not compiled in; an option
+/// is not one of this store, or zero; the server cannot be reached, refuses the credentials, or has no such bucket.
 pub fn open(url: &str, options: &Options) -> Result<Arc<dyn Store>> {
     let (kind, scheme) = kind(url)?;
     options.check()?;

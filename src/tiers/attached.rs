@@ -67,8 +67,8 @@ impl Drop for Tiers {
 }
 
 impl Tiers {
-    /// Attaches tiers to a cache. Pages that are evicted from it go down from now on. Tiers that were attached before are
-    /// no longer.
+    /// Attaches tiers to a cache. Pages that are evicted from it go down from now on. Tiers that were attached before
+    /// are no longer.
     ///
     /// # Errors
     /// [`StoreError::BudgetTooSmall`] if host memory or the store has no room for a page; [`StoreError::Thread`].
@@ -131,9 +131,9 @@ impl Tiers {
         Ok(Prefetch::new(request, self.inner.clone()))
     }
 
-    /// Adds a sequence that begins with those of the tokens that the device has, and those after them that host memory has,
-    /// which are uploaded and submitted. It does not wait, for the device or the store: what only the store has is found
-    /// after a [prefetch](Self::prefetch). If the pool has no room for all of it, the sequence begins with less.
+    /// Adds a sequence that begins with those of the tokens that the device has, and those after them that host memory
+    /// has, which are uploaded and submitted. It does not wait, for the device or the store: what only the store has is
+    /// found after a [prefetch](Self::prefetch). If the pool has no room for all of it, the sequence begins with less.
     ///
     /// # Errors
     /// [`StoreError::Detached`]; [`PageError::StepUnderWay`]; those of [`PagedKvCache::add`];
@@ -231,16 +231,16 @@ impl Tiers {
         Ok(u32::try_from(taken).unwrap_or(u32::MAX))
     }
 
-    /// Polls the device, so that copies that are done go on to host memory. An engine that polls its device, or submits to
-    /// it, does the same.
+    /// Polls the device, so that copies that are done go on to host memory. An engine that polls its device, or submits
+    /// to it, does the same.
     pub fn poll(&self) {
         // A device that is lost has nothing to go on.
         let _ = self.context.device().poll(wgpu::PollType::Poll);
     }
 
-    /// Sends all that host memory and the pool hold, and the store does not, to the store, as before a restart, and waits
-    /// for that, for some time. Whether nothing is on its way any more: see [`flush`](Self::flush). What was used last goes
-    /// last, so that a store without room for all keeps it. Without a store nothing is sent.
+    /// Sends all that host memory and the pool hold, and the store does not, to the store, as before a restart, and
+    /// waits for that, for some time. Whether nothing is on its way any more: see [`flush`](Self::flush). What was used
+    /// last goes last, so that a store without room for all keeps it. Without a store nothing is sent.
     ///
     /// # Errors
     /// [`StoreError::Detached`].
@@ -266,8 +266,8 @@ impl Tiers {
         Ok(self.flush(left()))
     }
 
-    /// Waits until nothing is on its way down any more, for some time. Whether that is so. What a store refused is not on
-    /// its way; [`Figures::failures`] tells of it.
+    /// Waits until nothing is on its way down any more, for some time. Whether that is so. What a store refused is not
+    /// on its way; [`Figures::failures`] tells of it.
     pub fn flush(&self, time: Duration) -> bool {
         let until = Instant::now().checked_add(time);
         loop {

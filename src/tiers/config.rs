@@ -17,8 +17,8 @@ pub struct TiersConfig {
     pub host_bytes: u64,
     /// What is below host memory.
     pub store: Option<Arc<dyn Store>>,
-    /// Whether a page that leaves the device goes to the store at once, and not only when host memory has no room for it.
-    /// The default is false.
+    /// Whether a page that leaves the device goes to the store at once, and not only when host memory has no room for
+    /// it. The default is false.
     pub write_through: bool,
     /// Bytes of evicted pages that may be on their way from the device to host memory. While there are more, pages that
     /// are evicted are lost. The default is 256 MiB.

@@ -40,8 +40,8 @@ struct Fetch<'a> {
     inner: &'a Inner,
     request: &'a Request,
     groups: usize,
-    /// Of each page that the device did not have, for each group: whether it may be somewhere, and whether it is pinned in
-    /// host memory.
+    /// Of each page that the device did not have, for each group: whether it may be somewhere, and whether it is pinned
+    /// in host memory.
     there: Vec<bool>,
     pinned: Vec<bool>,
 }

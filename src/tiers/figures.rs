@@ -6,7 +6,8 @@ use std::{fmt::Write as _, io, time::Duration};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TierFigures {
-    /// Pages of prompts that sequences began with from here, each counted once, by the lowest tier that had to be asked.
+    /// Pages of prompts that sequences began with from here, each counted once, by the lowest tier that had to be
+    /// asked.
     pub hits: u64,
     /// Full pages of prompts that were looked for and not found here: on the device and in host memory by
     /// [`add`](super::Tiers::add), in the store by a [`prefetch`](super::Tiers::prefetch).
@@ -35,8 +36,8 @@ pub struct Figures {
     pub host: TierFigures,
     /// The store.
     pub store: TierFigures,
-    /// Pages on their way down that are in no tier: too much was on its way, or the device or the store failed. What leaves
-    /// host memory for other pages, with no store below, is not among them.
+    /// Pages on their way down that are in no tier: too much was on its way, or the device or the store failed. What
+    /// leaves host memory for other pages, with no store below, is not among them.
     pub lost: u64,
     /// Objects that were not what they should be, and were removed.
     pub damaged: u64,

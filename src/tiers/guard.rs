@@ -90,7 +90,8 @@ impl Guard {
         (breaker.failures, breaker.failure)
     }
 
-    /// Calls the store, unless it is left alone, and tells how long that took. What fails is counted and told in the log.
+    /// Calls the store, unless it is left alone, and tells how long that took. What fails is counted and told in the
+    /// log.
     pub fn call<T>(&self, access: Access, call: impl FnOnce(&dyn Store) -> io::Result<T>) -> Option<(T, Duration)> {
         let store = self.store.as_ref().filter(|_| !self.rests(access))?;
         let start = Instant::now();

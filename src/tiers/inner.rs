@@ -170,8 +170,8 @@ impl State {
         self.figures.lost = self.figures.lost.saturating_add(pages as u64);
     }
 
-    /// Keeps a page in host memory. What has to go for it, and the page if there is no room, goes to the store if there is
-    /// one. Whether it is kept.
+    /// Keeps a page in host memory. What has to go for it, and the page if there is no room, goes to the store if there
+    /// is one. Whether it is kept.
     pub fn keep(&mut self, key: ObjectKey, kept: Kept, has_store: bool) -> bool {
         let bytes = kept.page.len() as u64;
         let (gone, is_kept) = match self.host.insert(key, kept, bytes) {

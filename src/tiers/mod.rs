@@ -1,9 +1,9 @@
 //! Tiers below a pool of pages: host memory, and a [store](crate::store) that outlives the process.
 //!
-//! When a page with a key is evicted from the pool, its rows go down to host memory, and from there, when that is full, to
-//! the store. When [`Tiers::add`] finds no page on the device, it looks below, and uploads what is there. The engine's
-//! thread waits for nothing: copies from and to the device are submitted in the order of its queue, one thread takes
-//! pages from mapped memory to host memory and to the store, and another brings them up again when
+//! When a page with a key is evicted from the pool, its rows go down to host memory, and from there, when that is full,
+//! to the store. When [`Tiers::add`] finds no page on the device, it looks below, and uploads what is there. The
+//! engine's thread waits for nothing: copies from and to the device are submitted in the order of its queue, one thread
+//! takes pages from mapped memory to host memory and to the store, and another brings them up again when
 //! [`Tiers::prefetch`] asks for them.
 //!
 //! ```no_run
@@ -32,10 +32,11 @@
 //! }
 //! ```
 //!
-//! Whatever goes wrong below the device is a miss, counted in [`Figures`], and never an error of a step or a wrong row: a
-//! page has its tokens with it, its name is a hash of the caller's identity, the shape and formats of all layers, the page
-//! size, the namespace and all tokens up to its end, and an object in a store has a checksum. After three failures of
-//! the store in a row it is left alone for ten seconds; after three of which only reads came between, it is not written to.
+//! Whatever goes wrong below the device is a miss, counted in [`Figures`], and never an error of a step or a wrong row:
+//! a page has its tokens with it, its name is a hash of the caller's identity, the shape and formats of all layers, the
+//! page size, the namespace and all tokens up to its end, and an object in a store has a checksum. After three failures
+//! of the store in a row it is left alone for ten seconds; after three of which only reads came between, it is not
+//! written to.
 
 mod attached;
 mod below;

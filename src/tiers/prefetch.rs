@@ -26,8 +26,8 @@ impl Prefetch {
         self.request.progress().found.is_some()
     }
 
-    /// The tokens that will be found from the beginning, on the device or in host memory, once that is known. An eviction
-    /// from the device may make it less.
+    /// The tokens that will be found from the beginning, on the device or in host memory, once that is known. An
+    /// eviction from the device may make it less.
     pub fn tokens(&self) -> Option<u32> {
         let pages = self.request.progress().found?;
         u32::try_from(pages).ok()?.checked_mul(self.inner.form.page_size)

@@ -1,5 +1,5 @@
-//! The kernels' arithmetic on f32 against the CPU's: products, quotients and inverses, also where a driver divides with an
-//! error or flushes subnormals.
+//! The kernels' arithmetic on f32 against the CPU's: products, quotients and inverses, also where a driver divides with
+//! an error or flushes subnormals.
 
 use wgpu_kv_cache::{CacheConfig, Context, Format, HostRows, KvCache, ReferenceCache, Write};
 
@@ -206,8 +206,8 @@ fn function<'a>(text: &'a str, name: &str) -> &'a str {
     &text[start..start + end + 3]
 }
 
-/// WGSL lets a driver flush subnormals to zero; those of the tests keep them. This test flushes what is read as a float in
-/// the WGSL of products. Blocks have elements that are subnormal, and scales whose inverse is finite.
+/// WGSL lets a driver flush subnormals to zero; those of the tests keep them. This test flushes what is read as a float
+/// in the WGSL of products. Blocks have elements that are subnormal, and scales whose inverse is finite.
 fn products_of_a_driver_that_flushes_subnormals(gpu: &Gpu) -> Outcome {
     const BLOCK: usize = 64;
     let pack = include_str!("../../shaders/format/blocks/pack.wgsl").to_owned();

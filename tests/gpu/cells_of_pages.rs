@@ -1,5 +1,5 @@
-//! The column of pages in the README's table. Each cell is a test of that name. What a dense cache does by index, a pool
-//! does by handles: `select` is forks, `clear_sequence` ends a sequence and adds another.
+//! The column of pages in the README's table. Each cell is a test of that name. What a dense cache does by index, a
+//! pool does by handles: `select` is forks, `clear_sequence` ends a sequence and adds another.
 
 use libtest_mimic::Failed;
 use wgpu_kv_cache::{

@@ -105,8 +105,8 @@ fn what_is_hidden_has_no_part(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// An infinite key gives one query a score of minus infinity, whose weight is zero, and the other one of infinity. It does
-/// not hide a NaN, wherever it lies: among positions that every row sees, or at their edge.
+/// An infinite key gives one query a score of minus infinity, whose weight is zero, and the other one of infinity. It
+/// does not hide a NaN, wherever it lies: among positions that every row sees, or at their edge.
 fn a_score_of_minus_infinity_has_no_weight(gpu: &Gpu) -> Outcome {
     const ROWS: usize = 150;
     let config = CacheConfig::new(1, 1, 8, ROWS as u32);

@@ -130,8 +130,8 @@ fn sink_logits_join_the_sum(gpu: &Gpu) -> Outcome {
 }
 
 fn queries_before_the_beginning_see_nothing(gpu: &Gpu) -> Outcome {
-    // More queries at the last positions than there are positions. A tile has several tokens: some of them lie before the
-    // beginning, and others see positions.
+    // More queries at the last positions than there are positions. A tile has several tokens: some of them lie before
+    // the beginning, and others see positions.
     let config = CacheConfig::new(3, 1, 64, 16);
     let both = written(gpu, config, &[1, 3, 7], &[0, 0, 0])?;
     for (reading, packed) in [(Reading::Coalesced, None), (Reading::Sequential, Some(18))] {

@@ -207,8 +207,8 @@ fn copies_of_tails_share_memory(gpu: &Gpu) -> Outcome {
             paged.free(id)?;
         }
     }
-    // Two rows of 3 heads with 4 elements of 2 and of 4 bytes, once for all layers, and then eight. The first steps also
-    // need more slots.
+    // Two rows of 3 heads with 4 elements of 2 and of 4 bytes, once for all layers, and then eight. The first steps
+    // also need more slots.
     let bytes = |rows: u64| rows * 3 * 4 * (2 + 4);
     assert!(overheads[0] > before + bytes(2));
     assert_eq!(overheads[2..], [overheads[1], overheads[1] + bytes(8) - bytes(2)]);

@@ -1,4 +1,5 @@
-//! Sequences as files: saved from caches of every kind and loaded into others, and files that are not what they should be.
+//! Sequences as files: saved from caches of every kind and loaded into others, and files that are not what they should
+//! be.
 
 use std::io::{Cursor, Write as _};
 

@@ -256,8 +256,8 @@ fn what_the_store_has_is_not_put_again(gpu: &Gpu) -> Outcome {
     DONE
 }
 
-/// Nothing was evicted or put: what is in the pool goes, a hit of host memory that went up again, and what only host memory
-/// has.
+/// Nothing was evicted or put: what is in the pool goes, a hit of host memory that went up again, and what only host
+/// memory has.
 fn spill_leaves_what_the_pool_has(gpu: &Gpu) -> Outcome {
     let folder = tempfile::tempdir()?;
     let open =
@@ -351,8 +351,8 @@ fn what_differs_is_not_found(gpu: &Gpu) -> Outcome {
     let mut larger = config(99);
     larger.layers.iter_mut().for_each(|layer| (layer.max_batch_size, layer.max_seq_len) = (9, 300));
     assert_eq!(found(&larger, "model", Some("x"))?, 16);
-    // Without room for all of it, a part is taken: the first page. Of a longer one, the window would need pages that the
-    // prefetch did not bring.
+    // Without room for all of it, a part is taken: the first page. Of a longer one, the window would need pages that
+    // the prefetch did not bring.
     let mut full = PagedKvCache::new(&gpu.context, &config(9))?;
     let mut of_full = tiers(&mut full, HOST_BYTES, Some(store.clone()))?;
     let added = add(&mut of_full, &mut full, &tokens, Some("x"))?;

@@ -83,8 +83,8 @@ impl Server {
         Self::start("redis-server", &[&usual, arguments].concat(), &[], port, ready)
     }
 
-    /// Starts a Redis server that speaks TLS, with a certificate for `localhost` by an authority of its own, both in a folder.
-    /// The authority is `ca.pem`.
+    /// Starts a Redis server that speaks TLS, with a certificate for `localhost` by an authority of its own, both in a
+    /// folder. The authority is `ca.pem`.
     pub fn redis_tls(folder: &Path) -> Self {
         std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
         for command in [

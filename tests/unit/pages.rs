@@ -42,8 +42,8 @@ fn added(pool: &mut PagedSequences, tokens: &[u32]) -> (SequenceId, u32) {
     (sequence, cached)
 }
 
-/// Checks that each page is free, or referred to as often as sequences and the step under way have it, and that what pages
-/// hold is used as often as pages and sequences have it.
+/// Checks that each page is free, or referred to as often as sequences and the step under way have it, and that what
+/// pages hold is used as often as pages and sequences have it.
 fn check(pool: &PagedSequences) {
     let mut references = vec![0; pool.config.count as usize];
     let mut uses = HashMap::new();

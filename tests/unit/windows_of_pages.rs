@@ -101,7 +101,8 @@ fn a_hit_of_a_hybrid_model_needs_what_its_windows_need() {
         pool.pages(sequence, 0).unwrap().iter().chain(&pool.pages(sequence, 1).unwrap()[3..]).all(|page| *page != R)
     );
     pool.free(sequence).unwrap();
-    // Where pages of the window are gone, a hit is shorter; where only those before it are gone, it is not (vllm #48435).
+    // Where pages of the window are gone, a hit is shorter; where only those before it are gone, it is not (vllm
+    // #48435).
     let page_of = |pool: &PagedSequences, index: usize, group| {
         let mut before = None;
         for content in pool.contents(&tokens, None, &[]).take(index + 1) {

@@ -1,6 +1,6 @@
-// choose: the next token of each row that wants one: the largest logit, and of equal ones the first. With a temperature,
-// each logit gets Gumbel noise, so that the largest is drawn from the softmax. The noise depends on the seed, the position and
-// the token alone, so a sequence is continued in the same way in every batch.
+// choose: the next token of each row that wants one: the largest logit, and of equal ones the first. With a
+// temperature, each logit gets Gumbel noise, so that the largest is drawn from the softmax. The noise depends on the
+// seed, the position and the token alone, so a sequence is continued in the same way in every batch.
 //
 // Grid:    x counts wanted rows; a workgroup each.
 // Shapes:  logits  [wanted row, VOCABULARY]

@@ -7,9 +7,9 @@
 // Bounds:  rows past the last are computed and not written.
 //
 // A thread has an output for itself, so that all threads want the same inputs. Mesa loads them once for all threads if
-// they are a uniform and their indices are constants, and once for each thread otherwise: that takes most of the time. A
-// row is summed up by units of UNIT blocks, whatever the tile, the part and the number of rows: it has the same bits in
-// every step.
+// they are a uniform and their indices are constants, and once for each thread otherwise: that takes most of the time.
+// A row is summed up by units of UNIT blocks, whatever the tile, the part and the number of rows: it has the same bits
+// in every step.
 //
 // Before this the host writes BLOCKS, ROWS, PART, UNIT, and what reads a block. What is between `rows` and its end is
 // there once a row, and likewise for the units of a part and the blocks of a unit.

@@ -6,11 +6,11 @@
 //          outputs  [row, STRIDE], from FIRST on
 // Bounds:  rows past the last are computed and not written.
 //
-// SHARE neighbouring threads take the blocks of an output in turn; one thread adds up their parts in order. A row is summed
-// up in one order, whatever the tile and the number of rows: it has the same bits in every step.
+// SHARE neighbouring threads take the blocks of an output in turn; one thread adds up their parts in order. A row is
+// summed up in one order, whatever the tile and the number of rows: it has the same bits in every step.
 //
-// Before this the host writes BLOCKS, SHARE, ROWS, and what reads a block. What is between `rows` and its end is there once a
-// row.
+// Before this the host writes BLOCKS, SHARE, ROWS, and what reads a block. What is between `rows` and its end is there
+// once a row.
 
 override OUTPUTS: u32;
 override STRIDE: u32;

@@ -1,5 +1,5 @@
-//! [`run`]: many prompts with shared beginnings by continuous batching over pages. A step mixes prompts and single tokens;
-//! where pages run out, the request that came last waits again.
+//! [`run`]: many prompts with shared beginnings by continuous batching over pages. A step mixes prompts and single
+//! tokens; where pages run out, the request that came last waits again.
 
 use std::collections::VecDeque;
 

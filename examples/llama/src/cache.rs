@@ -33,8 +33,9 @@ pub struct CacheOptions {
     pub keys: Format,
     pub values: Format,
     pub place: Place,
-    /// Lets the attention split positions among workgroups as the device likes. This is faster on a GPU where contexts are
-    /// long, but sums then depend on the length and on who else is in the step: tokens are equal up to rounding alone.
+    /// Lets the attention split positions among workgroups as the device likes. This is faster on a GPU where contexts
+    /// are long, but sums then depend on the length and on who else is in the step: tokens are equal up to rounding
+    /// alone.
     pub fast: bool,
 }
 

@@ -144,7 +144,8 @@ impl Loading {
         ModelFile::open(&self.model)
     }
 
-    /// Loads the model into a device. Sequences have up to `positions` positions, and steps have logits of `wanted` rows.
+    /// Loads the model into a device. Sequences have up to `positions` positions, and steps have logits of `wanted`
+    /// rows.
     fn load(
         &self,
         file: &mut ModelFile,

@@ -1,5 +1,5 @@
-//! Drafts by prompt look-up (Saxena, "Prompt Lookup Decoding", 2023): what followed the last tokens when they were there
-//! before is a guess at what follows now. No second model is needed.
+//! Drafts by prompt look-up (Saxena, "Prompt Lookup Decoding", 2023): what followed the last tokens when they were
+//! there before is a guess at what follows now. No second model is needed.
 
 /// Tokens that must be there twice, at most and at least.
 const LENGTHS: [usize; 2] = [3, 1];

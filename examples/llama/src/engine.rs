@@ -140,8 +140,8 @@ impl Engine {
         }
     }
 
-    /// Runs a forward pass: one command buffer for all layers. Returns the next token of each row that wants one, by chunk.
-    /// A step that is refused changes nothing.
+    /// Runs a forward pass: one command buffer for all layers. Returns the next token of each row that wants one, by
+    /// chunk. A step that is refused changes nothing.
     pub fn step(&mut self, chunks: &[Chunk<'_>]) -> Result<Vec<Vec<u32>>> {
         let start = Instant::now();
         let (rows, wanted) = self.rows(chunks)?;

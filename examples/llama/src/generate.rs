@@ -31,8 +31,8 @@ pub struct Generation {
     pub others: Duration,
 }
 
-/// Continues a sequence. `known` are all of its tokens, of which the cache may have some. The last token that is returned
-/// is not yet in the cache.
+/// Continues a sequence. `known` are all of its tokens, of which the cache may have some. The last token that is
+/// returned is not yet in the cache.
 pub fn generate(
     engine: &mut Engine,
     sequence: Sequence,

@@ -8,13 +8,14 @@ use crate::file::{Blocks, Shape};
 
 /// Threads of a workgroup.
 pub const WORKGROUP: u32 = 64;
-/// Rows that a workgroup of `product` takes at once, where there are several, at most. Buffers of rows have whole tiles.
+/// Rows that a workgroup of `product` takes at once, where there are several, at most. Buffers of rows have whole
+/// tiles.
 pub const TILE: u32 = 8;
-/// Blocks of a row that a dispatch takes at most on the CPU, for a row and for a tile, so that its code stays in the cache
-/// of instructions. An odd number of blocks, up to six, is one part.
+/// Blocks of a row that a dispatch takes at most on the CPU, for a row and for a tile, so that its code stays in the
+/// cache of instructions. An odd number of blocks, up to six, is one part.
 const PARTS: [u32; 2] = [6, 2];
-/// Blocks that are summed up before the sum of a row, where they are even in number. Two have 256 bytes of inputs, of which
-/// an offset must be a multiple.
+/// Blocks that are summed up before the sum of a row, where they are even in number. Two have 256 bytes of inputs, of
+/// which an offset must be a multiple.
 const UNIT: u32 = 2;
 /// Bytes of the inputs of a block.
 pub const BLOCK_BYTES: u32 = 128;
@@ -91,8 +92,8 @@ pub struct Product {
 pub struct Tiling {
     /// Rows of a tile where there are several.
     pub rows: u32,
-    /// None on a GPU, and where a row has more than six blocks that are odd in number, or is too long for a uniform: then
-    /// `product.wgsl` takes whole rows.
+    /// None on a GPU, and where a row has more than six blocks that are odd in number, or is too long for a uniform:
+    /// then `product.wgsl` takes whole rows.
     pub parts: Option<Parts>,
 }
 
@@ -281,8 +282,8 @@ fn declared(sizes: &[(&str, u32)]) -> String {
     sizes.iter().map(|(name, size)| format!("const {name} = {size}u;\n")).collect()
 }
 
-/// A text in which what lies between `//#` with a name and `//#end of` it is there so often, with a number in place of a
-/// mark.
+/// A text in which what lies between `//#` with a name and `//#end of` it is there so often, with a number in place of
+/// a mark.
 fn repeated(text: &str, name: &str, mark: &str, times: u32) -> String {
     let (begin, end) = (format!("//#{name}"), format!("//#end of {name}"));
     let (mut out, mut part) = (String::new(), None);

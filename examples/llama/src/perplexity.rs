@@ -71,8 +71,8 @@ impl Prediction {
     }
 }
 
-/// Predicts every token of a text but the first of each window, from those before it in the window. `each` is told how many
-/// tokens are done.
+/// Predicts every token of a text but the first of each window, from those before it in the window. `each` is told how
+/// many tokens are done.
 pub fn measure(
     engine: &mut Engine,
     tokens: &[u32],

@@ -99,8 +99,8 @@ fn matrices(context: &Context, file: &mut ModelFile, names: &[String]) -> Result
 }
 
 fn upload(context: &Context, what: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
-    // Kernels load 16 bytes at a time. A block that begins in the middle of a word reads the word after it, and of a short
-    // one there may be one load more than it has bytes for.
+    // Kernels load 16 bytes at a time. A block that begins in the middle of a word reads the word after it, and of a
+    // short one there may be one load more than it has bytes for.
     let size = (bytes.len() as u64 + 4 + 16).next_multiple_of(16);
     let available = context.limits().max_storage_buffer_binding_size.min(context.limits().max_buffer_size);
     if size > available {

@@ -1,8 +1,8 @@
 //! SmolLM2-135M-Instruct against what llama.cpp chose: 16 prompts, 128 tokens each, keys and values in f32.
 //!
 //! `tests/data/llama_cpp.json` was recorded by `scripts/record_tokens.mjs` from the same weights, widened to f32 by
-//! `scripts/widen_weights.py`, because llama.cpp rounds what it multiplies with quantised weights. `LLAMA_MODEL` names the
-//! file, and `LLAMA_ADAPTER` an adapter.
+//! `scripts/widen_weights.py`, because llama.cpp rounds what it multiplies with quantised weights. `LLAMA_MODEL` names
+//! the file, and `LLAMA_ADAPTER` an adapter.
 
 use llama::{
     batch,

@@ -1,5 +1,5 @@
-// packed: the queries of a sequence follow those of the sequence before it, and so do its tiles: none is of padding. The
-// grid's z counts KV heads.
+// packed: the queries of a sequence follow those of the sequence before it, and so do its tiles: none is of padding.
+// The grid's z counts KV heads.
 //
 // A workgroup finds the sequence of its tile by the lengths on the device. Each thread counts the tiles and queries of
 // some neighbouring sequences; the one whose sequences have the tile tells all.

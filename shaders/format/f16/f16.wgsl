@@ -1,5 +1,6 @@
 // f16: converts IEEE 754 binary16 to and from the bits of an f32. Drivers differ in how they round conversions and
-// whether they flush subnormals, so this takes integer arithmetic and a sum of f32, which all round alike. Agrees with the crate `half` on every input:
+// whether they flush subnormals, so this takes integer arithmetic and a sum of f32, which all round alike. Agrees with
+// the crate `half` on every input:
 //   decode   exact; a NaN becomes quiet and keeps its payload
 //   encode   rounds to nearest, ties to even, also to subnormals; magnitudes from 65520 on become infinite; a NaN
 //            becomes quiet and keeps the upper ten bits of its payload

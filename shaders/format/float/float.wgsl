@@ -1,8 +1,8 @@
 // float: products and quotients of f32, as bits, in integer arithmetic. They round to nearest, ties to even, also to
 // subnormals. A driver may divide inexactly, flush subnormals, or fuse a product with a sum.
 //
-// Operands must be finite and divisors nonzero. The first factor of a product must have at most four significant bits, as
-// the numbers of fp8 have.
+// Operands must be finite and divisors nonzero. The first factor of a product must have at most four significant bits,
+// as the numbers of fp8 have.
 
 // A magnitude, significand × 2^exponent. The highest bit of the significand is bit 23; the significand of 0 is 0.
 struct Float {

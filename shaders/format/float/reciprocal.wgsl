@@ -8,8 +8,8 @@ fn float_reciprocal(bits: u32) -> u32 {
     let significand = select(bits << (up & 31u), (bits & 0x7fffffu) | 0x800000u, normal);
     let biased = select(1 - i32(up), i32(bits >> 23u), normal);
     // The nearest integer to 2^47 ÷ significand, which is never half way between two. The remainder, modulo 2^32, is
-    // that of a quotient some units off. How many is rounded down, or up to an integer that lies just above; what is left
-    // decides about the last unit.
+    // that of a quotient some units off. How many is rounded down, or up to an integer that lies just above; what is
+    // left decides about the last unit.
     let inverse = 1.0 / f32(significand);
     let guess = u32(inverse * 0x1p47f);
     let left = -bitcast<i32>(guess * significand);

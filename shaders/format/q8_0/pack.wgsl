@@ -15,8 +15,8 @@ fn side_larger(a: u32, b: u32) -> u32 {
     return max(a, b);
 }
 
-// The magnitude ÷ 127, rounded to nearest: the significand × 2^up ÷ 127, where `up` leaves 24 bits of it, or fewer if it
-// is subnormal. A quotient by an odd number is never half way between two integers.
+// The magnitude ÷ 127, rounded to nearest: the significand × 2^up ÷ 127, where `up` leaves 24 bits of it, or fewer if
+// it is subnormal. A quotient by an odd number is never half way between two integers.
 fn side_scale(magnitude: u32) -> u32 {
     let exponent = max(magnitude >> 23u, 1u) - 1u;
     let significand = magnitude - (exponent << 23u);

@@ -1,5 +1,5 @@
-// several: a thread writes its unit of some heads of a run, one after the other. It reads the run once, which a software
-// driver does for each thread, although a workgroup has one run. scatter/write defines `write_unit`.
+// several: a thread writes its unit of some heads of a run, one after the other. It reads the run once, which a
+// software driver does for each thread, although a workgroup has one run. scatter/write defines `write_unit`.
 //
 // Bounds:  the host ensures that every dispatch has all heads of its runs, and that HEADS_OF_THREAD divides them.
 

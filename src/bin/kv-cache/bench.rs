@@ -24,8 +24,8 @@ use crate::{Failure, output, output::Out};
 /// Each figure is the median of interleaved submissions after warm-up; the spread is the middle half of the times.
 /// Times are device timestamps if the device supports them, or else wall-clock times from the start of recording to the
 /// end of the wait. Ranges, and updates that do not convert, are measured in both forms, as kernels and as copies; the
-/// arrow marks the one that the calibrated cost model chooses. Attention is measured over 256 to 131072 positions as far
-/// as the cache takes no more than 4 GiB, or 256 MiB on a driver that runs on the CPU.
+/// arrow marks the one that the calibrated cost model chooses. Attention is measured over 256 to 131072 positions as
+/// far as the cache takes no more than 4 GiB, or 256 MiB on a driver that runs on the CPU.
 #[derive(Args)]
 pub struct Arguments {
     /// Use this adapter instead of the first, by its index or a part of its name, as `kv-cache adapters` prints them.

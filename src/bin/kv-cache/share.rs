@@ -29,15 +29,15 @@ use crate::{
 /// Share a prefix between processes: run it twice with one store.
 ///
 /// The first process writes the recorded rows to a paged cache, leaves its pages in the store, and goes away. The next
-/// one, on this adapter or another, finds them there, uploads them, and compares every byte with the recording. Both say what
-/// came from where and how long it took, beside writing all rows anew.
+/// one, on this adapter or another, finds them there, uploads them, and compares every byte with the recording. Both
+/// say what came from where and how long it took, beside writing all rows anew.
 #[derive(Args)]
 pub struct Arguments {
     /// A trace as `kv-cache verify` takes it, of one sequence [default: the trace in the repository].
     #[arg(value_name = "FILE.safetensors")]
     file: Option<PathBuf>,
-    /// The store that processes share: a folder, which is created if there is none, or a URL of Redis (redis://) or of a
-    /// bucket (s3://, gs://, az://), for which the environment has the credentials.
+    /// The store that processes share: a folder, which is created if there is none, or a URL of Redis (redis://) or of
+    /// a bucket (s3://, gs://, az://), for which the environment has the credentials.
     #[arg(long, value_name = "FOLDER|URL")]
     store: String,
     /// Bytes that a folder may hold, such as 64GiB [default: 1GiB].

@@ -23,8 +23,8 @@ use crate::{
 ///
 /// With --random, runs programs of all operations over random shapes, formats and placements, and compares results,
 /// lengths and the whole storage with the reference after every operation. As many programs of paged caches compare
-/// pages, prefixes and lengths after every operation, and the rows of all sequences at the end. A third of the shapes use kernels only, a
-/// third use buffer copies wherever they can, and a third use the default cost model of the device.
+/// pages, prefixes and lengths after every operation, and the rows of all sequences at the end. A third of the shapes
+/// use kernels only, a third use buffer copies wherever they can, and a third use the default cost model of the device.
 #[derive(Args)]
 pub struct Arguments {
     /// The trace to verify.

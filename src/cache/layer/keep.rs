@@ -10,14 +10,14 @@ use crate::{
 };
 
 impl KvCache {
-    /// Keeps, of the last `last` rows of a sequence, those at increasing `indices`, in order, and submits. They then lie one
-    /// after the other at the end of the sequence; the others are dropped. After a step that wrote a tree of drafts, these
-    /// are the drafts on the path that was accepted.
+    /// Keeps, of the last `last` rows of a sequence, those at increasing `indices`, in order, and submits. They then
+    /// lie one after the other at the end of the sequence; the others are dropped. After a step that wrote a tree of
+    /// drafts, these are the drafts on the path that was accepted.
     ///
     /// # Errors
-    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence; [`SequenceError::KeptBeyondLength`] if it has
-    /// fewer than `last` positions; [`SequenceError::KeptIndex`] if an index is not below `last`, or not above the one
-    /// before it; [`RangeError::Evicted`] if a ring has overwritten a row that is kept;
+    /// [`SequenceError::IndexOutOfRange`] if the batch has no such sequence; [`SequenceError::KeptBeyondLength`] if it
+    /// has fewer than `last` positions; [`SequenceError::KeptIndex`] if an index is not below `last`, or not above the
+    /// one before it; [`RangeError::Evicted`] if a ring has overwritten a row that is kept;
     /// [`SequenceError::RollbackEvicted`] if a ring cannot go back so far; the errors of
     /// [`copy_range`](Self::copy_range) for scratch memory.
     ///

@@ -22,9 +22,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PagedConfig {
     /// Shape and formats of each layer, as of a dense cache: `max_batch_size` is the most sequences at a time, and
-    /// `max_seq_len` the most positions of one. Layers with [`Placement::Ring`] are those with a
-    /// sliding window: their pages go back to the pool when the window, `slack` positions before it, and the sinks no longer
-    /// need them.
+    /// `max_seq_len` the most positions of one. Layers with [`Placement::Ring`] are those with a sliding window: their
+    /// pages go back to the pool when the window, `slack` positions before it, and the sinks no longer need them.
     pub layers: Vec<CacheConfig>,
     /// Tokens of a page, a power of two.
     pub page_size: u32,
@@ -75,8 +74,8 @@ impl PagedConfig {
         one.bytes()
     }
 
-    /// The group of each layer, and the placement of each group. Layers with one placement are in one group, or in several:
-    /// groups have about as many layers, so that a page, which holds rows of one group, is used whole.
+    /// The group of each layer, and the placement of each group. Layers with one placement are in one group, or in
+    /// several: groups have about as many layers, so that a page, which holds rows of one group, is used whole.
     #[must_use]
     pub fn groups(&self) -> (Vec<usize>, Vec<Placement>) {
         let groups = self.grouped();
@@ -111,9 +110,9 @@ impl PagedConfig {
     /// Checks the shape.
     ///
     /// # Errors
-    /// [`ConfigError::ZeroDimension`], [`ConfigError::TooManyLayers`], [`ConfigError::LayersDiffer`] if layers differ in
-    /// `max_batch_size` or `max_seq_len`; [`PageError::PageSize`],
-    /// [`PageError::NoPages`]; [`ConfigError::SizeOverflow`].
+    /// [`ConfigError::ZeroDimension`], [`ConfigError::TooManyLayers`], [`ConfigError::LayersDiffer`] if layers differ
+    /// in `max_batch_size` or `max_seq_len`; [`PageError::PageSize`], [`PageError::NoPages`];
+    /// [`ConfigError::SizeOverflow`].
     pub fn validate(&self) -> Result<()> {
         BatchedKvCache::check_layers(self.layers.len())?;
         let first = self.first();

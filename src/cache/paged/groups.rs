@@ -2,8 +2,8 @@
 
 use crate::{CacheConfig, Placement};
 
-/// Layers with one placement are in one group, or in several of about equal size: a page holds rows of the layers of one
-/// group, so groups of one size leave nothing of it unused. The rules are those of vLLM's hybrid manager.
+/// Layers with one placement are in one group, or in several of about equal size: a page holds rows of the layers of
+/// one group, so groups of one size leave nothing of it unused. The rules are those of vLLM's hybrid manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Groups {
     pub placements: Vec<Placement>,

@@ -30,11 +30,10 @@ impl PagedKvCache {
     /// encoder and call [`dropped`](Self::dropped). The sequence is then the only one of the last step.
     ///
     /// # Errors
-    /// [`SequenceError::KeptBeyondLength`], [`SequenceError::KeptIndex`]; [`PageError::OutOfPages`], because full pages that
-    /// others have or may find are not written to, but replaced; [`SequenceError::RollbackEvicted`] and
+    /// [`SequenceError::KeptBeyondLength`], [`SequenceError::KeptIndex`]; [`PageError::OutOfPages`], because full pages
+    /// that others have or may find are not written to, but replaced; [`SequenceError::RollbackEvicted`] and
     /// [`RangeError::Evicted`](crate::RangeError::Evicted) where a window has passed rows that are needed;
-    /// [`PageError::StepUnderWay`]; those of
-    /// [`PagedSequences::tokens`](crate::pages::PagedSequences::tokens);
+    /// [`PageError::StepUnderWay`]; those of [`PagedSequences::tokens`](crate::pages::PagedSequences::tokens);
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). Nothing is changed then.
     ///

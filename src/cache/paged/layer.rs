@@ -8,8 +8,9 @@ use crate::{CacheConfig, CacheView, Context};
 
 /// One layer of a [`PagedKvCache`]: what [attention](crate::attention) and the caller's shaders read.
 ///
-/// [`ReadLayer`](crate::ReadLayer) has the functions that make WGSL for it. To shaders its sequences are those of the last
-/// step, in its order, each with all its positions. In a layer with a window, those before the window must not be read.
+/// [`ReadLayer`](crate::ReadLayer) has the functions that make WGSL for it. To shaders its sequences are those of the
+/// last step, in its order, each with all its positions. In a layer with a window, those before the window must not be
+/// read.
 #[derive(Clone, Copy, Debug)]
 pub struct PagedLayer<'a> {
     pub(crate) cache: &'a PagedKvCache,
@@ -36,8 +37,8 @@ impl<'a> PagedLayer<'a> {
         &self.cache.batch[0].lengths
     }
 
-    /// The storage itself, `[page, kv_head, page_size, dim]`: its sequences are the pages of the pool, and its positions
-    /// those of a page. Layers of other groups have rows there, in other pages.
+    /// The storage itself, `[page, kv_head, page_size, dim]`: its sequences are the pages of the pool, and its
+    /// positions those of a page. Layers of other groups have rows there, in other pages.
     pub fn view(&self) -> CacheView<'a> {
         CacheView::new(&self.planes.storage, &self.planes.layout, &[])
     }
@@ -47,7 +48,8 @@ impl<'a> PagedLayer<'a> {
         self.layer.place.group
     }
 
-    /// Bytes that keys and values of the layer occupy on the device, together with those of other groups that share them.
+    /// Bytes that keys and values of the layer occupy on the device, together with those of other groups that share
+    /// them.
     pub fn memory_allocated_bytes(&self) -> u64 {
         self.planes.layout.bytes()
     }

@@ -46,17 +46,19 @@ const LEAST_SLOT_BYTES: u64 = 16 << 10;
 /// The keys and values of all layers of a model, for many sequences that come and go: a pool of pages, each with
 /// `page_size` tokens of every layer, `[page, kv_head, page_size, dim]`.
 ///
-/// A sequence is a list of pages ([`pages`](crate::pages) has the rules). Sequences with the same beginning share pages.
-/// A block table on the device tells which pages a sequence has, so that attention and the caller's shaders read it like
-/// a dense cache.
+/// A sequence is a list of pages ([`pages`](crate::pages) has the rules). Sequences with the same beginning share
+/// pages. A block table on the device tells which pages a sequence has, so that attention and the caller's shaders read
+/// it like a dense cache.
 ///
-/// A forward pass is a *step*: [`begin_step`](Self::begin_step) takes what each sequence appends, any numbers of tokens,
-/// then every layer records its rows by [`record_update`](Self::record_update) and is read, then the caller submits and
-/// says so by [`submitted`](Self::submitted). The cache records into the caller's command stream and never submits on
-/// this path. Submit steps in the order in which they were begun.
+/// A forward pass is a *step*: [`begin_step`](Self::begin_step) takes what each sequence appends, any numbers of
+/// tokens, then every layer records its rows by [`record_update`](Self::record_update) and is read, then the caller
+/// submits and says so by [`submitted`](Self::submitted). The cache records into the caller's command stream and never
+/// submits on this path. Submit steps in the order in which they were begun.
 ///
 /// ```
-/// use wgpu_kv_cache::{CacheConfig, Context, Format, PagedConfig, PagedKvCache, RowsIn, Source, Strides, pages::Append};
+/// use wgpu_kv_cache::{
+///     CacheConfig, Context, Format, PagedConfig, PagedKvCache, RowsIn, Source, Strides, pages::Append,
+/// };
 ///
 /// # let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
 /// let context = Context::new(&device, &queue);
@@ -170,8 +172,8 @@ impl PagedKvCache {
     }
 
     /// Bytes that the cache occupies on the device beside keys and values: the block table, scales, the slots in which
-    /// steps are passed to the device, and scratch memory through which rows were moved, for as many as a step moved most
-    /// in one layer (but no more than 16 MiB a side, or one page).
+    /// steps are passed to the device, and scratch memory through which rows were moved, for as many as a step moved
+    /// most in one layer (but no more than 16 MiB a side, or one page).
     pub fn overhead_bytes(&self) -> u64 {
         let scales = self.planes.iter().map(|planes| planes.storage.lengths.buffer.size());
         let scratch = self.scratch.as_ref().map_or(0, Scratch::bytes);
@@ -198,8 +200,8 @@ impl PagedKvCache {
         }
     }
 
-    /// The position of the first row of each sequence of the step, in its order, `[max_batch_size]` of u32. The buffer is
-    /// valid in the command stream from [`begin_step`](Self::begin_step) until the next one.
+    /// The position of the first row of each sequence of the step, in its order, `[max_batch_size]` of u32. The buffer
+    /// is valid in the command stream from [`begin_step`](Self::begin_step) until the next one.
     pub fn positions(&self) -> PerSequenceView<'_> {
         let (offset, rows) = (self.table.layout.start(0), self.table.layout.rows);
         let [offset, bytes] = [offset, rows].map(|words| u64::from(words).saturating_mul(4));
@@ -263,8 +265,8 @@ impl PagedKvCache {
         self.books.free(sequence)
     }
 
-    /// Forgets all prefixes; see [`PagedSequences::clear_prefixes`]. Tiers are attached no longer: attach others, with the
-    /// identity of the new weights.
+    /// Forgets all prefixes; see [`PagedSequences::clear_prefixes`]. Tiers are attached no longer: attach others, with
+    /// the identity of the new weights.
     pub fn clear_prefixes(&mut self) {
         self.books.clear_prefixes();
         #[cfg(feature = "store")]
@@ -273,8 +275,8 @@ impl PagedKvCache {
         }
     }
 
-    /// Ends all sequences and forgets all prefixes. What was recorded and not submitted is [dropped](Self::dropped). Tiers
-    /// stay attached, and have what they have: after an update of the model's weights, see
+    /// Ends all sequences and forgets all prefixes. What was recorded and not submitted is [dropped](Self::dropped).
+    /// Tiers stay attached, and have what they have: after an update of the model's weights, see
     /// [`clear_prefixes`](Self::clear_prefixes).
     pub fn reset(&mut self) {
         self.dropped();

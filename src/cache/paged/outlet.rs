@@ -7,8 +7,8 @@ use crate::pages::Evicted;
 
 /// What takes rows of pages that others need no longer.
 pub(crate) trait Outlet: Send + Sync + std::fmt::Debug {
-    /// Removes pages that it does not take, of `bytes` each in a group, and counts on the others. `through` says that they
-    /// shall go to the store at once. Returns how many it has no room for.
+    /// Removes pages that it does not take, of `bytes` each in a group, and counts on the others. `through` says that
+    /// they shall go to the store at once. Returns how many it has no room for.
     fn choose(&self, evicted: &mut Vec<Evicted>, through: bool, bytes: &dyn Fn(usize) -> u64) -> usize;
     /// Takes pages that were chosen. A thread calls it that polls the device, so it must not wait.
     fn take(&self, lowered: Lowered);

@@ -49,8 +49,8 @@ impl PageShape {
     }
 }
 
-/// Bytes of a buffer of the cache that are contiguous, and where they lie among those of several pages: in which part, and
-/// where in that part of all pages, one after the other.
+/// Bytes of a buffer of the cache that are contiguous, and where they lie among those of several pages: in which part,
+/// and where in that part of all pages, one after the other.
 pub(super) struct Piece<'a> {
     pub buffer: &'a wgpu::Buffer,
     pub offset: u64,

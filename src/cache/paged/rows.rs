@@ -41,7 +41,8 @@ impl PagedKvCache {
         self.submit_rows(appends, Kind::Append, &sources)
     }
 
-    /// Uploads and binds rows, so many in each layer, that lie as `strides` says, given heads, tokens and the units of a row.
+    /// Uploads and binds rows, so many in each layer, that lie as `strides` says, given heads, tokens and the units of
+    /// a row.
     pub(super) fn upload(
         &self,
         tokens: impl Fn(usize) -> u32,
@@ -203,8 +204,8 @@ impl PagedKvCache {
         step
     }
 
-    /// Waits for the device and reads the whole storage of a layer, `[page, kv_head, page_size, dim]`, including rows that
-    /// belong to no sequence, and those of layers of other groups, which share it.
+    /// Waits for the device and reads the whole storage of a layer, `[page, kv_head, page_size, dim]`, including rows
+    /// that belong to no sequence, and those of layers of other groups, which share it.
     ///
     /// # Errors
     /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange);

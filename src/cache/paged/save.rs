@@ -8,8 +8,8 @@ use crate::{
 };
 
 impl PagedKvCache {
-    /// The positions of a sequence that are valid in a layer, in order: all, or in a layer with a window its sinks and the
-    /// last `window` positions.
+    /// The positions of a sequence that are valid in a layer, in order: all, or in a layer with a window its sinks and
+    /// the last `window` positions.
     ///
     /// # Errors
     /// [`SequenceError::LayerOutOfRange`](crate::SequenceError::LayerOutOfRange); those of
@@ -20,14 +20,14 @@ impl PagedKvCache {
         Ok(self.config.layers[layer].placement.valid(length).into_iter().flatten())
     }
 
-    /// Copies the valid rows of a sequence out of every layer, in the stored formats: `[1, kv_head, rows, dim]` for each
-    /// layer, where row `r` is the `r`th of its [`valid_positions`](Self::valid_positions), as
-    /// [`BatchedKvCache::extract`](crate::BatchedKvCache::extract) does for dense caches and rings. Each can be inserted
-    /// into the other.
+    /// Copies the valid rows of a sequence out of every layer, in the stored formats: `[1, kv_head, rows, dim]` for
+    /// each layer, where row `r` is the `r`th of its [`valid_positions`](Self::valid_positions), as
+    /// [`BatchedKvCache::extract`](crate::BatchedKvCache::extract) does for dense caches and rings. Each can be
+    /// inserted into the other.
     ///
     /// # Errors
-    /// Those of [`get`](Self::get). A sequence that was added from a cached prefix and has not appended may lack the first
-    /// position of a window, which its next token does not see.
+    /// Those of [`get`](Self::get). A sequence that was added from a cached prefix and has not appended may lack the
+    /// first position of a window, which its next token does not see.
     pub fn extract(&self, sequence: SequenceId) -> Result<Vec<Pair<GpuTensor>>> {
         (0..self.layers.len()).map(|layer| self.extract_layer(layer, sequence)).collect()
     }
@@ -38,9 +38,9 @@ impl PagedKvCache {
         self.read_rows(layer, sequence, &valid, None)
     }
 
-    /// Adds a sequence with rows from elsewhere, and submits. `rows` has keys and values of each layer,
-    /// `[1, kv_head, rows, dim]`, as [`extract`](Self::extract), a dense cache or a ring gives them: those of all tokens, or
-    /// in a layer with a window those of its sinks and of the last `window` tokens. Those of a prefix that is cached already
+    /// Adds a sequence with rows from elsewhere, and submits. `rows` has keys and values of each layer, `[1, kv_head,
+    /// rows, dim]`, as [`extract`](Self::extract), a dense cache or a ring gives them: those of all tokens, or in a
+    /// layer with a window those of its sinks and of the last `window` tokens. Those of a prefix that is cached already
     /// are not written.
     ///
     /// # Errors

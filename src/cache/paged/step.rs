@@ -40,9 +40,9 @@ impl PagedSource {
 }
 
 impl PagedKvCache {
-    /// Binds the caller's buffers once to one layer, for [`record_update`](Self::record_update) in every step. The rows of
-    /// a step are packed, `[token, kv_head, dim]` by strides, where those of a sequence follow those of the sequence before
-    /// it in the step: `source.tokens` is the most of all sequences together. Dense rows have the strides
+    /// Binds the caller's buffers once to one layer, for [`record_update`](Self::record_update) in every step. The rows
+    /// of a step are packed, `[token, kv_head, dim]` by strides, where those of a sequence follow those of the sequence
+    /// before it in the step: `source.tokens` is the most of all sequences together. Dense rows have the strides
     /// `Strides::bthd(heads, tokens, dim)`; that of sequences is not used.
     ///
     /// # Errors
@@ -52,10 +52,10 @@ impl PagedKvCache {
         self.bind(layer, source, 1, SourceForm::Packed)
     }
 
-    /// Binds buffers like [`bind_source`](Self::bind_source), where each of up to `sequences` sequences of a step has rows
-    /// `[sequence, kv_head, token, dim]` by strides: row `i` of the first axis is sequence `i` of the step. `source.tokens`
-    /// is the most of one sequence. Rows past what a sequence appends are not read. One token of all sequences must lie
-    /// within one binding.
+    /// Binds buffers like [`bind_source`](Self::bind_source), where each of up to `sequences` sequences of a step has
+    /// rows `[sequence, kv_head, token, dim]` by strides: row `i` of the first axis is sequence `i` of the step.
+    /// `source.tokens` is the most of one sequence. Rows past what a sequence appends are not read. One token of all
+    /// sequences must lie within one binding.
     ///
     /// # Errors
     /// Those of [`bind_source`](Self::bind_source); [`ConfigError::ZeroDimension`] without sequences.
@@ -81,15 +81,15 @@ impl PagedKvCache {
     }
 
     /// Begins a step: plans what its sequences append, takes their pages, and records the block table, with the lengths
-    /// afterwards and the [`positions`](Self::positions) of the first rows, and copies of rows where a sequence writes to a
-    /// page that another has written to. A sequence of the step may append no tokens, to be read only.
+    /// afterwards and the [`positions`](Self::positions) of the first rows, and copies of rows where a sequence writes
+    /// to a page that another has written to. A sequence of the step may append no tokens, to be read only.
     ///
     /// Then record every layer with [`record_update`](Self::record_update), submit, and call
     /// [`submitted`](Self::submitted); or drop the encoder and call [`dropped`](Self::dropped).
     ///
     /// # Errors
-    /// Those of [`PagedSequences::begin_step`]; [`PageError::TooManyTokens`] also if all sequences together have more than
-    /// 32 bits count; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// Those of [`PagedSequences::begin_step`]; [`PageError::TooManyTokens`] also if all sequences together have more
+    /// than 32 bits count; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). Nothing is changed then.
     ///
     /// # Performance
@@ -224,8 +224,8 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// Says that the caller's own kernels write the rows of the step to one layer, by the pages of each sequence and the
-    /// [view](crate::PagedLayer::view) of the layer. The block table, lengths and positions are there since
+    /// Says that the caller's own kernels write the rows of the step to one layer, by the pages of each sequence and
+    /// the [view](crate::PagedLayer::view) of the layer. The block table, lengths and positions are there since
     /// [`begin_step`](Self::begin_step).
     ///
     /// # Errors
@@ -244,8 +244,8 @@ impl PagedKvCache {
     /// The commands of the step are in the queue: other sequences may find its full pages from now on, drafts apart.
     ///
     /// # Errors
-    /// [`PageError::NoStepUnderWay`] if no step was begun; [`PageError::LayerNotRecorded`] if a layer was not recorded, whose rows
-    /// others would then find.
+    /// [`PageError::NoStepUnderWay`] if no step was begun; [`PageError::LayerNotRecorded`] if a layer was not recorded,
+    /// whose rows others would then find.
     pub fn submitted(&mut self) -> Result<()> {
         if self.books.step().is_none() {
             return Err(PageError::NoStepUnderWay.into());
@@ -257,8 +257,8 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// The commands of the step will never run: its sequences go back, and its pages are free. Does nothing without a step
-    /// under way.
+    /// The commands of the step will never run: its sequences go back, and its pages are free. Does nothing without a
+    /// step under way.
     pub fn dropped(&mut self) {
         if self.books.step().is_some() {
             self.table.undo();

@@ -41,8 +41,8 @@ impl PagedKvCache {
         }
     }
 
-    /// Copies the rows of pages to the outlet, and submits. What cannot be copied is lost: it is a miss later. Returns how
-    /// many pages the outlet has no room for.
+    /// Copies the rows of pages to the outlet, and submits. What cannot be copied is lost: it is a miss later. Returns
+    /// how many pages the outlet has no room for.
     pub(crate) fn lower(&self, mut pages: Vec<Evicted>, through: bool) -> usize {
         let Some(outlet) = &self.outlet else { return pages.len() };
         let shapes: Vec<_> = self.steps.iter().enumerate().map(|(group, _)| self.page_shape(group)).collect();
@@ -86,8 +86,9 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// Adds a sequence that begins with whole pages: those that are cached, and after them those whose rows `rows` gives,
-    /// by index and group, where the group reads them. The keys of its first pages are known. Submits the copies.
+    /// Adds a sequence that begins with whole pages: those that are cached, and after them those whose rows `rows`
+    /// gives, by index and group, where the group reads them. The keys of its first pages are known. Submits the
+    /// copies.
     pub(crate) fn add_pages<'a>(
         &mut self,
         tokens: &[u32],

@@ -78,12 +78,12 @@ impl Attention {
     /// # Errors
     /// [`AttentionError::QueryHeads`]; [`WriteError::NoTokens`]; [`AttentionError::AttentionScale`],
     /// [`AttentionError::Softcap`], [`AttentionError::Splits`]; [`AttentionError::AttentionWindow`],
-    /// [`AttentionError::AttentionLag`]; [`AttentionError::MaskShape`]; [`AttentionError::TensorFormat`], [`AttentionError::TensorUsage`],
-    /// [`AttentionError::TensorRange`], [`AttentionError::TensorMisaligned`], [`AttentionError::OutputShared`];
-    /// [`DeviceError::DeviceLimit`] where a buffer or a grid is larger than the device takes, or a layer of many
-    /// segments has more buffers; [`DeviceError::Refused`] where a buffer belongs to another device (of another wgpu
-    /// instance nothing can be told, see [`Context::new`](crate::Context::new)); [`DeviceError::OutOfMemory`];
-    /// [`DeviceError::DeviceLost`].
+    /// [`AttentionError::AttentionLag`]; [`AttentionError::MaskShape`]; [`AttentionError::TensorFormat`],
+    /// [`AttentionError::TensorUsage`], [`AttentionError::TensorRange`], [`AttentionError::TensorMisaligned`],
+    /// [`AttentionError::OutputShared`]; [`DeviceError::DeviceLimit`] where a buffer or a grid is larger than the
+    /// device takes, or a layer of many segments has more buffers; [`DeviceError::Refused`] where a buffer belongs to
+    /// another device (of another wgpu instance nothing can be told, see [`Context::new`](crate::Context::new));
+    /// [`DeviceError::OutOfMemory`]; [`DeviceError::DeviceLost`].
     ///
     /// # Performance
     /// Creates four bind groups. Layers of one context share scratch memory, some megabytes on a large device. Layers

@@ -30,7 +30,10 @@
 //!     label: None, size: 32 * 128 * 4, usage: wgpu::BufferUsages::STORAGE, mapped_at_creation: false,
 //! });
 //! let (keys, values, queries, output) = (buffer(), buffer(), buffer(), buffer()); // yours
-//! let dense = |buffer, heads| RowsIn { buffer, offset: 0, format: Format::F32, strides: Strides::bhtd(heads, 1, 128) };
+//! let dense = |buffer, heads| {
+//!     let strides = Strides::bhtd(heads, 1, 128);
+//!     RowsIn { buffer, offset: 0, format: Format::F32, strides }
+//! };
 //! let source = cache.bind_source(&Source { keys: dense(&keys, 8), values: dense(&values, 8), tokens: 1 })?;
 //! let tensors = Tensors { queries: dense(&queries, 32), output: dense(&output, 32), mask: None, sink_logits: None };
 //! let attention = Attention::new(&cache, &Options::new(32, 1), &tensors)?;

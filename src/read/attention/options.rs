@@ -22,13 +22,14 @@ pub struct Options {
     /// With a window: number of first positions that every query attends to.
     pub sinks: u32,
     /// Number of positions, the query's own and those before it, that a query does not attend to, as with an attention
-    /// over the newest rows that the caller computes and joins itself; 0 by default. A window, if there is one, is counted from the query as before, so
-    /// it must be larger; in the terms of `FlashAttention` its size is `(window - 1, -lag)`. Sinks within the lag are hidden.
+    /// over the newest rows that the caller computes and joins itself; 0 by default. A window, if there is one, is
+    /// counted from the query as before, so it must be larger; in the terms of `FlashAttention` its size is `(window -
+    /// 1, -lag)`. Sinks within the lag are hidden.
     pub lag: u32,
     /// Rows of queries and of the output are packed: `[rows, query_heads, dim]`, where the rows of each sequence follow
     /// those of the sequence before it, as many as it has queries. At most so many rows in a step, and at most
-    /// [`tokens`](Self::tokens) of each sequence. Dense rows have the strides `Strides::bthd(query_heads, rows, dim)`; that
-    /// of sequences is not used.
+    /// [`tokens`](Self::tokens) of each sequence. Dense rows have the strides `Strides::bthd(query_heads, rows, dim)`;
+    /// that of sequences is not used.
     pub packed: Option<u32>,
     /// Factor of the scores. The default is 1 ÷ √`head_dim`.
     pub scale: Option<f32>,
@@ -40,9 +41,9 @@ pub struct Options {
     /// How threads share the rows of the cache. The default is [`Reading::Sequential`] on a driver that runs on the
     /// CPU, and [`Reading::Coalesced`] on any other device.
     pub reading: Option<Reading>,
-    /// Whether threads share scores by shuffles where the device has `wgpu::Features::SUBGROUP`, outside of browsers, and
-    /// its subgroups hold the threads that share a row. Otherwise they share them in workgroup memory. The default is
-    /// true.
+    /// Whether threads share scores by shuffles where the device has `wgpu::Features::SUBGROUP`, outside of browsers,
+    /// and its subgroups hold the threads that share a row. Otherwise they share them in workgroup memory. The default
+    /// is true.
     pub subgroups: bool,
 }
 
@@ -89,8 +90,8 @@ impl Options {
         }
     }
 
-    /// Causal attention of the rows of the last update, packed: up to `rows` of all sequences together, or of one. See the
-    /// [field](Options#structfield.packed).
+    /// Causal attention of the rows of the last update, packed: up to `rows` of all sequences together, or of one. See
+    /// the [field](Options#structfield.packed).
     #[must_use]
     pub const fn packed(query_heads: u32, rows: u32) -> Self {
         Options { packed: Some(rows), ..Options::new(query_heads, rows) }
@@ -188,10 +189,10 @@ pub struct Mask<'a> {
     pub shape: [u32; 4],
 }
 
-/// One learned number for each query head, `[query_heads]` in f32, that joins the sum of the softmax and has no value: an
-/// attention sink without a position, as gpt-oss has (its model card, `OpenAI`, 2025). It is
-/// neither scaled nor capped. Minus infinity, or any number up to −3 × 10³⁸, adds nothing. A query that attends to no
-/// position gives zeros.
+/// One learned number for each query head, `[query_heads]` in f32, that joins the sum of the softmax and has no value:
+/// an attention sink without a position, as gpt-oss has (its model card, `OpenAI`, 2025). It is neither scaled nor
+/// capped. Minus infinity, or any number up to −3 × 10³⁸, adds nothing. A query that attends to no position gives
+/// zeros.
 #[derive(Clone, Copy, Debug)]
 pub struct SinkLogits<'a> {
     /// The buffer; it must have `wgpu::BufferUsages::STORAGE`.
@@ -206,8 +207,8 @@ pub struct Tensors<'a> {
     /// Queries, `[batch, query_heads, tokens, head_dim]` by strides, in f32, f16 or bf16; or
     /// [packed](Options::packed).
     pub queries: RowsIn<'a>,
-    /// The output, `[batch, query_heads, tokens, value_dim]` by strides, in f32, f16 or bf16; or packed. A 16-bit output needs an
-    /// even `value_dim`, even strides, and an offset of whole words. Rows must not overlap.
+    /// The output, `[batch, query_heads, tokens, value_dim]` by strides, in f32, f16 or bf16; or packed. A 16-bit
+    /// output needs an even `value_dim`, even strides, and an offset of whole words. Rows must not overlap.
     pub output: RowsIn<'a>,
     /// A mask that is added to the scores.
     pub mask: Option<Mask<'a>>,

@@ -31,9 +31,9 @@ struct Exchange {
     done: SyncSender<RedisResult<Vec<Value>>>,
 }
 
-/// A thread that owns a connection. It makes one exchange after the other, and ends after one that fails, or when nobody
-/// has this any more. A caller waits for a thread, not for a socket, because neither the resolution of a name nor a reply
-/// that comes byte by byte is bounded by the timeouts of a socket.
+/// A thread that owns a connection. It makes one exchange after the other, and ends after one that fails, or when
+/// nobody has this any more. A caller waits for a thread, not for a socket, because neither the resolution of a name
+/// nor a reply that comes byte by byte is bounded by the timeouts of a socket.
 struct Connection {
     exchanges: SyncSender<Exchange>,
 }

@@ -16,12 +16,12 @@ const TIMEOUTS: Timeouts =
     Timeouts { connect: Duration::from_secs(1), response: Duration::from_secs(1), call: Duration::from_secs(10) };
 
 /// Keeps objects in a Redis or Valkey server, each under a prefix and its key in hexadecimal. All clients of the server
-/// share them. They last as long as the server keeps them: it evicts by its `maxmemory-policy`, forgets on a crash what its
-/// persistence has not written, and drops what nobody used for the time to live, if there is one.
+/// share them. They last as long as the server keeps them: it evicts by its `maxmemory-policy`, forgets on a crash what
+/// its persistence has not written, and drops what nobody used for the time to live, if there is one.
 ///
 /// A call is one round trip, however many objects it has; the replies to one call are held by the server and by this
-/// process at once. A connection that was cut is opened again within the call. Each thread that calls has a connection of
-/// its own, and up to four stay open. No call takes longer than [`Options::call_timeout`], nor than
+/// process at once. A connection that was cut is opened again within the call. Each thread that calls has a connection
+/// of its own, and up to four stay open. No call takes longer than [`Options::call_timeout`], nor than
 /// [`Options::response_timeout`] while the server is silent.
 ///
 /// Servers since Redis 6.2 are supported.

@@ -1,5 +1,5 @@
-// Q4_0: a scale in f16, then 32 codes of 4 bits, of which 8 is zero. A block has 18 bytes, so every second one begins in
-// the middle of a word.
+// Q4_0: a scale in f16, then 32 codes of 4 bits, of which 8 is zero. A block has 18 bytes, so every second one begins
+// in the middle of a word.
 
 fn weights_of(block: u32) -> array<vec4<f32>, 8> {
     let odd = (block & 1u) == 1u;

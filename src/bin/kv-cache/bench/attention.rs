@@ -18,7 +18,8 @@ pub const DIM: u32 = 128;
 /// Rows that one update writes before the measurement.
 const ROWS: u32 = 256;
 
-/// The cases: each format with each batch and each number of positions, as far as the cache takes at most so many bytes.
+/// The cases: each format with each batch and each number of positions, as far as the cache takes at most so many
+/// bytes.
 pub struct Contexts {
     pub formats: &'static [Format],
     pub batches: &'static [u32],

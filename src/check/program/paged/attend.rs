@@ -61,8 +61,8 @@ impl PagedRun {
         }
     }
 
-    /// Why an attention would be refused because of the window of the layer: it asks for more than is kept, or a query reads
-    /// a position that is not there.
+    /// Why an attention would be refused because of the window of the layer: it asks for more than is kept, or a query
+    /// reads a position that is not there.
     fn refused_window(&self, layer: usize, names: &[String], options: &Options) -> Option<Error> {
         let (groups, _) = self.device.config().groups();
         let (group, placement) = (groups[layer], self.device.config().layers[layer].placement);

@@ -9,8 +9,8 @@ use crate::{CacheConfig, Format, Pair, Result, Side, WriteError, check::referenc
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenRows {
-    /// Of token `t` at position `p` of layer `l`, head `h`, element `i`: `(31 t + 7 p + 3 l + 5 h + i) mod 251` for keys,
-    /// and its negative for values.
+    /// Of token `t` at position `p` of layer `l`, head `h`, element `i`: `(31 t + 7 p + 3 l + 5 h + i) mod 251` for
+    /// keys, and its negative for values.
     Formula,
     /// Likewise, with a hash of all tokens up to `p` in place of `31 t + 7 p`: rows tell prefixes apart.
     Prefix,

@@ -114,7 +114,8 @@ impl PagedRun {
         self.ids.get(name).copied().ok_or_else(|| FailureKind::Books(format!("there is no sequence {name:?}")))
     }
 
-    /// Why an operation on sequences with these names would be refused. A handle that was freed is refused by the cache.
+    /// Why an operation on sequences with these names would be refused. A handle that was freed is refused by the
+    /// cache.
     pub(super) fn refused<'a>(&self, mut names: impl Iterator<Item = &'a String>) -> Option<PagedRefusal> {
         let name = names.find(|name| !self.ids.contains_key(*name))?;
         let freed = self.freed.get(name).and_then(|&id| self.device.sequences().tokens(id).err());

@@ -4,8 +4,8 @@ use super::{Key, PagedReference};
 use crate::{Placement, Result};
 
 impl PagedReference {
-    /// Appends tokens to sequences, the last `drafts` of which are drafts, in one step; or takes the step back, as if its
-    /// commands had never run.
+    /// Appends tokens to sequences, the last `drafts` of which are drafts, in one step; or takes the step back, as if
+    /// its commands had never run.
     pub fn step(&mut self, appends: &[(String, Vec<u32>, u32)], bases: &[u32], dropped: bool) -> Result<()> {
         // What it returns counts as free.
         let before = self.clone();
@@ -91,8 +91,8 @@ impl PagedReference {
         }
     }
 
-    /// Goes back from a step that was dropped: pages that it took are free again, at the front, without a key, and those
-    /// that it returned are not.
+    /// Goes back from a step that was dropped: pages that it took are free again, at the front, without a key, and
+    /// those that it returned are not.
     fn undo(&mut self, after: &PagedReference, appends: &[(String, Vec<u32>, u32)]) {
         self.evicted.clone_from(&after.evicted);
         self.free.clone_from(&after.free);

@@ -415,6 +415,26 @@ fn step_to(
     medians(context, 0, &mut [Box::new(|encoder| step(encoder, position))]).map(drop)
 }
 
+/// Milliseconds by which the first of ten steps takes longer than a later one.
+pub fn extra_of_first(
+    context: &Context,
+    mut step: impl FnMut(&mut wgpu::CommandEncoder, u32) -> Result<()>,
+) -> Result<f64> {
+    let mut times = Vec::new();
+    for position in 0..10 {
+        context.wait()?;
+        let start = Instant::now();
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        step(&mut encoder, position)?;
+        context.queue().submit([encoder.finish()]);
+        context.wait()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let first = times.remove(0);
+    times.sort_by(f64::total_cmp);
+    Ok(first - times[times.len() / 2])
+}
+
 /// The extra time of the first update, with and without a warm-up.
 fn first_update(context: &Context, table: &mut Table) -> Result<()> {
     let config = CacheConfig::new(1, HEADS, DIM, 4096).formats(Format::F16, Format::Bf16);
@@ -429,19 +449,9 @@ fn first_update(context: &Context, table: &mut Table) -> Result<()> {
         if warm {
             cache.warm_up(&source)?;
         }
-        let mut times = Vec::new();
-        for position in 0..10 {
-            context.wait()?;
-            let start = Instant::now();
-            let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            cache.record_update(&mut encoder, &source, Write::at(position, 1))?;
-            context.queue().submit([encoder.finish()]);
-            context.wait()?;
-            times.push(start.elapsed().as_secs_f64() * 1e3);
-        }
-        let first = times.remove(0);
-        times.sort_by(f64::total_cmp);
-        extra.push(first - times[times.len() / 2]);
+        extra.push(extra_of_first(&context, |encoder, position| {
+            cache.record_update(encoder, &source, Write::at(position, 1))
+        })?);
     }
     table.row("first update after warm_up, extra time", "a later update", Reach::AtMost(0.5), extra[1], " ms");
     table.note(&format!("without warm_up {:.3} ms: wgpu clears 16 MiB, the driver finishes the pipeline", extra[0]));

@@ -7,7 +7,7 @@ use wgpu_kv_cache::{
     pages::{Append, SequenceId},
 };
 
-use crate::{DIM, HEADS, LAYERS, Reach, Table, buffer, medians};
+use crate::{DIM, HEADS, LAYERS, Reach, Table, buffer, extra_of_first, medians};
 
 /// A dense cache with sources for its layers.
 struct Dense {
@@ -167,7 +167,26 @@ pub fn rows(context: &Context, repetitions: usize, whole: bool, table: &mut Tabl
         }
         attention(context, repetitions.min(49), page_size, table)?;
     }
+    first_step(context, table)?;
     forks(context, repetitions.min(21), table)
+}
+
+/// The extra time of the first step, with and without a warm-up.
+fn first_step(context: &Context, table: &mut Table) -> Result<()> {
+    let mut extra = Vec::new();
+    for warm in [false, true] {
+        // A new context has no pipelines yet, so the first step makes them.
+        let context = Context::new(context.device(), context.queue());
+        let mut both = Both::new(&context, [1, 0, 2048, 16], 1)?;
+        if warm {
+            both.paged.warm_up(&both.paged_sources)?;
+        }
+        extra.push(extra_of_first(&context, |encoder, _| both.record_paged_again(encoder))?);
+    }
+    let what = "first step of 2048 tokens after warm_up, pages of 16, extra time";
+    table.row(what, "a later step", Reach::AtMost(2.0), extra[1], " ms");
+    table.note(&format!("without warm_up {:.3} ms", extra[0]));
+    Ok(())
 }
 
 /// A prompt with a partly filled last page, and sequences that are forked from it.

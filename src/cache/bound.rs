@@ -108,6 +108,24 @@ impl Writes {
         Ok(Prepared { writes: self, pipeline, data, step, rows, tokens, context })
     }
 
+    /// Records a step of empty runs that sets no lengths, by each kind of pipeline: for runs of one row and of more, and
+    /// for one token and as many as the source has.
+    pub fn record_warm_up(
+        &self,
+        context: &Context,
+        data: &StepData,
+        step: &Step,
+        tokens: u32,
+        recorder: &mut impl Recorder,
+    ) -> Result<()> {
+        for rows in [1, 2] {
+            for tokens in [1, tokens] {
+                self.prepare(context, data.clone(), step, (rows, tokens))?.record(recorder, "kv-cache warm-up");
+            }
+        }
+        Ok(())
+    }
+
     /// Returns the chunks that a step of `tokens` tokens dispatches, and the number of its runs in each.
     fn chunks_of(&self, step: &Step, tokens: u32) -> impl Iterator<Item = (&BoundChunk, u32)> {
         self.chunks.iter().filter_map(move |chunk| {

@@ -62,7 +62,7 @@ pub(crate) struct Dispatch<'a> {
 }
 
 /// How a step is passed to the kernels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum StepData {
     Slot(StepSlot),
     Immediate(Immediate),

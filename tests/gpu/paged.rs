@@ -1,7 +1,8 @@
 //! Paged caches: rows, block tables, attention, copies on write, compared with dense caches and with lists of rows.
 
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Placement, Side, Write,
+    CacheConfig, Context, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Placement, RowsIn, Side,
+    Source, StepError, Strides, Write,
     attention::{Options, Reading, attend},
     pages::{Append, RETURNED, SequenceId},
 };
@@ -11,6 +12,7 @@ use crate::{DONE, Gpu, Outcome, Test, rows::numbers};
 pub const TESTS: &[Test] = &[
     ("paged::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache),
     ("paged::copies_of_tails_share_memory", copies_of_tails_share_memory),
+    ("paged::a_warm_up_changes_nothing", a_warm_up_changes_nothing),
 ];
 
 /// Rows of the tokens of a step, packed `[token, head, dim]`, of keys and of values.
@@ -212,5 +214,43 @@ fn copies_of_tails_share_memory(gpu: &Gpu) -> Outcome {
     let bytes = |rows: u64| rows * 3 * 4 * (2 + 4);
     assert!(overheads[0] > before + bytes(2));
     assert_eq!(overheads[2..], [overheads[1], overheads[1] + bytes(8) - bytes(2)]);
+    DONE
+}
+
+/// Also between a step's commands and their submission, with sources of several formats, in one segment and in several.
+fn a_warm_up_changes_nothing(gpu: &Gpu) -> Outcome {
+    for (context, formats) in [(&gpu.context, [Format::Q8_0, Format::F16]), (&gpu.small, [Format::F32, Format::Q4_0])] {
+        let config = CacheConfig::new(2, 2, 32, 100).formats(formats[0], formats[1]);
+        let mut both = Both::new(context, &gpu.context, &PagedConfig::new(config, 2, 4, 40))?;
+        both.append(&[9, 3])?;
+        let rows = context.device().create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: 5 * 2 * 32 * 4,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        context.queue().write_buffer(&rows, 0, &[0x3c; 5 * 2 * 32 * 4]);
+        let rows_in = RowsIn { buffer: &rows, offset: 0, format: Format::F32, strides: Strides::bthd(2, 5, 32) };
+        let source = Source { keys: rows_in, values: rows_in, tokens: 5 };
+        let sources = [both.paged.bind_source(0, &source)?, both.paged.bind_source(1, &source)?];
+        let storage = |cache: &PagedKvCache| Ok::<_, Error>([cache.read_storage(0)?, cache.read_storage(1)?]);
+        let before = storage(&both.paged)?;
+        both.paged.warm_up(&sources)?;
+        assert_eq!(storage(&both.paged)?, before);
+        let count = StepError::LayerCount { name: "a source", num_layers: 2, actual: 1 };
+        assert_eq!(both.paged.warm_up(&sources[1..]), Err(count.into()));
+        assert_eq!(both.paged.warm_up([&sources[1], &sources[0]]), Err(StepError::ForeignSource.into()));
+
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        both.paged.begin_step(&mut encoder, &[Append::new(both.ids[0], &[1, 2, 3, 4, 5])])?;
+        both.paged.record_update(0, &mut encoder, &sources[0])?;
+        both.paged.warm_up(&sources)?;
+        assert_eq!(storage(&both.paged)?, before);
+        drop(encoder);
+        both.paged.dropped();
+        both.compare()?;
+        both.append(&[1, 7])?;
+        both.compare()?;
+    }
     DONE
 }

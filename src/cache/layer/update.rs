@@ -130,19 +130,15 @@ impl KvCache {
     /// Records [`warm_up`](Self::warm_up), without submitting.
     pub(crate) fn record_warm_up(&mut self, encoder: &mut wgpu::CommandEncoder, source: &BoundSource) -> Result<()> {
         self.check_owner(source)?;
-        // Steps of empty runs that set no lengths, for each kind of pipeline: runs of one row and of more, and steps
-        // that can be immediates (all runs alike) or not.
-        for (rows, alike) in [(1, true), (1, false), (2, true), (2, false)] {
+        // Steps that can be immediates, because all runs are alike, and others.
+        for alike in [true, false] {
             self.step.clear();
             for sequence in 0..self.config.batch_size {
                 let token = if alike { 0 } else { sequence.saturating_add(1) };
                 self.step.push(Run { group: sequence, sequence, token, ..Run::default() });
             }
-            for tokens in [1, source.tokens] {
-                let data = StepData::new(&self.context, &self.ring, &self.step)?;
-                let prepared = source.writes().prepare(&self.context, data, &self.step, (rows, tokens))?;
-                prepared.record(encoder, "kv-cache warm-up");
-            }
+            let data = StepData::new(&self.context, &self.ring, &self.step)?;
+            source.writes().record_warm_up(&self.context, &data, &self.step, source.tokens, encoder)?;
         }
         Ok(())
     }

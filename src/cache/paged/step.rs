@@ -7,7 +7,10 @@ use crate::{
     BoundSource, CacheConfig, ConfigError, Error, PageError, Recorder, Result, Source, StepError,
     device::record::StepData,
     pages::{Append, PagedSequences, PlannedStep, SequenceId, StepKind},
-    plan::sequences::Sequences,
+    plan::{
+        sequences::Sequences,
+        step::{Run, Step},
+    },
     shape::{placement::count, table::TableLayout},
 };
 
@@ -36,6 +39,16 @@ impl PagedSource {
     /// Bytes that the source occupies on the device; see [`BoundSource::device_bytes`].
     pub fn device_bytes(&self) -> u64 {
         self.bound.device_bytes()
+    }
+}
+
+impl Layer {
+    fn check_source(&self, source: &PagedSource) -> Result<()> {
+        if Arc::ptr_eq(&source.bound.owner, &self.identity) {
+            Ok(())
+        } else {
+            Err(Error::Step(StepError::ForeignSource))
+        }
     }
 }
 
@@ -78,6 +91,36 @@ impl PagedKvCache {
             source,
         )?;
         Ok(PagedSource { bound, form })
+    }
+
+    /// Does the one-time work of the first steps for one source per layer, and submits: wgpu clears storage when it is
+    /// first bound, and drivers finish a pipeline when it first runs. Changes no row and no sequence. An attention has
+    /// its own [`warm_up`](crate::attention::Attention::warm_up); the first copy on write and the first
+    /// [`keep`](Self::keep) still wait for pipelines of their own.
+    ///
+    /// # Errors
+    /// [`StepError::LayerCount`] if there is not one source per layer; [`StepError::ForeignSource`] if a source is
+    /// bound to another layer; [`DeviceError::Refused`](crate::DeviceError::Refused) if a buffer was destroyed or is
+    /// mapped; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost).
+    pub fn warm_up<'s>(&self, sources: impl IntoIterator<Item = &'s PagedSource>) -> Result<()> {
+        let (sources, num_layers) = (sources.into_iter().collect::<Vec<_>>(), self.layers.len());
+        if sources.len() != num_layers {
+            return Err(Error::Step(StepError::LayerCount { name: "a source", num_layers, actual: sources.len() }));
+        }
+        let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.table.prepare_warm_up(&self.context, &self.ring)?.record(&mut encoder);
+        for (layer, source) in self.layers.iter().zip(sources) {
+            layer.check_source(source)?;
+            let layout = &self.planes[layer.place.planes].layout;
+            let mut step = Step::default();
+            for segment in layout.segments() {
+                step.push(Run { group: layout.groups_of(&segment).start, ..Run::default() });
+            }
+            let (bound, data) = (&source.bound, StepData::Slot(self.ring.write(&self.context, &step)?));
+            bound.writes().record_warm_up(&self.context, &data, &step, bound.tokens, &mut encoder)?;
+        }
+        self.context.submit("a warm-up", encoder)
     }
 
     /// Begins a step: plans what its sequences append, takes their pages, and records the block table, with the lengths
@@ -195,9 +238,7 @@ impl PagedKvCache {
         if self.books.step().is_none() || own.recorded {
             return Err(Error::Step(StepError::NoStep { layer }));
         }
-        if !Arc::ptr_eq(&source.bound.owner, &own.identity) {
-            return Err(Error::Step(StepError::ForeignSource));
-        }
+        own.check_source(source)?;
         let step = &mut self.steps[own.place.group];
         let (total, longest) = (step.total, step.longest);
         let (tokens, bound) = match source.form {

@@ -133,13 +133,27 @@ impl Table {
         let head = size_of::<Change>();
         let room = usize::try_from(ring.slot_bytes()).unwrap_or(usize::MAX).saturating_sub(head);
         let most = room.checked_div(size_of::<Change>()).unwrap_or(0).max(1);
-        let slots = self.changes.chunks(most).map(|changes| {
+        self.prepare_changes(context, ring, self.changes.chunks(most))
+    }
+
+    /// Prepares a dispatch that changes nothing.
+    pub fn prepare_warm_up(&self, context: &Context, ring: &StepRing) -> Result<Prepared<'_>> {
+        self.prepare_changes(context, ring, std::iter::once::<&[Change]>(&[]))
+    }
+
+    fn prepare_changes<'c>(
+        &self,
+        context: &Context,
+        ring: &StepRing,
+        slots: impl Iterator<Item = &'c [Change]>,
+    ) -> Result<Prepared<'_>> {
+        let slots = slots.map(|changes| {
             let count = changes.len() as u64;
             let slot = ring.write_by(context, |bytes, _| {
                 bytes.extend_from_slice(bytemuck::bytes_of(&count));
                 bytes.extend_from_slice(bytemuck::cast_slice(changes));
             })?;
-            Ok((slot, grid(count, context.limits())?))
+            Ok((slot, grid(count.max(1), context.limits())?))
         });
         Ok(Prepared { table: self, slots: slots.collect::<Result<_>>()? })
     }

@@ -1,7 +1,8 @@
 // gather: copies a range of rows of keys or values into a dense tensor, as stored bits or in another format. Rows that
 // a sequence does not have are the gap of a run, and are written as zero whatever the storage holds there.
 //
-// Grid:    x and z together count units of one run's output, in workgroups; y counts [run, head] of the window.
+// Grid:    x and z together count units of one run's output, in workgroups; y counts [run, head] of the window. If runs
+//          are short, x alone counts units, and y and z together [run, head], of which there may be many.
 // Shapes:  planes   [plane, slot, dim], one segment of the cache
 //          output   [sequence, head, row, dim], a window of the destination
 // Bounds:  the host ensures that the window holds the output and that every run lies inside its plane; the kernel drops
@@ -13,6 +14,7 @@
 
 override SLOTS: u32; // rows of a plane
 override LANES: u32; // elements in a word of the output: 2 for a 16-bit format, else 1
+override SHORT_RUNS: bool;
 
 struct Window {
     first_plane: u32,   // the window's first plane, counted over the whole cache
@@ -52,8 +54,10 @@ fn gather(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let place = place_of(group.y, window.first_plane, window.planes, window.segment_plane);
+    let item = select(group.y, group.z * groups.y + group.y, SHORT_RUNS);
+    let part = select(group.z * groups.x + group.x, group.x, SHORT_RUNS);
+    let place = place_of(item, window.first_plane, window.planes, window.segment_plane);
     if place.inside {
-        gather_unit(place, part_of(place.run), (group.z * groups.x + group.x) * WORKGROUP_SIZE + local);
+        gather_unit(place, part_of(place.run), part * WORKGROUP_SIZE + local);
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     kernels::{Entry, GatherVariant, Kernel, StepPath, Window},
     plan::{
-        grid::{Block, grid_of_planes, split},
+        grid::{Block, grid_of_planes, grid_of_runs, split},
         step::Step,
     },
     shape::{
@@ -56,6 +56,10 @@ pub(crate) struct BoundReads {
     windows: Vec<BoundWindow>,
     heads_at_once: u32,
     row_bytes: u64,
+    /// Bytes of the windows' parameters.
+    uniform_bytes: u64,
+    /// Whether runs are many and no longer than a page.
+    short_runs: bool,
     /// Whether a thread moves 16 bytes.
     wide: bool,
 }
@@ -98,6 +102,7 @@ impl BoundReads {
             slots: layout.slots,
             heads_at_once,
             has_parts,
+            short_runs: layout.paged,
             step: path,
             wide,
         };
@@ -163,7 +168,13 @@ impl BoundReads {
                 Ok(BoundWindow { groups: layout.groups_of(&block.planes), rows: block.token_count(), bindings })
             })
             .collect::<Result<_>>()?;
-        Ok(BoundReads { pipeline, windows, heads_at_once, row_bytes, wide })
+        let (uniform_bytes, short_runs) = (buffer.size(), layout.paged);
+        Ok(BoundReads { pipeline, windows, heads_at_once, row_bytes, uniform_bytes, short_runs, wide })
+    }
+
+    /// Bytes that it occupies on the device.
+    pub const fn device_bytes(&self) -> u64 {
+        self.uniform_bytes
     }
 
     /// The grids of a step.
@@ -173,7 +184,8 @@ impl BoundReads {
             let run_bytes = u64::from(window.rows.min(step.longest)).saturating_mul(self.row_bytes);
             let units = if self.wide { run_bytes / 16 } else { (run_bytes / 4).saturating_add(1) };
             let planes = u64::from(step.runs_in(&window.groups)).saturating_mul(self.heads_at_once.into());
-            grid_of_planes(units, planes, limits)
+            let grid = if self.short_runs { grid_of_runs } else { grid_of_planes };
+            grid(units, planes, limits)
         };
         self.windows.iter().map(grid).collect()
     }

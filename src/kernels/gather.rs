@@ -20,6 +20,8 @@ pub(crate) struct GatherVariant {
     pub heads_at_once: u32,
     /// Whether some window does not begin with the first plane of the cache.
     pub has_parts: bool,
+    /// Whether runs are many and no longer than a page.
+    pub short_runs: bool,
     pub step: StepPath,
     /// Whether a thread copies a whole `vec4<u32>` instead of one word.
     pub wide: bool,
@@ -72,6 +74,7 @@ impl GatherVariant {
             "HEADS" => self.heads.into(),
             "HEADS_AT_ONCE" => self.heads_at_once.into(),
             "HAS_PARTS" => self.has_parts.into(),
+            "SHORT_RUNS" => self.short_runs.into(),
             "DIM" => output.units(dim).into(),
             "SLOTS" => slots.into(),
             "LANES" => output.lanes().into(),

@@ -228,8 +228,12 @@ impl Layout {
     }
 
     /// Number of heads of a group that a grid can cover in its y dimension, if each has as many runs as a sequence can
-    /// have, and one for absent rows. All heads if the device's limit allows.
+    /// have, and one for absent rows. All heads if the device's limit allows, and of pages, whose runs are spread over
+    /// two dimensions.
     pub fn heads_at_once(&self, limits: &wgpu::Limits) -> u32 {
+        if self.paged {
+            return self.heads;
+        }
         let runs = self.runs().saturating_add(1);
         let most = limits.max_compute_workgroups_per_dimension.checked_div(runs).unwrap_or(1);
         self.heads.min(most.max(1))

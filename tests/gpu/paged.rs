@@ -1,8 +1,10 @@
 //! Paged caches: rows, block tables, attention, copies on write, compared with dense caches and with lists of rows.
 
+use std::ops::Range;
+
 use wgpu_kv_cache::{
-    CacheConfig, Context, Error, Format, HostRows, KvCache, PagedConfig, PagedKvCache, Pair, Placement, RowsIn, Side,
-    Source, StepError, Strides, Write,
+    CacheConfig, Context, Error, Format, HostRows, HostTensor, KvCache, PagedConfig, PagedKvCache, Pair, Placement,
+    RowsIn, Side, Source, StepError, Strides, Write,
     attention::{Options, Reading, attend},
     pages::{Append, RETURNED, SequenceId},
 };
@@ -13,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("paged::attention_is_that_of_a_dense_cache", attention_is_that_of_a_dense_cache),
     ("paged::copies_of_tails_share_memory", copies_of_tails_share_memory),
     ("paged::a_warm_up_changes_nothing", a_warm_up_changes_nothing),
+    ("paged::pages_may_have_more_heads_than_a_grid_is_high", pages_may_have_more_heads_than_a_grid_is_high),
+    ("paged::rows_move_in_parts_that_fit_a_binding", rows_move_in_parts_that_fit_a_binding),
 ];
 
 /// Rows of the tokens of a step, packed `[token, head, dim]`, of keys and of values.
@@ -251,6 +255,71 @@ fn a_warm_up_changes_nothing(gpu: &Gpu) -> Outcome {
         both.compare()?;
         both.append(&[1, 7])?;
         both.compare()?;
+    }
+    DONE
+}
+
+/// Appends one token to a sequence of a cache of one layer.
+fn append_one(paged: &mut PagedKvCache, id: SequenceId, token: u32) -> Result<(), Error> {
+    let [keys, values] = rows(&paged.config().layers[0], 1, token);
+    let rows = Pair { keys: HostRows::from(&keys), values: HostRows::from(&values) };
+    paged.append(&[Append::new(id, &[token])], &[rows])
+}
+
+fn read(paged: &PagedKvCache, id: SequenceId, range: Range<u32>) -> Result<Pair<HostTensor>, Error> {
+    paged.get(0, id, range)?.read()
+}
+
+fn pages_may_have_more_heads_than_a_grid_is_high(gpu: &Gpu) -> Outcome {
+    let high = gpu.small.limits().max_compute_workgroups_per_dimension;
+    for heads in [high / 2 + 1, high, high + 1, 2 * high + 3] {
+        let config = CacheConfig::new(2, heads, 4, 40).formats(Format::F16, Format::Fp8E4M3);
+        let mut both = Both::new(&gpu.small, &gpu.context, &PagedConfig::new(config, 1, 4, 16))?;
+        for counts in [[7, 2], [1, 1], [0, 9]] {
+            both.append(&counts)?;
+            both.compare()?;
+        }
+        let (paged, [id, other]) = (&mut both.paged, [both.ids[0], both.ids[1]]);
+        paged.free(other)?;
+        // Position 6 is in a page that the sequence has written to.
+        let (prefix, fork) = (read(paged, id, 0..6)?, paged.fork(id, 6)?);
+        append_one(paged, fork, 77)?;
+        assert_eq!(read(paged, fork, 0..6)?, prefix, "{heads} heads");
+        let last = read(paged, fork, 6..7)?;
+        paged.keep(fork, 4, &[3])?;
+        assert_eq!(read(paged, fork, 3..4)?, last, "{heads} heads");
+        assert_eq!(read(paged, id, 0..6)?, prefix, "{heads} heads");
+    }
+    DONE
+}
+
+/// Rows one by one, because all of them may not fit a binding.
+fn read_each(paged: &PagedKvCache, id: SequenceId, range: Range<u32>) -> Result<Vec<Pair<HostTensor>>, Error> {
+    range.map(|position| read(paged, id, position..position + 1)).collect()
+}
+
+/// A page of all heads is larger than a binding, and has six rows that fit one.
+fn rows_move_in_parts_that_fit_a_binding(gpu: &Gpu) -> Outcome {
+    let config = CacheConfig::new(3, 5, 32, 40).formats(Format::F32, Format::F16);
+    for shared in 1..8 {
+        let mut paged = PagedKvCache::new(&gpu.small, &PagedConfig::new(config, 1, 8, 16))?;
+        let prompt = paged.add(&[], None)?.sequence;
+        (0..7).try_for_each(|token| append_one(&mut paged, prompt, token))?;
+        let all = read_each(&paged, prompt, 0..7)?;
+        // The prompt has gone on, or else takes its copy when it does.
+        let (prefix, fork) = (read_each(&paged, prompt, 0..shared)?, paged.fork(prompt, shared)?);
+        append_one(&mut paged, fork, 50 + shared)?;
+        append_one(&mut paged, prompt, 70)?;
+        assert_eq!(read_each(&paged, fork, 0..shared)?, prefix, "{shared} rows");
+        assert_eq!(read_each(&paged, prompt, 0..7)?, all, "{shared} rows");
+    }
+    for moved in 1..8 {
+        let mut paged = PagedKvCache::new(&gpu.small, &PagedConfig::new(config, 1, 8, 16))?;
+        let sequence = paged.add(&[], None)?.sequence;
+        (0..16).try_for_each(|token| append_one(&mut paged, sequence, token))?;
+        let rows = read_each(&paged, sequence, 16 - moved..16)?;
+        paged.keep(sequence, 15, &(15 - moved..15).collect::<Vec<_>>())?;
+        assert_eq!(read_each(&paged, sequence, 1..1 + moved)?, rows, "{moved} rows");
     }
     DONE
 }

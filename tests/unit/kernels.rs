@@ -81,8 +81,19 @@ fn kernels() -> Vec<Kernel> {
                 for output in Format::FLOATS.into_iter().chain([stored]) {
                     let wide = wide && output == stored;
                     let (heads, heads_at_once, slots) = (3, if has_parts { 2 } else { 3 }, 77);
-                    let gather =
-                        GatherVariant { stored, output, dim, heads, slots, heads_at_once, has_parts, step, wide };
+                    let short_runs = has_parts;
+                    let gather = GatherVariant {
+                        stored,
+                        output,
+                        dim,
+                        heads,
+                        slots,
+                        heads_at_once,
+                        has_parts,
+                        short_runs,
+                        step,
+                        wide,
+                    };
                     kernels.push(Kernel::Gather(gather));
                 }
             }
@@ -197,6 +208,7 @@ fn mirrors_have_the_offsets_of_the_text() {
         slots: 77,
         heads_at_once: 3,
         has_parts: false,
+        short_runs: false,
         step: StepPath::Ring,
         wide: true,
     });

@@ -34,6 +34,7 @@ impl PagedKvCache {
     /// that others have or may find are not written to, but replaced; [`SequenceError::RollbackEvicted`] and
     /// [`RangeError::Evicted`](crate::RangeError::Evicted) where a window has passed rows that are needed;
     /// [`PageError::StepUnderWay`]; those of [`PagedSequences::tokens`](crate::pages::PagedSequences::tokens);
+    /// [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) if not even one row of all heads can be bound;
     /// [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). Nothing is changed then.
     ///
@@ -98,7 +99,7 @@ impl PagedKvCache {
         for (group, before) in before.iter().enumerate() {
             let mut start = start;
             // Rows move towards the beginning, so a part overwrites nothing that a later one reads.
-            for from in from.chunks(self.rows_at_once()) {
+            for from in from.chunks(self.rows_at_once() as usize) {
                 let out = self.rows_at(before, from);
                 let mut place = PagedStep::default();
                 let end = start.saturating_add(out.rows);

@@ -172,8 +172,8 @@ impl PagedKvCache {
     }
 
     /// Bytes that the cache occupies on the device beside keys and values: the block table, scales, the slots in which
-    /// steps are passed to the device, and scratch memory through which rows were moved, for as many as a step moved
-    /// most in one layer (but no more than 16 MiB a side, or one page).
+    /// steps are passed to the device, and scratch memory through which rows were moved. For each shape of layers that
+    /// has room for as many rows as a step moved most, up to the next power of two, but no more than 16 MiB a side.
     pub fn overhead_bytes(&self) -> u64 {
         let scales = self.planes.iter().map(|planes| planes.storage.lengths.buffer.size());
         let scratch = self.scratch.as_ref().map_or(0, Scratch::bytes);

@@ -16,7 +16,10 @@ use crate::{
         operations::check_rows,
         step::{Run, Step},
     },
-    shape::placement::count,
+    shape::{
+        layout::{RUN_BYTES, binding_limit},
+        placement::count,
+    },
 };
 
 impl PagedKvCache {
@@ -173,10 +176,9 @@ impl PagedKvCache {
         let tensors = Pair { keys: tensor(Side::Keys, "copied keys")?, values: tensor(Side::Values, "copied values")? };
         let destinations = tensors.destinations();
         let mut encoder = self.context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        // A grid is as high as there are runs and heads.
-        let high = self.context.limits().max_compute_workgroups_per_dimension;
-        let most = high.checked_div(planes.layout.heads_at_once(self.context.limits())).unwrap_or(1).max(1);
-        for runs in step.runs.chunks(most as usize) {
+        // A step fits a binding.
+        let most = binding_limit(self.context.limits()).checked_div(2 * RUN_BYTES).unwrap_or(1).max(1);
+        for runs in step.runs.chunks(usize::try_from(most).unwrap_or(usize::MAX)) {
             let part = Step { runs: runs.to_vec(), ..step.clone() };
             let data = StepData::Slot(self.ring.write(&self.context, &part)?);
             let reads = |side: Side| {

@@ -105,8 +105,10 @@ impl Scratch {
     /// Bytes that it occupies on the device.
     pub fn bytes(&self) -> u64 {
         let tensors = self.tensors.iter().flat_map(|pair| Side::BOTH.map(|side| pair.side(side).buffer().size()));
-        let sources = self.bound.iter().map(|bound| bound.source.device_bytes());
-        tensors.chain(sources).fold(0, u64::saturating_add)
+        let bound = self.bound.iter().flat_map(|Bound { reads, source }| {
+            [reads.keys.device_bytes(), reads.values.device_bytes(), source.device_bytes()]
+        });
+        tensors.chain(bound).fold(0, u64::saturating_add)
     }
 }
 

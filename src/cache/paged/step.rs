@@ -132,7 +132,8 @@ impl PagedKvCache {
     ///
     /// # Errors
     /// Those of [`PagedSequences::begin_step`]; [`PageError::TooManyTokens`] also if all sequences together have more
-    /// than 32 bits count; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
+    /// than 32 bits count; [`DeviceError::DeviceLimit`](crate::DeviceError::DeviceLimit) if rows are copied, but not
+    /// even one row of all heads can be bound; [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory) and
     /// [`DeviceError::DeviceLost`](crate::DeviceError::DeviceLost). Nothing is changed then.
     ///
     /// # Performance

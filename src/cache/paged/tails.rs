@@ -6,34 +6,41 @@ use super::{
     scratch::{Part, Scratch},
 };
 use crate::{
-    Recorder, Result, Side,
-    pages::PageCopy,
+    Error, Recorder, Result, Side,
     plan::step::{Run, Step},
     shape::layout::{RUN_BYTES, binding_limit},
 };
 
-/// Bytes of the rows of a side that go through scratch memory at a time, unless a page has more.
+/// Bytes of the rows of a side that go through scratch memory at a time, unless one row has more.
 const BYTES_AT_ONCE: u64 = 16 << 20;
-
-/// A step over the rows of copied pages, which lie one after the other outside of the cache.
-fn step_of(copies: &[PageCopy], page: impl Fn(&PageCopy) -> u32) -> Step {
-    let mut step = Step::default();
-    for copy in copies {
-        let (group, end) = (page(copy), copy.rows);
-        step.push(Run { group, sequence: 0, first: 0, start: 0, end, token: step.rows });
-        step.rows = step.rows.saturating_add(copy.rows);
-    }
-    step.runs.sort_unstable_by_key(|run| run.group);
-    step
-}
 
 impl PagedKvCache {
     /// Prepares the copies of the step under way.
     pub(super) fn prepare_tails(&self) -> Result<Vec<Part>> {
-        let mut parts = Vec::new();
-        for copies in self.planned().copies.chunks(self.copies_at_once()) {
-            let (out, back) = (step_of(copies, |copy| copy.from), step_of(copies, |copy| copy.to));
+        let (most, mut parts) = (self.rows_at_once(), Vec::new());
+        let (mut out, mut back) = (Step::default(), Step::default());
+        let mut end_part = |out: &mut Step, back: &mut Step| {
+            let [mut out, mut back] = [out, back].map(std::mem::take);
+            [&mut out, &mut back].into_iter().for_each(|step| step.runs.sort_unstable_by_key(|run| run.group));
             parts.push(self.part((0..self.planes.len()).collect(), out, back)?);
+            Ok::<_, Error>(())
+        };
+        for copy in &self.planned().copies {
+            let mut start = 0;
+            while start < copy.rows {
+                if out.rows == most {
+                    end_part(&mut out, &mut back)?;
+                }
+                let end = copy.rows.min(start.saturating_add(most.saturating_sub(out.rows)));
+                for (step, group) in [(&mut out, copy.from), (&mut back, copy.to)] {
+                    step.push(Run { group, sequence: 0, first: start, start, end, token: step.rows });
+                    step.rows = step.rows.saturating_add(end.saturating_sub(start));
+                }
+                start = end;
+            }
+        }
+        if out.rows > 0 {
+            end_part(&mut out, &mut back)?;
         }
         Ok(parts)
     }
@@ -49,7 +56,7 @@ impl PagedKvCache {
         let rows = parts.iter().map(|part| part.out.0.rows).max().unwrap_or(0);
         let room = self.scratch.as_ref().map_or(0, |scratch| scratch.rows);
         if room < rows {
-            let room = rows.checked_next_power_of_two().unwrap_or(rows).min(self.rows_moved_at_once()).max(rows);
+            let room = rows.checked_next_power_of_two().unwrap_or(rows).min(self.rows_at_once());
             self.scratch = Some(Scratch::new(&self.context, &self.planes, room)?);
         }
         Ok(())
@@ -70,32 +77,15 @@ impl PagedKvCache {
         Ok(())
     }
 
-    /// Copies whose rows fit a binding, and whose runs a grid is high enough for, in every layer.
-    fn copies_at_once(&self) -> usize {
-        self.runs_at_once(self.config.page_size)
-    }
-
-    /// Likewise, of single rows.
-    pub(super) fn rows_at_once(&self) -> usize {
-        self.runs_at_once(1)
-    }
-
-    /// Rows that either of them moves at most.
-    fn rows_moved_at_once(&self) -> u32 {
-        let of_copies = self.copies_at_once().saturating_mul(self.config.page_size as usize);
-        u32::try_from(of_copies.max(self.rows_at_once())).unwrap_or(u32::MAX)
-    }
-
-    fn runs_at_once(&self, rows: u32) -> usize {
-        let limits = self.context.limits();
+    /// Rows of all heads that fit a binding in every layer, and whose runs do, should each be a run of its own.
+    pub(super) fn rows_at_once(&self) -> u32 {
+        let limit = binding_limit(self.context.limits()).min(BYTES_AT_ONCE);
         let of_planes = |planes: &Planes| {
-            let heads = planes.layout.heads;
             let bytes = Side::BOTH.map(|side| planes.layout.side(side).row_bytes).into_iter().fold(1, u64::max);
-            let run = bytes.saturating_mul(heads.into()).saturating_mul(rows.into()).max(2 * RUN_BYTES);
-            let high = limits.max_compute_workgroups_per_dimension.checked_div(heads).unwrap_or(1);
-            binding_limit(limits).min(BYTES_AT_ONCE).checked_div(run).unwrap_or(1).min(high.into())
+            let row = bytes.saturating_mul(planes.layout.heads.into()).max(2 * RUN_BYTES);
+            limit.checked_div(row).unwrap_or(1)
         };
         let most = self.planes.iter().map(of_planes).min().unwrap_or(1).max(1);
-        usize::try_from(most).unwrap_or(usize::MAX)
+        u32::try_from(most).unwrap_or(u32::MAX)
     }
 }

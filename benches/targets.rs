@@ -416,7 +416,7 @@ fn step_to(
 }
 
 /// Milliseconds by which the first of ten steps takes longer than a later one.
-pub fn extra_of_first(
+fn extra_of_first(
     context: &Context,
     mut step: impl FnMut(&mut wgpu::CommandEncoder, u32) -> Result<()>,
 ) -> Result<f64> {

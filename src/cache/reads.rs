@@ -57,6 +57,7 @@ pub(crate) struct BoundReads {
     heads_at_once: u32,
     row_bytes: u64,
     /// Bytes of the windows' parameters.
+    #[cfg(feature = "pages")]
     uniform_bytes: u64,
     /// Whether runs are many and no longer than a page.
     short_runs: bool,
@@ -168,11 +169,20 @@ impl BoundReads {
                 Ok(BoundWindow { groups: layout.groups_of(&block.planes), rows: block.token_count(), bindings })
             })
             .collect::<Result<_>>()?;
-        let (uniform_bytes, short_runs) = (buffer.size(), layout.paged);
-        Ok(BoundReads { pipeline, windows, heads_at_once, row_bytes, uniform_bytes, short_runs, wide })
+        Ok(BoundReads {
+            pipeline,
+            windows,
+            heads_at_once,
+            row_bytes,
+            #[cfg(feature = "pages")]
+            uniform_bytes: buffer.size(),
+            short_runs: layout.paged,
+            wide,
+        })
     }
 
     /// Bytes that it occupies on the device.
+    #[cfg(feature = "pages")]
     pub const fn device_bytes(&self) -> u64 {
         self.uniform_bytes
     }

@@ -4,10 +4,9 @@ CARGO ?= cargo
 
 .PHONY: demo test test-all programs soak check tint deny package bench conversations isa peers generate beside perplexity check-llama test-llama test-smollm2
 
-# A real model's keys and values through the cache, on every adapter, verified bit for bit. FEATURES='$(SERVERS)' takes
-# what `test` has built.
+# A real model's keys and values through the cache, on every adapter, verified bit for bit.
 demo:
-	scripts/with-drivers $(CARGO) run --release --locked $(FEATURES) -- demo
+	scripts/with-drivers $(CARGO) run --release --locked -- demo
 
 # All tests, on every adapter present and with every server of `scripts/with-servers` that can be had; examples and
 # benchmarks run once. Of the random programs those run that add to what is covered. One set of features, because another
